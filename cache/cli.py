@@ -1,0 +1,176 @@
+"""`cache`: look at a cache, check it, seal it, take things out of it."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from faceguide import __version__
+from faceguide.cache import manifest
+from faceguide.cache.console import Group, echo_json, printable, say
+from faceguide.cache.errors import CacheError
+from faceguide.cache.export import export_landmarks
+from faceguide.cache.info import describe, summary
+from faceguide.cache.reader import FaceCache
+from faceguide.cache.schema import GROUPS, ORIGINS, STATUSES
+from faceguide.cache.verify import verify
+
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group(cls=Group)
+@click.version_option(__version__, prog_name="faceguide")
+def main() -> None:
+    """Look at a cache, check it, seal it, take things out of it.
+
+    \b
+    Example:
+      cache info cache/
+      cache preview cache/ --out preview.png
+    """
+
+
+@main.command("info")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info_command(directory: Path, as_json: bool) -> None:
+    """Rows, groups, sizes and counts, from the manifests alone.
+
+    \b
+    Example:
+      cache info cache/
+    """
+    found = summary(directory)
+    echo_json(found) if as_json else click.echo(describe(found))
+
+
+@main.command("verify")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Threads.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def verify_command(context: click.Context, directory: Path, jobs: int, as_json: bool) -> None:
+    """Check every checksum and every invariant; exit 1 when something is wrong.
+
+    \b
+    Example:
+      cache verify cache/
+    """
+    plan = manifest.require_plan(directory)
+    with tqdm(total=plan.shards * len(GROUPS), unit=" shards", disable=None) as bar:
+        problems, notes = verify(directory, jobs=jobs, progress=bar.update)
+    if as_json:
+        echo_json({"problems": problems, "notes": notes})
+    else:
+        for line in [*problems, *notes]:
+            click.echo(printable(line))
+        click.echo(f"{len(problems)} problems in {plan.rows} rows and {plan.shards} shards")
+    if problems:
+        context.exit(1)
+
+
+@main.command("seal")
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--clean", is_flag=True, help="Remove what killed writers left; only when nothing is writing."
+)
+def seal_command(directory: Path, clean: bool) -> None:
+    """Gather the shards' sidecars into manifests; prep does it itself when all shards are there.
+
+    \b
+    Example:
+      cache seal cache/ --clean
+    """
+    if clean:
+        for path in manifest.clean(directory):
+            say(f"removed {path}")
+    plan = manifest.require_plan(directory)
+    for group in GROUPS:
+        if manifest.group_recipe(directory, plan, group) is not None:
+            sealed = manifest.seal(directory, group)
+            click.echo(f"{group}: {sealed['rows']} rows in {len(sealed['shards'])} shards")
+
+
+@main.command("failures")
+@click.argument("directory", type=DIRECTORY)
+def failures_command(directory: Path) -> None:
+    """List every row that failed as CSV: group, row, key, status, reason.
+
+    \b
+    Example:
+      cache failures cache/ > failures.csv
+    """
+    names = ["group", "row", "key", "status", "reason"]
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    for failure in manifest.failures(directory):
+        writer.writerow({name: printable(failure[name]) for name in names})
+
+
+@main.command("preview")
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write."
+)
+@click.option("--faces", type=click.IntRange(1, 400), default=16, show_default=True)
+@click.option("--origin", type=click.Choice(ORIGINS), help="Only landmarks of this origin.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only rows of this status.")
+@click.option("--known-occlusion", is_flag=True, help="Only rows with a known visibility.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of faces.")
+def preview_command(
+    directory: Path,
+    out: Path,
+    faces: int,
+    origin: str | None,
+    status: str | None,
+    known_occlusion: bool,
+    seed: int,
+) -> None:
+    """Draw a contact sheet: crop, landmarks, heatmap, regions, visibility.
+
+    \b
+    Examples:
+      cache preview cache/ --out preview.png
+      cache preview cache/ --origin retried --faces 60 --out retried.png
+    """
+    from faceguide.cache.preview import contact_sheet
+
+    cache = FaceCache.open(directory)
+    rows = cache.select(
+        status=status, origin=origin, known_occlusion=True if known_occlusion else None
+    )
+    if not len(rows):
+        raise CacheError(f"{directory}: no rows pass these filters")
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:faces])
+    contact_sheet(cache, chosen).save(out)
+    click.echo(f"{printable(out)}: {len(chosen)} of {len(rows)} rows")
+
+
+@main.group("export", cls=Group)
+def export_group() -> None:
+    """Write parts of a cache in formats that other programs read."""
+
+
+@export_group.command("landmarks")
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
+)
+def export_landmarks_command(directory: Path, out: Path) -> None:
+    """Write `key x1,y1 … x478,y478` in source pixels, one line per face.
+
+    `prep landmarks --landmarks FILE` reads the same format.
+
+    \b
+    Example:
+      cache export landmarks cache/ --out landmarks.txt
+    """
+    written, left_out = export_landmarks(FaceCache.open(directory), out)
+    click.echo(f"{printable(out)}: {written} faces")
+    if left_out:
+        say(f"Note: {left_out} keys hold a line break, which this format cannot")

@@ -1,0 +1,91 @@
+"""What every command of every group does alike: exit codes, one-line errors, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import click
+
+from faceguide.cache.errors import FaceguideError
+
+DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end; what is finished is kept and the command can be repeated."""
+
+
+class SomeFailed(Exception):
+    """The command finished, but some items failed; the text says how many and where to look."""
+
+
+def printable(text: object) -> str:
+    """Text with control characters escaped: file names must not steer a terminal."""
+    return _CONTROL.sub(
+        lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), str(text)
+    )
+
+
+def echo_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, allow_nan=False))
+
+
+def say(text: object) -> None:
+    """One line of news on stderr."""
+    click.echo(printable(text), err=True)
+
+
+class Group(click.Group):
+    """A command group that turns our errors into one line and the promised exit code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; every error that a user can act on ends here."""
+        try:
+            return super().invoke(ctx)
+        except FaceguideError as error:
+            say(f"Error: {error}")
+            ctx.exit(FAILED)
+        except SomeFailed as error:
+            say(error)
+            ctx.exit(SOME_FAILED)
+        except Interrupted:
+            say("Interrupted; what is finished is kept. Run the same command again to go on.")
+            ctx.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM, SIGUSR1 and Ctrl-C raise `Interrupted` in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals cannot be handled here; the caller's own handling stays
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for signal_number in signals:  # a second signal must not break the clean-up
+            signal.signal(signal_number, signal.SIG_IGN)
+        raise Interrupted
+
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+Command = Callable[..., Any]

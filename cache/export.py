@@ -1,0 +1,46 @@
+"""Take landmarks out of a cache, in the text format that `prep landmarks` imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from faceguide.cache.files import replacing
+from faceguide.cache.reader import FaceCache
+
+_BLOCK = 1024
+
+
+def export_landmarks(cache: FaceCache, out: Path) -> tuple[int, int]:
+    """Write `key x1,y1 … x478,y478` in source pixels, one line per good row.
+
+    Three decimals: the stored float32 positions are no finer.
+
+    Returns:
+        Lines written, and good rows left out because their key holds a line break.
+    """
+    written = left_out = 0
+    rows = cache.select()
+    size = cache.plan.recipe["size"]
+    with (
+        replacing(out) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+    ):
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            values = cache.read(block, ["landmarks", "transform"])
+            square = np.zeros((len(block), 3, 3))
+            square[:, :2] = values["transform"]
+            square[:, 2, 2] = 1
+            back = np.linalg.inv(square)
+            points = np.ones((len(block), values["landmarks"].shape[1], 3))
+            points[:, :, :2] = values["landmarks"][:, :, :2].astype(np.float64) * size
+            source = np.einsum("nij,npj->npi", back[:, :2], points)
+            for key, face in zip(cache.texts("key", block), source, strict=True):
+                if "\n" in key or "\r" in key:
+                    left_out += 1
+                    continue
+                file.write(f"{key} {' '.join(f'{x:.3f},{y:.3f}' for x, y in face)}\n")
+                written += 1
+    return written, left_out

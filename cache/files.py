@@ -1,0 +1,154 @@
+"""Files that appear whole or not at all.
+
+Every file of a cache is written under a unique temporary name in its own directory, flushed to
+the disk and renamed. A killed writer leaves at most a stray temporary file; a reader never sees
+half of anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from faceguide.cache.errors import CacheError
+
+TEMPORARY = ".tmp"
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EACCES: "permission denied; choose another --out or change its owner",
+    errno.EPERM: "permission denied; choose another --out or change its owner",
+    errno.EIO: "the disk reported an input/output error; check the disk, then run again",
+}
+
+
+def write_error(path: Path, error: OSError) -> CacheError:
+    """The one line for a write that failed; everything finished before it stays."""
+    remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
+    return CacheError(f"{path}: cannot write: {remedy} (what is finished is kept)")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it takes the place of `path` for good.
+
+    Raises:
+        CacheError: when the disk is full, read-only or fails; the temporary file is removed and
+            `path` is as it was.
+    """
+    # The uuid keeps writers on several nodes apart, where process ids repeat.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory entry to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+_SELF = "self"  # the field that holds the digest of all others
+
+
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """A JSON object as it is written everywhere, with its own digest.
+
+    The same value gives the same bytes, and a changed byte does not pass `read_json`.
+    """
+    sealed = {**value, _SELF: digest(value)}
+    return (json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, atomically."""
+    write_bytes(path, json_bytes(value))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that `json_bytes` made.
+
+    Raises:
+        CacheError: when the file is missing, is no JSON object, or was changed since.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CacheError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CacheError(f"{path}: not readable as JSON ({error}); restore or remake it") from None
+    if not isinstance(value, dict):
+        raise CacheError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    try:
+        intact = value.pop(_SELF, None) == digest(value)
+    except ValueError:  # NaN, which JSON of ours never holds
+        intact = False
+    if not intact:
+        raise CacheError(f"{path}: changed since it was written; restore or remake it")
+    return value
+
+
+def publish(path: Path, data: bytes) -> bool:
+    """Create `path` with `data` unless it is there already; True when this call created it.
+
+    A hard link either appears with its whole content or fails, also over NFS, so of several
+    writers exactly one wins and the others can read what the winner wrote.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        temporary.write_bytes(data)
+        sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        sync(path.parent)
+        return True
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stray_files(directory: Path) -> list[Path]:
+    """Temporary files and folders that killed writers left behind, or live ones still own."""
+    return sorted(path for path in directory.glob(f".*{TEMPORARY}"))

@@ -1,0 +1,202 @@
+"""Sealing: one manifest per column group, gathered from the shards' sidecars.
+
+Nothing rereads the shards themselves, and writing a manifest twice writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from faceguide.cache.errors import CacheError
+from faceguide.cache.files import (
+    digest,
+    json_bytes,
+    publish,
+    read_json,
+    stray_files,
+    write_json,
+)
+from faceguide.cache.plan import Plan, check_recipe, load_plan
+from faceguide.cache.schema import GROUPS, SCHEMA
+from faceguide.cache.shard import is_done, shard_path, sidecar_path
+
+
+def manifest_path(directory: Path, group: str) -> Path:
+    """Where a group's manifest lives."""
+    return directory / f"manifest-{group}.json"
+
+
+def recipe_path(directory: Path, group: str) -> Path:
+    """Where a later group's recipe lives; that of `faces` is part of the plan."""
+    return directory / f"recipe-{group}.json"
+
+
+def require_plan(directory: Path) -> Plan:
+    """The plan of a cache.
+
+    Raises:
+        CacheError: when the directory holds none.
+    """
+    plan = load_plan(directory)
+    if plan is None:
+        raise CacheError(
+            f"{directory}: no cache here (no plan.json); make one with `prep landmarks`"
+        )
+    return plan
+
+
+def group_recipe(directory: Path, plan: Plan, group: str) -> dict[str, Any] | None:
+    """The recipe of a group, or None when the group was never begun."""
+    if group == "faces":
+        return plan.recipe
+    path = recipe_path(directory, group)
+    return read_json(path) if path.exists() else None
+
+
+def set_recipe(
+    directory: Path, plan: Plan, group: str, recipe: dict[str, Any], *, replace: bool
+) -> None:
+    """Settle the recipe of a later group; its manifest goes when the recipe changes.
+
+    Raises:
+        CacheError: when another recipe is there and `replace` is False.
+    """
+    recipe = {**recipe, "faces": digest({"recipe": plan.recipe, "listing": plan.listing})}
+    path = recipe_path(directory, group)
+    if publish(path, json_bytes(recipe)):
+        return
+    found = read_json(path)
+    if found == recipe:
+        return
+    if not replace:
+        check_recipe(directory, found, recipe)
+    manifest_path(directory, group).unlink(missing_ok=True)
+    write_json(path, recipe)
+
+
+def missing_shards(directory: Path, group: str, plan: Plan, recipe: dict[str, Any]) -> list[int]:
+    """Shards of a group that are not finished under its recipe."""
+    return [shard for shard in range(plan.shards) if not is_done(directory, group, shard, recipe)]
+
+
+def seal(directory: Path, group: str) -> dict[str, Any]:
+    """Gather the sidecars of a group into its manifest.
+
+    Raises:
+        CacheError: when shards are missing; names them.
+    """
+    plan = require_plan(directory)
+    recipe = group_recipe(directory, plan, group)
+    if recipe is None:
+        raise CacheError(f"{directory}: the group {group} was never begun")
+    missing = missing_shards(directory, group, plan, recipe)
+    if missing:
+        listed = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
+        raise CacheError(
+            f"{directory}: {len(missing)} of {plan.shards} {group} shards are not there "
+            f"({listed}); run the same prep command again, it makes only these"
+        )
+    status: Counter[str] = Counter()
+    origin: Counter[str] = Counter()
+    shards = []
+    for shard in range(plan.shards):
+        sidecar = read_json(sidecar_path(directory, group, shard))
+        status.update(sidecar["status"])
+        origin.update(sidecar.get("origin", {}))
+        shards.append({name: sidecar[name] for name in ("rows", "bytes", "sha256", "offsets")})
+    manifest = {
+        "schema": SCHEMA,
+        "group": group,
+        "recipe": recipe,
+        "listing": plan.listing,
+        "rows": plan.rows,
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "status": dict(status),
+        "origin": dict(origin),
+        "shards": shards,
+    }
+    write_json(manifest_path(directory, group), manifest)
+    return manifest
+
+
+def load_manifest(directory: Path, group: str, plan: Plan) -> dict[str, Any] | None:
+    """A sealed group's manifest, or None when the group is not sealed.
+
+    Raises:
+        CacheError: when the manifest is damaged or belongs to another plan.
+    """
+    path = manifest_path(directory, group)
+    if not path.exists():
+        return None
+    manifest = read_json(path)
+    shards = manifest.get("shards")
+    if manifest.get("schema") != SCHEMA or manifest.get("listing") != plan.listing:
+        raise CacheError(f"{path}: belongs to another plan; run `cache seal {directory}`")
+    sound = (
+        isinstance(shards, list)
+        and len(shards) == plan.shards
+        and isinstance(manifest.get("recipe"), dict)
+        and all(
+            isinstance(shard, dict)
+            and shard.get("rows") == plan.rows_of(number)
+            and isinstance(shard.get("bytes"), int)
+            and isinstance(shard.get("offsets"), dict)
+            for number, shard in enumerate(shards)
+        )
+    )
+    if not sound:
+        raise CacheError(f"{path}: does not match the plan; run `cache seal {directory}`")
+    return manifest
+
+
+def failures(directory: Path) -> Iterator[dict[str, Any]]:
+    """Every recorded failure, group by group and shard by shard.
+
+    Yields:
+        group, row (number in the cache), key, status, reason.
+    """
+    plan = require_plan(directory)
+    for group in GROUPS:
+        for shard in range(plan.shards):
+            path = sidecar_path(directory, group, shard)
+            if path.exists():
+                for failure in read_json(path).get("failures", []):
+                    yield {
+                        "group": group,
+                        **failure,
+                        "row": shard * plan.shard_rows + failure["row"],
+                    }
+
+
+def clean(directory: Path) -> list[Path]:
+    """Remove what killed writers left behind. Only for a directory that nobody writes to."""
+    strays = stray_files(directory)
+    for path in strays:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return strays
+
+
+def start_over(directory: Path) -> None:
+    """Remove everything that a plan and its groups wrote, the plan first, and nothing else."""
+    (directory / "plan.json").unlink(missing_ok=True)
+    for group in GROUPS:
+        manifest_path(directory, group).unlink(missing_ok=True)
+        recipe_path(directory, group).unlink(missing_ok=True)
+        for path in directory.glob(f"{group}-[0-9]*"):
+            if path.suffix in (".h5", ".json"):
+                path.unlink(missing_ok=True)
+    shutil.rmtree(directory / "sources", ignore_errors=True)
+    (directory / "identities.txt").unlink(missing_ok=True)
+
+
+def group_bytes(directory: Path, group: str, plan: Plan) -> int:
+    """Bytes on disk of a group's finished shard files."""
+    paths = (shard_path(directory, group, shard) for shard in range(plan.shards))
+    return sum(path.stat().st_size for path in paths if path.exists())

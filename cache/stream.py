@@ -1,0 +1,315 @@
+"""Stream: batches of cached rows, in an exact and repeatable order, gathered ahead by threads.
+
+Threads, not processes: `numpy.take` and the JPEG decoder release the interpreter, and a worker
+process would spend more on handing a batch over than on gathering it (docs/formats.md).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceguide.cache.errors import CacheError
+from faceguide.cache.permutation import permute
+from faceguide.cache.reader import FaceCache
+
+Shuffle = bool | Literal["blocks"]
+Ragged = Literal["pad", "exact"]
+
+BLOCK_ROWS = 64  # consecutive rows that shuffle="blocks" reads together
+WINDOW_BLOCKS = 32  # blocks whose rows it mixes
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which rows are batch `i` of an epoch: computed, never stored.
+
+    Attributes:
+        rows: (N,) row numbers of the cache.
+        batch_size: rows of a batch on this rank.
+        seed: key of the shuffle, together with the epoch.
+        rank: this process, 0 … world−1; ranks get disjoint rows.
+        world: number of processes.
+        shuffle: True, a new exact permutation each epoch; "blocks", runs of neighbouring rows
+            mixed in windows, for caches beyond memory; False, the given order.
+        ragged: "pad", every rank gets the same number of full batches, the first rows of the
+            epoch repeat at its end; "exact", each row once, the last batch may be short.
+    """
+
+    rows: NDArray[np.int64]
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    shuffle: Shuffle = True
+    ragged: Ragged = "pad"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank must be in 0 … {self.world - 1}, got {self.rank}")
+        if self.shuffle not in (True, False, "blocks"):
+            raise ValueError(f'shuffle must be True, False or "blocks", got {self.shuffle!r}')
+        if self.ragged not in ("pad", "exact"):
+            raise ValueError(f'ragged must be "pad" or "exact", got {self.ragged!r}')
+        if len(self.rows) == 0:
+            raise CacheError("no rows to stream: the filters leave none")
+
+    def __len__(self) -> int:
+        """Batches of this rank in an epoch."""
+        return -(-self._share() // self.batch_size)
+
+    def batch(self, epoch: int, index: int) -> NDArray[np.int64]:
+        """Row numbers of one batch."""
+        total = len(self.rows)
+        inside = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        if self.ragged == "exact":
+            inside = inside[inside < self._share()]
+        if self.shuffle == "blocks":
+            # Neighbouring rows stay on one rank, so that ranks do not read the same pages.
+            place = inside + self._first()
+        else:
+            place = inside * self.world + self.rank
+        place = place % total
+        if self.shuffle is True:
+            place = permute(place, total, (self.seed, epoch))
+        elif self.shuffle == "blocks":
+            place = _blocks(place, total, (self.seed, epoch))
+        return self.rows[place]
+
+    def _share(self) -> int:
+        """Rows of this rank in an epoch."""
+        if self.ragged == "pad":
+            batches = -(-len(self.rows) // (self.world * self.batch_size))
+            return batches * self.batch_size
+        if self.shuffle == "blocks":
+            return self._first(self.rank + 1) - self._first()
+        return len(range(self.rank, len(self.rows), self.world))
+
+    def _first(self, rank: int | None = None) -> int:
+        """First place of a rank under shuffle="blocks"."""
+        rank = self.rank if rank is None else rank
+        if self.ragged == "pad":
+            return rank * self._share()
+        return rank * len(self.rows) // self.world
+
+
+def _blocks(place: NDArray[np.int64], total: int, key: tuple[int, int]) -> NDArray[np.int64]:
+    """Mix rows within windows of blocks, and the order of the blocks over the epoch."""
+    window_rows = BLOCK_ROWS * WINDOW_BLOCKS
+    mixed = np.empty_like(place)
+    for window in np.unique(place // window_rows):
+        here = place // window_rows == window
+        start = int(window) * window_rows
+        length = min(window_rows, total - start)
+        mixed[here] = start + permute(place[here] - start, length, (*key, int(window)))
+    blocks = total // BLOCK_ROWS
+    block, inside = np.divmod(mixed, BLOCK_ROWS)
+    whole = block < blocks  # the last, shorter block keeps its place
+    if blocks:
+        block[whole] = permute(block[whole], blocks, key)
+    return block * BLOCK_ROWS + inside
+
+
+class Stream:
+    """Batches of a cache as dicts of torch tensors.
+
+    Iterating delivers the rest of the current epoch; the next iteration is the next epoch. A
+    batch lends the ring's memory until the next one is asked for; `copy=True` gives tensors to
+    keep. Every batch has `row`, (B,) int64, besides the columns asked for.
+
+    Args:
+        cache: an open cache.
+        rows: (N,) row numbers, such as `cache.select()`; None with `batches`.
+        columns: column names, e.g. ("image", "regions", "label").
+        batch_size: rows of a batch on this rank.
+        seed, rank, world, shuffle, ragged: see `Order`.
+        batches: your own order instead: row lists, one per batch, of this rank alone. It is
+            iterated once per epoch (after `set_epoch(epoch)`, if it has that method).
+        threads: batches gathered at the same time, ahead of the caller.
+        depth: finished batches held ready.
+        copy: deliver tensors that stay valid.
+        check: compare every row with its checksum while reading.
+        device: a CUDA device gets the batch copied to it; the copy has finished before its
+            memory is used again.
+        state: what `state()` gave: go on exactly there.
+
+    Raises:
+        CacheError: for columns the cache lacks, no rows, or a state of another stream.
+    """
+
+    def __init__(
+        self,
+        cache: FaceCache,
+        rows: NDArray[np.int64] | Sequence[int] | None = None,
+        *,
+        columns: Sequence[str] = ("image", "label"),
+        batch_size: int = 256,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: Shuffle = True,
+        ragged: Ragged = "pad",
+        batches: Iterable[Sequence[int]] | None = None,
+        threads: int = 2,
+        depth: int = 2,
+        copy: bool = False,
+        check: bool = False,
+        device: torch.device | str | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        if (rows is None) == (batches is None):
+            raise ValueError("give either rows or batches")
+        if threads < 1 or depth < 1:
+            raise ValueError("threads and depth must be at least 1")
+        self.cache = cache
+        self.columns = tuple(columns)
+        for name in self.columns:
+            cache.require(name)
+        self._batches = batches
+        self._order = (
+            Order(cache.check_rows(rows), batch_size, seed, rank, world, shuffle, ragged)
+            if rows is not None
+            else None
+        )
+        self._threads, self._depth = threads, depth
+        self._copy, self._check = copy, check
+        self._device = torch.device(device) if device is not None else None
+        self._pinned = self._device is not None and self._device.type == "cuda"
+        self._epoch, self._delivered = 0, 0
+        if state is not None:
+            self._resume(state)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to."""
+        return self._epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank."""
+        if self._order is not None:
+            return len(self._order)
+        return len(self._batches)  # type: ignore[arg-type]
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, for a checkpoint: batches delivered, not those prefetched."""
+        return {"epoch": self._epoch, "batch": self._delivered, **self._identity()}
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a state to mean the same batches."""
+        if self._order is None:
+            return {"order": "batches"}
+        order = self._order
+        ends = [int(order.rows[0]), int(order.rows[-1])]
+        return {
+            "order": str(order.shuffle),
+            "rows": [len(order.rows), *ends],
+            "batch_size": order.batch_size,
+            "seed": order.seed,
+            "world": order.world,
+            "ragged": order.ragged,
+        }
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        ours = self._identity()
+        different = [name for name in ours if state.get(name) != ours[name]]
+        if different:
+            listed = ", ".join(f"{name} {state.get(name)} → {ours[name]}" for name in different)
+            raise CacheError(f"the stream's state is of another stream: {listed}")
+        self._epoch, self._delivered = int(state["epoch"]), int(state["batch"])
+
+    def _plan(self, epoch: int, start: int) -> Iterator[NDArray[np.int64]]:
+        """Row numbers of the batches of an epoch from batch `start` on."""
+        if self._order is not None:
+            order = self._order
+            return (order.batch(epoch, index) for index in range(start, len(order)))
+        assert self._batches is not None
+        if hasattr(self._batches, "set_epoch"):
+            self._batches.set_epoch(epoch)
+        return (
+            self.cache.check_rows(rows) for rows in itertools.islice(self._batches, start, None)
+        )
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        ring: deque[_Slot] = deque(
+            _Slot(self.cache, self.columns, self._pinned)
+            for _ in range(self._depth + self._threads + 1)
+        )
+        pending: deque[tuple[Future[None], _Slot, NDArray[np.int64]]] = deque()
+        plan = self._plan(self._epoch, self._delivered)
+        pool = ThreadPoolExecutor(self._threads, "faceguide-stream")
+        try:
+            while True:
+                while len(ring) > 1:  # one slot stays out: it is the caller's
+                    rows = next(plan, None)
+                    if rows is None:
+                        break
+                    slot = ring.popleft()
+                    pending.append((pool.submit(slot.fill, rows, self._check), slot, rows))
+                if not pending:
+                    break
+                future, slot, rows = pending.popleft()
+                future.result()
+                self._delivered += 1
+                yield slot.deliver(len(rows), self._device, self._copy)
+                ring.append(slot)
+            self._epoch, self._delivered = self._epoch + 1, 0
+        finally:
+            for future, _, _ in pending:
+                future.cancel()
+            pool.shutdown(wait=True)
+
+
+class _Slot:
+    """Memory of one batch; grows to the longest batch it has held."""
+
+    def __init__(self, cache: FaceCache, columns: tuple[str, ...], pinned: bool) -> None:
+        self._cache, self._columns, self._pinned = cache, columns, pinned
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._capacity = -1
+        self._copied: torch.cuda.Event | None = None
+
+    def fill(self, rows: NDArray[np.int64], check: bool) -> None:
+        """Gather the rows; runs in a thread."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        if len(rows) > self._capacity:
+            self._allocate(len(rows))
+        if check:
+            groups = {self._cache.group_of(name) for name in self._columns}
+            self._cache.verify_rows(rows, sorted(groups))
+        self._tensors["row"].numpy()[: len(rows)] = rows
+        for name in self._columns:
+            self._cache.take(name, rows, self._tensors[name].numpy()[: len(rows)])
+
+    def deliver(
+        self, length: int, device: torch.device | None, copy: bool
+    ) -> dict[str, torch.Tensor]:
+        """The batch as tensors."""
+        batch = {name: tensor[:length] for name, tensor in self._tensors.items()}
+        if device is not None and device.type == "cuda":
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(device))
+            return batch
+        return {name: tensor.clone() for name, tensor in batch.items()} if copy else batch
+
+    def _allocate(self, length: int) -> None:
+        self._tensors = {"row": self._empty((length,), np.dtype(np.int64))}
+        for name in self._columns:
+            spec = self._cache.require(name)
+            self._tensors[name] = self._empty((length, *spec.shape), spec.dtype)
+        self._capacity = length
+
+    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
+        like = torch.from_numpy(np.empty(0, dtype)).dtype
+        return torch.empty(shape, dtype=like, pin_memory=self._pinned)

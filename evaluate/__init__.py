@@ -1,0 +1,1 @@
+"""Measure what was learnt: verification, identification, occluded matching, attribution."""

@@ -1,0 +1,1 @@
+"""Fill a cache: find faces, align them, render their guidance, warp their masks."""

@@ -1,0 +1,187 @@
+"""Encoded bytes, which may come from anywhere, to RGB pixels or one line that says why not.
+
+The header is read first, so a picture that would fill the memory is refused before any pixel is
+decoded. Only common picture formats are tried: a file cannot reach a decoder that starts other
+programs. Colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# Importing a plugin registers its format; Image.open then need not load every plugin there is.
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from faceguide.cache.errors import FaceguideError
+
+MINIMUM_SIDE = 16  # pixels; no detector finds a face in less
+# Every scan of a progressive JPEG visits the whole picture; real files have about ten.
+MAXIMUM_SCANS = 100
+
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        BmpImagePlugin.BmpImageFile,
+        WebPImagePlugin.WebPImageFile,
+        PpmImagePlugin.PpmImageFile,
+        TiffImagePlugin.TiffImageFile,
+        GifImagePlugin.GifImageFile,
+    )
+)
+_ORIENTATION = 0x0112  # EXIF tag
+
+DecodeReason = Literal["empty", "not_an_image", "truncated", "unreadable", "too_large", "too_small"]
+
+
+class DecodeError(FaceguideError):
+    """Bytes that give no usable picture; `reason` is the kind, the text the details."""
+
+    def __init__(self, reason: DecodeReason, message: str) -> None:
+        super().__init__(reason, message)  # both, so that the error survives pickling
+        self.reason: DecodeReason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def decode(
+    data: bytes | NDArray[np.uint8], *, maximum_pixels: int = 100_000_000
+) -> NDArray[np.uint8]:
+    """Decode one picture.
+
+    Grey and palette pictures become RGB, 16-bit values keep their high byte, CMYK is converted
+    without a profile, transparency is dropped (the colours beneath it are kept). The EXIF
+    orientation is applied. Of an animation or a picture with several pages, the first is taken.
+
+    What a JPEG lost in its middle, its end marker being in place, cannot be told from content:
+    the decoder fills the gap and goes on.
+
+    Args:
+        data: the encoded bytes, or pixels that are decoded already: (H, W), (H, W, 1),
+            (H, W, 3) RGB or (H, W, 4) RGBA.
+        maximum_pixels: width × height above which a picture is refused undecoded.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous and writable.
+
+    Raises:
+        DecodeError: with `reason` "empty" (no bytes), "not_an_image", "truncated",
+            "unreadable" (damaged or of an unsupported kind), "too_large" (more than
+            `maximum_pixels`) or "too_small" (a side below 16 pixels).
+    """
+    if isinstance(data, np.ndarray):
+        return _from_pixels(data, maximum_pixels)
+    if not data:
+        raise DecodeError("empty", "the file is empty")
+    stream = io.BytesIO(data)
+    try:
+        # Pillow's warnings (large picture, odd metadata) are settled by the checks here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(stream, formats=FORMATS) as picture:
+                _check_size(picture.width, picture.height, maximum_pixels)
+                if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
+                    pixels = _fast_jpeg(data, stream.tell(), picture)
+                    if pixels is not None:
+                        return pixels
+                return _by_pillow(picture)
+    except DecodeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError("too_large", f"refused undecoded: {error}") from error
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except Exception as error:  # damaged files raise almost anything in the decoders
+        if "truncated" in str(error).lower():
+            raise DecodeError("truncated", "the picture breaks off before its end") from error
+        kind = type(error).__name__
+        raise DecodeError("unreadable", f"damaged or unsupported picture ({kind})") from error
+
+
+def _check_size(width: int, height: int, maximum_pixels: int) -> None:
+    if width * height > maximum_pixels:
+        raise DecodeError(
+            "too_large",
+            f"{width}×{height} pixels, at most {maximum_pixels} are decoded; reduce the picture",
+        )
+    if min(width, height) < MINIMUM_SIDE:
+        raise DecodeError(
+            "too_small", f"{width}×{height} pixels, each side needs at least {MINIMUM_SIDE}"
+        )
+
+
+def _fast_jpeg(data: bytes, start: int, picture: Image.Image) -> NDArray[np.uint8] | None:
+    """Decode a JPEG whose end is there; None leaves the decision to Pillow.
+
+    `start` is the byte after the header of the first scan: from there on, coded data cannot hold
+    an end marker by chance, as it can in a thumbnail or in whatever was appended to the file.
+    """
+    end = data.find(b"\xff\xd9", start)
+    if picture.info.get("progressive"):
+        scans = 1 + data.count(b"\xff\xda", start, end if end >= 0 else len(data))
+        if scans > MAXIMUM_SCANS:
+            raise DecodeError("unreadable", f"{scans} scans, at most {MAXIMUM_SCANS} are decoded")
+    if end < 0:
+        return None
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if pixels is None or pixels.size != picture.width * picture.height * 3:
+        return None
+    return np.asarray(pixels, np.uint8)
+
+
+def _by_pillow(picture: Image.Image) -> NDArray[np.uint8]:
+    picture.load()
+    # PNG may carry its EXIF after the pixels, so this is asked after load().
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    # Pillow clips 16-bit grey on conversion instead of scaling it.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
+        grey = (np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.mode in ("I", "F"):
+        raise DecodeError("unreadable", "32-bit values of unknown range; save as 8 or 16 bits")
+    return np.array(picture.convert("RGB"))
+
+
+def _from_pixels(pixels: NDArray[np.uint8], maximum_pixels: int) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8:
+        raise DecodeError("unreadable", f"expected uint8 pixels, found {pixels.dtype}")
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise DecodeError("unreadable", f"expected (H, W, 3) pixels, found {pixels.shape}")
+    height, width = pixels.shape[:2]
+    _check_size(width, height, maximum_pixels)
+    if channels == 1:
+        return np.repeat(pixels.reshape(height, width, 1), 3, axis=2)
+    return np.array(pixels[:, :, :3], order="C")
+
+
+def _unidentified(data: bytes) -> DecodeError:
+    # The WebP decoder refuses an incomplete file as a whole; its length is in its first bytes.
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        if int.from_bytes(data[4:8], "little") + 8 > len(data):
+            return DecodeError("truncated", "the picture breaks off before its end")
+        return DecodeError("unreadable", "damaged WebP")
+    if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")):
+        return DecodeError("unreadable", "the picture's header is damaged or cut off")
+    return DecodeError("not_an_image", f"no picture format begins with {data[:8]!r}")

@@ -1,0 +1,274 @@
+"""MediaPipe's face landmarks and face boxes in pixels: the only module that imports mediapipe.
+
+Coordinates are pixels, x right, y down, the centre of the top left pixel at (0, 0), as in
+`align`. MediaPipe's normalised coordinate times the width is already in that frame: it samples
+its input window without a half-pixel shift. (Shown with mirrored LFW faces enlarged to sides
+of 56 to 896 pixels: x + x′ − width = −1 + 0.005·side. The −1 is what pixel centres at whole
+numbers give; the rest belongs to the network, half a pixel of its own 192×192 input.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.errors import FaceguideError
+
+POINTS = 478
+MAX_FACES = 5
+
+# One landmark in a serialised NormalizedLandmarkList: a tag, the length of the message, then
+# x, y and z, each a tag and a little-endian float32.
+_POINT = np.dtype(
+    [
+        ("tag", "u1"),
+        ("length", "u1"),
+        ("x_tag", "u1"),
+        ("x", "<f4"),
+        ("y_tag", "u1"),
+        ("y", "<f4"),
+        ("z_tag", "u1"),
+        ("z", "<f4"),
+    ]
+)
+_TAGS = {"tag": 0x0A, "length": 15, "x_tag": 0x0D, "y_tag": 0x15, "z_tag": 0x1D}
+
+# Smallest image that makes every network load and run once.
+_BLANK = np.zeros((64, 64, 3), np.uint8)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what native code writes to stderr.
+
+    MediaPipe, absl and TensorFlow Lite log a dozen lines per process while a graph loads; no
+    environment variable of theirs stops them. The descriptor is shared, so this wraps no more
+    than the loading of a graph.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
+
+
+def _mediapipe() -> Any:
+    try:
+        import mediapipe
+    except ImportError as error:
+        raise FaceguideError(
+            f"finding faces needs mediapipe, which cannot be imported ({error}): "
+            "pip install 'faceguide[prep]'"
+        ) from error
+    return mediapipe
+
+
+def _has_solutions() -> bool:
+    """Whether this mediapipe carries the bundled models; they went after 0.10.21."""
+    return hasattr(_mediapipe(), "solutions")
+
+
+def points_from_message(message: Any) -> NDArray[np.float64]:
+    """The normalised x, y, z of a NormalizedLandmarkList, (478, 3).
+
+    Read from the serialised bytes, which takes a tenth of the time of the attributes. The bytes
+    are trusted only when every tag is where it is expected; else the attributes are read.
+    """
+    data = message.SerializeToString()
+    if len(data) == POINTS * _POINT.itemsize:
+        rows = np.frombuffer(data, _POINT)
+        if all((rows[name] == value).all() for name, value in _TAGS.items()):
+            return np.stack([rows["x"], rows["y"], rows["z"]], axis=1).astype(np.float64)
+    return np.array([(point.x, point.y, point.z) for point in message.landmark], np.float64)
+
+
+def _to_pixels(faces: list[NDArray[np.float64]], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Normalised faces → (F, 478, 3) pixels; MediaPipe scales z by the width, like x."""
+    if not faces:
+        return np.empty((0, POINTS, 3), np.float32)
+    height, width = image.shape[:2]
+    return (np.stack(faces) * (width, height, width)).astype(np.float32)
+
+
+class FaceMesh:
+    """The Face Mesh that mediapipe up to 0.10.21 carries, with refined eyes and lips.
+
+    Each image is taken alone: landmarks do not depend on the images before it. Not safe to
+    share between threads or to send to another process; build one per worker.
+
+    Attributes:
+        name: tool, version and model, for the recipe of a cache.
+
+    Raises:
+        FaceguideError: when mediapipe is missing or has no bundled models.
+    """
+
+    def __init__(self) -> None:
+        mediapipe = _mediapipe()
+        if not _has_solutions():
+            raise FaceguideError(
+                f"mediapipe {mediapipe.__version__} has no bundled Face Mesh (the last with it is "
+                "0.10.21): pip install mediapipe==0.10.21, or give --model face_landmarker.task"
+            )
+        self.name = f"mediapipe {mediapipe.__version__} face_mesh refine"
+        with _quiet():
+            self._graph = mediapipe.solutions.face_mesh.FaceMesh(
+                static_image_mode=True, refine_landmarks=True, max_num_faces=MAX_FACES
+            )
+            self._graph.process(_BLANK)
+        self._met_a_face = False
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Landmarks of up to five faces.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (F, 478, 3) x, y and z in pixels, F = 0 without a face. z grows away from the
+            camera and is 0 near the middle of the head.
+        """
+        # The part of the graph behind a found face logs once more, when it runs first.
+        with contextlib.nullcontext() if self._met_a_face else _quiet():
+            messages = self._graph.process(image).multi_face_landmarks or []
+        self._met_a_face = self._met_a_face or bool(messages)
+        return _to_pixels([points_from_message(message) for message in messages], image)
+
+    def close(self) -> None:
+        """Release the graph."""
+        self._graph.close()
+
+
+class FaceLandmarker:
+    """The same 478 points from a ``face_landmarker.task`` file, in any mediapipe.
+
+    Its points differ from those of `FaceMesh` by a few hundredths of the eye distance, so one
+    cache never holds both: `name` is part of the recipe.
+
+    Args:
+        model: the .task file.
+
+    Attributes:
+        name: tool, version and the start of the model's sha256, for the recipe of a cache.
+
+    Raises:
+        FaceguideError: when mediapipe is missing or `model` cannot be loaded.
+    """
+
+    def __init__(self, model: Path) -> None:
+        mediapipe = _mediapipe()
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        try:
+            content = model.read_bytes()
+        except OSError as error:
+            raise FaceguideError(
+                f"cannot read the face landmarker model {model}: {error.strerror}; "
+                "--model takes MediaPipe's face_landmarker.task"
+            ) from error
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        self.name = f"mediapipe {mediapipe.__version__} face_landmarker {digest}"
+        self._image = mediapipe.Image
+        self._rgb = mediapipe.ImageFormat.SRGB
+        try:
+            with _quiet():
+                self._task = vision.FaceLandmarker.create_from_options(
+                    vision.FaceLandmarkerOptions(
+                        base_options=BaseOptions(model_asset_buffer=content), num_faces=MAX_FACES
+                    )
+                )
+                self(_BLANK)
+        except (RuntimeError, ValueError) as error:
+            raise FaceguideError(
+                f"{model} is no face landmarker model that mediapipe {mediapipe.__version__} can "
+                f"load ({str(error).splitlines()[0]}); --model takes face_landmarker.task"
+            ) from error
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Landmarks of up to five faces; as `FaceMesh.__call__`."""
+        pixels = np.ascontiguousarray(image)
+        found = self._task.detect(self._image(image_format=self._rgb, data=pixels))
+        faces = [np.array([(p.x, p.y, p.z) for p in face]) for face in found.face_landmarks]
+        return _to_pixels(faces, image)
+
+    def close(self) -> None:
+        """Release the graph."""
+        self._task.close()
+
+
+class BoxDetector:
+    """MediaPipe's two face detectors, for a second look at images in which no mesh was found.
+
+    Raises:
+        FaceguideError: when mediapipe is missing or has no bundled models.
+    """
+
+    def __init__(self) -> None:
+        mediapipe = _mediapipe()
+        if not _has_solutions():
+            raise FaceguideError(
+                f"mediapipe {mediapipe.__version__} has no bundled face detectors (the last with "
+                "them is 0.10.21): pip install mediapipe==0.10.21"
+            )
+        build = mediapipe.solutions.face_detection.FaceDetection
+        with _quiet():
+            self._graphs = {"short": build(model_selection=0), "full": build(model_selection=1)}
+            for graph in self._graphs.values():
+                graph.process(_BLANK)
+
+    def __call__(
+        self, image: NDArray[np.uint8], reach: Literal["short", "full"]
+    ) -> NDArray[np.float32]:
+        """Boxes of faces.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            reach: ``full`` sees small faces in scenes, ``short`` faces that fill the image.
+
+        Returns:
+            (B, 4) left, top, right, bottom in pixels, the surest first; they may reach beyond
+            the image.
+        """
+        found = self._graphs[reach].process(image).detections or []
+        found = sorted(found, key=lambda detection: -detection.score[0])
+        shares = [detection.location_data.relative_bounding_box for detection in found]
+        boxes = [(b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height) for b in shares]
+        height, width = image.shape[:2]
+        scaled = np.array(boxes, np.float64).reshape(-1, 4) * (width, height, width, height)
+        return scaled.astype(np.float32)
+
+    def close(self) -> None:
+        """Release both graphs."""
+        for graph in self._graphs.values():
+            graph.close()
+
+
+def open_mesh(model: Path | None) -> FaceMesh | FaceLandmarker:
+    """The bundled Face Mesh, or the Tasks API with `model`.
+
+    Raises:
+        FaceguideError: when mediapipe is missing or the model cannot be loaded.
+    """
+    return FaceMesh() if model is None else FaceLandmarker(model)
+
+
+def open_boxes() -> BoxDetector | None:
+    """The face detectors, or None where this mediapipe has none: then nothing is retried.
+
+    Raises:
+        FaceguideError: when mediapipe is missing.
+    """
+    return BoxDetector() if _has_solutions() else None

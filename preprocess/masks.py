@@ -1,0 +1,190 @@
+"""The work of `prep masks`: one shard of visibility maps, through the faces' own transforms."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.plan import Plan, read_sources
+from faceguide.cache.schema import STATUS_CODE
+from faceguide.cache.shard import is_done, row_checksums, write_shard
+from faceguide.preprocess.guidance_shards import read_faces
+from faceguide.preprocess.mask_files import MaskError, MaskFinder, MaskSettings, read_mask
+from faceguide.preprocess.parallel import Tick
+from faceguide.preprocess.visibility import cell_visibility
+
+REVISION = 1
+
+
+@dataclass(frozen=True)
+class OcclusionSettings:
+    """Where the masks are and what they mean.
+
+    Attributes:
+        root: folder of masks; None when there are none, only clean faces.
+        table: CSV that says which mask belongs to which image.
+        masks: polarity and classes; None without masks.
+        clean: folders below the source root ("." for all of it) whose faces nothing covers.
+        grid: cells on a side of a visibility map.
+    """
+
+    root: Path | None
+    table: Path | None
+    masks: MaskSettings | None
+    clean: tuple[str, ...]
+    grid: int
+
+    def recipe(self) -> dict[str, Any]:
+        """Whatever changes a byte of the result."""
+        return {
+            "revision": REVISION,
+            "grid": self.grid,
+            "masks": self.root.resolve().name if self.root else None,
+            "table": self.table.name if self.table else None,
+            "polarity": self.masks.polarity if self.masks else None,
+            "classes": [list(c) if isinstance(c, tuple) else c for c in self.masks.classes]
+            if self.masks
+            else [],
+            "clean": list(self.clean),
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def _opened_finder(root: Path, table: Path | None) -> MaskFinder:
+    return MaskFinder(root, table)
+
+
+def make_occlusion(
+    directory: Path,
+    plan: Plan,
+    recipe: dict[str, Any],
+    settings: OcclusionSettings,
+    shared_stems: frozenset[int],
+    shard: int,
+    tick: Tick,
+) -> list[str]:
+    """Make one shard of visibility maps unless it is finished under this recipe.
+
+    Args:
+        directory: the cache.
+        plan: its plan.
+        recipe: of the occlusion group.
+        settings: see there.
+        shared_stems: hashes of stems that several images have, from `find_shared_stems`.
+        shard: its number.
+        tick: called after each row.
+
+    Returns:
+        The masks that were used (none for a shard that was finished before).
+    """
+    rows = read_sources(directory, plan, shard)
+    if is_done(directory, "occlusion", shard, recipe):
+        for _ in rows:
+            tick()
+        return []
+    face_status = read_faces(directory, plan, shard, "status")
+    transforms = read_faces(directory, plan, shard, "transform")
+    sizes = read_faces(directory, plan, shard, "source_size")
+    # Unknown cells say visible: a matcher that ignores `known` then ignores no part of the face.
+    visibility = np.ones((len(rows), settings.grid, settings.grid), np.float16)
+    known = np.zeros(len(rows), bool)
+    status = face_status.copy()
+    failures: list[dict[str, Any]] = []
+    used: list[str] = []
+    for slot, row in enumerate(rows):
+        if face_status[slot] == STATUS_CODE["ok"]:
+            try:
+                path = _mask_of(row.key, settings, shared_stems)
+                if path is not None:
+                    assert settings.masks is not None
+                    visibility[slot] = cell_visibility(
+                        read_mask(path, settings.masks),
+                        (int(sizes[slot, 0]), int(sizes[slot, 1])),
+                        transforms[slot],
+                        int(plan.recipe["size"]),
+                        settings.grid,
+                    )
+                    known[slot] = True
+                    used.append(str(path))
+                elif any(_below(row.key, folder) for folder in settings.clean):
+                    known[slot] = True
+            except MaskError as error:
+                status[slot] = STATUS_CODE["mask_refused"]
+                failures.append(
+                    {"row": slot, "key": row.key, "status": "mask_refused", "reason": str(error)}
+                )
+        tick()
+    report = {"status": _counts(status, known), "failures": failures}
+    with write_shard(
+        directory, "occlusion", shard, recipe, rows=len(rows), texts={}, report=report
+    ) as writer:
+        columns: dict[str, NDArray[Any]] = {
+            "visibility": visibility, "known": known, "status": status,
+        }  # fmt: skip
+        for name, values in columns.items():
+            writer.write(name, 0, values)
+        writer.write("crc", 0, row_checksums(list(columns.values())))
+    return used
+
+
+def find_shared_stems(directory: Path, plan: Plan) -> frozenset[int]:
+    """Hashes of the stems, with and without folders, that more than one image has.
+
+    A mask found by such a stem could belong to either image. Holds 16 bytes per row.
+    """
+    hashes = np.empty(2 * plan.rows, np.uint64)
+    position = 0
+    for shard in range(plan.shards):
+        for row in read_sources(directory, plan, shard):
+            hashes[position : position + 2] = _stem_hashes(row.key)
+            position += 2
+    values, counts = np.unique(hashes, return_counts=True)
+    return frozenset(values[counts > 1].tolist())
+
+
+def _mask_of(key: str, settings: OcclusionSettings, shared_stems: frozenset[int]) -> Path | None:
+    if settings.root is None:
+        return None
+    path = _opened_finder(settings.root, settings.table).find(key)
+    if path is None or settings.table is not None:
+        return path
+    with_folder, alone = _stem_hashes(key)
+    flat = path.parent == settings.root
+    if (alone if flat else with_folder) in shared_stems:
+        raise MaskError(
+            f"{path}: several images are called {PurePosixPath(key).stem!r}; "
+            "keep the images' folders under the masks', or name the pairs with --table"
+        )
+    return path
+
+
+def _stem_hashes(key: str) -> tuple[int, int]:
+    path = PurePosixPath(key)
+    # Marked, so that an image in the root does not share its own two hashes.
+    return _hash(f"/{path.with_suffix('')}"), _hash(path.stem)
+
+
+def _hash(text: str) -> int:
+    data = text.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _below(key: str, folder: str) -> bool:
+    return folder == "." or key.startswith(folder.rstrip("/") + "/")
+
+
+def _counts(status: NDArray[np.uint8], known: NDArray[np.bool_]) -> dict[str, int]:
+    """ok counts rows whose visibility is known; faces without a mask are no failure."""
+    refused = int((status == STATUS_CODE["mask_refused"]).sum())
+    counts = {
+        "ok": int(known.sum()),
+        "unknown": int(len(status) - known.sum()) - refused,
+        "mask_refused": refused,
+    }
+    return {name: count for name, count in counts.items() if count}

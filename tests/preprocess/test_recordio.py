@@ -1,0 +1,239 @@
+"""RecordIO against a small writer of the same format, and against damage."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import pytest
+from faceguide.preprocess.recordio import (
+    MAGIC,
+    MAXIMUM_PARTS,
+    RecordError,
+    entries,
+    read_index,
+    read_record,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+
+
+def part(flag: int, data: bytes) -> bytes:
+    word = flag << 29 | len(data)
+    return struct.pack("<II", MAGIC, word) + data + bytes(-len(data) % 4)
+
+
+def record(image: bytes, label: float | list[float]) -> bytes:
+    """One record as mxnet writes it, cut at every aligned magic number in the data."""
+    if isinstance(label, list):
+        data = struct.pack("<IfQQ", len(label), 0.0, 7, 0)
+        data += struct.pack(f"<{len(label)}f", *label) + image
+    else:
+        data = struct.pack("<IfQQ", 0, label, 7, 0) + image
+    pieces, begin = [], 0
+    for at in range(0, len(data) - 3, 4):
+        if data[at : at + 4] == MAGIC_BYTES:
+            pieces.append(data[begin:at])
+            begin = at + 4
+    pieces.append(data[begin:])
+    if len(pieces) == 1:
+        return part(0, data)
+    flags = [1] + [2] * (len(pieces) - 2) + [3]
+    return b"".join(part(flag, piece) for flag, piece in zip(flags, pieces, strict=True))
+
+
+def write(path: Path, records: list[bytes], *, index: bool = True) -> list[int]:
+    """Write a .rec and its .idx; returns the byte offsets."""
+    offsets, at = [], 0
+    for data in records:
+        offsets.append(at)
+        at += len(data)
+    path.write_bytes(b"".join(records))
+    if index:
+        lines = [f"{key}\t{offset}\n" for key, offset in enumerate(offsets)]
+        path.with_suffix(".idx").write_text("".join(lines))
+    return offsets
+
+
+@pytest.fixture()
+def rec(tmp_path: Path) -> Path:
+    """insightface's layout: header record, three images, two identity records."""
+    path = tmp_path / "train.rec"
+    images = [record(b"one", 5.0), record(b"two!", [5.0, 1.0]), record(b"three", 9.0)]
+    write(path, [record(b"", [4.0, 6.0]), *images, record(b"", [1.0, 3.0]), record(b"", [3.0, 4.0])])
+    return path
+
+
+def test_the_header_says_which_keys_are_images(rec: Path) -> None:
+    assert [(entry.key, entry.label) for entry in entries(rec)] == [(1, 5.0), (2, 5.0), (3, 9.0)]
+    images = [read_record(rec, entry.offset).image for entry in entries(rec)]
+    assert images == [b"one", b"two!", b"three"]
+
+
+def test_without_an_index_the_file_is_walked(rec: Path) -> None:
+    indexed = list(entries(rec))
+    rec.with_suffix(".idx").unlink()
+    assert list(entries(rec)) == indexed
+
+
+def test_without_a_header_every_key_is_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "train.rec"
+    write(path, [record(b"one", 5.0), record(b"two", [6.0, 1.0])])
+    assert [(entry.key, entry.label) for entry in entries(path)] == [(0, 5.0), (1, 6.0)]
+    write(path, [record(b"one", [2.0, 2.0]), record(b"two", 6.0)])
+    assert [(entry.key, entry.label) for entry in entries(path)] == [(0, 2.0), (1, 6.0)]
+
+
+def test_the_header_may_come_last_in_the_index(rec: Path) -> None:
+    lines = rec.with_suffix(".idx").read_text().splitlines()
+    rec.with_suffix(".idx").write_text("\n".join([*lines[1:], lines[0]]))
+    assert [entry.key for entry in entries(rec)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("end", [math.nan, math.inf, -3.0])
+def test_a_senseless_header_hides_no_image(tmp_path: Path, end: float) -> None:
+    path = tmp_path / "train.rec"
+    write(path, [record(b"", [end, 0.0]), record(b"one", 5.0)])
+    assert [entry.key for entry in entries(path)] == [1]
+
+
+def test_the_magic_number_inside_an_image_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "train.rec"
+    image = b"abcd" + MAGIC_BYTES + b"ef"
+    data = record(image, 3.0)
+    assert data.count(MAGIC_BYTES) == 2  # two parts, and the image's own was dropped
+    offsets = write(path, [data, record(b"next", 4.0)])
+    assert read_record(path, offsets[0]).image == image
+    assert read_record(path, offsets[1]).image == b"next"
+    path.with_suffix(".idx").unlink()
+    assert [entry.offset for entry in entries(path)] == offsets
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from([b"x", b"yyyy", MAGIC_BYTES]), min_size=1, max_size=6),
+            st.one_of(
+                st.floats(width=32, allow_nan=False),
+                st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=4),
+            ),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_round_trip(
+    tmp_path: Path, content: list[tuple[list[bytes], float | list[float]]]
+) -> None:
+    path = tmp_path / "set.rec"
+    offsets = write(path, [record(b"".join(image), label) for image, label in content])
+    for offset, (image, label) in zip(offsets, content, strict=True):
+        found = read_record(path, offset)
+        assert found.image == b"".join(image)
+        assert found.labels == (tuple(label) if isinstance(label, list) else (label,))
+    indexed = list(entries(path))
+    path.with_suffix(".idx").unlink()
+    assert [entry.offset for entry in indexed] == offsets
+    assert list(entries(path)) == indexed
+
+
+def test_a_truncated_file_loses_only_its_end(rec: Path) -> None:
+    *_, last = list(entries(rec))
+    rec.write_bytes(rec.read_bytes()[: last.offset + 20])
+    found = list(entries(rec))
+    assert [entry.key for entry in found] == [1, 2, 3]
+    assert [bool(entry.fault) for entry in found] == [False, False, True]
+    with pytest.raises(RecordError, match="needs .* bytes, the file has .*; it is truncated"):
+        read_record(rec, last.offset)
+    rec.with_suffix(".idx").unlink()
+    walked = list(entries(rec))
+    assert [entry.key for entry in walked] == [1, 2, 3]
+    assert walked[-1].fault.endswith("what follows it cannot be found")
+
+
+@pytest.mark.parametrize("offset", [-4, 10**9, 10**30])
+def test_an_offset_outside_the_file(rec: Path, offset: int) -> None:
+    with pytest.raises(RecordError, match="lies beyond the file's"):
+        read_record(rec, offset)
+
+
+def test_an_offset_between_records(rec: Path) -> None:
+    with pytest.raises(RecordError, match="expected a record .0xced7230a., found 0x"):
+        read_record(rec, 4)
+
+
+def test_lengths_are_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "train.rec"
+    path.write_bytes(struct.pack("<II", MAGIC, (1 << 29) - 1) + bytes(40))
+    with pytest.raises(RecordError, match="it is truncated"):
+        read_record(path, 0)
+    path.write_bytes(part(0, struct.pack("<IfQQ", 0xFFFFFFFF, 0.0, 0, 0)))
+    with pytest.raises(RecordError, match="claims 4294967295 labels in 24 bytes"):
+        read_record(path, 0)
+    path.write_bytes(part(0, b"short"))
+    with pytest.raises(RecordError, match="has 5 bytes and no header"):
+        read_record(path, 0)
+
+
+def test_parts_out_of_order(tmp_path: Path) -> None:
+    path = tmp_path / "train.rec"
+    path.write_bytes(part(3, bytes(24)))
+    with pytest.raises(RecordError, match="part flag 3 is out of order"):
+        read_record(path, 0)
+    path.write_bytes(part(1, bytes(24)) + part(0, bytes(24)))
+    with pytest.raises(RecordError, match="part flag 0 is out of order"):
+        read_record(path, 0)
+    path.write_bytes(part(1, b"") + part(2, b"") * (2 * MAXIMUM_PARTS))
+    with pytest.raises(RecordError, match=f"has over {MAXIMUM_PARTS} parts"):
+        read_record(path, 0)
+
+
+@pytest.mark.parametrize("line", ["one\t0", "1", "1\t2\t3", "1\t-4", "9" * 200 + "\t0"])
+def test_an_index_of_something_else(rec: Path, line: str) -> None:
+    rec.with_suffix(".idx").write_text("0\t0\n" + line + "\n")
+    with pytest.raises(RecordError, match=r"train.idx, line 2: expected key<TAB>offset, found"):
+        list(entries(rec))
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.builds(part, st.integers(0, 7), st.binary(max_size=40)),
+            st.builds(record, st.binary(max_size=9), st.floats(width=32)),
+        ),
+        max_size=6,
+    ),
+    index=st.one_of(
+        st.none(),
+        st.binary(max_size=40),
+        st.lists(st.tuples(st.integers(0, 9), st.integers(0, 300))),
+    ),
+)
+def test_any_bytes_give_entries_or_one_error(
+    tmp_path: Path, data: list[bytes], index: bytes | list[tuple[int, int]] | None
+) -> None:
+    path = tmp_path / "train.rec"
+    path.write_bytes(b"".join(data))
+    path.with_suffix(".idx").unlink(missing_ok=True)
+    if isinstance(index, list):
+        index = "".join(f"{key}\t{offset}\n" for key, offset in index).encode()
+    if index is not None:
+        path.with_suffix(".idx").write_bytes(index)
+    try:
+        found = list(entries(path))
+        if index is not None:
+            list(read_index(path.with_suffix(".idx")))
+    except RecordError:
+        return
+    for entry in found:
+        if entry.fault:
+            assert math.isnan(entry.label)
+            continue
+        labels = read_record(path, entry.offset).labels
+        assert labels[:1] == (entry.label,) or math.isnan(entry.label)

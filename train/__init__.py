@@ -1,0 +1,1 @@
+"""Learn from a cache: models, losses and the two trainers."""
