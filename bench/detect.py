@@ -21,6 +21,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -44,8 +45,10 @@ SETS = {
     "deepface_dev": ("deepface_dev/*.jpg", 1),
 }
 # MediaPipe's face oval: the hull that a veil covers.
-OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377)
-OVAL += (152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
+OVAL = (
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+)
 SCENE = (480, 640)
 RIGHT = 0.25  # eye distances
 PATCHES = 300
@@ -53,10 +56,10 @@ PATCHES = 300
 
 def read(path: Path, enlarge: int) -> Image:
     """A picture as (H, W, 3) uint8 RGB."""
-    image = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    if enlarge == 1:
-        return image
-    return cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if enlarge != 1:
+        image = cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(image[..., ::-1], np.uint8)
 
 
 def eye_distance(landmarks: NDArray[np.floating]) -> float:
@@ -72,7 +75,7 @@ def veil(image: Image, landmarks: NDArray[np.floating], colour: NDArray[np.integ
     oval = landmarks[list(OVAL), :2]
     hull = oval.mean(axis=0) + 1.3 * (oval - oval.mean(axis=0))
     cover = np.zeros(image.shape[:2], np.uint8)
-    cv2.fillPoly(cover, [hull.round().astype(np.int32)], 1)
+    cv2.fillPoly(cover, [hull.round().astype(np.int32)], (1,))
     y, x = np.indices(image.shape[:2])
     middle = points[:2].mean(axis=0)
     depth = ((x - middle[0]) * down[0] + (y - middle[1]) * down[1]) / eye_distance(landmarks)
@@ -132,7 +135,7 @@ def tile(image: Image, face: Face, side: int = 160) -> Image:
     for x, y in (points - corner + 0.5) * scale - 0.5:
         cv2.circle(drawn, (round(float(x)), round(float(y))), 1, (0, 255, 0), -1)
     cv2.putText(drawn, f"{face.quality:.2f}", (3, 14), 0, 0.5, (255, 255, 0), 1)
-    return drawn
+    return drawn.astype(np.uint8)
 
 
 def save_sheet(tiles: list[Image], path: Path, columns: int = 10) -> None:
@@ -145,7 +148,7 @@ def save_sheet(tiles: list[Image], path: Path, columns: int = 10) -> None:
 
 def measure_set(
     name: str, root: Path, mesh: FaceMesh, boxes: BoxDetector
-) -> tuple[dict[str, object], dict[str, object], list[Image], list[Image]]:
+) -> tuple[dict[str, Any], dict[str, Any], list[Image], list[Image]]:
     """The set as it is and its faces in scenes: two rows, and the tiles of what was rescued."""
     pattern, enlarge = SETS[name]
     origins: Counter[str] = Counter()
@@ -178,10 +181,10 @@ def measure_set(
         if small.origin == "retried":
             rescued_in_scenes.append(tile(scene, small))
     kinds = ("right", "wrong", "none")
-    as_is: dict[str, object] = {"name": name, "images": sum(origins.values())}
+    as_is: dict[str, Any] = {"name": name, "images": sum(origins.values())}
     as_is |= {origin: origins[origin] for origin in ("detected", "retried", "none")}
     as_is["reasons"] = {reason: n for reason, n in sorted(reasons.items()) if reason}
-    in_scenes: dict[str, object] = {"name": name, "faces": sum(plain.values())}
+    in_scenes: dict[str, Any] = {"name": name, "faces": sum(plain.values())}
     in_scenes["single"] = {kind: plain[kind] for kind in kinds}
     in_scenes["cascade"] = {kind: cascade[kind] for kind in kinds}
     return as_is, in_scenes, rescued, rescued_in_scenes

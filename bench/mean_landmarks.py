@@ -85,7 +85,8 @@ def main(folder: Path, out: Path) -> None:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None or image.shape[:2] != (SIDE, SIDE):
             raise click.ClickException(f"{path} is no picture of {SIDE}×{SIDE} pixels")
-        face = find_face(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mesh, None, check_all=True)
+        rgb = np.ascontiguousarray(image[..., ::-1], np.uint8)
+        face = find_face(rgb, mesh, None, check_all=True)
         if face.landmarks is not None and face.quality >= QUALITY:
             found.append(face.landmarks / SIDE)
     mesh.close()

@@ -202,7 +202,10 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, for a checkpoint: batches delivered, not those prefetched."""
-        return {"epoch": self._epoch, "batch": self._delivered, **self._identity()}
+        epoch, batch = self._epoch, self._delivered
+        if self._order is not None and batch == len(self._order):
+            epoch, batch = epoch + 1, 0  # the last batch is out, though nobody asked for more
+        return {"epoch": epoch, "batch": batch, **self._identity()}
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same batches."""

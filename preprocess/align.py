@@ -7,6 +7,9 @@ the image stays on its pixel.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,8 @@ TEMPLATE_112 = np.array(
 )
 
 Transform = NDArray[np.float64]
+
+_CV2_SIDE = 32_767  # warpAffine takes no longer side
 
 
 def template(size: int, margin: float = 0.0) -> NDArray[np.float64]:
@@ -102,14 +107,18 @@ def apply(transform: NDArray[np.floating], points: NDArray[np.floating]) -> NDAr
     moved = points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
     if points.shape[-1] == 2:
         return moved
-    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    return np.concatenate([moved, points[..., 2:] * scale], axis=-1)
+    return np.concatenate([moved, points[..., 2:] * scale_of(matrix)], axis=-1)
 
 
 def invert(transform: NDArray[np.floating]) -> Transform:
     """The 2×3 matrix from crop pixels back to source pixels."""
     square = np.vstack([np.asarray(transform, np.float64), (0.0, 0.0, 1.0)])
     return np.linalg.inv(square)[:2]
+
+
+def scale_of(transform: NDArray[np.floating]) -> float:
+    """Crop pixels per source pixel of a similarity transform."""
+    return math.hypot(transform[0, 0], transform[1, 0])
 
 
 def warp(image: NDArray[np.uint8], transform: NDArray[np.floating], size: int) -> NDArray[np.uint8]:
@@ -119,13 +128,38 @@ def warp(image: NDArray[np.uint8], transform: NDArray[np.floating], size: int) -
     sampling alone would skip pixels.
     """
     matrix = np.asarray(transform, np.float64)
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    scale = scale_of(matrix)
+    if scale < 0.5 or max(image.shape[:2]) >= _CV2_SIDE:
+        image, matrix = _window(image, matrix, size)
+        if image.size == 0:
+            return np.zeros((size, size, 3), np.uint8)
     if scale < 0.5:
         height, width = image.shape[:2]
         reduced = (max(1, round(width * scale * 1.5)), max(1, round(height * scale * 1.5)))
         # Pixel centres: x_reduced = (x + 0.5)·f − 0.5.
         fx, fy = reduced[0] / width, reduced[1] / height
-        image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+        image = _as_uint8(cv2.resize(image, reduced, interpolation=cv2.INTER_AREA))
         back = np.array([[1 / fx, 0, 0.5 / fx - 0.5], [0, 1 / fy, 0.5 / fy - 0.5], [0, 0, 1]])
         matrix = matrix @ back
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    return _as_uint8(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR))
+
+
+def _window(
+    image: NDArray[np.uint8], matrix: Transform, size: int
+) -> tuple[NDArray[np.uint8], Transform]:
+    """The part of the image that the crop shows, and the transform from there.
+
+    Spares the reduction of a whole scene for one face, and OpenCV's limit on sides.
+    """
+    corners = np.array([(-1, -1), (size, -1), (-1, size), (size, size)], np.float64)
+    source = apply(invert(matrix), corners)
+    # A border wide enough that reducing by area sees the same neighbours.
+    border = 4 / scale_of(matrix)
+    left, top = np.maximum(np.floor(source.min(0) - border), 0).astype(int)
+    right, bottom = np.maximum(np.ceil(source.max(0) + border), 0).astype(int)
+    shift = np.array([[1.0, 0, left], [0, 1.0, top], [0, 0, 1]])
+    return image[top : bottom + 1, left : right + 1], matrix @ shift
+
+
+def _as_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    return image.astype(np.uint8, copy=False)

@@ -47,6 +47,7 @@ FORMATS = tuple(
         GifImagePlugin.GifImageFile,
     )
 )
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 _ORIENTATION = 0x0112  # EXIF tag
 
 DecodeReason = Literal["empty", "not_an_image", "truncated", "unreadable", "too_large", "too_small"]
@@ -107,15 +108,8 @@ def decode(
                 return _by_pillow(picture)
     except DecodeError:
         raise
-    except Image.DecompressionBombError as error:
-        raise DecodeError("too_large", f"refused undecoded: {error}") from error
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
     except Exception as error:  # damaged files raise almost anything in the decoders
-        if "truncated" in str(error).lower():
-            raise DecodeError("truncated", "the picture breaks off before its end") from error
-        kind = type(error).__name__
-        raise DecodeError("unreadable", f"damaged or unsupported picture ({kind})") from error
+        raise _refusal(data, error) from error
 
 
 def _check_size(width: int, height: int, maximum_pixels: int) -> None:
@@ -176,12 +170,21 @@ def _from_pixels(pixels: NDArray[np.uint8], maximum_pixels: int) -> NDArray[np.u
     return np.array(pixels[:, :, :3], order="C")
 
 
-def _unidentified(data: bytes) -> DecodeError:
+def _refusal(data: bytes, error: Exception) -> DecodeError:
+    """What a decoder's own error means."""
+    if isinstance(error, Image.DecompressionBombError):
+        return DecodeError("too_large", f"refused undecoded: {error}")
     # The WebP decoder refuses an incomplete file as a whole; its length is in its first bytes.
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        if int.from_bytes(data[4:8], "little") + 8 > len(data):
-            return DecodeError("truncated", "the picture breaks off before its end")
-        return DecodeError("unreadable", "damaged WebP")
-    if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")):
+    cut_webp = (
+        data[:4] == b"RIFF"
+        and data[8:12] == b"WEBP"
+        and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    )
+    if cut_webp or "truncated" in str(error).lower():
+        return DecodeError("truncated", "the picture breaks off before its end")
+    if not isinstance(error, UnidentifiedImageError):
+        kind = type(error).__name__
+        return DecodeError("unreadable", f"damaged or unsupported picture ({kind})")
+    if data.startswith(_SIGNATURES):
         return DecodeError("unreadable", "the picture's header is damaged or cut off")
     return DecodeError("not_an_image", f"no picture format begins with {data[:8]!r}")

@@ -128,15 +128,17 @@ def _load(path: Path) -> tuple[Image.Image, bool]:
 def _classes(
     image: Image.Image, classes: tuple[MaskClass, ...], seen: set[MaskClass] | None
 ) -> NDArray[np.float32]:
-    ids = colours = None
+    ids: NDArray[np.generic] | None = None
+    colours: list[NDArray[np.uint8]] = []
     marked = np.zeros((image.height, image.width), bool)
     for wanted in classes:
         if isinstance(wanted, int):
             ids = _ids(image) if ids is None else ids
             match = ids == wanted
         else:
-            colours = np.asarray(image.convert("RGB")) if colours is None else colours
-            match = (colours == np.array(wanted, np.uint8)).all(axis=2)
+            colours = colours or [np.asarray(band) for band in image.convert("RGB").split()]
+            red, green, blue = (band == value for band, value in zip(colours, wanted, strict=True))
+            match = red & green & blue
         if seen is not None and match.any():
             seen.add(wanted)
         marked |= match

@@ -20,7 +20,7 @@ import numpy as np
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from faceguide.cache.console import Interrupted, interruptible
+from faceguide.cache.console import Interrupted
 from faceguide.cache.errors import FaceguideError
 
 Result = TypeVar("Result")
@@ -71,7 +71,6 @@ def run(
         _counters(len(units)) as path,
         tqdm(total=total, initial=done, unit=unit, smoothing=0.1, disable=None) as bar,
         _watching(path, bar, done),
-        interruptible(),
     ):
         calls = [(number, path, slot) for slot, number in enumerate(units)]
         if jobs == 1 or len(units) <= 1:

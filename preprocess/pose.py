@@ -68,9 +68,8 @@ def head_pose(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
         raise ValueError(f"expected landmarks (N, 478, 3) or (478, 3), found {landmarks.shape}")
     points = np.asarray(landmarks, np.float64).reshape(-1, 478, 3)[:, RIGID_POINTS]  # (N, P, 3)
     angles = np.full((len(points), 3), np.nan, np.float32)
-    flat = np.isfinite(points[..., :2]).all(axis=(1, 2)) & (np.ptp(points, axis=1)[:, :2] > 0).any(
-        1
-    )
+    extent = np.ptp(points[..., :2], axis=1)  # (N, 2)
+    flat = np.isfinite(extent).all(axis=1) & (extent > 0).any(axis=1)
     deep = flat & np.isfinite(points[..., 2]).all(axis=1)
     model = mean_landmarks()[list(RIGID_POINTS)].astype(np.float64)
     model -= model.mean(axis=0)

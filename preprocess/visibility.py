@@ -52,8 +52,7 @@ def cell_visibility(
             f"{source_size[1]}: expected the same size or the same aspect"
         )
     matrix = np.asarray(transform, np.float64)
-    determinant = np.linalg.det(matrix[:, :2])
-    if not np.isfinite(matrix).all() or abs(determinant) < 1e-12:
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-12:
         raise ValueError("the transform is not finite or cannot be inverted")
 
     cells = FINE_GRID if FINE_GRID % grid == 0 else grid

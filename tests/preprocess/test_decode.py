@@ -6,17 +6,21 @@ import io
 import pickle
 import struct
 import time
+import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from faceguide.cache.errors import FaceguideError
-from faceguide.preprocess.decode import MAXIMUM_SCANS, DecodeError, decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from faceguide.cache.errors import FaceguideError
+from faceguide.preprocess.decode import MAXIMUM_SCANS, DecodeError, decode
 
 WIDTH, HEIGHT = 48, 32
 
@@ -28,7 +32,7 @@ def photograph(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
-def encoded(format: str, picture: Image.Image | None = None, **options: object) -> bytes:
+def encoded(format: str, picture: Image.Image | None = None, **options: Any) -> bytes:
     stream = io.BytesIO()
     (picture or photograph()).save(stream, format, **options)
     return stream.getvalue()
@@ -38,6 +42,12 @@ def refusal(data: bytes) -> str:
     with pytest.raises(DecodeError) as caught:
         decode(data)
     return caught.value.reason
+
+
+def noise() -> Image.Image:
+    """A picture that no format packs well, so that every byte of the file counts."""
+    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3))
+    return Image.fromarray(values.astype(np.uint8))
 
 
 GOOD = {
@@ -64,20 +74,31 @@ def test_formats_give_rgb(name: str) -> None:
     assert np.abs(difference).mean() <= tolerance
 
 
-@pytest.mark.parametrize("name", ["jpeg", "progressive", "png", "webp", "bmp", "ppm", "tiff"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_truncated_pictures_are_refused(
+WHOLE = {
+    "jpeg": encoded("JPEG", noise()),
+    "progressive": encoded("JPEG", noise(), progressive=True),
+    "png": encoded("PNG", noise()),
+    "webp": encoded("WEBP", noise()),
+    "bmp": encoded("BMP", noise()),
+    "ppm": encoded("PPM", noise()),
+    "gif": encoded("GIF", noise()),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9, 0.98])
+def test_truncated_pictures_are_refused_quietly(
     name: str, share: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data = GOOD[name]
-    # The directory of a TIFF may be at its end: without it, it is no picture at all.
-    assert refusal(data[: int(len(data) * share)]) in ("truncated", "unreadable")
+    data = WHOLE[name]
+    decode(data)
+    assert refusal(data[: int(len(data) * share)]) == "truncated"
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["jpeg", "progressive", "png", "webp", "bmp", "ppm"])
-def test_a_cut_off_end_is_called_truncated(name: str) -> None:
-    assert refusal(GOOD[name][: int(len(GOOD[name]) * 0.9)]) == "truncated"
+def test_a_tiff_without_its_directory_is_refused() -> None:
+    data = encoded("TIFF", noise(), compression="tiff_lzw")
+    assert refusal(data[: len(data) // 2]) == "unreadable"
 
 
 def test_a_thumbnail_does_not_hide_a_truncated_jpeg() -> None:
@@ -117,7 +138,7 @@ def test_other_files_are_no_images(data: bytes) -> None:
     assert caught.value.reason == "not_an_image"
 
 
-@pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0", b"GIF89a"])
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0", b"GIF89a", b"II*\0"])
 def test_only_a_signature(data: bytes) -> None:
     assert refusal(data) == "unreadable"
 
@@ -132,7 +153,9 @@ def test_small_pictures(side: int) -> None:
 
 def png(width: int, height: int) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
@@ -169,10 +192,8 @@ def ppm(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("bomb", [png, jpeg, bmp, gif, ppm])
-def test_bombs_are_refused_undecoded(bomb: object) -> None:
-    import tracemalloc
-
-    data = bomb(30_000, 30_000)  # type: ignore[operator]
+def test_bombs_are_refused_undecoded(bomb: Callable[[int, int], bytes]) -> None:
+    data = bomb(30_000, 30_000)
     tracemalloc.start()
     begin = time.perf_counter()
     assert refusal(data) == "too_large"
@@ -237,7 +258,7 @@ def test_transparency_is_dropped() -> None:
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
 def test_the_first_frame_of_an_animation(format: str) -> None:
-    options = {"lossless": True} if format == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if format == "WEBP" else {}
     frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "blue")]
     data = encoded(format, frames[0], save_all=True, append_images=frames[1:], **options)
     assert np.array_equal(decode(data), np.asarray(frames[0]))
@@ -259,7 +280,7 @@ def test_exif_orientation(format: str, orientation: int) -> None:
     }[orientation](np.asarray(photograph()).astype(int))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"quality": 95} if format == "JPEG" else {}
+    options: dict[str, Any] = {"quality": 95} if format == "JPEG" else {}
     options |= {"lossless": True} if format == "WEBP" else {}
     pixels = decode(encoded(format, exif=exif, **options))
     assert pixels.shape == upright.shape
@@ -335,6 +356,7 @@ def test_damaged_pictures_decode_or_are_refused(
 )
 def test_any_bytes_are_refused_or_decode(signature: bytes, body: bytes) -> None:
     try:
-        decode(signature + body, maximum_pixels=1_000_000)
-    except DecodeError as error:
-        assert str(error)
+        pixels = decode(signature + body, maximum_pixels=1_000_000)
+    except DecodeError:
+        return
+    assert pixels.shape[2] == 3

@@ -287,6 +287,7 @@ FAULTS = [
     (changed(points={"eyes": [33]}), r"points: the field nose is missing"),
     (changed(points=EYES | {"eyes": []}), r"points.eyes: expected a list of at least 1"),
     (changed(points=EYES | {"eyes": [3, 478]}), r"points.eyes\[1\]: .* 0 to 477, found 478"),
+    (changed(points=EYES | {"eyes": [True]}), r"points.eyes\[0\]: .* found true"),
     (changed(points=EYES | {"eyes": [3.0]}), r"points.eyes\[0\]: .* found 3.0"),
     (changed(points=EYES | {"nose": [3, 4, 3]}), r"points.nose\[2\]: 3 stands there twice"),
     (changed(heatmap={}), r"heatmap: expected named groups"),

@@ -7,6 +7,10 @@ import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.preprocess.recordio_writer import MAGIC_BYTES, part, record, write
+
 from faceguide.preprocess.recordio import (
     MAGIC,
     MAXIMUM_PARTS,
@@ -15,55 +19,16 @@ from faceguide.preprocess.recordio import (
     read_index,
     read_record,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-MAGIC_BYTES = struct.pack("<I", MAGIC)
 
 
-def part(flag: int, data: bytes) -> bytes:
-    word = flag << 29 | len(data)
-    return struct.pack("<II", MAGIC, word) + data + bytes(-len(data) % 4)
-
-
-def record(image: bytes, label: float | list[float]) -> bytes:
-    """One record as mxnet writes it, cut at every aligned magic number in the data."""
-    if isinstance(label, list):
-        data = struct.pack("<IfQQ", len(label), 0.0, 7, 0)
-        data += struct.pack(f"<{len(label)}f", *label) + image
-    else:
-        data = struct.pack("<IfQQ", 0, label, 7, 0) + image
-    pieces, begin = [], 0
-    for at in range(0, len(data) - 3, 4):
-        if data[at : at + 4] == MAGIC_BYTES:
-            pieces.append(data[begin:at])
-            begin = at + 4
-    pieces.append(data[begin:])
-    if len(pieces) == 1:
-        return part(0, data)
-    flags = [1] + [2] * (len(pieces) - 2) + [3]
-    return b"".join(part(flag, piece) for flag, piece in zip(flags, pieces, strict=True))
-
-
-def write(path: Path, records: list[bytes], *, index: bool = True) -> list[int]:
-    """Write a .rec and its .idx; returns the byte offsets."""
-    offsets, at = [], 0
-    for data in records:
-        offsets.append(at)
-        at += len(data)
-    path.write_bytes(b"".join(records))
-    if index:
-        lines = [f"{key}\t{offset}\n" for key, offset in enumerate(offsets)]
-        path.with_suffix(".idx").write_text("".join(lines))
-    return offsets
-
-
-@pytest.fixture()
+@pytest.fixture
 def rec(tmp_path: Path) -> Path:
     """insightface's layout: header record, three images, two identity records."""
     path = tmp_path / "train.rec"
     images = [record(b"one", 5.0), record(b"two!", [5.0, 1.0]), record(b"three", 9.0)]
-    write(path, [record(b"", [4.0, 6.0]), *images, record(b"", [1.0, 3.0]), record(b"", [3.0, 4.0])])
+    write(
+        path, [record(b"", [4.0, 6.0]), *images, record(b"", [1.0, 3.0]), record(b"", [3.0, 4.0])]
+    )
     return path
 
 
@@ -126,9 +91,7 @@ def test_the_magic_number_inside_an_image_comes_back(tmp_path: Path) -> None:
         max_size=6,
     )
 )
-def test_round_trip(
-    tmp_path: Path, content: list[tuple[list[bytes], float | list[float]]]
-) -> None:
+def test_round_trip(tmp_path: Path, content: list[tuple[list[bytes], float | list[float]]]) -> None:
     path = tmp_path / "set.rec"
     offsets = write(path, [record(b"".join(image), label) for image, label in content])
     for offset, (image, label) in zip(offsets, content, strict=True):
@@ -147,7 +110,7 @@ def test_a_truncated_file_loses_only_its_end(rec: Path) -> None:
     found = list(entries(rec))
     assert [entry.key for entry in found] == [1, 2, 3]
     assert [bool(entry.fault) for entry in found] == [False, False, True]
-    with pytest.raises(RecordError, match="needs .* bytes, the file has .*; it is truncated"):
+    with pytest.raises(RecordError, match=r"needs .* bytes, the file has .*; it is truncated"):
         read_record(rec, last.offset)
     rec.with_suffix(".idx").unlink()
     walked = list(entries(rec))
@@ -162,7 +125,7 @@ def test_an_offset_outside_the_file(rec: Path, offset: int) -> None:
 
 
 def test_an_offset_between_records(rec: Path) -> None:
-    with pytest.raises(RecordError, match="expected a record .0xced7230a., found 0x"):
+    with pytest.raises(RecordError, match=r"expected a record .0xced7230a., found 0x"):
         read_record(rec, 4)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faceguide.preprocess.verification_bin import VerificationBinError, load, read_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from faceguide.preprocess.verification_bin import VerificationBinError, load, read_pairs
 
 IMAGES = [f"image {number}".encode() * (number + 1) for number in range(6)]
 SAME = [True, False, True]
@@ -44,7 +45,9 @@ def test_as_python_2_wrote_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays(tmp_path: Path, protocol: int, order: Any) -> None:
     generator = np.random.default_rng(0)
-    images = [np.asarray(generator.integers(0, 256, (8, 6, 3)), np.uint8, order=order) for _ in IMAGES]
+    images = [
+        np.asarray(generator.integers(0, 256, (8, 6, 3)), np.uint8, order=order) for _ in IMAGES
+    ]
     path = tmp_path / "lfw.bin"
     path.write_bytes(pickle.dumps((images, np.array(SAME)), protocol))
     found = load(path)
@@ -109,19 +112,17 @@ def test_a_payload_does_nothing(tmp_path: Path, call: Any, name: str, protocol: 
         load(path)
     assert not touched.exists()
     # The payload is a real one: the plain reader, in its own process, obeys it.
-    subprocess.run(
-        [sys.executable, "-c", f"import pickle; pickle.load(open({str(path)!r}, 'rb'))"],
-        check=True,
-        capture_output=True,
-    ) if protocol == 4 else touched.touch()
-    assert touched.exists()
+    obey = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))"
+    if protocol == 4:
+        subprocess.run([sys.executable, "-c", obey, str(path)], check=True)
+        assert touched.exists()
 
 
 @pytest.mark.parametrize(
     ("call", "arguments", "name"),
     [
         (bytes, (10**13,), "damaged or other file"),
-        (bytearray, (10**13,), "builtins.bytearray"),
+        (bytearray, (10**13,), r"builtin\w*.bytearray"),
         (np.zeros, ((10**13,),), "zeros"),
         (np.ndarray, ((10**13,),), "damaged or other file"),
         (getattr, ("x", "join"), "getattr"),
@@ -198,9 +199,9 @@ def test_an_array_whose_shape_does_not_fit(tmp_path: Path) -> None:
         load(path)
 
 
-VALID = [
-    pickle.dumps((IMAGES[:2], SAME[:1]), protocol) for protocol in (0, 2, 4)
-] + [pickle.dumps(([np.zeros((2, 2, 3), np.uint8)] * 2, [np.True_]), p) for p in (2, 5)]
+VALID = [pickle.dumps((IMAGES[:2], SAME[:1]), protocol) for protocol in (0, 2, 4)] + [
+    pickle.dumps(([np.zeros((2, 2, 3), np.uint8)] * 2, [np.True_]), p) for p in (2, 5)
+]
 
 
 @settings(
@@ -224,8 +225,7 @@ def test_damaged_sets_load_or_are_refused(
     os.utime(path, ns=(0, hash(bytes(content)) & 0xFFFFFFFFFFFF))  # the last one read is kept
     try:
         found = load(path)
-    except VerificationBinError as error:
-        assert str(path) in str(error)
+    except VerificationBinError:
         return
     assert len(found.images) == 2 * len(found.same)
     assert all(isinstance(image, bytes | np.ndarray) for image in found.images)

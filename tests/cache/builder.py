@@ -1,0 +1,141 @@
+"""Small caches with random content, written by the functions that prep uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache import manifest
+from faceguide.cache.plan import Plan, Row, make_plan, read_sources
+from faceguide.cache.schema import STATUS_CODE, columns
+from faceguide.cache.shard import row_checksums, write_shard
+
+RECIPE = {"revision": 1, "size": 16, "store": "raw"}
+FAILED_EVERY = 10
+
+
+def build(
+    directory: Path,
+    rows: int = 100,
+    shard_rows: int = 32,
+    *,
+    store: str = "raw",
+    occlusion: bool = True,
+    seed: int = 0,
+    size: int = 16,
+) -> Plan:
+    """A sealed cache: every tenth key failed, every second visibility is known."""
+    recipe = {**RECIPE, "store": store, "size": size}
+
+    def listing() -> list[Row]:
+        return [
+            Row(f"person_{i % 7:02d}/{i:05d}.jpg", f"person_{i % 7:02d}", meta=(f"s{i % 3}",))
+            for i in range(rows)
+        ]
+
+    plan = make_plan(
+        directory, listing, recipe=recipe, meta=("split",), seed=seed, shard_rows=shard_rows
+    )
+    for shard in range(plan.shards):
+        write_faces(directory, plan, shard)
+    manifest.seal(directory, "faces")
+    groups: list[tuple[str, dict[str, Any]]] = [("guidance", {"grid": 4})]
+    if occlusion:
+        groups.append(("occlusion", {"grid": 7}))
+    for group, settings in groups:
+        manifest.set_recipe(directory, plan, group, settings, replace=False)
+        group_recipe = manifest.group_recipe(directory, plan, group)
+        assert group_recipe is not None
+        for shard in range(plan.shards):
+            write_group(directory, plan, group, group_recipe, shard)
+        manifest.seal(directory, group)
+    return plan
+
+
+def number(key: str) -> int:
+    """The number in a key of `build`."""
+    return int(Path(key).stem)
+
+
+def image_of(key: str, size: int = 16) -> NDArray[np.uint8]:
+    """The picture that `build` stores for a key: smooth, so that JPEG keeps it."""
+    rng = np.random.default_rng(number(key))
+    coarse = rng.integers(40, 216, (2, 2, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def write_faces(directory: Path, plan: Plan, shard: int) -> None:
+    """One shard of faces."""
+    rows = read_sources(directory, plan, shard)
+    n, size = len(rows), plan.recipe["size"]
+    rng = np.random.default_rng([1, shard])
+    failed = np.array([number(row.key) % FAILED_EVERY == 0 for row in rows])
+    images = np.stack([image_of(row.key, size) for row in rows])
+    images[failed] = 0
+    values: dict[str, NDArray[Any]] = {
+        "landmarks": rng.random((n, 478, 3), np.float32),
+        "transform": np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1)),
+        "source_size": np.full((n, 2), 16, np.int32),
+        "label": np.array([row.label for row in rows], np.int64),
+        "pose": rng.normal(0, 20, (n, 3)).astype(np.float32),
+        "quality": rng.random(n, np.float32),
+        "faces": np.ones(n, np.uint8),
+        "status": np.where(failed, STATUS_CODE["no_face"], STATUS_CODE["ok"]).astype(np.uint8),
+        "origin": np.where(failed, 0, 1).astype(np.uint8),
+    }
+    values["landmarks"][failed] = np.nan
+    blob = None
+    head: list[Any] = [images]
+    if plan.recipe["store"] == "jpeg":
+        blob = [
+            b"" if bad else cv2.imencode(".jpg", image[:, :, ::-1], [1, 95])[1].tobytes()
+            for image, bad in zip(images, failed, strict=True)
+        ]
+        head = [blob]
+    texts = {"key": [row.key for row in rows], "meta/split": [row.meta[0] for row in rows]}
+    report = {
+        "status": {"ok": int((~failed).sum()), "no_face": int(failed.sum())},
+        "origin": {"detected": int((~failed).sum()), "none": int(failed.sum())},
+        "failures": [
+            {"row": slot, "key": row.key, "status": "no_face", "reason": "no face was found"}
+            for slot, row in enumerate(rows)
+            if failed[slot]
+        ],
+    }
+    with write_shard(
+        directory, "faces", shard, plan.recipe, rows=n, texts=texts, blob=blob, report=report
+    ) as writer:
+        if blob is None:
+            writer.write("image", 0, images)
+        names = [spec.name for spec in columns("faces", plan.recipe) if spec.name in values]
+        for name in names:
+            writer.write(name, 0, values[name])
+        writer.write("crc", 0, row_checksums([*head, *(values[name] for name in names)]))
+
+
+def write_group(
+    directory: Path, plan: Plan, group: str, recipe: dict[str, Any], shard: int
+) -> None:
+    """One shard of guidance or occlusion."""
+    n, grid = plan.rows_of(shard), recipe["grid"]
+    rng = np.random.default_rng([2, shard])
+    values: dict[str, NDArray[Any]]
+    if group == "guidance":
+        heatmap = rng.integers(0, 255, (n, grid, grid), dtype=np.uint8)
+        heatmap[:, 0, 0] = 255
+        regions = rng.integers(0, 256, (n, 3, grid, grid), dtype=np.uint8)
+        values = {"heatmap": heatmap, "regions": regions}
+    else:
+        known = np.arange(n) % 2 == 0
+        visibility = rng.random((n, grid, grid)).astype(np.float16)
+        visibility[~known] = 1
+        values = {"visibility": visibility, "known": known, "status": np.zeros(n, np.uint8)}
+    report = {"status": {"ok": n}, "failures": []}
+    with write_shard(directory, group, shard, recipe, rows=n, texts={}, report=report) as writer:
+        for name, column in values.items():
+            writer.write(name, 0, column)
+        writer.write("crc", 0, row_checksums(list(values.values())))

@@ -1,0 +1,156 @@
+"""Plans: every source in one place, decided once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from faceguide.cache.errors import CacheError
+from faceguide.cache.plan import (
+    Plan,
+    Row,
+    default_shard_rows,
+    load_plan,
+    make_plan,
+    read_identities,
+    read_sources,
+)
+
+RECIPE = {"revision": 1, "size": 112}
+
+
+def listing(n: int) -> list[Row]:
+    return [Row(f"p{i % 5}/{i}.jpg", f"p{i % 5}") for i in range(n)]
+
+
+def all_rows(directory: Path, plan: Plan) -> list[str]:
+    return [row.key for shard in range(plan.shards) for row in read_sources(directory, plan, shard)]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(n=st.integers(1, 400), shard_rows=st.integers(1, 90), seed=st.integers(0, 5))
+def test_every_source_is_planned_once(
+    tmp_path_factory: pytest.TempPathFactory, n: int, shard_rows: int, seed: int
+) -> None:
+    directory = tmp_path_factory.mktemp("plan")
+    plan = make_plan(directory, lambda: listing(n), recipe=RECIPE, seed=seed, shard_rows=shard_rows)
+    assert Counter(all_rows(directory, plan)) == Counter(row.key for row in listing(n))
+    assert sum(plan.rows_of(shard) for shard in range(plan.shards)) == n
+
+
+def test_keys_labels_places_and_meta_survive(tmp_path: Path) -> None:
+    names = ["Zoë", "new\nline", "back\\slash\\n", "tab\t", "\udcff raw byte", "李"]
+    rows = [
+        Row(f"{name}/{i} ß.jpg", name, at=i, meta=("train", f"v{i}"))
+        for i, name in enumerate(names)
+    ]
+    plan = make_plan(
+        tmp_path, lambda: [*rows, Row("nobody.jpg", meta=("", ""))], recipe=RECIPE,
+        meta=("split", "other"),
+    )  # fmt: skip
+    assert read_identities(tmp_path) == names
+    found = {
+        row.key: row for shard in range(plan.shards) for row in read_sources(tmp_path, plan, shard)
+    }
+    for i, row in enumerate(rows):
+        assert found[row.key].label == i
+        assert found[row.key].at == i
+        assert found[row.key].meta == ("train", f"v{i}")
+    assert found["nobody.jpg"].label == -1
+
+
+def test_neighbouring_rows_are_a_random_sample(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, lambda: listing(1000), recipe=RECIPE, shard_rows=100)
+    first = [int(Path(row.key).stem) for row in read_sources(tmp_path, plan, 0)]
+    assert 350 < sum(first) / len(first) < 650
+    assert sorted(first) != first
+
+
+def test_limit_draws_a_sample_of_that_size(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, lambda: listing(1000), recipe=RECIPE, limit=100)
+    keys = all_rows(tmp_path, plan)
+    assert plan.rows == len(set(keys)) == 100
+    numbers = [int(Path(key).stem) for key in keys]
+    assert min(numbers) < 200
+    assert max(numbers) > 800
+
+
+def test_the_same_command_adopts_the_plan_without_listing_again(tmp_path: Path) -> None:
+    first = make_plan(tmp_path, lambda: listing(50), recipe=RECIPE)
+
+    def never() -> list[Row]:
+        raise RuntimeError("listed again")
+
+    assert make_plan(tmp_path, never, recipe=RECIPE) == first == load_plan(tmp_path)
+
+
+def test_another_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    make_plan(tmp_path, lambda: listing(50), recipe=RECIPE)
+    with pytest.raises(CacheError, match=r"size: 112 there, 224 wanted.*--overwrite"):
+        make_plan(tmp_path, lambda: listing(50), recipe={**RECIPE, "size": 224})
+    with pytest.raises(CacheError, match="limit: None there, 7 wanted"):
+        make_plan(tmp_path, lambda: listing(50), recipe=RECIPE, limit=7)
+
+
+def test_no_images_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="no images found"):
+        make_plan(tmp_path, list, recipe=RECIPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _plan_in(directory: Path, seed: int, barrier: object, results: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    plan = make_plan(directory, lambda: listing(3000), recipe=RECIPE, seed=0)
+    results.put(plan.listing)  # type: ignore[attr-defined]
+
+
+def test_planners_at_once_agree_on_one_plan(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    planners = [
+        context.Process(target=_plan_in, args=(tmp_path / "cache", i, barrier, results))
+        for i in range(4)
+    ]
+    for planner in planners:
+        planner.start()
+    digests = {results.get(timeout=60) for _ in planners}
+    for planner in planners:
+        planner.join()
+    plan = load_plan(tmp_path / "cache")
+    assert plan is not None
+    assert digests == {plan.listing}
+    assert len(all_rows(tmp_path / "cache", plan)) == 3000
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_a_planner_killed_before_the_end_is_finished_by_the_next(tmp_path: Path) -> None:
+    whole = make_plan(tmp_path / "a", lambda: listing(50), recipe=RECIPE)
+    make_plan(tmp_path / "b", lambda: listing(50), recipe=RECIPE)
+    (tmp_path / "b" / "plan.json").unlink()  # killed between the lists and the plan
+    assert make_plan(tmp_path / "b", lambda: listing(50), recipe=RECIPE) == whole
+
+
+def test_a_damaged_plan_or_list_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, lambda: listing(50), recipe=RECIPE)
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "plan.json").write_text(text.replace('"rows": 50', '"rows": 51'))
+    with pytest.raises(CacheError, match="changed since it was written"):
+        load_plan(tmp_path)
+    path = tmp_path / "sources" / "00000.jsonl"
+    path.write_text(path.read_text().partition("\n")[0])
+    with pytest.raises(CacheError, match="1 sources, the plan says 50"):
+        read_sources(tmp_path, plan, 0)
+
+
+@given(rows=st.integers(1, 2 * 10**9), row_bytes=st.integers(1, 4_000_000))
+def test_shards_are_neither_too_many_nor_too_large(rows: int, row_bytes: int) -> None:
+    per_shard = default_shard_rows(rows, row_bytes)
+    assert per_shard >= min(rows, 1)
+    assert per_shard * row_bytes <= max(512 << 20, 64 * row_bytes)
+    if row_bytes <= 20_000:
+        assert -(-rows // per_shard) <= 50_001
