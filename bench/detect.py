@@ -31,7 +31,7 @@ from skimage import data
 
 from faceguide.preprocess import align
 from faceguide.preprocess.detect import Face, find_face, square_crop
-from faceguide.preprocess.face_mesh import BoxDetector, FaceMesh
+from faceguide.preprocess.face_mesh import BoxDetector, FaceMesh, mesh_name
 
 Image = NDArray[np.uint8]
 
@@ -225,7 +225,8 @@ def main(root: str, out: Path | None, sheets: Path | None) -> None:
         f"{found['retried']} more of the cascade"
     )
     if out:
-        report = {"tool": mesh.name, "sets": as_is, "scenes": in_scenes, "background": background}
+        found = {"sets": as_is, "scenes": in_scenes, "background": background}
+        report = {"tool": mesh_name(None), **found}
         out.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from faceguide.cache.files import replacing
 from faceguide.cache.reader import FaceCache
@@ -12,10 +13,20 @@ from faceguide.cache.reader import FaceCache
 _BLOCK = 1024
 
 
+def format_line(key: str, points: NDArray[np.floating]) -> str:
+    """One line of the text format, without its newline.
+
+    Four decimals: what is read back differs by less than 0.001 pixels.
+
+    Args:
+        key: the row key, without line breaks.
+        points: (478, 2) in source pixels.
+    """
+    return key + " " + " ".join(f"{x:.4f},{y:.4f}" for x, y in points.tolist())
+
+
 def export_landmarks(cache: FaceCache, out: Path) -> tuple[int, int]:
     """Write `key x1,y1 … x478,y478` in source pixels, one line per good row.
-
-    Three decimals: the stored float32 positions are no finer.
 
     Returns:
         Lines written, and good rows left out because their key holds a line break.
@@ -41,6 +52,6 @@ def export_landmarks(cache: FaceCache, out: Path) -> tuple[int, int]:
                 if "\n" in key or "\r" in key:
                     left_out += 1
                     continue
-                file.write(f"{key} {' '.join(f'{x:.3f},{y:.3f}' for x, y in face)}\n")
+                file.write(format_line(key, face) + "\n")
                 written += 1
     return written, left_out

@@ -7,6 +7,7 @@ process would spend more on handing a batch over than on gathering it (docs/form
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 from faceguide.cache.errors import CacheError
 from faceguide.cache.permutation import permute
 from faceguide.cache.reader import FaceCache
+from faceguide.cache.schema import Column
 
 Shuffle = bool | Literal["blocks"]
 Ragged = Literal["pad", "exact"]
 
 BLOCK_ROWS = 64  # consecutive rows that shuffle="blocks" reads together
 WINDOW_BLOCKS = 32  # blocks whose rows it mixes
+_ALIGNMENT = 64  # bytes: a column begins at a cache line
+_ORDERED_ROWS = 1 << 14  # rows whose order is computed at once
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,26 @@ class Order:
 
     def batch(self, epoch: int, index: int) -> NDArray[np.int64]:
         """Row numbers of one batch."""
+        return next(self.batches(epoch, index, index + 1))
+
+    def batches(
+        self, epoch: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[NDArray[np.int64]]:
+        """Row numbers of the batches from `start` on, before `stop`.
+
+        Many are computed at once: for a single batch the permutation takes longer than the
+        gathering of its images.
+        """
+        stop = len(self) if stop is None else stop
+        together = max(1, _ORDERED_ROWS // self.batch_size)
+        for first in range(start, stop, together):
+            rows = self._ordered(epoch, first, min(first + together, stop))
+            yield from np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+
+    def _ordered(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Row numbers of batches start … stop−1, one behind the other."""
         total = len(self.rows)
-        inside = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        inside = np.arange(start * self.batch_size, stop * self.batch_size)
         if self.ragged == "exact":
             inside = inside[inside < self._share()]
         if self.shuffle == "blocks":
@@ -185,6 +207,7 @@ class Stream:
         self._copy, self._check = copy, check
         self._device = torch.device(device) if device is not None else None
         self._pinned = self._device is not None and self._device.type == "cuda"
+        self._slots: list[_Slot] = []
         self._epoch, self._delivered = 0, 0
         if state is not None:
             self._resume(state)
@@ -233,8 +256,7 @@ class Stream:
     def _plan(self, epoch: int, start: int) -> Iterator[NDArray[np.int64]]:
         """Row numbers of the batches of an epoch from batch `start` on."""
         if self._order is not None:
-            order = self._order
-            return (order.batch(epoch, index) for index in range(start, len(order)))
+            return self._order.batches(epoch, start)
         assert self._batches is not None
         if hasattr(self._batches, "set_epoch"):
             self._batches.set_epoch(epoch)
@@ -243,10 +265,13 @@ class Stream:
         )
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        ring: deque[_Slot] = deque(
+        # The memory outlives the epoch: fresh pages cost more than the rows copied into them.
+        slots, self._slots = self._slots, []
+        slots = slots or [
             _Slot(self.cache, self.columns, self._pinned)
             for _ in range(self._depth + self._threads + 1)
-        )
+        ]
+        ring = deque(slots)
         pending: deque[tuple[Future[None], _Slot, NDArray[np.int64]]] = deque()
         plan = self._plan(self._epoch, self._delivered)
         pool = ThreadPoolExecutor(self._threads, "faceguide-stream")
@@ -270,6 +295,7 @@ class Stream:
             for future, _, _ in pending:
                 future.cancel()
             pool.shutdown(wait=True)
+            self._slots = slots
 
 
 class _Slot:
@@ -278,6 +304,7 @@ class _Slot:
     def __init__(self, cache: FaceCache, columns: tuple[str, ...], pinned: bool) -> None:
         self._cache, self._columns, self._pinned = cache, columns, pinned
         self._tensors: dict[str, torch.Tensor] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}  # the same memory
         self._capacity = -1
         self._copied: torch.cuda.Event | None = None
 
@@ -290,9 +317,9 @@ class _Slot:
         if check:
             groups = {self._cache.group_of(name) for name in self._columns}
             self._cache.verify_rows(rows, sorted(groups))
-        self._tensors["row"].numpy()[: len(rows)] = rows
+        self._arrays["row"][: len(rows)] = rows
         for name in self._columns:
-            self._cache.take(name, rows, self._tensors[name].numpy()[: len(rows)])
+            self._cache.take(name, rows, self._arrays[name][: len(rows)])
 
     def deliver(
         self, length: int, device: torch.device | None, copy: bool
@@ -307,12 +334,16 @@ class _Slot:
         return {name: tensor.clone() for name, tensor in batch.items()} if copy else batch
 
     def _allocate(self, length: int) -> None:
-        self._tensors = {"row": self._empty((length,), np.dtype(np.int64))}
-        for name in self._columns:
-            spec = self._cache.require(name)
-            self._tensors[name] = self._empty((length, *spec.shape), spec.dtype)
+        """One block of memory for all columns: large enough for NumPy to ask for huge pages."""
+        specs = [Column("row", np.dtype(np.int64)), *map(self._cache.require, self._columns)]
+        ends = np.cumsum([-(-length * spec.row_bytes // _ALIGNMENT) * _ALIGNMENT for spec in specs])
+        if self._pinned:
+            block = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=True)
+        else:
+            block = torch.from_numpy(np.empty(int(ends[-1]), np.uint8))
+        for spec, end, start in zip(specs, ends.tolist(), [0, *ends.tolist()], strict=False):
+            like = torch.from_numpy(np.empty(0, spec.dtype)).dtype
+            piece = block[start:end].view(like)[: length * math.prod(spec.shape)]
+            self._tensors[spec.name] = piece.view(length, *spec.shape)
+            self._arrays[spec.name] = self._tensors[spec.name].numpy()
         self._capacity = length
-
-    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
-        like = torch.from_numpy(np.empty(0, dtype)).dtype
-        return torch.empty(shape, dtype=like, pin_memory=self._pinned)

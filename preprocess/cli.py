@@ -395,7 +395,8 @@ def _known_polarity(root: Path) -> str:
 
 
 def _name_unused(finder: MaskFinder, taken: set[str]) -> None:
-    count, examples = 0, []
+    count = 0
+    examples: list[str] = []
     for path in finder.walk():
         if str(path) not in taken:
             count += 1

@@ -74,8 +74,8 @@ def decode(
     without a profile, transparency is dropped (the colours beneath it are kept). The EXIF
     orientation is applied. Of an animation or a picture with several pages, the first is taken.
 
-    What a JPEG lost in its middle, its end marker being in place, cannot be told from content:
-    the decoder fills the gap and goes on.
+    A JPEG that lost something in its middle, its end marker being in place, cannot be told from
+    content: the decoder fills the gap and goes on.
 
     Args:
         data: the encoded bytes, or pixels that are decoded already: (H, W), (H, W, 1),
@@ -101,8 +101,10 @@ def decode(
             warnings.simplefilter("ignore")
             with Image.open(stream, formats=FORMATS) as picture:
                 _check_size(picture.width, picture.height, maximum_pixels)
+                if picture.format in ("JPEG", "MPO"):
+                    _check_jpeg(data, stream.tell(), picture)
                 if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
-                    pixels = _fast_jpeg(data, stream.tell(), picture)
+                    pixels = _fast_jpeg(data, picture)
                     if pixels is not None:
                         return pixels
                 return _by_pillow(picture)
@@ -124,19 +126,23 @@ def _check_size(width: int, height: int, maximum_pixels: int) -> None:
         )
 
 
-def _fast_jpeg(data: bytes, start: int, picture: Image.Image) -> NDArray[np.uint8] | None:
-    """Decode a JPEG whose end is there; None leaves the decision to Pillow.
+def _check_jpeg(data: bytes, start: int, picture: Image.Image) -> None:
+    """Refuse a JPEG without its end, which decoders complete with grey, or with endless scans.
 
     `start` is the byte after the header of the first scan: from there on, coded data cannot hold
     an end marker by chance, as it can in a thumbnail or in whatever was appended to the file.
     """
     end = data.find(b"\xff\xd9", start)
+    if end < 0:
+        raise DecodeError("truncated", "the JPEG has no end marker; part of it is missing")
     if picture.info.get("progressive"):
-        scans = 1 + data.count(b"\xff\xda", start, end if end >= 0 else len(data))
+        scans = 1 + data.count(b"\xff\xda", start, end)
         if scans > MAXIMUM_SCANS:
             raise DecodeError("unreadable", f"{scans} scans, at most {MAXIMUM_SCANS} are decoded")
-    if end < 0:
-        return None
+
+
+def _fast_jpeg(data: bytes, picture: Image.Image) -> NDArray[np.uint8] | None:
+    """Decode by OpenCV, which is faster; None leaves the decision to Pillow."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None or pixels.size != picture.width * picture.height * 3:
         return None

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +42,8 @@ _POINT = np.dtype(
     ]
 )
 _TAGS = {"tag": 0x0A, "length": 15, "x_tag": 0x0D, "y_tag": 0x15, "z_tag": 0x1D}
+
+_MISSING = "finding faces needs mediapipe: pip install 'faceguide[prep]'"
 
 # Smallest image that makes every network load and run once.
 _BLANK = np.zeros((64, 64, 3), np.uint8)
@@ -69,10 +73,7 @@ def _mediapipe() -> Any:
     try:
         import mediapipe
     except ImportError as error:
-        raise FaceguideError(
-            f"finding faces needs mediapipe, which cannot be imported ({error}): "
-            "pip install 'faceguide[prep]'"
-        ) from error
+        raise FaceguideError(f"{_MISSING} ({error})") from error
     return mediapipe
 
 
@@ -109,9 +110,6 @@ class FaceMesh:
     Each image is taken alone: landmarks do not depend on the images before it. Not safe to
     share between threads or to send to another process; build one per worker.
 
-    Attributes:
-        name: tool, version and model, for the recipe of a cache.
-
     Raises:
         FaceguideError: when mediapipe is missing or has no bundled models.
     """
@@ -123,7 +121,6 @@ class FaceMesh:
                 f"mediapipe {mediapipe.__version__} has no bundled Face Mesh (the last with it is "
                 "0.10.21): pip install mediapipe==0.10.21, or give --model face_landmarker.task"
             )
-        self.name = f"mediapipe {mediapipe.__version__} face_mesh refine"
         with _quiet():
             self._graph = mediapipe.solutions.face_mesh.FaceMesh(
                 static_image_mode=True, refine_landmarks=True, max_num_faces=MAX_FACES
@@ -156,13 +153,10 @@ class FaceLandmarker:
     """The same 478 points from a ``face_landmarker.task`` file, in any mediapipe.
 
     Its points differ from those of `FaceMesh` by a few hundredths of the eye distance, so one
-    cache never holds both: `name` is part of the recipe.
+    cache never holds both: `mesh_name` is part of the recipe.
 
     Args:
         model: the .task file.
-
-    Attributes:
-        name: tool, version and the start of the model's sha256, for the recipe of a cache.
 
     Raises:
         FaceguideError: when mediapipe is missing or `model` cannot be loaded.
@@ -172,15 +166,7 @@ class FaceLandmarker:
         mediapipe = _mediapipe()
         from mediapipe.tasks.python import BaseOptions, vision
 
-        try:
-            content = model.read_bytes()
-        except OSError as error:
-            raise FaceguideError(
-                f"cannot read the face landmarker model {model}: {error.strerror}; "
-                "--model takes MediaPipe's face_landmarker.task"
-            ) from error
-        digest = hashlib.sha256(content).hexdigest()[:12]
-        self.name = f"mediapipe {mediapipe.__version__} face_landmarker {digest}"
+        content = _read_model(model)
         self._image = mediapipe.Image
         self._rgb = mediapipe.ImageFormat.SRGB
         try:
@@ -190,6 +176,8 @@ class FaceLandmarker:
                         base_options=BaseOptions(model_asset_buffer=content), num_faces=MAX_FACES
                     )
                 )
+                # mediapipe 1.x stumbles when its clean-up is left to the interpreter's end.
+                self._close = weakref.finalize(self, self._task.close)
                 self(_BLANK)
         except (RuntimeError, ValueError) as error:
             raise FaceguideError(
@@ -206,7 +194,7 @@ class FaceLandmarker:
 
     def close(self) -> None:
         """Release the graph."""
-        self._task.close()
+        self._close()
 
 
 class BoxDetector:
@@ -223,11 +211,17 @@ class BoxDetector:
                 f"mediapipe {mediapipe.__version__} has no bundled face detectors (the last with "
                 "them is 0.10.21): pip install mediapipe==0.10.21"
             )
-        build = mediapipe.solutions.face_detection.FaceDetection
-        with _quiet():
-            self._graphs = {"short": build(model_selection=0), "full": build(model_selection=1)}
-            for graph in self._graphs.values():
+        self._build = mediapipe.solutions.face_detection.FaceDetection
+        self._graphs: dict[str, Any] = {}
+
+    def _graph(self, reach: Literal["short", "full"]) -> Any:
+        """Loaded when first needed, which for many sources is never."""
+        if reach not in self._graphs:
+            with _quiet():
+                graph = self._build(model_selection=int(reach == "full"))
                 graph.process(_BLANK)
+            self._graphs[reach] = graph
+        return self._graphs[reach]
 
     def __call__(
         self, image: NDArray[np.uint8], reach: Literal["short", "full"]
@@ -242,7 +236,7 @@ class BoxDetector:
             (B, 4) left, top, right, bottom in pixels, the surest first; they may reach beyond
             the image.
         """
-        found = self._graphs[reach].process(image).detections or []
+        found = self._graph(reach).process(image).detections or []
         found = sorted(found, key=lambda detection: -detection.score[0])
         shares = [detection.location_data.relative_bounding_box for detection in found]
         boxes = [(b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height) for b in shares]
@@ -251,9 +245,35 @@ class BoxDetector:
         return scaled.astype(np.float32)
 
     def close(self) -> None:
-        """Release both graphs."""
+        """Release the graphs."""
         for graph in self._graphs.values():
             graph.close()
+
+
+def mesh_name(model: Path | None) -> str:
+    """Tool, version and model as they stand in the recipe of a cache; loads none of them.
+
+    Raises:
+        FaceguideError: when mediapipe is missing or the model cannot be read.
+    """
+    try:
+        version = importlib.metadata.version("mediapipe")
+    except importlib.metadata.PackageNotFoundError:
+        raise FaceguideError(_MISSING) from None
+    if model is None:
+        return f"mediapipe {version} face_mesh refine"
+    digest = hashlib.sha256(_read_model(model)).hexdigest()[:12]
+    return f"mediapipe {version} face_landmarker {digest}"
+
+
+def _read_model(model: Path) -> bytes:
+    try:
+        return model.read_bytes()
+    except OSError as error:
+        raise FaceguideError(
+            f"cannot read the face landmarker model {model}: {error.strerror}; "
+            "--model takes MediaPipe's face_landmarker.task"
+        ) from error
 
 
 def open_mesh(model: Path | None) -> FaceMesh | FaceLandmarker:

@@ -44,7 +44,7 @@ def parse_line(line: str) -> tuple[str, NDArray[np.float32]]:
             them.
     """
     line = line.rstrip("\r\n")
-    # One blank between tokens, as format_line writes it, keeps every blank of the path.
+    # One blank between tokens, as `cache export` writes it, keeps every blank of the path.
     tokens = line.rsplit(" ", POINTS)
     if len(tokens) <= POINTS or "" in tokens[1:]:
         tokens = line.rsplit(None, POINTS)
@@ -53,31 +53,6 @@ def parse_line(line: str) -> tuple[str, NDArray[np.float32]]:
             f"expected a path and {POINTS} points x,y; found {len(tokens)} tokens"
         )
     return tokens[0], _points(_split(tokens[1:]))
-
-
-def format_line(key: str, points: NDArray[np.floating]) -> str:
-    """Write one line of the text format, without its newline.
-
-    Four decimals: what is read back differs by less than 0.001 pixels.
-
-    Args:
-        key: the row key.
-        points: (478, 2 or 3) in source pixels; z is not written.
-
-    Raises:
-        LandmarkTextError: when the key cannot stand on a line, or a point is not finite.
-    """
-    if not key or "\n" in key:
-        what = "is empty" if not key else "has a newline in it"
-        raise LandmarkTextError(f"the key {key!r} {what}; the text format cannot hold it")
-    if points.shape[0] != POINTS or points.ndim != 2 or points.shape[1] not in (2, 3):
-        raise LandmarkTextError(
-            f"{key!r}: expected ({POINTS}, 2 or 3) points, found {points.shape}"
-        )
-    plane = points[:, :2]
-    if not np.isfinite(plane).all():
-        raise LandmarkTextError(f"{key!r}: a landmark is not finite")
-    return key + " " + " ".join(f"{x:.4f},{y:.4f}" for x, y in plane.tolist())
 
 
 def index_file(path: Path, database: Path) -> int:

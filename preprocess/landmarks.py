@@ -29,7 +29,7 @@ from faceguide.cache.shard import is_done, row_checksums, write_shard
 from faceguide.preprocess import align
 from faceguide.preprocess.decode import DecodeError, decode
 from faceguide.preprocess.detect import find_face
-from faceguide.preprocess.face_mesh import open_boxes, open_mesh
+from faceguide.preprocess.face_mesh import mesh_name, open_boxes, open_mesh
 from faceguide.preprocess.landmark_text import lookup, read_at
 from faceguide.preprocess.parallel import Tick
 from faceguide.preprocess.pose import head_pose, mean_landmarks
@@ -85,7 +85,7 @@ def faces_recipe(settings: FaceSettings, source: Source) -> dict[str, Any]:
         finder: dict[str, Any] = {"imported": settings.landmarks.name, "bytes": stat.st_size}
     else:
         finder = {
-            "finder": open_mesh(settings.model).name,
+            "finder": mesh_name(settings.model),
             "choose": settings.choose,
             "check_all": settings.check_all,
         }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
 import math
 import os
 import stat
@@ -22,7 +23,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.preprocess import recordio, verification_bin
+from faceguide.cache import verification_bin
+from faceguide.preprocess import recordio
 from faceguide.preprocess.source_row import (
     Findings,
     ReadError,
@@ -237,11 +239,11 @@ class RecordSource:
         try:
             image = recordio.read_record(self.path, at).image
         except recordio.RecordError as error:
-            raise ReadError("damaged", f"{self.path}: {error}") from error
+            raise ReadError("damaged", f"{self.path.name}: {error}") from error
         except OSError as error:
-            raise ReadError("unreadable", f"{self.path}: {error.strerror}") from error
+            raise ReadError("unreadable", f"{self.path.name}: {error.strerror}") from error
         if not image:
-            raise ReadError("damaged", f"{self.path}: record {row_key} holds no image")
+            raise ReadError("damaged", f"{self.path.name}: record {row_key} holds no image")
         return image
 
     def problems(self) -> list[str]:
@@ -272,9 +274,9 @@ class BinSource:
         except verification_bin.VerificationBinError as error:
             raise ReadError("damaged", str(error)) from error
         except OSError as error:
-            raise ReadError("unreadable", f"{self.path}: {error.strerror}") from error
+            raise ReadError("unreadable", f"{self.path.name}: {error.strerror}") from error
         if not 0 <= at < len(images):
-            raise ReadError("missing", f"{self.path}: image {row_key} of {len(images)}")
+            raise ReadError("missing", f"{self.path.name}: image {row_key} of {len(images)}")
         return images[at]
 
     def problems(self) -> list[str]:
@@ -296,13 +298,22 @@ def _is_inside(path: bytes, root: bytes) -> bool:
     return os.path.commonpath([os.path.realpath(path), real_root]) == real_root
 
 
+@functools.lru_cache(maxsize=1024)
+def _real(folder: str | Path) -> str:
+    """Asked once per folder: it costs a call to the system for each of the path's parts."""
+    return os.path.realpath(folder)
+
+
 def _read_inside(root: Path, key: str) -> bytes:
     """The bytes of the file `key` below `root`, which no link and no ".." may leave."""
-    place = f"{key!r} in {root}"
+    place = repr(key)  # without the root: a recorded reason must not differ between machines
     if not key or "\0" in key:
         raise ReadError("missing", f"{place}: no file can have this name")
-    real_root = os.path.realpath(root)
-    resolved = os.path.realpath(os.path.join(real_root, key))
+    real_root = _real(root)
+    folder, _, name = key.rpartition("/")
+    resolved = os.path.join(_real(os.path.join(real_root, folder)), name)
+    if name in ("", ".", "..") or os.path.islink(resolved):
+        resolved = os.path.realpath(resolved)
     if os.path.isabs(key) or not resolved.startswith(real_root.rstrip("/") + "/"):
         raise ReadError("outside", f"{place}: leaves the source's folder; copy the file into it")
     try:

@@ -101,14 +101,29 @@ def test_a_tiff_without_its_directory_is_refused() -> None:
     assert refusal(data[: len(data) // 2]) == "unreadable"
 
 
-def test_a_thumbnail_does_not_hide_a_truncated_jpeg() -> None:
-    data = GOOD["jpeg"]
-    # An APP1 segment with a whole JPEG, end marker and all, in front of the picture's own data.
+def with_thumbnail(data: bytes) -> bytes:
+    """A segment in front of the picture's own data that holds a whole JPEG, end marker and all."""
     thumbnail = encoded("JPEG", photograph(16, 16))
-    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
-    whole = data[:2] + segment + data[2:]
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
+
+
+@pytest.mark.parametrize("name", ["jpeg", "progressive"])
+@pytest.mark.parametrize("wrap", [bytes, with_thumbnail])
+@pytest.mark.parametrize("lost", [2, 60])
+@pytest.mark.parametrize("tail", [b"", bytes(5000)])
+def test_a_jpeg_without_its_end_is_truncated(
+    name: str, wrap: Callable[[bytes], bytes], lost: int, tail: bytes
+) -> None:
+    # Zeros in place of the end are what a copy leaves that broke off: OpenCV and Pillow both
+    # take that for a picture with a grey end.
+    whole = wrap(WHOLE[name])
     assert decode(whole).shape == (HEIGHT, WIDTH, 3)
-    assert refusal(whole[:-60]) == "truncated"
+    assert refusal(whole[:-lost] + tail) == "truncated"
+
+
+def test_a_cmyk_jpeg_without_its_end_is_truncated() -> None:
+    data = encoded("JPEG", noise().convert("CMYK"))
+    assert refusal(data[:-60] + bytes(5000)) == "truncated"
 
 
 def test_data_after_the_end_of_a_jpeg_is_no_fault() -> None:
@@ -131,7 +146,7 @@ def test_no_bytes() -> None:
     assert caught.value.reason == "empty"
 
 
-@pytest.mark.parametrize("data", [b"hello, world\n" * 20, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\0"])
+@pytest.mark.parametrize("data", [b"hello, world\n" * 20, encoded("EPS"), b"\0"])
 def test_other_files_are_no_images(data: bytes) -> None:
     with pytest.raises(DecodeError, match="no picture format begins with") as caught:
         decode(data)
@@ -241,6 +256,11 @@ def test_cmyk() -> None:
 def test_grey_and_palette(mode: str) -> None:
     picture = photograph().convert(mode)
     assert np.array_equal(decode(encoded("PNG", picture)), np.asarray(picture.convert("RGB")))
+
+
+def test_several_pictures_in_one_jpeg() -> None:
+    data = encoded("MPO", quality=95, save_all=True, append_images=[noise()])
+    assert np.abs(decode(data).astype(int) - np.asarray(photograph()).astype(int)).mean() < 6
 
 
 def test_grey_jpeg() -> None:

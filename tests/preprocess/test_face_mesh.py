@@ -21,6 +21,7 @@ from faceguide.preprocess.face_mesh import (
     BoxDetector,
     FaceLandmarker,
     FaceMesh,
+    mesh_name,
     open_boxes,
     open_mesh,
     points_from_message,
@@ -134,10 +135,15 @@ def test_the_landmarker_finds_nearly_the_same_points(
     assert landmarker(np.zeros((9, 5, 3), np.uint8)).shape == (0, 478, 3)
 
 
-def test_names_tell_models_apart(mesh: FaceMesh, landmarker: FaceLandmarker) -> None:
-    assert mesh.name.startswith("mediapipe 0.10.")
-    assert mesh.name.endswith("face_mesh refine")
-    assert "face_landmarker" in landmarker.name
+def test_names_tell_models_apart(tmp_path: Path) -> None:
+    assert mesh_name(None).startswith("mediapipe 0.10.")
+    assert mesh_name(None).endswith("face_mesh refine")
+    names = set()
+    for content in (b"one", b"two"):
+        (tmp_path / "face_landmarker.task").write_bytes(content)
+        names.add(mesh_name(tmp_path / "face_landmarker.task"))
+    assert len(names) == 2
+    assert all("face_landmarker" in name for name in names)
 
 
 def test_boxes_lie_round_the_face(mesh: FaceMesh, boxes: BoxDetector) -> None:

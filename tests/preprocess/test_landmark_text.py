@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from faceguide.cache.errors import FaceguideError
+from faceguide.cache.export import format_line
 from faceguide.preprocess.landmark_text import (
     MAXIMUM_LINE,
     POINTS,
     LandmarkTextError,
-    format_line,
     index_file,
     lookup,
     parse_line,
@@ -30,7 +30,7 @@ def face(seed: int, scale: float = 4000) -> NDArray[np.float32]:
 
 
 def write_table(path: Path, keys: list[str]) -> None:
-    lines = [format_line(key, face(number)) + "\n" for number, key in enumerate(keys)]
+    lines = [format_line(key, face(number)[:, :2]) + "\n" for number, key in enumerate(keys)]
     path.write_bytes(os.fsencode("".join(lines)))
 
 
@@ -61,7 +61,7 @@ KEYS = ["Ann/1.jpg", "with blank/a b.jpg", "ends in blank ", "é/ü.png", "raw-\
 )
 def test_round_trip(key: str, seed: int, scale: float) -> None:
     points = face(seed, scale)
-    found_key, found = parse_line(format_line(key, points) + "\n")
+    found_key, found = parse_line(format_line(key, points[:, :2]) + "\n")
     assert found_key == key
     assert found.shape == (POINTS, 3)
     assert found.dtype == np.float32
@@ -70,7 +70,7 @@ def test_round_trip(key: str, seed: int, scale: float) -> None:
 
 
 def test_other_blanks_between_the_tokens() -> None:
-    line = format_line("a b.jpg", face(0))
+    line = format_line("a b.jpg", face(0)[:, :2])
     path, tokens = "a b.jpg", line.removeprefix("a b.jpg ").split(" ")
     for blank in ("\t", "  "):
         found, points = parse_line(path + blank + blank.join(tokens) + " \r\n")
@@ -99,20 +99,6 @@ def test_wrong_lines(line: str, message: str) -> None:
         parse_line(line)
 
 
-@pytest.mark.parametrize(
-    ("key", "points", "message"),
-    [
-        ("a\nb", face(0), r"'a\\nb' has a newline in it"),
-        ("", face(0), "is empty"),
-        ("a", face(0)[:468], r"expected \(478, 2 or 3\) points, found \(468, 3\)"),
-        ("a", np.full((POINTS, 2), np.nan), "not finite"),
-    ],
-)
-def test_what_cannot_be_written(key: str, points: NDArray[np.float32], message: str) -> None:
-    with pytest.raises(LandmarkTextError, match=message):
-        format_line(key, points)
-
-
 @pytest.mark.parametrize("kind", ["text", "pairs.csv", "numbers.csv"])
 def test_index_and_look_up(tmp_path: Path, kind: str) -> None:
     path, database = tmp_path / kind, tmp_path / "index.db"
@@ -134,7 +120,9 @@ def test_index_and_look_up(tmp_path: Path, kind: str) -> None:
 
 def test_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
     path, database = tmp_path / "table.txt", tmp_path / "index.db"
-    path.write_text("\ufeff" + format_line("a", face(0)) + "\r\n\n" + format_line("b", face(1)))
+    path.write_text(
+        "\ufeff" + format_line("a", face(0)[:, :2]) + "\r\n\n" + format_line("b", face(1)[:, :2])
+    )
     assert index_file(path, database) == 2
     for number, key in enumerate("ab"):
         offset = lookup(database, key)
@@ -215,7 +203,7 @@ def test_an_index_that_cannot_be_written(tmp_path: Path) -> None:
         index_file(tmp_path / "table.txt", tmp_path / "missing" / "index.db")
 
 
-LINE = format_line("a b.jpg", face(3, 9.0))
+LINE = format_line("a b.jpg", face(3, 9.0)[:, :2])
 TOKENS = st.sampled_from(
     ["1,2", "1", ",", "1,2,3", "nan,1", "x,y", '"', '"1,2"', "\0", "\x1c", "é"]
 )

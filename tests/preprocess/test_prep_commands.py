@@ -221,6 +221,67 @@ def test_the_niqab_layout_needs_no_polarity(demo: Path, tmp_path: Path) -> None:
     assert "stranger_mask.png" in result.stderr
 
 
+def test_masks_that_do_not_fit_are_refused_by_name(demo: Path, tmp_path: Path) -> None:
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    for folder in ("a", "b"):
+        (photos / folder).mkdir(parents=True)
+    masks.mkdir()
+    bare = sorted(path for path in demo.glob("photos/*/*_0[0134].jpg"))  # 2 and 5 are veiled
+    for number, name in enumerate(("a/same", "b/same", "a/wide", "a/cut", "a/good")):
+        shutil.copy(bare[number * 3], photos / f"{name}.jpg")
+    white = np.full((256, 256), 255, np.uint8)
+    cv2.imwrite(str(masks / "same.png"), white)
+    cv2.imwrite(str(masks / "wide.png"), white[:100])
+    cv2.imwrite(str(masks / "good.png"), white)
+    (masks / "cut.png").write_bytes((masks / "good.png").read_bytes()[:60])
+    cache = tmp_path / "cache"
+    prep("landmarks", photos, "--out", cache, "--allow-failures")
+    good = set(FaceCache.open(cache).texts("key", FaceCache.open(cache).select()))
+    assert {"a/same.jpg", "b/same.jpg", "a/wide.jpg", "a/cut.jpg", "a/good.jpg"} <= good
+    result = prep("masks", masks, "--cache", cache, "--polarity", "visible")
+    assert result.exit_code == 3
+    assert "4 of 5 images failed" in result.stderr
+    listed = CliRunner().invoke(cache_main, ["failures", str(cache)]).stdout
+    reasons = {row["key"]: row["reason"] for row in csv.DictReader(listed.splitlines())}
+    assert "several images are called 'same'" in reasons["a/same.jpg"]
+    assert "several images are called 'same'" in reasons["b/same.jpg"]
+    assert "256" in reasons["a/wide.jpg"]
+    assert "100" in reasons["a/wide.jpg"]
+    assert "cut.png" in reasons["a/cut.jpg"]
+    opened = FaceCache.open(cache)
+    assert opened.texts("key", opened.select(known_occlusion=True)) == ["a/good.jpg"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_keeps_what_is_finished(
+    made: tuple[Path, dict[str, object]], demo: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this system does not let us mount a tmpfs")
+    try:
+        arguments = [
+            "landmarks", demo / "photos", "--out", disk / "cache", "--shard-rows", 5, "--jobs", 1,
+            "--allow-failures",
+        ]  # fmt: skip
+        result = prep(*arguments)
+        assert result.exit_code == 1
+        assert "the disk is full; free some space and run the same command again" in result.stderr
+        finished = {path.name for path in disk.glob("cache/faces-*.json")}
+        assert finished
+        assert not list(disk.glob("cache/.*.tmp"))
+        before = {name: (disk / "cache" / name).stat().st_mtime_ns for name in finished}
+        grow = ["mount", "-o", "remount,size=20m", str(disk)]
+        subprocess.run(grow, check=True, capture_output=True)
+        assert prep(*arguments).exit_code == 0
+        assert {name: (disk / "cache" / name).stat().st_mtime_ns for name in finished} == before
+        assert content(disk / "cache") == content(made[0])
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_bad_files_are_recorded_and_the_rest_is_kept(demo: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos" / "a person\nwith ünusual name"
     photos.mkdir(parents=True)
