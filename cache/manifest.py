@@ -5,9 +5,10 @@ Nothing rereads the shards themselves, and writing a manifest twice writes the s
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from faceguide.cache.files import (
 )
 from faceguide.cache.plan import Plan, check_recipe, load_plan
 from faceguide.cache.schema import GROUPS, SCHEMA
-from faceguide.cache.shard import is_done, shard_path, sidecar_path
+from faceguide.cache.shard import is_done, sidecar_path
 
 
 def manifest_path(directory: Path, group: str) -> Path:
@@ -78,9 +79,30 @@ def set_recipe(
     write_json(path, recipe)
 
 
-def missing_shards(directory: Path, group: str, plan: Plan, recipe: dict[str, Any]) -> list[int]:
-    """Shards of a group that are not finished under its recipe."""
-    return [shard for shard in range(plan.shards) if not is_done(directory, group, shard, recipe)]
+def missing_shards(
+    directory: Path, group: str, recipe: dict[str, Any], shards: Iterable[int]
+) -> list[int]:
+    """Those of the shards that are not finished under the group's recipe."""
+    return [shard for shard in shards if not is_done(directory, group, shard, recipe)]
+
+
+def seal_if_complete(directory: Path, group: str, plan: Plan) -> bool:
+    """Seal a group once all its shards are there; whether it is sealed.
+
+    One listing of the directory decides in nearly all calls: of a thousand parts that end one
+    by one, each must not look at every shard of the others.
+    """
+    sidecars = sum(
+        entry.name.startswith(f"{group}-") and entry.name.endswith(".json")
+        for entry in os.scandir(directory)
+    )
+    if sidecars < plan.shards:
+        return False
+    recipe = group_recipe(directory, plan, group)
+    if recipe is None or missing_shards(directory, group, recipe, range(plan.shards)):
+        return False
+    seal(directory, group)
+    return True
 
 
 def seal(directory: Path, group: str) -> dict[str, Any]:
@@ -93,7 +115,7 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
     recipe = group_recipe(directory, plan, group)
     if recipe is None:
         raise CacheError(f"{directory}: the group {group} was never begun")
-    missing = missing_shards(directory, group, plan, recipe)
+    missing = missing_shards(directory, group, recipe, range(plan.shards))
     if missing:
         listed = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
         raise CacheError(
@@ -193,10 +215,5 @@ def start_over(directory: Path) -> None:
             if path.suffix in (".h5", ".json"):
                 path.unlink(missing_ok=True)
     shutil.rmtree(directory / "sources", ignore_errors=True)
-    (directory / "identities.txt").unlink(missing_ok=True)
-
-
-def group_bytes(directory: Path, group: str, plan: Plan) -> int:
-    """Bytes on disk of a group's finished shard files."""
-    paths = (shard_path(directory, group, shard) for shard in range(plan.shards))
-    return sum(path.stat().st_size for path in paths if path.exists())
+    for name in ("identities.txt", "landmarks.index", "shared-stems.json"):
+        (directory / name).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +224,9 @@ def landmarks_command(
     work = functools.partial(
         _faces_and_guidance, directory, plan, settings, guidance_recipe, guidance
     )
-    _run(work, directory, plan, ("faces", "guidance"), jobs, part, "faces")
-    _finish(directory, plan, ("faces", "guidance"), started, allow_failures, as_json)
+    mine = _part(directory, plan, ("faces", "guidance"), jobs, part)
+    mine.run(work)
+    mine.finish(started, allow_failures, as_json)
 
 
 def _rows(source: Source) -> Iterator[Row]:
@@ -272,8 +274,9 @@ def guidance_command(
     recipe = manifest.group_recipe(directory, plan, "guidance")
     assert recipe is not None
     work = functools.partial(guidance_shards.make_guidance, directory, plan, recipe, settings)
-    _run(work, directory, plan, ("guidance",), jobs, part, "faces")
-    _finish(directory, plan, ("guidance",), started, allow_failures, as_json)
+    mine = _part(directory, plan, ("guidance",), jobs, part)
+    mine.run(work)
+    mine.finish(started, allow_failures, as_json)
 
 
 @main.command("masks")
@@ -356,11 +359,11 @@ def masks_command(
         masks.find_shared_stems(directory, plan) if root and table is None else frozenset[int]()
     )
     work = functools.partial(masks.make_occlusion, directory, plan, recipe, settings, shared)
-    fresh, used = _run(work, directory, plan, ("occlusion",), jobs, part, "faces")
-    if finder is not None and fresh:
-        taken = {path for paths in used for path in paths}
-        _name_unused(finder, taken)
-    _finish(directory, plan, ("occlusion",), started, allow_failures, as_json)
+    mine = _part(directory, plan, ("occlusion",), jobs, part)
+    whole, used = mine.run(work)
+    if finder is not None and whole:
+        _name_unused(finder, {path for paths in used for path in paths})
+    mine.finish(started, allow_failures, as_json)
 
 
 @main.command("demo-photos")
@@ -407,87 +410,89 @@ def _name_unused(finder: MaskFinder, taken: set[str]) -> None:
         say(f"Note: {count} masks belong to no cached face ({', '.join(examples)}{more})")
 
 
-def _run(
-    work: Any,
-    directory: Path,
-    plan: Plan,
-    groups: tuple[str, ...],
-    jobs: int | None,
-    part: str | None,
-    unit: str,
-) -> tuple[bool, list[Any]]:
-    """Run the unfinished shards of this part; (whether all shards were run now, results)."""
-    missing: set[int] = set()
-    for group in groups:
-        recipe = manifest.group_recipe(directory, plan, group)
-        assert recipe is not None
-        missing.update(manifest.missing_shards(directory, group, plan, recipe))
-    index, parts = parallel.parse_part(part) if part else (0, 1)
-    units = sorted(shard for shard in missing if shard % parts == index)
-    mine = [shard for shard in range(plan.shards) if shard % parts == index]
-    done = sum(plan.rows_of(shard) for shard in mine if shard not in missing)
-    results = list(
-        parallel.run(
+@dataclass(frozen=True)
+class _Work:
+    """The shards of one part of a command.
+
+    Attributes:
+        directory: the cache.
+        plan: its plan.
+        groups: what the command makes, the one that is reported first.
+        mine: shards of this part.
+        jobs: processes; None for all cores.
+    """
+
+    directory: Path
+    plan: Plan
+    groups: tuple[str, ...]
+    mine: list[int]
+    jobs: int | None
+
+    def run(self, work: Any) -> tuple[bool, list[Any]]:
+        """Run the unfinished shards; (whether that was the whole cache, results)."""
+        missing: set[int] = set()
+        for group in self.groups:
+            recipe = manifest.group_recipe(self.directory, self.plan, group)
+            assert recipe is not None
+            missing.update(manifest.missing_shards(self.directory, group, recipe, self.mine))
+        done = sum(self.plan.rows_of(shard) for shard in self.mine if shard not in missing)
+        results = parallel.run(
             work,
-            units,
-            jobs=jobs or parallel.usable_cores(),
-            total=sum(map(plan.rows_of, mine)),
-            unit=f" {unit}",
+            sorted(missing),
+            jobs=self.jobs or parallel.usable_cores(),
+            total=sum(map(self.plan.rows_of, self.mine)),
+            unit=" faces",
             done=done,
         )
-    )
-    return len(units) == plan.shards, results
+        collected = list(results)
+        return len(missing) == self.plan.shards, collected
 
-
-def _finish(
-    directory: Path,
-    plan: Plan,
-    groups: tuple[str, ...],
-    started: float,
-    allow_failures: bool,
-    as_json: bool,
-) -> None:
-    """Seal what is complete, say what came of it, and settle the exit code."""
-    complete = True
-    for group in groups:
-        recipe = manifest.group_recipe(directory, plan, group)
-        assert recipe is not None
-        if manifest.missing_shards(directory, group, plan, recipe):
-            complete = False
-        else:
-            manifest.seal(directory, group)
-    status: Counter[str] = Counter()
-    origin: Counter[str] = Counter()
-    for shard in range(plan.shards):
-        path = sidecar_path(directory, groups[0], shard)
-        if path.exists():
-            sidecar = read_json(path)
+    def finish(self, started: float, allow_failures: bool, as_json: bool) -> None:
+        """Seal what is complete, say what came of this part, and settle the exit code."""
+        sealed = [
+            manifest.seal_if_complete(self.directory, group, self.plan) for group in self.groups
+        ]
+        status: Counter[str] = Counter()
+        origin: Counter[str] = Counter()
+        for shard in self.mine:
+            sidecar = read_json(sidecar_path(self.directory, self.groups[0], shard))
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
-    seconds = time.monotonic() - started
-    failures = sum(n for name, n in status.items() if name not in ("ok", "unknown"))
-    if as_json:
-        echo_json(
-            {
-                "images": sum(status.values()),
-                "rows": plan.rows,
-                "shards": plan.shards,
-                "failures": failures,
-                "seconds": round(seconds, 3),
-                "complete": complete,
-                "origins": {name: origin.get(name, 0) for name in ORIGINS},
-                "status": dict(status),
-            }
-        )
-    else:
-        origins = ", ".join(f"{origin[name]} {name}" for name in ORIGINS if origin.get(name))
-        states = ", ".join(f"{count} {name}" for name, count in status.most_common())
-        click.echo(f"{printable(directory)}: {plan.rows} rows in {plan.shards} shards: {states}")
-        if origins:
-            click.echo(f"landmarks: {origins}")
-        if not complete:
-            click.echo("not sealed yet: other parts are missing")
-    if failures and not allow_failures:
-        raise SomeFailed(
-            f"{failures} of {plan.rows} images failed; `cache failures {directory}` lists them"
-        )
+        failures = sum(n for name, n in status.items() if name not in ("ok", "unknown"))
+        images = sum(status.values())
+        if as_json:
+            echo_json(
+                {
+                    "images": images,
+                    "rows": self.plan.rows,
+                    "shards": self.plan.shards,
+                    "failures": failures,
+                    "seconds": round(time.monotonic() - started, 3),
+                    "complete": all(sealed),
+                    "origins": {name: origin.get(name, 0) for name in ORIGINS},
+                    "status": dict(status),
+                }
+            )
+        else:
+            origins = ", ".join(f"{origin[name]} {name}" for name in ORIGINS if origin.get(name))
+            states = ", ".join(f"{count} {name}" for name, count in status.most_common())
+            click.echo(
+                f"{printable(self.directory)}: {images} of {self.plan.rows} rows "
+                f"in {len(self.mine)} of {self.plan.shards} shards: {states}"
+            )
+            if origins:
+                click.echo(f"landmarks: {origins}")
+            if not all(sealed):
+                click.echo("not sealed yet: other parts are missing")
+        if failures and not allow_failures:
+            raise SomeFailed(
+                f"{failures} of {images} images failed; "
+                f"`cache failures {self.directory}` lists them"
+            )
+
+
+def _part(
+    directory: Path, plan: Plan, groups: tuple[str, ...], jobs: int | None, part: str | None
+) -> _Work:
+    index, parts = parallel.parse_part(part) if part else (0, 1)
+    return _Work(directory, plan, groups, list(range(index, plan.shards, parts)), jobs)

@@ -58,7 +58,7 @@ def rehearse(
         "rows": count,
         "shards": shards,
         "bytes": count * (row_bytes + _GUIDANCE_ROW_BYTES),
-        "seconds": round(_seconds_per_image(source, settings, first) * count / jobs, 1),
+        "seconds": round(_seconds_per_image(source, settings, first) * count / jobs, 3),
         "first": [row.key for row in first[:5]],
         "problems": problems,
     }

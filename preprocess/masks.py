@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.errors import CacheError
+from faceguide.cache.files import json_bytes, publish, read_json
 from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done, row_checksums, write_shard
@@ -136,8 +138,20 @@ def make_occlusion(
 def find_shared_stems(directory: Path, plan: Plan) -> frozenset[int]:
     """Hashes of the stems, with and without folders, that more than one image has.
 
-    A mask found by such a stem could belong to either image. Holds 16 bytes per row.
+    A mask found by such a stem could belong to either image. The first part to ask counts (16
+    bytes per row), the others read what it found.
     """
+    path = directory / "shared-stems.json"
+    if not path.exists():
+        found = {"listing": plan.listing, "hashes": _count_stems(directory, plan)}
+        publish(path, json_bytes(found))
+    record = read_json(path)
+    if record.get("listing") != plan.listing:
+        raise CacheError(f"{path}: of another plan; remove it and run the same command again")
+    return frozenset(record["hashes"])
+
+
+def _count_stems(directory: Path, plan: Plan) -> list[int]:
     hashes = np.empty(2 * plan.rows, np.uint64)
     position = 0
     for shard in range(plan.shards):
@@ -145,7 +159,7 @@ def find_shared_stems(directory: Path, plan: Plan) -> frozenset[int]:
             hashes[position : position + 2] = _stem_hashes(row.key)
             position += 2
     values, counts = np.unique(hashes, return_counts=True)
-    return frozenset(values[counts > 1].tolist())
+    return [int(value) for value in values[counts > 1]]
 
 
 def _mask_of(key: str, settings: OcclusionSettings, shared_stems: frozenset[int]) -> Path | None:

@@ -312,7 +312,7 @@ def _read_inside(root: Path, key: str) -> bytes:
     real_root = _real(root)
     folder, _, name = key.rpartition("/")
     resolved = os.path.join(_real(os.path.join(real_root, folder)), name)
-    if name in ("", ".", "..") or os.path.islink(resolved):
+    if name in ("", ".", "..") or os.path.islink(resolved):  # noqa: PTH114
         resolved = os.path.realpath(resolved)
     if os.path.isabs(key) or not resolved.startswith(real_root.rstrip("/") + "/"):
         raise ReadError("outside", f"{place}: leaves the source's folder; copy the file into it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from tests.preprocess import recordio_writer
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
@@ -338,6 +340,24 @@ def test_a_csv_keeps_its_columns(demo: Path, tmp_path: Path) -> None:
     train = opened.select(status=None, meta={"split": "train"})
     assert sorted(opened.texts("key", train)) == [path.name for path in paths[:4]]
     assert opened.identities == ["id0", "id1"]
+
+
+def test_packed_sources_become_caches(demo: Path, tmp_path: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(demo.glob("photos/*/*_00.jpg"))]
+    rec = tmp_path / "train.rec"
+    header = recordio_writer.record(b"", [float(len(pictures) + 1), 0.0])  # as insightface does
+    images = [recordio_writer.record(data, float(n % 2)) for n, data in enumerate(pictures)]
+    recordio_writer.write(rec, [header, *images])
+    packed = tmp_path / "set.bin"
+    packed.write_bytes(pickle.dumps((pictures, [True, False])))
+    for source, identities in ((rec, ["0", "1"]), (packed, [])):
+        cache = tmp_path / source.stem
+        result = prep("landmarks", source, "--out", cache, "--json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout)["origins"]["detected"] == 4
+        opened = FaceCache.open(cache)
+        assert opened.identities == identities
+        assert len(opened.select(labelled=bool(identities))) == 4
 
 
 def test_jpeg_storage_and_margin(demo: Path, tmp_path: Path) -> None:
