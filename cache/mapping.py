@@ -1,10 +1,12 @@
 """Columns as memory: one array over the same dataset of all shards.
 
 Every dataset starts at a page boundary of its file, so the shards of one column can be mapped
-into one reserved address range, each at a whole number of pages and of rows behind the one
-before. A batch of random rows over a thousand shards is then one `numpy.take`, as if the cache
-were one file. Where the system cannot do that (another page size, too many maps, no Linux) or
-the datasets are chunked, shards are read one by one.
+into one reserved address range, each at a whole number of pages and of rows behind its start.
+A batch of random rows over a thousand shards is then one `numpy.take`, as if the cache were one
+file. Addresses and file offsets agree modulo 2 MiB, so that a kernel that caches files in huge
+pages maps them as such: random rows cost a third less then. Where the system cannot do that
+(another page size, too many maps, no Linux) or the datasets are chunked, shards are read one by
+one.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.schema import Column
-from faceguide.cache.shard import ALIGNMENT
 
 # Linux allows 65,530 maps in a process; other columns and libraries need some too.
 _MAPS_PER_COLUMN = 8_000
+_HUGE_PAGE = 2 << 20
+_ADDRESSES_PER_COLUMN = 1 << 43  # of the 2**47 that a process has
 
 _PROT_NONE, _PROT_READ = 0, 1
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
@@ -61,16 +64,57 @@ def open_column(
     Raises:
         CacheError: when a file is missing or of another size.
     """
-    whole = all(spec.name in offset for offset in offsets)
-    aligned = whole and all(offset[spec.name] % mmap.PAGESIZE == 0 for offset in offsets)
-    if (
-        aligned
-        and sys.platform == "linux"
-        and sys.maxsize > 2**32
-        and len(paths) <= _MAPS_PER_COLUMN
-    ):
-        return MappedColumn(paths, sizes, offsets, spec, shard_rows)
-    return SplitColumn(paths, sizes, offsets if whole else None, spec)
+    if not all(spec.name in offset for offset in offsets):
+        return SplitColumn(paths, sizes, None, spec)
+    starts = [offset[spec.name] for offset in offsets]
+    if sys.platform == "linux" and sys.maxsize > 2**32 and len(paths) <= _MAPS_PER_COLUMN:
+        for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
+            first_rows = place_shards(starts, spec.row_bytes, shard_rows, alignment)
+            if first_rows is None:
+                continue
+            try:
+                addresses = _AddressRange((first_rows[-1] + shard_rows) * spec.row_bytes)
+            except _NoAddresses:  # such as a limit on the process (ulimit -v)
+                continue
+            column = MappedColumn(addresses, spec, first_rows, shard_rows)
+            column.place(paths, sizes, starts, alignment)
+            return column
+    return SplitColumn(paths, sizes, offsets, spec)
+
+
+def place_shards(
+    starts: list[int], row_bytes: int, shard_rows: int, alignment: int
+) -> list[int] | None:
+    """Row numbers, in one array over all shards, of the first row of each.
+
+    Row r of that array lies at byte r · row_bytes of an aligned address range. Every shard gets
+    the first place behind the one before at which its address and its offset in the file agree
+    modulo `alignment`.
+
+    Args:
+        starts: byte offset of the column in each shard's file.
+        row_bytes: bytes of a row.
+        shard_rows: rows of a shard, at most.
+        alignment: a power of two, whole pages.
+
+    Returns:
+        One number per shard; None when an offset allows no such place, or the places take more
+        addresses than a column may have.
+    """
+    common = math.gcd(row_bytes, alignment)
+    period = alignment // common  # rows after which addresses repeat modulo the alignment
+    inverse = pow(row_bytes // common, -1, period)
+    places, free = [], 0
+    for start in starts:
+        if start % common:
+            return None
+        wanted = start // common * inverse % period
+        row = free + (wanted - free) % period
+        places.append(row)
+        # What is mapped ends at the alignment behind the last row, and begins at the one before.
+        end = (row + shard_rows) * row_bytes
+        free = -(-(-(-end // alignment) * alignment) // row_bytes)
+    return places if free * row_bytes <= _ADDRESSES_PER_COLUMN else None
 
 
 def open_checked(path: Path, size: int) -> int:
@@ -91,8 +135,16 @@ def open_checked(path: Path, size: int) -> int:
     return descriptor
 
 
+class _NoAddresses(Exception):
+    """The system does not give that many addresses."""
+
+
 class _AddressRange:
-    """Reserved addresses that unmap themselves when the last array over them is gone."""
+    """Reserved addresses that unmap themselves when the last array over them is gone.
+
+    The first byte that `array` shows lies at a huge page's boundary; one huge page before it and
+    one behind the end are reserved too.
+    """
 
     def __init__(self, length: int) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -106,14 +158,25 @@ class _AddressRange:
             ctypes.c_long,
         ]
         self._libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        self.length = length
+        self._length = length + 4 * _HUGE_PAGE
         flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE
-        self.base = self._map(None, length, _PROT_NONE, flags, -1, 0)
+        reserved = self._map(None, self._length, _PROT_NONE, flags, -1, 0)
+        if reserved is None:
+            raise _NoAddresses
+        self._reserved = reserved
+        self._base = (reserved // _HUGE_PAGE + 2) * _HUGE_PAGE
 
     def place(self, position: int, length: int, descriptor: int, offset: int) -> None:
-        """Map part of a file at a position of the range."""
+        """Map part of a file at a position of the range.
+
+        Raises:
+            CacheError: when the system refuses.
+        """
         flags = _MAP_SHARED | _MAP_FIXED
-        self._map(self.base + position, length, _PROT_READ, flags, descriptor, offset)
+        address = self._base + position
+        if self._map(address, length, _PROT_READ, flags, descriptor, offset) is None:
+            reason = os.strerror(ctypes.get_errno())
+            raise CacheError(f"cannot map {length} bytes of a shard: {reason}")
 
     def array(self, spec: Column, rows: int) -> NDArray[Any]:
         """A read-only array over the range; it keeps the range alive."""
@@ -121,54 +184,54 @@ class _AddressRange:
             "version": 3,
             "shape": (rows, *spec.shape),
             "typestr": spec.dtype.str,
-            "data": (self.base, True),
+            "data": (self._base, True),
         }
         return np.asarray(self)
 
     def _map(
         self, address: int | None, length: int, protection: int, flags: int, fd: int, offset: int
-    ) -> int:
+    ) -> int | None:
         result = self._libc.mmap(address, length, protection, flags, fd, offset)
-        if result is None or result == ctypes.c_void_p(-1).value:
-            number = ctypes.get_errno()
-            raise CacheError(f"cannot map {length} bytes of a shard: {os.strerror(number)}")
-        return int(result)
+        return None if result == ctypes.c_void_p(-1).value else int(result)
 
     def __del__(self) -> None:
-        if getattr(self, "base", None):
-            self._libc.munmap(self.base, self.length)
+        if hasattr(self, "_base"):
+            self._libc.munmap(self._reserved, self._length)
 
 
 class MappedColumn:
     """All shards of a column in one address range; one `numpy.take` per batch."""
 
     def __init__(
-        self,
-        paths: list[Path],
-        sizes: list[int],
-        offsets: list[dict[str, int]],
-        spec: Column,
-        shard_rows: int,
+        self, addresses: _AddressRange, spec: Column, first_rows: list[int], shard_rows: int
     ) -> None:
         self.spec = spec
-        # A stride of whole pages and whole rows puts row `slot` of shard `s` at one row number.
-        unit = math.lcm(ALIGNMENT, mmap.PAGESIZE, spec.row_bytes)
-        stride = -(-shard_rows * spec.row_bytes // unit) * unit
-        self._stride_rows = stride // spec.row_bytes
-        addresses = _AddressRange(stride * len(paths))
-        for shard, path in enumerate(paths):
-            start = offsets[shard][spec.name]
-            length = min(stride, sizes[shard] - start)
-            descriptor = open_checked(path, sizes[shard])
+        self._addresses, self._shard_rows = addresses, shard_rows
+        self._first_rows = np.array(first_rows, np.int64)
+        self.view = addresses.array(spec, first_rows[-1] + shard_rows)
+
+    def place(self, paths: list[Path], sizes: list[int], starts: list[int], alignment: int) -> None:
+        """Map every shard to its place.
+
+        Raises:
+            CacheError: when a file is missing or of another size, or the system refuses.
+        """
+        first_rows = self._first_rows.tolist()
+        for path, size, start, first in zip(paths, sizes, starts, first_rows, strict=True):
+            # From boundary to boundary, so that huge pages at the column's ends are used too.
+            before = start % alignment
+            end = start + self._shard_rows * self.spec.row_bytes
+            end = min(-(-end // alignment) * alignment, size)
+            position = first * self.spec.row_bytes - before
+            descriptor = open_checked(path, size)
             try:
-                addresses.place(shard * stride, length, descriptor, start)
+                self._addresses.place(position, end - start + before, descriptor, start - before)
             finally:
                 os.close(descriptor)
-        self.view = addresses.array(spec, self._stride_rows * len(paths))
 
     def take(self, shards: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[Any]) -> None:
         """One gather over the whole range; "clip" spares the temporary that "raise" needs."""
-        np.take(self.view, shards * self._stride_rows + slots, axis=0, out=out, mode="clip")
+        np.take(self.view, self._first_rows[shards] + slots, axis=0, out=out, mode="clip")
 
 
 class SplitColumn:

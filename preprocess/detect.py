@@ -76,8 +76,11 @@ def find_face(
     height, width = image.shape[:2]
     found = mesh(image)
     if len(found):
-        extents = np.concatenate([found[:, :, :2].min(axis=1), found[:, :, :2].max(axis=1)], axis=1)
-        landmarks = found[_preferred(extents, width, height, choose)]
+        landmarks = found[0]
+        if len(found) > 1:
+            plane = found[:, :, :2]
+            extents = np.concatenate([plane.min(axis=1), plane.max(axis=1)], axis=1)
+            landmarks = found[_preferred(extents, width, height, choose)]
         quality = float("nan")
         if check_all:
             quality = _quality(mirror_disagreement(landmarks, image, mesh))

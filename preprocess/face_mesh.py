@@ -41,7 +41,8 @@ _POINT = np.dtype(
         ("z", "<f4"),
     ]
 )
-_TAGS = {"tag": 0x0A, "length": 15, "x_tag": 0x0D, "y_tag": 0x15, "z_tag": 0x1D}
+_TAG_PLACES = np.array([0, 1, 2, 7, 12])
+_TAGS = np.array([0x0A, 15, 0x0D, 0x15, 0x1D], np.uint8)
 
 _MISSING = "finding faces needs mediapipe: pip install 'faceguide[prep]'"
 
@@ -90,9 +91,11 @@ def points_from_message(message: Any) -> NDArray[np.float64]:
     """
     data = message.SerializeToString()
     if len(data) == POINTS * _POINT.itemsize:
-        rows = np.frombuffer(data, _POINT)
-        if all((rows[name] == value).all() for name, value in _TAGS.items()):
-            return np.stack([rows["x"], rows["y"], rows["z"]], axis=1).astype(np.float64)
+        raw = np.frombuffer(data, np.uint8).reshape(POINTS, _POINT.itemsize)
+        if (raw[:, _TAG_PLACES] == _TAGS).all():
+            rows, points = np.frombuffer(data, _POINT), np.empty((POINTS, 3))
+            points[:, 0], points[:, 1], points[:, 2] = rows["x"], rows["y"], rows["z"]
+            return points
     return np.array([(point.x, point.y, point.z) for point in message.landmark], np.float64)
 
 
