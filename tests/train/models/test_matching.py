@@ -1,0 +1,152 @@
+"""Matching in blocks against the matcher itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.train.models.parity_fill import fill
+from torch import Tensor
+
+from faceguide.train.models import ModelError, create, matching
+from faceguide.train.models.qaconv import WEIGHTINGS, QAConv
+
+
+def matcher(version: str, weighting: str, channels: int = 6, side: int = 3) -> QAConv:
+    made: QAConv = create(
+        "qaconv",
+        version=version,
+        channels=channels,
+        height=side,
+        width=side,
+        weighting=weighting,
+    )
+    fill(made)
+    return made.eval()
+
+
+def draw(count: int, seed: int, channels: int = 6, side: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(count, channels, side, side, generator=generator)
+    seen = torch.rand(count, 1, side, side, generator=generator)
+    seen = torch.where(seen < 0.4, 0.0, torch.where(seen < 0.6, 1.0, seen))
+    seen[::5] = 0  # some faces are hidden entirely
+    return maps, seen
+
+
+@given(
+    st.sampled_from(("2.1", "2.0")),
+    st.sampled_from(WEIGHTINGS),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from(((False, False), (True, False), (False, True), (True, True))),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_score_as_the_matcher(
+    version: str, weighting: str, probes: int, faces: int, given: tuple[bool, bool], seed: int
+) -> None:
+    made = matcher(version, weighting)
+    (probe, v_probe), (gallery, v_gallery) = draw(probes, seed), draw(faces, seed + 1)
+    seen = v_probe if given[0] else None, v_gallery if given[1] else None
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        # Blocks of two probes and four gallery faces: the last ones are narrower.
+        patch.setattr(matching, "_block_sizes", lambda *_: (2, 4))
+        found = matching.match(made, probe, gallery, *seen)
+        torch.testing.assert_close(found, made(probe, gallery, *seen), rtol=1e-5, atol=1e-5)
+
+
+def test_training_mode_does_not_change_the_scores() -> None:
+    made = matcher("2.1", "common")
+    (probe, v_probe), (gallery, v_gallery) = draw(3, 0), draw(4, 1)
+    expected = made(probe, gallery, v_probe, v_gallery)
+    before = made.bn.running_mean.clone()
+    found = matching.match(made.train(), probe, gallery, v_probe, v_gallery)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(made.bn.running_mean, before)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_bfloat16_keeps_the_order_of_real_sized_maps(weighting: str) -> None:
+    made = matcher("2.1", weighting, 512, 7)
+    gallery, v_gallery = draw(70, 0, 512, 7)
+    v_gallery[::5] = 1
+    generator = torch.Generator().manual_seed(1)
+    probe = gallery[:10] + 1.5 * torch.randn(10, 512, 7, 7, generator=generator)
+    v_probe = draw(10, 2, 512, 7)[1]
+    v_probe[::5] = 1
+    exact = matching.match(made, probe, gallery, v_probe, v_gallery)
+    rough = matching.match(made, probe, gallery, v_probe, v_gallery, dtype=torch.bfloat16)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().max() < 0.05 * exact.std()
+    assert torch.equal(rough.argmax(1), exact.argmax(1))
+    assert not torch.equal(rough, exact)
+
+
+def test_block_sizes_stay_in_the_budget_and_cover_everything() -> None:
+    device = torch.device("cpu")
+    for faces in (1, 63, 64, 65, 127, 1000, 1001):
+        probes, step = matching._block_sizes(faces, 49, 4, device)
+        assert probes >= 1
+        assert min(faces, 64) <= step < 128
+        assert probes * step * 49 * 49 * 4 <= matching.CPU_BLOCK_BYTES
+        rows = [list(range(1001))[s] for s in matching._slices(faces, step, full=True)]
+        assert all(len(row) == min(step, faces) for row in rows)
+        assert {index for row in rows for index in row} == set(range(faces))
+    # One pair of fine maps is more than the budget: still a block.
+    assert matching._block_sizes(10, 56 * 56, 4, device)[0] == 1
+
+
+def test_memory_is_that_of_blocks_and_scores() -> None:
+    """No tensor of the whole product is ever made: the largest one stays under 1/20 of it."""
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.untyped_storage().nbytes())
+            return result
+
+    made = matcher("2.1", "common", 8, 7)
+    (probe, v_probe), (gallery, v_gallery) = draw(130, 0, 8, 7), draw(140, 1, 8, 7)
+    with Watch():
+        matching.match(made, probe, gallery, v_probe, v_gallery)
+    whole = 130 * 140 * 49 * 49 * 4
+    assert matching.CPU_BLOCK_BYTES / 2 < largest < whole / 20
+
+
+def test_shortlist_is_the_nearest_by_cosine() -> None:
+    angles = torch.tensor([0.0, 10.0, 90.0, 180.0, 20.0]) * math.pi / 180
+    gallery = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor(
+        [[9.0], [1], [5], [2], [3]]
+    )
+    found = matching.shortlist(torch.tensor([[5.0, 0.1], [0.0, -0.1]]), gallery, 3)
+    assert found.tolist() == [[0, 1, 4], [3, 0, 1]]
+    assert matching.shortlist(gallery, gallery, 99).shape == (5, 5)
+    with pytest.raises(ModelError, match="at least 1 face, found 0"):
+        matching.shortlist(gallery, gallery, 0)
+
+
+def test_reranking_scores_the_candidates_as_the_matrix() -> None:
+    made = matcher("2.0", "common")
+    (probe, v_probe), (gallery, v_gallery) = draw(3, 0), draw(7, 1)
+    candidates = torch.tensor([[6, 0], [1, 1], [3, 5]])
+    found = matching.rerank(made, candidates, probe, gallery, v_probe, v_gallery)
+    expected = matching.match(made, probe, gallery, v_probe, v_gallery).gather(1, candidates)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ModelError, match=r"candidates must be \(3, K\), found \(2, 2\)"):
+        matching.rerank(made, candidates[:2], probe, gallery)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    made = matcher("2.1", "mask")
+    probe, seen = draw(3, 0)
+    with pytest.raises(ModelError, match=r"made for maps of \(N, 6, 3, 3\)"):
+        matching.match(made, *[torch.zeros(2, 5, 3, 3)] * 2)
+    with pytest.raises(ModelError, match="found 2 gallery visibilities for 3 maps"):
+        matching.match(made, probe, probe, seen, seen[:2])

@@ -1,0 +1,64 @@
+"""Every model by its command-line name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from faceguide.train.models.cal import WSDANCAL
+from faceguide.train.models.errors import CheckpointError, ModelError
+from faceguide.train.models.heads import AdaFace, ArcFace, CosFace
+from faceguide.train.models.ir import IR
+from faceguide.train.models.mobilefacenet import MobileFaceNet
+from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.qaconv import QAConv
+
+__all__ = ["MODELS", "CheckpointError", "ModelError", "create"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mobilefacenet": MobileFaceNet,
+    "ir_18": functools.partial(IR, 18),
+    "ir_34": functools.partial(IR, 34),
+    "ir_50": functools.partial(IR, 50),
+    "ir_101": functools.partial(IR, 101),
+    "ir_se_50": functools.partial(IR, 50, True),
+    "adaface": AdaFace,
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "qaconv": QAConv,
+    "occlusion_head": OcclusionHead,
+    "cal_resnet18": functools.partial(WSDANCAL, "resnet18"),
+    "cal_resnet34": functools.partial(WSDANCAL, "resnet34"),
+    "cal_resnet50": functools.partial(WSDANCAL, "resnet50"),
+    "cal_resnet101": functools.partial(WSDANCAL, "resnet101"),
+    "cal_resnet152": functools.partial(WSDANCAL, "resnet152"),
+    "cal_mobilefacenet": functools.partial(WSDANCAL, "mobilefacenet"),
+}
+
+
+def create(name: str, **arguments: Any) -> Any:
+    """Build a model.
+
+    Args:
+        name: one of the names in `MODELS`.
+        arguments: of that model, by name.
+
+    Returns:
+        The module, with fresh weights, in training mode.
+
+    Raises:
+        ModelError: for a name or an argument that does not exist; the legal ones are listed.
+    """
+    if name not in MODELS:
+        raise ModelError(f"no model {name!r}; choose one of {', '.join(MODELS)}")
+    build = MODELS[name]
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError as fault:
+        legal = ", ".join(inspect.signature(build).parameters)
+        raise ModelError(f"{name}: {fault}; its arguments are: {legal}") from None
+    return build(**arguments)

@@ -1,0 +1,266 @@
+"""Read weights files that others wrote, without running anything that is in them.
+
+A plain state_dict loads through torch's own restricted reader. A training checkpoint (Lightning)
+also carries settings and callbacks of classes that may not be installed here: for those a second
+reader keeps tensors and plain containers and puts an inert object in the place of everything
+else. No class or function that a file names is ever looked up, except the few that make tensors.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import types
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from faceguide.train.models.errors import CheckpointError
+
+# Last layers whose shape follows the number of classes: another number drops them.
+CLASS_LAYERS = ("kernel", "head.kernel", "fc.weight", "fc.bias")
+# Where training code keeps the weights inside a checkpoint, first match first.
+STATE_KEYS = ("state_dict", "model", "model_state", "net")
+
+
+class _Inert:
+    """Stands where a file names a class that is not loaded: it can be built and filled only."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
+        return _Inert()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+    def add(self, value: Any) -> None:
+        pass
+
+
+_TENSOR_MAKERS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+}
+
+
+class _TensorsOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _TENSOR_MAKERS.get((module, name), _Inert)
+
+
+def _tensors_only(path: Path) -> Any:
+    reader = types.ModuleType("faceguide_tensors_only")
+    reader.Unpickler = _TensorsOnly  # type: ignore[attr-defined]
+    # weights_only=False means "through the reader that is given here", which is stricter.
+    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no weights file {path}") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"expected a weights file, found the folder {path}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as fault:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"expected weights written by torch.save (version 1.6 or later), found "
+                f"something else in {path}: {_first_line(fault)}"
+            ) from None
+    try:
+        return _tensors_only(path)
+    except Exception as fault:  # a foreign file may fail in any way; none of its code has run
+        raise CheckpointError(f"no tensors can be read from {path}: {_first_line(fault)}") from None
+
+
+def _first_line(fault: BaseException) -> str:
+    text = str(fault).strip().splitlines()
+    return text[0][:160] if text else type(fault).__name__
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """The named tensors of a weights file, on the CPU.
+
+    Takes a bare state_dict, a training checkpoint that keeps one under `state_dict`, `model`,
+    `model_state` or `net`, and `.safetensors`. The prefixes `module.` (data-parallel wrappers)
+    and `model.` (Lightning) are removed where a key has them.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Name → tensor. The head of an AdaFace checkpoint stays under `head.`.
+
+    Raises:
+        CheckpointError: when the file is missing, unreadable or holds no tensors.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        state, _ = read_safetensors(path)
+        return state
+    payload = _load(path)
+    if isinstance(payload, dict):
+        for key in STATE_KEYS:
+            if isinstance(payload.get(key), dict):
+                payload = payload[key]
+                break
+    state = {}
+    if isinstance(payload, dict):
+        for key, value in payload.items():
+            if isinstance(key, str) and isinstance(value, Tensor):
+                state[key.removeprefix("module.").removeprefix("model.")] = value.detach()
+    if not state:
+        raise CheckpointError(
+            f"expected a state_dict (or one under {', '.join(STATE_KEYS)}), found no named "
+            f"tensors in {path}"
+        )
+    return state
+
+
+def split_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """An AdaFace checkpoint's (backbone, head), the latter without its prefix `head.`."""
+    head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+    return {k: v for k, v in state.items() if not k.startswith("head.")}, head
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a weights file filled and what it did not.
+
+    Attributes:
+        source: the file, or a name for where the tensors came from.
+        loaded: tensors that were copied.
+        missing: names in the model that the file lacks; they keep their values.
+        unexpected: names in the file that the model lacks.
+        dropped: one line per class layer that was left out for its shape.
+    """
+
+    source: str
+    loaded: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line: the counts, and up to three names of each kind that did not match."""
+        parts = [f"{self.source}: {self.loaded} tensors loaded"]
+        for what, names in (("not in the file", self.missing), ("not used", self.unexpected)):
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                parts.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
+        parts.extend(self.dropped)
+        return "; ".join(parts)
+
+
+def load_matching(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: str,
+    class_layers: Sequence[str] = CLASS_LAYERS,
+) -> LoadReport:
+    """Copy the tensors whose name and shape agree into `module`, and say what did not.
+
+    Args:
+        module: what is filled, in place.
+        state: name → tensor.
+        source: the file, for messages.
+        class_layers: names that are left out when their shape differs (another number of
+            classes). Any other difference in shape means another architecture: an error.
+
+    Returns:
+        The report.
+
+    Raises:
+        CheckpointError: when a shape differs elsewhere, or no tensor of the file fits; `module`
+            is unchanged then.
+    """
+    own = module.state_dict()
+    fitting: dict[str, Tensor] = {}
+    dropped = []
+    for key, value in state.items():
+        if key not in own:
+            continue
+        if value.shape == own[key].shape:
+            fitting[key] = value
+        elif key in class_layers:
+            dropped.append(
+                f"{key} dropped: {tuple(value.shape)} in the file, {tuple(own[key].shape)} here "
+                "(another number of classes)"
+            )
+        else:
+            raise CheckpointError(
+                f"{key} is {tuple(value.shape)} in {source} but {tuple(own[key].shape)} in "
+                f"{type(module).__name__}: another architecture? Choose the one the file is for"
+            )
+    left_out = {line.split(" ", 1)[0] for line in dropped}
+    # Counters of BatchNorm are absent from old files and mean nothing for the weights.
+    missing = tuple(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
+    if not fitting and not left_out:
+        raise CheckpointError(
+            f"no tensor of {source} belongs to {type(module).__name__}: expected names like "
+            f"{next(iter(own), 'none')}, found names like {next(iter(state), 'none')}"
+        )
+    # strict=False: what is missing is listed in the report instead.
+    module.load_state_dict(fitting, strict=False)
+    unexpected = tuple(k for k in state if k not in own)
+    return LoadReport(source, len(fitting), missing, unexpected, tuple(dropped))
+
+
+def load_weights(module: nn.Module, path: Path | str) -> LoadReport:
+    """Fill a backbone, a head or a CAL model from a weights file of any supported layout.
+
+    A model with a method `adapt_state` renames foreign keys first (ImageNet → CAL); a backbone
+    leaves the head of a checkpoint aside and a head takes nothing but that.
+
+    Raises:
+        CheckpointError: as `read_state` and `load_matching`.
+    """
+    backbone, head = split_head(read_state(path))
+    # A head is recognised by its own tensor; it takes the checkpoint's or a bare head's.
+    state = (head or backbone) if "kernel" in module.state_dict() else backbone
+    adapt = getattr(module, "adapt_state", None)
+    if adapt is not None:
+        state = adapt(state)
+    return load_matching(module, state, str(path))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the text metadata of a `.safetensors` file.
+
+    Raises:
+        CheckpointError: when the file is missing, truncated or not safetensors.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise CheckpointError(
+            f"reading {path} needs the package safetensors: pip install safetensors"
+        ) from None
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise CheckpointError(f"cannot read {path} as safetensors: {_first_line(fault)}") from None
