@@ -1,0 +1,114 @@
+"""What holds for the repository as a whole: links, directions of imports, help, README."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from tests.conftest import REPOSITORY
+
+FOLDERS = ("preprocess", "cache", "train", "evaluate")
+MAY_IMPORT = {
+    "cache": {"cache"},
+    "preprocess": {"preprocess", "cache"},
+    "train": {"train", "cache"},
+    "evaluate": {"evaluate", "train", "cache"},
+}
+# IJB comes as photographs of its own, with five points each, and must be cut out the same way.
+EXCEPTIONS = {("evaluate/ijb_faces.py", "align"), ("evaluate/ijb_faces.py", "decode")}
+
+
+def modules() -> Iterator[Path]:
+    for folder in FOLDERS:
+        yield from sorted((REPOSITORY / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Names below `faceguide` that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("faceguide.") for name in found if name.startswith("faceguide.")}
+
+
+def scripts() -> dict[str, str]:
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / "setup.cfg")
+    lines = config["options.entry_points"]["console_scripts"].strip().splitlines()
+    return dict(re.split(r"\s*=\s*", line.strip()) for line in lines)
+
+
+def commands(
+    name: str, command: click.Command, parents: str = ""
+) -> Iterator[tuple[str, click.Command]]:
+    yield f"{parents}{name}", command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            assert found is not None
+            yield from commands(child, found, f"{parents}{name} ")
+
+
+def all_commands() -> list[tuple[str, click.Command]]:
+    found = []
+    for name, target in scripts().items():
+        module, _, attribute = target.partition(":")
+        if name != "faceguide":
+            found += list(commands(name, getattr(importlib.import_module(module), attribute)))
+    return found
+
+
+def test_the_package_is_the_four_folders() -> None:
+    for folder in FOLDERS:
+        link = REPOSITORY / "src" / "faceguide" / folder
+        assert link.is_symlink()
+        assert link.resolve() == REPOSITORY / folder
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_imports_point_one_way(path: Path) -> None:
+    folder = path.relative_to(REPOSITORY).parts[0]
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] in FOLDERS:
+            excepted = (str(path.relative_to(REPOSITORY)), parts[1]) in EXCEPTIONS
+            assert excepted or parts[0] in MAY_IMPORT[folder], f"{path} imports {name}"
+        assert "cli" not in parts, f"{path} imports a command module"
+
+
+def test_every_command_has_help_with_an_example_and_is_in_the_readme() -> None:
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text() for page in pages)
+    for name, command in all_commands():
+        shown = command.get_help(click.Context(command, info_name=name))
+        if isinstance(command, click.Group) and " " in name:
+            continue
+        assert "Example" in shown, f"{name} --help has no example"
+        assert re.search(rf"\b{name}\b", text), f"{name} is in no page"
+
+
+def test_the_umbrella_has_every_group() -> None:
+    from faceguide.__main__ import GROUPS, main
+
+    assert set(GROUPS) == set(scripts()) - {"faceguide"}
+    context = click.Context(main)
+    for group in GROUPS:
+        assert isinstance(main.get_command(context, group), click.Group)
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
