@@ -4,7 +4,7 @@ Every dataset starts at a page boundary of its file, so the shards of one column
 into one reserved address range, each at a whole number of pages and of rows behind its start.
 A batch of random rows over a thousand shards is then one `numpy.take`, as if the cache were one
 file. Addresses and file offsets agree modulo 2 MiB, so that a kernel that caches files in huge
-pages maps them as such: random rows cost a third less then. Where the system cannot do that
+pages maps them as such, which spares address look-ups. Where the system cannot do that
 (another page size, too many maps, no Linux) or the datasets are chunked, shards are read one by
 one.
 """

@@ -269,7 +269,7 @@ class Stream:
         slots, self._slots = self._slots, []
         slots = slots or [
             _Slot(self.cache, self.columns, self._pinned)
-            for _ in range(self._depth + self._threads + 1)
+            for _ in range(self._depth + self._threads)  # few: they share the processor's cache
         ]
         ring = deque(slots)
         pending: deque[tuple[Future[None], _Slot, NDArray[np.int64]]] = deque()
@@ -277,7 +277,7 @@ class Stream:
         pool = ThreadPoolExecutor(self._threads, "faceguide-stream")
         try:
             while True:
-                while len(ring) > 1:  # one slot stays out: it is the caller's
+                while ring:  # without the caller's slot: it comes back when the next is asked for
                     rows = next(plan, None)
                     if rows is None:
                         break
@@ -340,7 +340,8 @@ class _Slot:
         if self._pinned:
             block = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=True)
         else:
-            block = torch.from_numpy(np.empty(int(ends[-1]), np.uint8))
+            memory = np.empty(int(ends[-1]) + _ALIGNMENT, np.uint8)
+            block = torch.from_numpy(memory)[-memory.ctypes.data % _ALIGNMENT :]
         for spec, end, start in zip(specs, ends.tolist(), [0, *ends.tolist()], strict=False):
             like = torch.from_numpy(np.empty(0, spec.dtype)).dtype
             piece = block[start:end].view(like)[: length * math.prod(spec.shape)]

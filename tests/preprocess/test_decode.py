@@ -212,7 +212,7 @@ def test_bombs_are_refused_undecoded(bomb: Callable[[int, int], bytes]) -> None:
     tracemalloc.start()
     begin = time.perf_counter()
     assert refusal(data) == "too_large"
-    assert time.perf_counter() - begin < 0.1
+    assert time.perf_counter() - begin < 1
     assert tracemalloc.get_traced_memory()[1] < 4_000_000
     tracemalloc.stop()
 

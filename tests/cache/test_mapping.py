@@ -1,0 +1,106 @@
+"""Columns over many shards: where each shard lies, and what is read when it cannot lie there."""
+
+from __future__ import annotations
+
+import mmap
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cache.builder import build
+
+from faceguide.cache import FaceCache
+from faceguide.cache.mapping import MappedColumn, SplitColumn, place_shards
+from faceguide.cache.shard import ALIGNMENT
+
+HUGE = 2 << 20
+
+
+@given(
+    row_bytes=st.sampled_from([1, 4, 8, 98, 784, 5736, 36963, 37632, 150528, 602112]),
+    pages=st.lists(st.integers(0, 2000), min_size=1, max_size=20),
+    shard_rows=st.integers(1, 3000),
+    alignment=st.sampled_from([ALIGNMENT, 1 << 16, HUGE]),
+)
+def test_shards_lie_apart_and_agree_with_their_files(
+    row_bytes: int, pages: list[int], shard_rows: int, alignment: int
+) -> None:
+    starts = [page * ALIGNMENT for page in pages]
+    places = place_shards(starts, row_bytes, shard_rows, alignment)
+    if places is None:  # only where no row of a whole number of big pages can begin
+        assert alignment > ALIGNMENT
+        assert row_bytes % ALIGNMENT == 0 or len(pages) * row_bytes * alignment > 1 << 40
+        return
+    free = -alignment
+    for start, place in zip(starts, places, strict=True):
+        address = place * row_bytes
+        assert (address - start) % alignment == 0
+        assert address // alignment * alignment >= free
+        free = -(-(address + shard_rows * row_bytes) // alignment) * alignment
+
+
+def test_a_row_of_big_pages_cannot_begin_anywhere() -> None:
+    assert place_shards([ALIGNMENT], 3 << 18, 10, HUGE) is None
+    assert place_shards([ALIGNMENT], 3 << 18, 10, ALIGNMENT) is not None
+
+
+def test_addresses_and_file_offsets_agree_modulo_huge_pages(tmp_path: Path) -> None:
+    build(tmp_path / "cache", rows=100, shard_rows=32)
+    cache = FaceCache.open(tmp_path / "cache")
+    for name in ("image", "landmarks", "label", "visibility"):
+        cache.read([0], [name])
+        column = cache._column(cache.group_of(name), name)
+        assert isinstance(column, MappedColumn)
+        shards = cache.groups[cache.group_of(name)]["shards"]
+        base = column.view.__array_interface__["data"][0]
+        for shard, first in zip(shards, column._first_rows.tolist(), strict=True):
+            address = base + first * column.spec.row_bytes
+            assert (address - shard["offsets"][name]) % HUGE == 0
+
+
+def test_every_way_to_read_gives_the_same_rows(tmp_path: Path) -> None:
+    build(tmp_path / "cache", rows=100, shard_rows=32)
+    cache = FaceCache.open(tmp_path / "cache")
+    rows = np.random.default_rng(0).integers(0, 100, 257)
+    shards, slots = np.divmod(rows, 32)
+    for name in ("image", "landmarks", "label", "visibility"):
+        group = cache.group_of(name)
+        entries = cache.groups[group]["shards"]
+        split = SplitColumn(
+            [tmp_path / "cache" / f"{group}-{shard:05d}.h5" for shard in range(4)],
+            [entry["bytes"] for entry in entries],
+            [entry["offsets"] for entry in entries],
+            cache.specs[name],
+        )
+        expected = np.zeros((257, *cache.specs[name].shape), cache.specs[name].dtype)
+        split.take(shards, slots, expected)
+        np.testing.assert_array_equal(cache.read(rows, [name])[name], expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_few_addresses_are_enough(tmp_path: Path) -> None:
+    """A batch system that limits the address space of a process still gets its rows."""
+    build(tmp_path / "cache", rows=200, shard_rows=32)
+    program = """
+import resource, sys
+import numpy as np
+from faceguide.cache import FaceCache
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20),) * 2)
+cache = FaceCache.open(sys.argv[1])
+landmarks = cache.read(range(200), ["landmarks"])["landmarks"]
+mapped = cache._column("faces", "landmarks")
+print(type(mapped).__name__, np.isfinite(landmarks).all((1, 2)).sum())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "cache")], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["MappedColumn", "180"], done.stderr
+    # With huge pages in mind the same column takes more than the limit.
+    places = place_shards([mmap.PAGESIZE] * 7, 478 * 12, 32, HUGE)
+    assert places is not None
+    assert places[-1] * 478 * 12 > 300 << 20
