@@ -16,6 +16,7 @@ from faceguide.cache.console import Group, echo_json, printable, say
 from faceguide.cache.errors import CacheError
 from faceguide.cache.export import export_landmarks
 from faceguide.cache.info import describe, summary
+from faceguide.cache.parts import show_indices
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import GROUPS, ORIGINS, STATUSES
 from faceguide.cache.verify import verify
@@ -77,23 +78,41 @@ def verify_command(context: click.Context, directory: Path, jobs: int, as_json: 
 @main.command("seal")
 @click.argument("directory", type=DIRECTORY)
 @click.option(
+    "--group",
+    "groups",
+    type=click.Choice(GROUPS),
+    multiple=True,
+    help="Only this group; may be repeated.  [default: all that were begun]",
+)
+@click.option(
+    "--parts", type=click.IntRange(1), metavar="N", help="Say which of N parts are missing."
+)
+@click.option(
     "--clean", is_flag=True, help="Remove what killed writers left; only when nothing is writing."
 )
-def seal_command(directory: Path, clean: bool) -> None:
+def seal_command(directory: Path, groups: tuple[str, ...], parts: int | None, clean: bool) -> None:
     """Gather the shards' sidecars into manifests; prep does it itself when all shards are there.
 
     \b
-    Example:
+    Examples:
       cache seal cache/ --clean
+      cache seal cache/ --parts 64
     """
     if clean:
         for path in manifest.clean(directory):
             say(f"removed {path}")
     plan = manifest.require_plan(directory)
-    for group in GROUPS:
-        if manifest.group_recipe(directory, plan, group) is not None:
-            sealed = manifest.seal(directory, group)
-            click.echo(f"{group}: {sealed['rows']} rows in {len(sealed['shards'])} shards")
+    begun = [g for g in GROUPS if manifest.group_recipe(directory, plan, g) is not None]
+    chosen = list(groups) or begun
+    if parts is not None and (missing := manifest.missing_parts(directory, chosen, parts)):
+        raise CacheError(
+            f"{directory}: {len(missing)} of {parts} parts are not finished; run them again: "
+            f"--part i/{parts}, or prep submit with --parts {parts} "
+            f"--indices {show_indices(missing)}"
+        )
+    for group in chosen:
+        sealed = manifest.seal(directory, group)
+        click.echo(f"{group}: {sealed['rows']} rows in {len(sealed['shards'])} shards")
 
 
 @main.command("failures")

@@ -70,7 +70,11 @@ class Group(click.Group):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM, SIGUSR1 and Ctrl-C raise `Interrupted` in the main thread."""
+    """SIGTERM, SIGUSR1 and Ctrl-C raise `Interrupted` in the main thread.
+
+    So does whatever error the block ends with after such a signal: a library in the midst of
+    loading turns the exception into one of its own.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals cannot be handled here; the caller's own handling stays
         return
@@ -78,12 +82,20 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for signal_number in signals:  # a second signal must not break the clean-up
             signal.signal(signal_number, signal.SIG_IGN)
+        asked.append(number)
         raise Interrupted
 
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    asked: list[int] = []
     before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
+    except click.exceptions.Exit:
+        raise
+    except Exception as error:
+        if asked:
+            raise Interrupted from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

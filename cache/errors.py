@@ -9,3 +9,7 @@ class FaceguideError(Exception):
 
 class CacheError(FaceguideError):
     """A cache directory that cannot be read, written or trusted as it stands."""
+
+
+class ListError(FaceguideError):
+    """A list of pairs, probes or templates that is not in any known layout."""

@@ -21,6 +21,7 @@ from faceguide.cache.files import (
     stray_files,
     write_json,
 )
+from faceguide.cache.parts import parts_of
 from faceguide.cache.plan import Plan, check_recipe, load_plan
 from faceguide.cache.schema import GROUPS, SCHEMA
 from faceguide.cache.shard import is_done, sidecar_path
@@ -103,6 +104,17 @@ def seal_if_complete(directory: Path, group: str, plan: Plan) -> bool:
         return False
     seal(directory, group)
     return True
+
+
+def missing_parts(directory: Path, groups: Iterable[str], parts: int) -> list[int]:
+    """Which of N parts have shards to make in any of the groups; reads the sidecars alone."""
+    plan = require_plan(directory)
+    missing: set[int] = set()
+    for group in groups:
+        recipe = group_recipe(directory, plan, group)
+        every = range(plan.shards)
+        missing.update(every if recipe is None else missing_shards(directory, group, recipe, every))
+    return parts_of(missing, parts)
 
 
 def seal(directory: Path, group: str) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,8 +52,7 @@ _FEW_SHARDS, _MANY_SHARDS = 16, 50_000
 _SAMPLE_KEY, _PLACE_KEY = 1, 2
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):  # a tuple: there may be a billion, and it is made three times as fast
     """One source image on its way into the cache."""
 
     key: str  # unique; path relative to the source root
@@ -292,7 +292,9 @@ def _spool(
             label = UNKNOWN
             if row.identity:
                 label = labels.setdefault(row.identity, len(labels))
-            file.write(json.dumps([row.key, label, row.at, *row.meta]) + "\n")
+            # As json.dumps writes a list, without its set-up, which costs more than the row.
+            meta = "".join([f", {_quoted(value)}" for value in row.meta])
+            file.write(f"[{_quoted(row.key)}, {label}, {row.at}{meta}]\n")
             count += 1
             if count % 1024 == 0:
                 progress(1024)

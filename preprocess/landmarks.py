@@ -6,6 +6,7 @@ image bytes → decode → find the face → one transform → crop, landmarks, 
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -145,10 +146,18 @@ def _opened_source(path: Path, flat: bool) -> Source:
     return open_source(path, flat=flat)
 
 
-@functools.lru_cache(maxsize=1)
+_own = threading.local()
+
+
 def _finder(model: Path | None) -> tuple[Any, Any]:
-    """The graphs of this process: loading them costs more than a hundred images."""
-    return open_mesh(model), open_boxes()
+    """The graphs of this thread: loading them costs more than a hundred images.
+
+    One per thread, since a Dask worker may have several and a graph serves one caller at a time.
+    """
+    if getattr(_own, "model", ()) != model:
+        _own.model, _own.graphs = model, (open_mesh(model), open_boxes())
+    graphs: tuple[Any, Any] = _own.graphs
+    return graphs
 
 
 def make_faces(directory: Path, plan: Plan, settings: FaceSettings, shard: int, tick: Tick) -> None:

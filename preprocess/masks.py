@@ -158,8 +158,9 @@ def _count_stems(directory: Path, plan: Plan) -> list[int]:
         for row in read_sources(directory, plan, shard):
             hashes[position : position + 2] = _stem_hashes(row.key)
             position += 2
-    values, counts = np.unique(hashes, return_counts=True)
-    return [int(value) for value in values[counts > 1]]
+    hashes.sort()  # in place: there may be gigabytes of them
+    again = hashes[1:] == hashes[:-1]
+    return [int(value) for value in np.unique(hashes[1:][again])]
 
 
 def _mask_of(key: str, settings: OcclusionSettings, shared_stems: frozenset[int]) -> Path | None:

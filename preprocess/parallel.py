@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,22 +27,13 @@ from faceguide.cache.errors import FaceguideError
 Result = TypeVar("Result")
 Tick = Callable[[], None]
 
+_SCHEDULER_PATIENCE = 30  # seconds until a scheduler counts as absent
+_WORKER_PATIENCE = 600  # seconds for the first worker: clusters start them on demand
+
 
 def usable_cores() -> int:
     """Processors that this process may use, which on a cluster is fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """``"i/N"`` → (i, N), i counted from 0.
-
-    Raises:
-        FaceguideError: for anything else.
-    """
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise FaceguideError(f"--part {text}: expected i/N with i from 0 to N−1, for example 0/4")
-    return int(match[1]), int(match[2])
 
 
 def run(
@@ -70,7 +62,7 @@ def run(
     with (
         _counters(len(units)) as path,
         tqdm(total=total, initial=done, unit=unit, smoothing=0.1, disable=None) as bar,
-        _watching(path, bar, done),
+        _following(_counted(path, done), bar),
     ):
         calls = [(number, path, slot) for slot, number in enumerate(units)]
         if jobs == 1 or len(units) <= 1:
@@ -92,6 +84,71 @@ def run(
                     "a worker process was killed, most often for lack of memory; finished shards "
                     "are kept: run again, with fewer --jobs"
                 ) from None
+
+
+def run_dask(
+    work: Callable[[int, Tick], Result], units: Sequence[int], scheduler: str
+) -> list[Result]:
+    """Results of `work(number, tick)` for each unit, from the workers of a Dask scheduler.
+
+    A unit whose worker dies runs again on another; units are pure, so the result is the same.
+
+    Args:
+        work: picklable; its paths must lead to the same files on every worker.
+        units: their numbers.
+        scheduler: its address, such as tcp://host:8786.
+
+    Raises:
+        Interrupted: on SIGTERM, SIGUSR1 or Ctrl-C; units that wait are given up.
+        FaceguideError: when no scheduler or worker is there, or a unit killed several workers.
+    """
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise FaceguideError("--dask needs Dask: pip install 'faceguide[dask]'") from None
+    _reach(scheduler)
+    client = Client(scheduler, timeout=_SCHEDULER_PATIENCE, set_as_default=False)
+    with (
+        client,
+        tqdm(total=len(units), unit=" shards", disable=None) as bar,
+        joblib.parallel_config(
+            backend="dask", client=client, wait_for_workers_timeout=_WORKER_PATIENCE
+        ),
+    ):
+        parallel = joblib.Parallel(batch_size=1)
+        with _following(lambda: int(parallel.n_completed_tasks), bar):
+            try:
+                found = parallel(joblib.delayed(_remote_unit)(work, number) for number in units)
+            except KilledWorker as error:
+                raise FaceguideError(
+                    f"several Dask workers died over the same shard ({error}); finished shards "
+                    "are kept: run again with more memory per worker"
+                ) from None
+            except TimeoutError:
+                raise FaceguideError(
+                    f"--dask {scheduler}: no worker came within {_WORKER_PATIENCE} s; "
+                    "start `dask worker` on other machines"
+                ) from None
+    return list(found)
+
+
+def _reach(scheduler: str) -> None:
+    """Knock before Dask does: its client tries for a minute and then complains on many lines."""
+    match = re.fullmatch(r"(?:\w+://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", scheduler)
+    try:
+        if match is None:
+            raise ValueError("expected an address such as tcp://host:8786")
+        with socket.create_connection((match[1], int(match[2])), _SCHEDULER_PATIENCE):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise FaceguideError(
+            f"--dask {scheduler}: no scheduler answers there ({error}); start `dask scheduler` "
+            "and give the address that it prints"
+        ) from None
+
+
+def _remote_unit(work: Callable[[int, Tick], Result], number: int) -> Result:
+    return work(number, lambda: None)
 
 
 def _unit(work: Callable[[int, Tick], Result], number: int, path: Path, slot: int) -> Result:
@@ -117,15 +174,19 @@ def _counters(slots: int) -> Iterator[Path]:
         yield path
 
 
-@contextlib.contextmanager
-def _watching(path: Path, bar: Any, done: int) -> Iterator[None]:
-    """Move the bar along with the counters until the end."""
+def _counted(path: Path, done: int) -> Callable[[], int]:
     counters = np.memmap(path, np.int64, "r")
+    return lambda: done + int(counters.sum())
+
+
+@contextlib.contextmanager
+def _following(count: Callable[[], int], bar: Any) -> Iterator[None]:
+    """Keep the bar at `count()` until the end."""
     ended = threading.Event()
 
     def follow() -> None:
         while not ended.wait(0.5):
-            bar.update(done + int(counters.sum()) - bar.n)
+            bar.update(count() - bar.n)
 
     thread = threading.Thread(target=follow, daemon=True)
     if not bar.disable:
@@ -137,4 +198,4 @@ def _watching(path: Path, bar: Any, done: int) -> Iterator[None]:
         if thread.is_alive():
             thread.join()
         if not bar.disable:
-            bar.update(done + int(counters.sum()) - bar.n)
+            bar.update(count() - bar.n)

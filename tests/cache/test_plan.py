@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faceguide.cache.errors import CacheError
+from faceguide.cache.info import summary
 from faceguide.cache.plan import (
     Plan,
     Row,
@@ -69,6 +71,41 @@ def test_neighbouring_rows_are_a_random_sample(tmp_path: Path) -> None:
     first = [int(Path(row.key).stem) for row in read_sources(tmp_path, plan, 0)]
     assert 350 < sum(first) / len(first) < 650
     assert sorted(first) != first
+
+
+def test_the_plan_of_a_listing_never_changes(tmp_path: Path) -> None:
+    """Faster planning must not move a row: shards of one cache may be years apart."""
+    names = ["Zoë", "new\nline", "back\\slash", "tab\t", "\udcff raw", "李", ""]
+    rows = [
+        Row(
+            f'{names[i % 7]}/{i} "ß".jpg', names[i % 7], at=i * 7919 if i % 3 else -1,
+            meta=("train", f"v\u2028{i}"),
+        )
+        for i in range(3000)
+    ]  # fmt: skip
+    make_plan(
+        tmp_path / "cache", lambda: rows, recipe=RECIPE, meta=("split", "other"), seed=3,
+        limit=2500, shard_rows=170,
+    )  # fmt: skip
+    content = hashlib.sha256()
+    for path in sorted((tmp_path / "cache").rglob("*")):
+        if path.is_file():
+            name = path.relative_to(tmp_path / "cache").as_posix()
+            content.update(name.encode() + b"\0" + path.read_bytes())
+    assert content.hexdigest() == (
+        "996fcb46f72bf555eb2e40478f0b648348f39636b8787ec9a97adac9319bd805"
+    )
+
+
+def test_a_worker_needs_no_list_but_its_own(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, lambda: listing(400), recipe=RECIPE, shard_rows=100)
+    for path in (tmp_path / "sources").iterdir():
+        if path.name != "00002.jsonl":
+            path.unlink()
+    (tmp_path / "identities.txt").unlink()
+    assert load_plan(tmp_path) == plan
+    assert len(read_sources(tmp_path, plan, 2)) == 100
+    assert summary(tmp_path)["rows"] == 400
 
 
 def test_limit_draws_a_sample_of_that_size(tmp_path: Path) -> None:

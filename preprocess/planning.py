@@ -1,0 +1,110 @@
+"""What `prep plan` and `prep landmarks` settle before any image is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from faceguide.cache import manifest
+from faceguide.cache.console import say
+from faceguide.cache.files import replacing
+from faceguide.cache.plan import Plan, Row, make_plan
+from faceguide.preprocess import landmark_text
+from faceguide.preprocess.guidance import GuidanceSettings, load_points
+from faceguide.preprocess.landmarks import FaceSettings, faces_recipe
+from faceguide.preprocess.sources import Source, open_source
+
+
+@dataclass(frozen=True)
+class FacePlan:
+    """Everything that decides a cache of faces.
+
+    Attributes:
+        directory: the cache.
+        source: where the images come from, opened.
+        settings: how faces are found and cut out.
+        guidance: how heatmaps and regions are drawn.
+        limit: images drawn at random; None = all.
+        seed: of the order of the rows.
+        shard_rows: None = by size.
+    """
+
+    directory: Path
+    source: Source
+    settings: FaceSettings
+    guidance: GuidanceSettings
+    limit: int | None
+    seed: int
+    shard_rows: int | None
+
+
+def face_plan(
+    *,
+    source: Path,
+    directory: Path,
+    landmark_file: Path | None,
+    grid: int,
+    regions: Any,
+    points_file: Path | None,
+    limit: int | None,
+    seed: int,
+    shard_rows: int | None,
+    **settings: Any,
+) -> FacePlan:
+    """The options of `face_options`, checked; paths become absolute, for workers elsewhere."""
+    directory = directory.absolute()
+    return FacePlan(
+        directory=directory,
+        source=open_source(source.absolute(), flat=settings["flat"]),
+        settings=FaceSettings(
+            source=source.absolute(),
+            landmarks=landmark_file.absolute() if landmark_file else None,
+            landmark_index=directory / "landmarks.index" if landmark_file else None,
+            **settings,
+        ),
+        guidance=GuidanceSettings(regions=regions, grid=grid, table=load_points(points_file)),
+        limit=limit,
+        seed=seed,
+        shard_rows=shard_rows,
+    )
+
+
+def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
+    """Make or adopt the plan, the index of imported landmarks and the recipe of the guidance.
+
+    Returns:
+        The plan and the guidance's recipe.
+    """
+    directory, settings = wanted.directory, wanted.settings
+    recipe = faces_recipe(settings, wanted.source)
+    with tqdm(unit=" images", desc="listing", disable=None) as bar:
+        plan = make_plan(
+            directory,
+            lambda: _rows(wanted.source),
+            recipe=recipe,
+            meta=wanted.source.columns,
+            seed=wanted.seed,
+            limit=wanted.limit,
+            shard_rows=wanted.shard_rows,
+            row_bytes=settings.row_bytes(),
+            progress=bar.update,
+        )
+    for problem in wanted.source.problems():
+        say(f"Note: {problem}")
+    if settings.landmark_index is not None and not settings.landmark_index.exists():
+        assert settings.landmarks is not None
+        with replacing(settings.landmark_index) as temporary:
+            landmark_text.index_file(settings.landmarks, temporary)
+    manifest.set_recipe(directory, plan, "guidance", wanted.guidance.recipe(), replace=False)
+    guidance_recipe = manifest.group_recipe(directory, plan, "guidance")
+    assert guidance_recipe is not None
+    return plan, guidance_recipe
+
+
+def _rows(source: Source) -> Iterator[Row]:
+    for row in source.rows():
+        yield Row(row.key, row.identity, row.at, tuple(row.meta[name] for name in source.columns))

@@ -1,0 +1,140 @@
+"""The shards of one part of a command: run the missing ones, say what came of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faceguide.cache import manifest
+from faceguide.cache.console import SomeFailed, echo_json, printable, say
+from faceguide.cache.files import read_json
+from faceguide.cache.parts import array_part, parse_part, shards_of
+from faceguide.cache.plan import Plan
+from faceguide.cache.schema import ORIGINS
+from faceguide.cache.shard import sidecar_path
+from faceguide.preprocess import parallel
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a command works, and on which part.
+
+    Attributes:
+        part: (i, N).
+        jobs: processes of this machine.
+        dask: address of a Dask scheduler whose workers work instead.
+    """
+
+    part: tuple[int, int]
+    jobs: int
+    dask: str | None
+
+
+def where(jobs: int | None, part: str | None, dask: str | None) -> Where:
+    """The options of `job_options`; without --part, Slurm's array variables name the part."""
+    if dask is not None and jobs is not None:
+        raise click.UsageError("--jobs is for this machine, --dask for others: give one of them")
+    given = parse_part(part) if part is not None else None
+    if given is None and (given := array_part()) is not None:
+        say(f"Part {given[0]}/{given[1]} of this Slurm array (--part 0/1 would do everything)")
+    return Where(given or (0, 1), jobs or parallel.usable_cores(), dask)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The shards of one part of a command.
+
+    Attributes:
+        directory: the cache.
+        plan: its plan.
+        groups: what the command makes, the one that is reported first.
+        here: part and machines.
+    """
+
+    directory: Path
+    plan: Plan
+    groups: tuple[str, ...]
+    here: Where
+
+    @property
+    def mine(self) -> list[int]:
+        """The shards of this part."""
+        return shards_of(self.here.part, self.plan.shards)
+
+    def run(self, work: Any) -> tuple[bool, list[Any]]:
+        """Run the unfinished shards; (whether that was the whole cache, results)."""
+        missing: set[int] = set()
+        for group in self.groups:
+            recipe = manifest.group_recipe(self.directory, self.plan, group)
+            assert recipe is not None
+            missing.update(manifest.missing_shards(self.directory, group, recipe, self.mine))
+        units = sorted(missing)
+        if self.here.dask is not None:
+            return len(units) == self.plan.shards, parallel.run_dask(work, units, self.here.dask)
+        done = sum(self.plan.rows_of(shard) for shard in self.mine if shard not in missing)
+        results = parallel.run(
+            work,
+            units,
+            jobs=self.here.jobs,
+            total=sum(map(self.plan.rows_of, self.mine)),
+            unit=" faces",
+            done=done,
+        )
+        return len(units) == self.plan.shards, list(results)
+
+    def finish(self, started: float, allow_failures: bool, as_json: bool) -> None:
+        """Seal what is complete, say what came of this part, and settle the exit code.
+
+        Args:
+            started: `time.monotonic()` at the beginning.
+            allow_failures: images that failed are no reason for another exit code.
+            as_json: print one JSON object.
+
+        Raises:
+            SomeFailed: when images failed and that is not allowed.
+        """
+        sealed = [
+            manifest.seal_if_complete(self.directory, group, self.plan) for group in self.groups
+        ]
+        status: Counter[str] = Counter()
+        origin: Counter[str] = Counter()
+        for shard in self.mine:
+            sidecar = read_json(sidecar_path(self.directory, self.groups[0], shard))
+            status.update(sidecar["status"])
+            origin.update(sidecar.get("origin", {}))
+        failures = sum(n for name, n in status.items() if name not in ("ok", "unknown"))
+        images = sum(status.values())
+        if as_json:
+            echo_json(
+                {
+                    "images": images,
+                    "rows": self.plan.rows,
+                    "shards": self.plan.shards,
+                    "failures": failures,
+                    "seconds": round(time.monotonic() - started, 3),
+                    "complete": all(sealed),
+                    "origins": {name: origin.get(name, 0) for name in ORIGINS},
+                    "status": dict(status),
+                }
+            )
+        else:
+            origins = ", ".join(f"{origin[name]} {name}" for name in ORIGINS if origin.get(name))
+            states = ", ".join(f"{count} {name}" for name, count in status.most_common())
+            click.echo(
+                f"{printable(self.directory)}: {images} of {self.plan.rows} rows "
+                f"in {len(self.mine)} of {self.plan.shards} shards: {states}"
+            )
+            if origins:
+                click.echo(f"landmarks: {origins}")
+            if not all(sealed):
+                click.echo("not sealed yet: other parts are missing")
+        if failures and not allow_failures:
+            raise SomeFailed(
+                f"{failures} of {images} images failed; "
+                f"`cache failures {self.directory}` lists them"
+            )
