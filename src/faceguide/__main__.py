@@ -9,7 +9,7 @@ import click
 from faceguide import __version__
 from faceguide.cache.console import Group
 
-GROUPS = ("prep", "cache")
+GROUPS = ("prep", "cache", "train", "evaluate")
 _MODULES = {"prep": "preprocess"}
 
 

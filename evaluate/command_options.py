@@ -1,0 +1,151 @@
+"""Options that several `evaluate` commands share, and what they do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from faceguide.cache.console import SomeFailed, say
+
+EXISTING = click.Path(exists=True, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OUT = click.Path(file_okay=False, path_type=Path)
+
+# Named here so that --help need not import torch; a test compares them with `scores`.
+MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding", "fused")
+
+
+def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--backbone, --weights, --device, --batch-size."""
+    for option in (
+        click.option(
+            "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Crops."
+        ),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
+        click.option(
+            "--weights", type=EXISTING, required=True, help="A weights file or a training run."
+        ),
+        click.option("--backbone", help="Its name; a training run knows it."),
+    ):
+        command = option(command)
+    return command
+
+
+def matcher_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How faces are compared, and where the run goes."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+        click.option("--allow-failures", is_flag=True, help="Exit 0 although some were left out."),
+        click.option("--overwrite", is_flag=True, help="Replace another run in --out."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of all draws."),
+        click.option(
+            "--bootstrap",
+            type=click.IntRange(0),
+            default=1000,
+            show_default=True,
+            help="Draws of persons behind the intervals; 0 = none.",
+        ),
+        click.option(
+            "--embeddings", type=OUT, help="Run directory whose embeddings are used and filled."
+        ),
+        click.option("--fusion-scales", type=FILE, help="An earlier run's fusion.json."),
+        click.option("--fuse", multiple=True, metavar="NAME=WEIGHT", help="Part of a fusion."),
+        click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror image."),
+        click.option("--matcher", type=click.Choice(MATCHERS), default="cosine", show_default=True),
+        click.option("--out", type=OUT, required=True, help="Run directory."),
+    ):
+        command = option(command)
+    return network_options(command)
+
+
+visibility_option = click.option(
+    "--visibility",
+    type=click.Choice(("auto", "head", "cache")),
+    default="auto",
+    show_default=True,
+    help="From the occlusion head or the cache's masks; auto: the head if there is one.",
+)
+
+
+def load(backbone: str | None, weights: Path, device: str, batch_size: int) -> tuple[Any, int]:
+    """The network of `network_options`, and the batch size."""
+    from faceguide.evaluate.network import load_network, on_device
+
+    network = load_network(backbone, weights, on_device(device))
+    for note in network.notes:
+        say(note)
+    return network, batch_size
+
+
+def prepare(
+    *,
+    backbone: str | None,
+    weights: Path,
+    device: str,
+    batch_size: int,
+    matcher: str,
+    flip: bool,
+    visibility: str,
+    fuse: tuple[str, ...],
+    fusion_scales: Path | None,
+    out: Path,
+    embeddings: Path | None,
+    bootstrap: int,
+    seed: int,
+    overwrite: bool,
+) -> tuple[Any, Any, Any]:
+    """Network, `MatcherOptions` and `RunOptions` of `matcher_options`."""
+    from faceguide.evaluate.fusion import parse_weights
+    from faceguide.evaluate.prepare import MatcherOptions
+    from faceguide.evaluate.runs import RunOptions
+
+    options = MatcherOptions(
+        matcher,
+        flip,
+        visibility,
+        parse_weights(fuse) if fuse else {},
+        fusion_scales,
+        batch_size,
+        device,
+        seed,
+    )
+    options.names()  # before weights are read
+    network, _ = load(backbone, weights, device, batch_size)
+    return network, options, RunOptions(out, embeddings, bootstrap, overwrite, progress_bar)
+
+
+def progress_bar(what: str, total: int) -> Callable[[int], object]:
+    """A bar on stderr; nothing without a terminal."""
+    bar = tqdm(total=total, unit=f" {what}", disable=None)
+    return bar.update
+
+
+def print_rates(record: dict[str, Any]) -> None:
+    """Rank and open-set rates, a line each."""
+    for kind, label in (("rank", "rank {}"), ("tpir", "TPIR@FPIR {}")):
+        for key, value in record[kind].items():
+            text = f"{100 * value:.2f} %" if value is not None else "–"
+            why = record["refused"].get(f"{kind} {key}")
+            click.echo(f"{label.format(key):16}{text}{f'  ({why})' if why else ''}")
+
+
+def tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) -> None:
+    """Warn of shared persons, and of entries without a score."""
+    shared = record.get("shared_identities")
+    if shared and shared["count"]:
+        say(
+            f"Warning: {shared['count']} persons of this test are in the training set of these "
+            f"weights, e.g. {', '.join(shared['names'][:3])}"
+        )
+    count = record["left_out"]["count"]
+    if count:
+        text = f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
+        if allow_failures:
+            say(text)
+        else:
+            raise SomeFailed(text)

@@ -1,0 +1,242 @@
+"""1:N identification: search each probe among the enrolled persons, block by block.
+
+A person's score is that of its best gallery image. A probe's rank is one more than the number of
+other persons that score at least as much as its own: ties count against the method. Memory holds
+one block of probes × persons and one block of gallery images, never the whole matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceguide.evaluate.bootstrap import draw_counts, interval
+from faceguide.evaluate.reader import FaceReader
+from faceguide.evaluate.roc import LEAST_FALSE_ACCEPTS, far_name
+from faceguide.evaluate.scores import EMBEDDING, Matcher
+
+RANKS = (1, 5, 10, 20)
+FPIRS = (1e-3, 1e-2, 1e-1)
+_BLOCK_BYTES = 32 << 20  # of probes × persons
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the search found for each of P probes.
+
+    Attributes:
+        rank: (P,) of the probe's own person, from 1; 0 when it is not enrolled.
+        mate: (P,) score of the own person; NaN when it is not enrolled.
+        top: (P,) highest score of any person.
+        top_person: (P,) who that is.
+    """
+
+    rank: NDArray[np.int64]
+    mate: NDArray[np.float32]
+    top: NDArray[np.float32]
+    top_person: NDArray[np.int64]
+
+
+# Scores of one block of probes, gallery part by gallery part: (part, (P, part) scores).
+Blocks = Callable[[slice], Iterator[tuple[slice, NDArray[np.float32]]]]
+
+
+def probe_block(people: int, most: int = 512) -> int:
+    """Probes per block, so that probes × persons stay within 32 MiB."""
+    return int(np.clip(_BLOCK_BYTES // (4 * max(people, 1)), 1, most))
+
+
+def search_blocks(
+    blocks: Blocks,
+    gallery_person: NDArray[np.int64],
+    probe_person: NDArray[np.int64],
+    step: int,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Search:
+    """Search with any way of scoring.
+
+    Args:
+        blocks: gives the scores of a block of probes with all gallery entries, part by part.
+        gallery_person: (G,) person numbers, in increasing order.
+        probe_person: (P,) person numbers; those that the gallery lacks are not enrolled.
+        step: probes of a block.
+        progress: called with the number of probes done.
+    """
+    people, column_of = np.unique(gallery_person, return_inverse=True)
+    probes = len(probe_person)
+    out = Search(
+        np.zeros(probes, np.int64),
+        np.full(probes, np.nan, np.float32),
+        np.empty(probes, np.float32),
+        np.empty(probes, np.int64),
+    )
+    for start in range(0, probes, step):
+        block = slice(start, min(start + step, probes))
+        best = np.full((block.stop - start, len(people)), -np.inf, np.float32)
+        for part, scores in blocks(block):
+            columns, starts = np.unique(column_of[part], return_index=True)
+            highest = np.maximum.reduceat(scores, starts, axis=1)
+            best[:, columns] = np.maximum(best[:, columns], highest)
+        _read_off(out, block, best, people, probe_person[block])
+        progress(len(best))
+    return out
+
+
+@torch.inference_mode()
+def search(
+    reader: FaceReader,
+    matcher: Matcher,
+    gallery: NDArray[np.int64],
+    gallery_person: NDArray[np.int64],
+    probe: NDArray[np.int64],
+    probe_person: NDArray[np.int64],
+    progress: Callable[[int], object] = lambda count: None,
+) -> Search:
+    """Score all probes against all gallery images.
+
+    Args:
+        reader: where the faces are.
+        matcher: how they are compared.
+        gallery: (G,) rows.
+        gallery_person: (G,) person numbers.
+        probe: (P,) rows.
+        probe_person: (P,) person numbers; those that the gallery lacks are not enrolled.
+        progress: called with the number of probes done.
+    """
+    order = np.argsort(gallery_person, kind="stable")
+    gallery, gallery_person = gallery[order], gallery_person[order]
+    small = matcher.needs == {EMBEDDING}
+    step = 1 << 14 if small else 1024
+    held = reader.faces(gallery, matcher.needs) if small and len(gallery) <= step else None
+
+    def blocks(block: slice) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        faces = reader.faces(probe[block], matcher.needs)
+        for first in range(0, len(gallery), step):
+            part = slice(first, min(first + step, len(gallery)))
+            enrolled = held if held is not None else reader.faces(gallery[part], matcher.needs)
+            yield part, matcher.matrix(faces, enrolled).cpu().numpy()
+
+    size = probe_block(len(np.unique(gallery_person)), 512 if small else 128)
+    return search_blocks(blocks, gallery_person, probe_person, size, progress)
+
+
+def _read_off(
+    out: Search,
+    block: slice,
+    best: NDArray[np.float32],
+    people: NDArray[np.int64],
+    person: NDArray[np.int64],
+) -> None:
+    """Ranks and top scores of one block from its (P, persons) best scores."""
+    column = np.searchsorted(people, person).clip(0, len(people) - 1)
+    enrolled = people[column] == person
+    every = np.arange(len(best))
+    mate = best[every, column]
+    level = np.count_nonzero(best >= mate[:, None], axis=1)  # the own person among them
+    out.rank[block] = np.where(enrolled, level, 0)
+    out.mate[block] = np.where(enrolled, mate, np.nan)
+    top = best.argmax(1)
+    out.top[block], out.top_person[block] = best[every, top], people[top]
+
+
+def summarise(
+    found: Search,
+    person: NDArray[np.int64],
+    *,
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Rank-k rates and open-set rates, with intervals over persons.
+
+    TPIR@FPIR: share of enrolled probes that are found at rank 1 with a score that at most the
+    share FPIR of the probes of strangers reaches. Refused where FPIR × strangers < 10.
+
+    Args:
+        found: the search.
+        person: (P,) person of each probe.
+        replicates: of the bootstrap; 0 = no intervals.
+        seed: of the bootstrap.
+    """
+    names = [f"rank {k}" for k in RANKS] + [f"tpir {far_name(f)}" for f in FPIRS]
+    _, cluster = np.unique(person, return_inverse=True)
+    statistic = _Rates(found, cluster)
+    whole = statistic(np.ones(len(person), np.int64))
+    strangers = int((found.rank == 0).sum())
+    refused = {
+        f"tpir {far_name(fpir)}": (
+            f"needs {round(LEAST_FALSE_ACCEPTS / fpir):,} probes of persons that are not "
+            f"enrolled, found {strangers:,}"
+        )
+        for fpir in FPIRS
+        if fpir * strangers * (1 + 1e-12) < LEAST_FALSE_ACCEPTS
+    }
+    enrolled = int((found.rank > 0).sum())
+    if not enrolled:
+        refused |= dict.fromkeys(names, "no probe is of an enrolled person")
+    intervals: dict[str, Any] = {}
+    if replicates:
+        people = int(cluster.max()) + 1
+        drawn = np.array(
+            [statistic(draw_counts(people, seed, number)[cluster]) for number in range(replicates)]
+        )
+        intervals = {
+            name: None if name in refused else interval(drawn[:, column])
+            for column, name in enumerate(names)
+        }
+    values = {
+        name: None if name in refused else float(value)
+        for name, value in zip(names, whole, strict=True)
+    }
+    return {
+        "probes": len(person),
+        "enrolled_probes": enrolled,
+        "stranger_probes": strangers,
+        "probe_persons": int(cluster.max()) + 1,
+        "rank": {str(k): values[f"rank {k}"] for k in RANKS},
+        "tpir": {far_name(f): values[f"tpir {far_name(f)}"] for f in FPIRS},
+        "refused": refused,
+        "intervals": intervals,
+    }
+
+
+class _Rates:
+    """Every rate as a function of the weights of the probes."""
+
+    def __init__(self, found: Search, cluster: NDArray[np.int64]) -> None:
+        self._found = found
+        self._enrolled, self._stranger = found.rank > 0, found.rank == 0
+        strangers = np.flatnonzero(self._stranger)
+        self._order = strangers[np.argsort(-found.top[strangers], kind="stable")]
+
+    def __call__(self, weights: NDArray[np.integer]) -> NDArray[np.float64]:
+        found = self._found
+        inside = weights * self._enrolled
+        total = int(inside.sum())
+        if not total:
+            return np.full(len(RANKS) + len(FPIRS), np.nan)
+        ranks = [int(inside[found.rank <= k].sum()) / total for k in RANKS]
+        accepted = np.cumsum(weights[self._order])
+        rates = []
+        for fpir in FPIRS:
+            if not len(accepted) or not accepted[-1]:
+                rates.append(np.nan)
+                continue
+            allowed = np.floor(fpir * accepted[-1] * (1 + 1e-12))
+            # The first stranger who may not get in sets the score that must be exceeded.
+            place = int(np.searchsorted(accepted, allowed, side="right"))
+            limit = found.top[self._order[place]] if place < len(self._order) else -np.inf
+            good = (found.rank == 1) & (found.mate > limit)
+            rates.append(int(inside[good].sum()) / total)
+        return np.array([*ranks, *rates])
+
+
+def cmc(found: Search, ranks: int = 100) -> NDArray[np.float64]:
+    """(ranks,) share of enrolled probes whose person is among the first 1, 2, … found."""
+    enrolled = found.rank[found.rank > 0]
+    counts = np.bincount(np.minimum(enrolled, ranks + 1), minlength=ranks + 2)[1 : ranks + 1]
+    return np.cumsum(counts) / max(len(enrolled), 1)

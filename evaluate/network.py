@@ -1,0 +1,253 @@
+"""A network with weights, ready to describe faces."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from faceguide.cache.files import file_sha256
+from faceguide.evaluate.errors import EvaluationError
+from faceguide.evaluate.run_directory import read_run
+from faceguide.train.models import MODELS, create
+from faceguide.train.models.backbone import FaceBackbone
+from faceguide.train.models.cal import WSDANCAL
+from faceguide.train.models.checkpoint import LoadReport, load_weights, read_safetensors, read_state
+from faceguide.train.models.errors import CheckpointError
+from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.qaconv import QAConv
+
+BACKBONES = tuple(name for name in MODELS if name.startswith(("mobilefacenet", "ir_", "cal_")))
+
+
+@dataclass(frozen=True)
+class Network:
+    """What turns crops into embeddings, maps and visibility.
+
+    Attributes:
+        name: of the backbone.
+        backbone: a face backbone or a CAL model, in eval mode.
+        sha256: of all weights files.
+        map_side: side of the feature maps, 7 or 14.
+        matcher: trained QAConv, or None.
+        occlusion_head: or None.
+        run: the training run's directory, or None for a weights file.
+        notes: what was loaded, a line each.
+    """
+
+    name: str
+    backbone: nn.Module
+    sha256: str
+    map_side: int = 7
+    matcher: QAConv | None = None
+    occlusion_head: OcclusionHead | None = None
+    run: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The pixels that it was trained on."""
+        spec: InputSpec = self.backbone.input_spec  # type: ignore[assignment]
+        return spec
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether it offers feature maps to local matchers."""
+        return isinstance(self.backbone, FaceBackbone)
+
+    def key(self) -> dict[str, Any]:
+        """What the rows of a store depend on, apart from the images."""
+        return {"backbone": self.name, "weights": self.sha256, "map": self.map_side}
+
+    def check_size(self, size: int, where: str) -> None:
+        """Crops of this side can be embedded, or an EvaluationError.
+
+        CAL's attention networks take any side; the face backbones their own alone.
+        """
+        if self.has_maps and size != self.input_spec.size:
+            raise EvaluationError(
+                f"{where}: its crops are {size} pixels, {self.name} was trained on "
+                f"{self.input_spec.size}; make a cache with `prep landmarks --size "
+                f"{self.input_spec.size}`"
+            )
+
+    @torch.inference_mode()
+    def describe(self, images: torch.Tensor, groups: frozenset[str]) -> dict[str, NDArray[Any]]:
+        """Columns of the named groups of a store.
+
+        Embedding × norm of an image and of its mirror image are added and scaled to length 1, as
+        published for AdaFace. Maps and visibility are those of the image itself.
+
+        Args:
+            images: (N, S, S, 3) uint8 RGB.
+            groups: names in `store.GROUPS`.
+
+        Returns:
+            column → (N, …), see `store`.
+        """
+        device = next(self.backbone.parameters()).device
+        pixels = self.input_spec.prepare(images.to(device))
+        out: dict[str, torch.Tensor] = {}
+        maps: torch.Tensor | None = None
+        if groups & {"plain", "embedding"}:
+            plain, norm, maps = self._embed(pixels)
+            out["plain_embedding"], out["plain_norm"] = plain, norm[:, 0]
+            if "embedding" in groups:
+                mirrored, mirrored_norm, _ = self._embed(pixels.flip(3))
+                fused = plain * norm + mirrored * mirrored_norm
+                length = torch.linalg.vector_norm(fused, dim=1, keepdim=True)
+                out["embedding"] = fused / length.clamp_min(torch.finfo(torch.float32).tiny)
+                out["norm"] = length[:, 0]
+        elif isinstance(self.backbone, FaceBackbone):
+            maps = self.backbone.feature_map(pixels, self.map_side)
+        if groups & {"map", "visibility"} and maps is None:
+            raise EvaluationError(f"{self.name} has no feature maps; choose --matcher cosine")
+        if "map" in groups and maps is not None:
+            out["feature_map"] = maps.to(torch.float16)
+        if "visibility" in groups and maps is not None:
+            if self.occlusion_head is None:
+                raise EvaluationError(
+                    "no occlusion head in these weights; give a training run, or --visibility cache"
+                )
+            out["visibility"] = self.occlusion_head(maps)[:, 0].to(torch.float16)
+        for column, values in out.items():
+            if not torch.isfinite(values).all():
+                raise EvaluationError(
+                    f"{self.name}: {column} is not finite for a face of this batch; are these the "
+                    "right weights for this network?"
+                )
+        return {column: values.cpu().numpy() for column, values in out.items()}
+
+    def _embed(
+        self, pixels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        if isinstance(self.backbone, FaceBackbone):
+            found = self.backbone.forward_all(pixels, self.map_side)
+            return found.embedding.float(), found.norm.float(), found.feature_map
+        # CAL: its attention-pooled features have length 1 and no norm of their own.
+        features = self.backbone(pixels).features.float()
+        return features, features.new_ones(len(features), 1), None
+
+
+def load_network(
+    backbone: str | None, weights: Path, device: str | torch.device = "cpu"
+) -> Network:
+    """Load a weights file or a training run.
+
+    Args:
+        backbone: its name; may be None for a run, or for a `.safetensors` that names it.
+        weights: the file, or the run's directory.
+        device: where it will work.
+
+    Raises:
+        EvaluationError: when the name is missing or the run does not describe its models.
+        CheckpointError: when a file cannot be read, or does not hold the whole network.
+    """
+    if weights.is_dir():
+        network = _load_run(backbone, weights)
+    else:
+        name = backbone or _named_in(weights)
+        module = build(name, weights)
+        report = _fill(module, weights)
+        network = Network(name, module, file_sha256(weights), notes=[report.summary()])
+    for part in (network.backbone, network.matcher, network.occlusion_head):
+        if part is not None:
+            part.eval().requires_grad_(False).to(device)
+    return network
+
+
+def build(name: str, weights: Path, arguments: dict[str, Any] | None = None) -> nn.Module:
+    """An empty network of the size that the weights have."""
+    if name not in BACKBONES:
+        raise EvaluationError(f"no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    if arguments is None:
+        state = read_state(weights)
+        if name.startswith("cal_"):
+            sizes = {"num_classes": "fc.weight", "heads": "attentions.conv.weight"}
+        elif name == "mobilefacenet":
+            sizes = {"embedding_size": "conv3.weight"}
+        else:
+            sizes = {"embedding_size": "output_layer.3.weight"}
+        arguments = {argument: len(state[key]) for argument, key in sizes.items() if key in state}
+    module: nn.Module = create(name, **arguments)
+    return module
+
+
+def _named_in(weights: Path) -> str:
+    arch = read_safetensors(weights)[1].get("arch") if weights.suffix == ".safetensors" else None
+    if arch is None:
+        raise EvaluationError(
+            f"{weights}: does not say which network it is for; give --backbone, one of "
+            f"{', '.join(BACKBONES)}"
+        )
+    return arch
+
+
+def _fill(module: nn.Module, weights: Path) -> LoadReport:
+    report = load_weights(module, weights)
+    if report.missing or report.dropped:
+        # A tensor that keeps its random start would give numbers that mean nothing.
+        raise CheckpointError(
+            f"{weights} does not hold a whole {type(module).__name__}: {report.summary()}"
+        )
+    return report
+
+
+def _load_run(backbone: str | None, run: Path) -> Network:
+    record = read_run(run)
+    models = record.get("models")
+    if not isinstance(models, dict) or not isinstance(models.get("backbone"), dict):
+        raise EvaluationError(
+            f"{run / 'run.json'}: names no models; give --backbone and a weights file instead"
+        )
+    loaded: dict[str, nn.Module] = {}
+    hashes, notes = hashlib.sha256(), []
+    for role in ("backbone", "matcher", "occlusion_head"):
+        entry = models.get(role)
+        if entry is None:
+            continue
+        sound = (
+            isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("weights"), str)
+            and isinstance(entry.get("arguments", {}), dict)
+        )
+        if not sound:
+            raise EvaluationError(
+                f"{run / 'run.json'}: models.{role} needs name, arguments and weights"
+            )
+        path = run / entry["weights"]
+        if path.resolve().parent != run.resolve():
+            raise EvaluationError(f"{run / 'run.json'}: models.{role} lies outside the run")
+        loaded[role] = create(entry["name"], **entry.get("arguments", {}))
+        notes.append(_fill(loaded[role], path).summary())
+        hashes.update(file_sha256(path).encode())
+    name = models["backbone"]["name"]
+    if backbone not in (None, name):
+        raise EvaluationError(
+            f"{run}: was trained with {name}, not {backbone}; leave --backbone out"
+        )
+    matcher, head = loaded.get("matcher"), loaded.get("occlusion_head")
+    if not isinstance(matcher, QAConv | None) or not isinstance(head, OcclusionHead | None):
+        raise EvaluationError(f"{run / 'run.json'}: matcher must be qaconv, head occlusion_head")
+    side = int(record.get("map", matcher.height if matcher else 7))
+    if not isinstance(loaded["backbone"], FaceBackbone | WSDANCAL):
+        raise EvaluationError(f"{run}: {name} is no backbone; expected one of {BACKBONES}")
+    return Network(name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes)
+
+
+def on_device(device: str) -> torch.device:
+    """A torch device, or an EvaluationError that names those that are there."""
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0][:120]
+        raise EvaluationError(f"--device {device}: {first}; choose cpu") from None
+    return found

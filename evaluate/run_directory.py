@@ -1,0 +1,167 @@
+"""What every run directory says of itself, and what an evaluation reads off a training run.
+
+A training run's `run.json` may hold, besides its settings:
+
+* `models`: {"backbone" | "matcher" | "occlusion_head": {"name": …, "arguments": {…},
+  "weights": file name in the directory}}, and `map`, the side of the feature map that matcher and
+  head work on (7 when absent);
+* `cache`: the directory of its training cache;
+* `identities`: a file in the run directory in the format of a cache's identities.txt, so that
+  the leak check works after the cache has moved.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from faceguide import __version__
+from faceguide.cache.files import digest, read_json, write_json
+from faceguide.cache.plan import read_identities
+from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.errors import EvaluationError
+
+RUN = "run.json"
+_PACKAGES = ("torch", "numpy", "scipy", "h5py")
+
+
+def cache_hash(cache: FaceCache) -> str:
+    """Names the content of a cache's faces: the digest of their manifest."""
+    return digest(cache.groups["faces"])
+
+
+def begin(
+    out: Path,
+    command: str,
+    settings: dict[str, Any],
+    *,
+    argv: Sequence[str] | None = None,
+    overwrite: bool = False,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Write run.json before anything is computed, and return what it holds.
+
+    The same command with the same settings goes on in its directory; a directory of `evaluate
+    embed` may be taken over, since what it holds is reused.
+
+    Args:
+        out: the run directory; made when missing.
+        command: the command's name.
+        settings: resolved options that change the result, JSON values.
+        argv: the command line; None = this process's.
+        overwrite: replace the record of another run.
+        facts: further fields, such as `cache` and `weights`.
+
+    Raises:
+        EvaluationError: when the directory holds another run, or something else.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"{out}: cannot be made: {error.strerror}") from None
+    path = out / RUN
+    if path.exists() and not overwrite:
+        before = read_json(path)
+        if before.get("command") not in (command, "embed"):
+            raise EvaluationError(
+                f"{out}: holds a run of `evaluate {before.get('command')}`; choose another --out "
+                "or add --overwrite"
+            )
+        old = before.get("settings", {})
+        changed = [name for name in settings if old.get(name) != settings[name]]
+        if before.get("command") == command and changed:
+            listed = ", ".join(f"{name} {old.get(name)} → {settings[name]}" for name in changed)
+            raise EvaluationError(
+                f"{out}: holds a run with other settings ({listed}); choose another --out or add "
+                "--overwrite"
+            )
+    record = {
+        "command": command,
+        "argv": list(sys.argv if argv is None else argv),
+        "settings": settings,
+        "versions": _versions(),
+        "git": _git_state(),
+        **facts,
+    }
+    write_json(path, record)
+    return record
+
+
+def _versions() -> dict[str, str]:
+    found = {"faceguide": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the program and whether its files were changed; None when git does not know it."""
+    own = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=own.parent, capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return None if done.returncode else done.stdout.strip()
+
+    # An installed copy may lie inside a repository of somebody else's.
+    if not git("ls-files", "--", own.name):
+        return None
+    changes = git("status", "--porcelain", "--", "..")
+    return {"commit": git("rev-parse", "HEAD"), "changed": bool(changes)}
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """The run.json of a training or evaluation run.
+
+    Raises:
+        EvaluationError: when there is none or it is no JSON object.
+    """
+    path = directory / RUN
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot read: {error.strerror}; not a run?") from None
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise EvaluationError(f"{path}: expected a JSON object")
+    return record
+
+
+def training_identities(run: Path) -> set[str] | None:
+    """Names of the persons that a training run learnt; None when the run does not tell.
+
+    Raises:
+        EvaluationError: when it tells of a list or a cache that is not there.
+    """
+    record = read_run(run)
+    own, cache = record.get("identities"), record.get("cache")
+    if isinstance(own, str) and own:
+        path = run / own
+        if path.resolve().parent != run.resolve() or path.name != "identities.txt":
+            raise EvaluationError(
+                f"{run / RUN}: `identities` must be identities.txt, found {own!r}"
+            )
+        return set(read_identities(run))
+    if isinstance(cache, str) and cache:
+        if not Path(cache).is_dir():
+            raise EvaluationError(
+                f"{run / RUN}: its training cache {cache} is gone, so shared persons cannot be "
+                "looked for; restore it, or put its identities.txt into the run directory and "
+                "name it under `identities`"
+            )
+        return set(FaceCache.open(cache).identities)
+    return None

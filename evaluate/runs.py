@@ -1,0 +1,276 @@
+"""What `evaluate embed`, `verification` and `identification` do, start to finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faceguide.cache.files import digest, replacing, write_json
+from faceguide.cache.reader import FaceCache
+from faceguide.evaluate import galleries, identification, strata, verification
+from faceguide.evaluate.embed import embed_rows, open_store
+from faceguide.evaluate.errors import EvaluationError
+from faceguide.evaluate.galleries import Galleries
+from faceguide.evaluate.network import Network
+from faceguide.evaluate.pair_rows import clusters, resolve
+from faceguide.evaluate.pairs import read_pairs
+from faceguide.evaluate.prepare import (
+    MatcherOptions,
+    cached_faces,
+    provenance,
+    shared_identities,
+)
+from faceguide.evaluate.reader import score_pairs
+from faceguide.evaluate.report_runs import CMC
+from faceguide.evaluate.run_directory import begin
+
+Progress = Callable[[str, int], Callable[[int], object]]
+
+
+def silent(what: str, total: int) -> Callable[[int], object]:
+    """No progress bar."""
+    return lambda count: None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run goes and how its intervals are drawn.
+
+    Attributes:
+        out: the run directory.
+        embeddings: a run directory whose embeddings are used and filled; None = `out`.
+        replicates: of the bootstrap; 0 = no intervals.
+        overwrite: replace another run's record.
+        progress: makes a progress bar from a title and a total.
+    """
+
+    out: Path
+    embeddings: Path | None = None
+    replicates: int = 1000
+    overwrite: bool = False
+    progress: Progress = silent
+
+
+def run_embed(
+    cache: FaceCache,
+    network: Network,
+    options: MatcherOptions,
+    run: RunOptions,
+    groups: frozenset[str],
+) -> dict[str, Any]:
+    """Embed every row that has a face.
+
+    Returns:
+        `rows` with a face, `without_face`, `computed` (fewer when some were there) and `store`,
+        its directory.
+    """
+    rows = cache.select()
+    # No settings: groups add up, and the store itself is keyed by cache and weights.
+    about = provenance(cache, network)
+    begin(run.out, "embed", {}, overwrite=run.overwrite, groups=sorted(groups), **about)
+    store = open_store(run.out, cache, network)
+    todo = max((len(store.missing(group, rows)) for group in groups), default=0)
+    computed = embed_rows(
+        cache,
+        network,
+        store,
+        rows,
+        groups,
+        batch_size=options.batch_size,
+        progress=run.progress("faces", todo),
+    )
+    return {
+        "rows": len(rows),
+        "without_face": len(cache) - len(rows),
+        "computed": computed,
+        "store": str(store.directory),
+    }
+
+
+def run_verification(
+    cache: FaceCache,
+    network: Network,
+    pairs_file: Path,
+    split: str | None,
+    options: MatcherOptions,
+    run: RunOptions,
+) -> dict[str, Any]:
+    """Score a list of pairs and summarise it.
+
+    Writes run.json, verification.json, scores.npz and, if any pair was left out, left_out.csv.
+
+    Returns:
+        The record of verification.json.
+
+    Raises:
+        EvaluationError: when no pair can be scored.
+    """
+    options.names()
+    pairs = read_pairs(pairs_file, split)
+    rows = resolve(cache, pairs)
+    if not len(rows):
+        first = rows.left_out[0]
+        raise EvaluationError(
+            f"{pairs_file}: none of its {len(pairs)} pairs has both images in {cache.directory}; "
+            f"the first: {first.reason}"
+        )
+    settings = {
+        "pairs": str(pairs_file.resolve()),
+        "split": split,
+        "replicates": run.replicates,
+        **options.settings(),
+    }
+    about = provenance(cache, network)
+    begin(run.out, "verification", settings, overwrite=run.overwrite, **about)
+    used = np.unique(np.concatenate([rows.probe, rows.reference]))
+    reader, matcher = cached_faces(
+        cache, network, options, used, run.out, run.embeddings, run.progress("faces", len(used))
+    )
+    score = score_pairs(
+        reader, matcher, rows.probe, rows.reference, run.progress("pairs", len(rows))
+    )
+    people, source = clusters(cache, rows.probe, rows.reference, rows.same)
+    summary, correct = verification.summarise(
+        score,
+        rows.same,
+        rows.fold,
+        people,
+        cosine=options.matcher == "cosine",
+        replicates=run.replicates,
+        seed=options.seed,
+    )
+    record = {
+        "matcher": options.matcher,
+        "listed": rows.listed,
+        "left_out": verification.write_left_out(run.out, rows.left_out),
+        "people_from": source,
+        "shared_identities": _leak(cache, network, used),
+        "store": str(reader.store.directory.resolve()),
+        **summary,
+    }
+    names = [pairs.first, pairs.second, pairs.same.tolist()]
+    verification.save_scores(
+        run.out,
+        listed=digest(
+            [[name.encode("utf-8", "surrogateescape").hex() for name in side] for side in names[:2]]
+            + [names[2]]
+        ),
+        number=rows.number,
+        probe=rows.probe,
+        reference=rows.reference,
+        same=rows.same,
+        score=score,
+        correct=correct,
+        people=people,
+    )
+    write_json(run.out / verification.RECORD, record)
+    return record
+
+
+def run_identification(
+    cache: FaceCache,
+    network: Network,
+    lists: tuple[Path, Path] | None,
+    unenrolled: float,
+    options: MatcherOptions,
+    run: RunOptions,
+) -> dict[str, Any]:
+    """Search probes in a gallery and summarise the search.
+
+    Writes run.json, identification.json, search.npz, cmc.npy and, if need be, left_out.csv.
+
+    Args:
+        lists: gallery and probe CSV, or None: one image per identity is enrolled.
+        unenrolled: share of the persons that are not enrolled; for `lists` = None.
+
+    Returns:
+        The record of identification.json.
+    """
+    options.names()
+    if lists is None:
+        task = galleries.one_per_identity(
+            cache, cache.select(labelled=True), unenrolled, options.seed
+        )
+    else:
+        task = galleries.from_lists(cache, *lists)
+    settings = {
+        "gallery": None if lists is None else str(lists[0].resolve()),
+        "probes": None if lists is None else str(lists[1].resolve()),
+        "unenrolled": unenrolled,
+        "replicates": run.replicates,
+        **options.settings(),
+    }
+    begin(
+        run.out,
+        "identification",
+        settings,
+        overwrite=run.overwrite,
+        **provenance(cache, network),
+    )
+    used = np.unique(np.concatenate([task.gallery, task.probe]))
+    reader, matcher = cached_faces(
+        cache, network, options, used, run.out, run.embeddings, run.progress("faces", len(used))
+    )
+    found = identification.search(
+        reader,
+        matcher,
+        task.gallery,
+        task.gallery_person,
+        task.probe,
+        task.probe_person,
+        run.progress("probes", len(task.probe)),
+    )
+    _save_search(run.out, task, found)
+    record = {
+        "matcher": options.matcher,
+        "gallery": len(task.gallery),
+        "gallery_persons": len(np.unique(task.gallery_person)),
+        "listed": len(task.gallery) + len(task.probe) + len(task.left_out),
+        "left_out": verification.write_left_out(run.out, task.left_out),
+        "shared_identities": _leak(cache, network, used),
+        "store": str(reader.store.directory.resolve()),
+        **identification.summarise(
+            found, task.probe_person, replicates=run.replicates, seed=options.seed
+        ),
+        "strata": _strata(cache, task, found),
+    }
+    write_json(run.out / "identification.json", record)
+    return record
+
+
+def _strata(
+    cache: FaceCache, task: Galleries, found: identification.Search
+) -> dict[str, list[dict[str, Any]]]:
+    enrolled = found.rank > 0
+    probes = task.probe[enrolled]
+    return strata.table(
+        strata.occlusion_bins(cache, probes),
+        strata.pose_bins(cache, probes),
+        found.rank[enrolled] == 1,
+    )
+
+
+def _save_search(out: Path, task: Galleries, found: identification.Search) -> None:
+    with replacing(out / "search.npz") as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            probe=task.probe,
+            person=task.probe_person,
+            rank=found.rank,
+            mate=found.mate,
+            top=found.top,
+            top_person=found.top_person,
+        )
+    if (found.rank > 0).any():
+        with replacing(out / CMC) as temporary, temporary.open("wb") as file:
+            np.save(file, identification.cmc(found))
+
+
+def _leak(cache: FaceCache, network: Network, rows: Any) -> dict[str, Any] | None:
+    """Persons of the test that the weights were trained on; None when nobody knows."""
+    shared = shared_identities(cache, network, rows)
+    return None if shared is None else {"count": len(shared), "names": shared[:100]}

@@ -1,0 +1,192 @@
+"""Computed faces on disk: embeddings, feature maps and visibility, each row once.
+
+A store belongs to one cache and one set of weights. Rows come in blocks, one HDF5 file each,
+written whole under a name that follows from its rows; a killed run leaves finished blocks, and
+the next run computes what is missing. Groups are separate files, so maps can follow later.
+
+* `plain`: plain_embedding (N, E) float32 of length 1 and plain_norm (N,) float32, of the image
+  alone.
+* `embedding`: embedding and norm, likewise, of the sum of the raw embeddings of the image and its
+  mirror image.
+* `map`: feature_map (N, C, h, w) float16.
+* `visibility`: visibility (N, h, w) float16 from the occlusion head, 1 = visible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.files import digest, json_bytes, publish, read_json, replacing
+from faceguide.evaluate.errors import EvaluationError
+
+GROUPS = {
+    "plain": ("plain_embedding", "plain_norm"),
+    "embedding": ("embedding", "norm"),
+    "map": ("feature_map",),
+    "visibility": ("visibility",),
+}
+BLOCK_ROWS = 1024
+_KEY = "key.json"
+
+
+@dataclass
+class _Block:
+    """One file; its arrays are mapped when first needed."""
+
+    path: Path
+    rows: NDArray[np.int64]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class FaceStore:
+    """Rows of one cache, seen by one network.
+
+    Attributes:
+        directory: where the blocks lie.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._blocks: dict[str, list[_Block]] = {group: [] for group in GROUPS}
+        # Per group: rows in increasing order, and the block and slot of each.
+        self._index: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        for group in GROUPS:
+            for path in sorted(directory.glob(f"{group}-*.h5")):
+                self._blocks[group].append(_Block(path, _rows_of(path)))
+            self._reindex(group)
+
+    @classmethod
+    def open(cls, run: Path, key: dict[str, Any]) -> FaceStore:
+        """The store of a run directory for this key; made when missing.
+
+        Args:
+            run: the run directory.
+            key: what the rows depend on: cache, weights, network.
+        """
+        directory = run / f"embeddings-{digest(key)[:16]}"
+        directory.mkdir(parents=True, exist_ok=True)
+        if not publish(directory / _KEY, json_bytes(key)) and read_json(directory / _KEY) != key:
+            raise EvaluationError(f"{directory}: belongs to another cache or network; remove it")
+        return cls(directory)
+
+    def missing(self, group: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of `rows` that the group lacks, each once, in increasing order."""
+        return np.setdiff1d(rows, self._index[group][0])
+
+    def add(self, group: str, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> None:
+        """Write a block.
+
+        Args:
+            group: a name in `GROUPS`.
+            rows: (N,) rows of the cache.
+            arrays: one per column of the group, (N, …).
+
+        Raises:
+            CacheError: when the disk is full or fails; earlier blocks stay.
+        """
+        name = hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()[:16]
+        path = self.directory / f"{group}-{name}.h5"
+        columns = {"row": np.asarray(rows, np.int64), **arrays}
+        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+            for column, values in columns.items():
+                # Contiguous, so that it can be mapped.
+                file.create_dataset(column, data=values).attrs["crc32"] = _crc(values)
+        self._blocks[group] = [
+            *(block for block in self._blocks[group] if block.path != path),
+            _Block(path, columns["row"]),
+        ]
+        self._reindex(group)
+
+    def read(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """A new array of a column for these rows, in their order.
+
+        Raises:
+            EvaluationError: when a row is not there, or a block was changed since.
+        """
+        group = next(name for name, columns in GROUPS.items() if column in columns)
+        known, places = self._index[group]
+        where = np.searchsorted(known, rows)
+        found = where < len(known)
+        found[found] = known[where[found]] == rows[found]
+        if not found.all():
+            raise EvaluationError(
+                f"{self.directory}: row {int(rows[~found][0])} has no {group}; embed it first"
+            )
+        if not len(rows):
+            blocks = self._blocks[group]
+            shape = self._array(blocks[0], column).shape[1:] if blocks else ()
+            return np.empty((0, *shape), np.float32)
+        blocks, slots = places[where, 0], places[where, 1]
+        out: NDArray[Any] | None = None
+        for number in np.unique(blocks):
+            here = np.flatnonzero(blocks == number)
+            values = self._array(self._blocks[group][number], column)
+            if out is None:
+                out = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            out[here] = values[slots[here]]
+        assert out is not None
+        return out
+
+    def rows(self, group: str) -> NDArray[np.int64]:
+        """All rows of a group, in increasing order."""
+        return self._index[group][0]
+
+    def _reindex(self, group: str) -> None:
+        blocks = self._blocks[group]
+        rows = np.concatenate([np.empty(0, np.int64), *(block.rows for block in blocks)])
+        places = np.empty((len(rows), 2), np.int64)
+        places[:, 0] = np.repeat(np.arange(len(blocks)), [len(block.rows) for block in blocks])
+        places[:, 1] = np.concatenate(
+            [np.empty(0, np.int64), *(np.arange(len(block.rows)) for block in blocks)]
+        )
+        # Two runs at once may have written a row twice; the values are the same.
+        known, first = np.unique(rows, return_index=True)
+        self._index[group] = known, places[first]
+
+    def _array(self, block: _Block, column: str) -> NDArray[Any]:
+        if column not in block.arrays:
+            with _opened(block.path) as file:
+                dataset = file[column]
+                values = np.memmap(
+                    block.path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape
+                )
+                if _crc(values) != int(dataset.attrs["crc32"]):
+                    raise EvaluationError(
+                        f"{block.path}: {column} differs from its checksum; remove the file and "
+                        "run the same command again"
+                    )
+            block.arrays[column] = values
+        return block.arrays[column]
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: not readable as HDF5 ({error}); remove it and run the same command again"
+        ) from None
+
+
+def _rows_of(path: Path) -> NDArray[np.int64]:
+    with _opened(path) as file:
+        try:
+            rows = np.asarray(file["row"][:], np.int64)
+            intact = _crc(rows) == int(file["row"].attrs["crc32"])
+        except (KeyError, OSError) as error:
+            raise EvaluationError(f"{path}: not a block of faces ({error}); remove it") from None
+    if not intact:
+        raise EvaluationError(f"{path}: row differs from its checksum; remove the file")
+    return rows
+
+
+def _crc(values: NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)

@@ -1,0 +1,240 @@
+"""1:1 verification: scores of a list of pairs, and every figure that is read off them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.console import printable
+from faceguide.cache.files import replacing
+from faceguide.evaluate.bootstrap import verification_intervals
+from faceguide.evaluate.errors import EvaluationError
+from faceguide.evaluate.folds import (
+    FoldAccuracy,
+    assign_folds,
+    exact_accuracy,
+    published_accuracy,
+)
+from faceguide.evaluate.pair_rows import LeftOut
+from faceguide.evaluate.roc import (
+    Ranking,
+    far_name,
+    measure,
+    rank,
+    tar_cells,
+    threshold_at,
+)
+
+RECORD = "verification.json"
+SCORES = "scores.npz"
+LEFT_OUT = "left_out.csv"
+
+
+def summarise(
+    scores: NDArray[np.floating],
+    same: NDArray[np.bool_],
+    fold: NDArray[np.int64] | None,
+    people: NDArray[np.int64],
+    *,
+    cosine: bool,
+    replicates: int,
+    seed: int,
+) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    """Every figure of a list of scored pairs.
+
+    Args:
+        scores: (N,) finite, higher = more alike.
+        same: (N,) bool.
+        fold: (N,) or None: folds are cut as published.
+        people: (N, 2) the person on either side, numbered from 0 without gaps.
+        cosine: whether the scores are cosines, to which the published grid applies.
+        replicates: of the bootstrap; 0 = no intervals.
+        seed: of the bootstrap.
+
+    Returns:
+        The record, JSON values, and (N,) right decisions: at the thresholds of the folds, or at
+        the equal error rate where there are no folds.
+    """
+    ranking = rank(scores, same)
+    measures = measure(ranking)
+    cells = tar_cells(ranking)
+    accuracy, correct = _accuracy(ranking, scores, same, fold, measures.eer_point, cosine)
+    thresholds: list[dict[str, Any]] = [
+        {"at": "equal error rate", "threshold": threshold_at(ranking, measures.eer_point)}
+    ]
+    thresholds += [
+        {"at": f"FAR {far_name(cell.far)}", "threshold": cell.threshold}
+        for cell in cells
+        if cell.threshold is not None
+    ]
+    record: dict[str, Any] = {
+        "pairs": len(scores),
+        "genuine": len(ranking.genuine),
+        "impostors": len(ranking.impostor),
+        "accuracy": accuracy,
+        "auc": measures.auc,
+        "eer": measures.eer,
+        "tar": {far_name(cell.far): cell.tar for cell in cells},
+        "tar_cells": [asdict(cell) for cell in cells],
+        "thresholds": thresholds,
+        "people": int(people.max()) + 1,
+    }
+    if replicates:
+        found = verification_intervals(ranking, people, correct, replicates, seed)
+        for cell in cells:
+            if cell.tar is None:
+                found[f"tar {far_name(cell.far)}"] = None
+        record["intervals"] = {"level": 0.95, "replicates": replicates, "seed": seed, **found}
+    return record, correct
+
+
+def _accuracy(
+    ranking: Ranking,
+    scores: NDArray[np.floating],
+    same: NDArray[np.bool_],
+    fold: NDArray[np.int64] | None,
+    eer_point: int,
+    cosine: bool,
+) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    try:
+        given = fold is not None
+        folds, how = (fold, "given") if fold is not None else assign_folds(same)
+        exact = exact_accuracy(scores, same, folds)
+    except EvaluationError as error:
+        correct = (np.asarray(scores) >= threshold_at(ranking, eer_point)) == same
+        return {"mean": None, "std": None, "refused": str(error)}, correct
+    record = {
+        **_fold_record(exact),
+        "folds": len(exact.fold),
+        "folds_are": "given in the list" if given else how,
+        "published_grid": (
+            _fold_record(published_accuracy(scores, same, folds)) if cosine else None
+        ),
+    }
+    return record, exact.correct
+
+
+def _fold_record(found: FoldAccuracy) -> dict[str, Any]:
+    return {
+        "mean": found.mean,
+        "std": found.std,
+        "by_fold": found.accuracy.tolist(),
+        "thresholds": found.threshold.tolist(),
+    }
+
+
+def save_scores(
+    out: Path,
+    *,
+    listed: str,
+    number: NDArray[np.int64],
+    probe: NDArray[np.int64],
+    reference: NDArray[np.int64],
+    same: NDArray[np.bool_],
+    score: NDArray[np.floating],
+    correct: NDArray[np.bool_],
+    people: NDArray[np.int64],
+) -> None:
+    """Write every scored pair to `scores.npz`, for figures, comparisons and your own reading.
+
+    Args:
+        out: the run directory.
+        listed: digest of the list of pairs, so that runs over other lists are told apart.
+        number: (N,) place of each pair in the list.
+        probe: (N,) rows.
+        reference: (N,) rows.
+        same: (N,) bool.
+        score: (N,).
+        correct: (N,) right decisions.
+        people: (N, 2).
+    """
+    # numpy would add a suffix to the temporary name; an open file keeps it.
+    with replacing(out / SCORES) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            listed=np.array(listed),
+            number=number,
+            probe=probe,
+            reference=reference,
+            same=same,
+            score=score,
+            correct=correct,
+            people=people,
+        )
+
+
+def load_scores(run: Path) -> dict[str, NDArray[Any]]:
+    """What `save_scores` wrote.
+
+    Raises:
+        EvaluationError: when the run has none, or the file is damaged.
+    """
+    path = run / SCORES
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = ("listed", "number", "probe", "reference", "same", "score", "correct", "people")
+            return {name: file[name] for name in names}
+    except FileNotFoundError:
+        raise EvaluationError(
+            f"{run}: no {SCORES}; expected a run of `evaluate verification`"
+        ) from None
+    except Exception as error:  # a damaged archive raises almost anything
+        raise EvaluationError(f"{path}: not readable ({error}); run the evaluation again") from None
+
+
+def write_left_out(out: Path, left_out: list[LeftOut]) -> dict[str, Any]:
+    """Name every pair without a score in `left_out.csv`; returns their number by reason."""
+    path = out / LEFT_OUT
+    if not left_out:
+        path.unlink(missing_ok=True)
+        return {"count": 0, "reasons": {}}
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["number", "a", "b", "reason"])
+        for pair in left_out:
+            writer.writerow([pair.number, *map(printable, (pair.first, pair.second, pair.reason))])
+    reasons = Counter(
+        reason.rpartition(": ")[2] for pair in left_out for reason in pair.reason.split("; ")[:1]
+    )
+    return {"count": len(left_out), "reasons": dict(reasons)}
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The figures as lines of text."""
+    accuracy = record["accuracy"]
+    intervals = record.get("intervals", {})
+
+    def between(name: str) -> str:
+        found = intervals.get(name)
+        return f"  [{100 * found[0]:.2f}, {100 * found[1]:.2f}]" if found else ""
+
+    lines = [
+        f"{record['pairs']:,} pairs: {record['genuine']:,} of one person, "
+        f"{record['impostors']:,} of two; {record['people']:,} persons"
+    ]
+    if accuracy["mean"] is None:
+        lines.append(f"accuracy   –  ({accuracy['refused']})")
+    else:
+        lines.append(
+            f"accuracy   {100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} % over "
+            f"{accuracy['folds']} folds{between('accuracy')}"
+        )
+    lines.append(f"AUC        {100 * record['auc']:.3f} %{between('auc')}")
+    lines.append(f"EER        {100 * record['eer']:.2f} %{between('eer')}")
+    for cell in record["tar_cells"]:
+        name = far_name(cell["far"])
+        if cell["tar"] is None:
+            lines.append(f"TAR@{name}   –  ({cell['refused']})")
+        else:
+            lines.append(
+                f"TAR@{name}   {100 * cell['tar']:.2f} %{between(f'tar {name}')}"
+                f"  ({cell['false_accepts']:,} of {cell['impostors']:,} impostors, "
+                f"threshold {cell['threshold']:.4f})"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from tests.evaluate.builder import training_run, weights_file
+
+from faceguide.evaluate import ijb_faces, templates
+from faceguide.evaluate.cli import main
+from faceguide.evaluate.errors import ListError
+from faceguide.evaluate.ijb import TemplateOptions, TemplateScorer
+from faceguide.evaluate.ijb_meta import read_meta, read_subjects, read_template_pairs
+from faceguide.evaluate.network import load_network
+from faceguide.evaluate.reader import FaceReader, score_pairs
+from faceguide.evaluate.scores import make_matcher
+from faceguide.evaluate.store import FaceStore
+from faceguide.preprocess import align
+
+SUBJECTS, TEMPLATES = 6, 3  # templates of each subject: gallery, probe, probe
+
+
+@dataclass(frozen=True)
+class Use:
+    image: str
+    template: int
+    medium: int
+
+
+def picture(subject: int, image: int) -> np.ndarray:
+    """A smooth picture of a subject, RGB 112×112, with something of its own in every image."""
+    coarse = np.random.default_rng(subject).integers(30, 226, (5, 5, 3))
+    own = np.random.default_rng(1000 + image).integers(-25, 26, (5, 5, 3))
+    return cv2.resize((coarse + own).clip(0, 255).astype(np.uint8), (112, 112))
+
+
+def build_ijb(folder: Path) -> list[Use]:
+    """IJB-C in small: loose crops of other sizes and angles, five points, templates, subjects."""
+    (folder / "loose_crop").mkdir(parents=True)
+    (folder / "meta").mkdir()
+    uses, points, number = [], [], 0
+    for subject in range(SUBJECTS):
+        for template in range(TEMPLATES):
+            name = 100 * subject + template
+            # A still, and a video of two or three frames.
+            media = [(10 * name, 1), (10 * name + 1, 2 + (subject + template) % 2)]
+            if name == 300:
+                media = media[1:]  # one medium only
+            for medium, frames in media:
+                for _ in range(frames):
+                    number += 1
+                    angle, scale = np.deg2rad(3 * (number % 7) - 9), 1.1 + 0.05 * (number % 5)
+                    turn = scale * np.array(
+                        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+                    )
+                    matrix = np.hstack([turn, [[25.0], [22.0]]])
+                    loose = cv2.warpAffine(picture(subject, number), matrix, (200, 190))
+                    path = folder / "loose_crop" / f"{number}.png"
+                    cv2.imwrite(str(path), loose[:, :, ::-1])
+                    five = align.apply(matrix, align.template(112)).ravel()
+                    score = 0.5 + 0.04 * (number * 7 % 12)
+                    points.append(" ".join([path.name, *(f"{x:.3f}" for x in [*five, score])]))
+                    uses.append(Use(path.name, name, medium))
+    meta = folder / "meta"
+    (meta / "ijbc_name_5pts_score.txt").write_text("\n".join(points) + "\n")
+    lines = [f"{use.image} {use.template} {use.medium}" for use in uses]
+    (meta / "ijbc_face_tid_mid.txt").write_text("\n".join(lines) + "\n")
+    names = [100 * s + t for s in range(SUBJECTS) for t in range(TEMPLATES)]
+    pairs = [f"{a} {b} {int(a // 100 == b // 100)}" for a in names for b in names if a < b]
+    (meta / "ijbc_template_pair_label.txt").write_text("\n".join(pairs) + "\n")
+    header = "TEMPLATE_ID,SUBJECT_ID,FILENAME\n"
+    for gallery, subjects in (("gallery_G1", range(3)), ("gallery_G2", range(3, SUBJECTS))):
+        rows = "".join(f"{100 * s},{s},x.png\n" for s in subjects)
+        (meta / f"ijbc_1N_{gallery}.csv").write_text(header + rows)
+    rows = "".join(f"{100 * s + t},{s},x.png\n" for s in range(SUBJECTS) for t in (1, 2))
+    (meta / "ijbc_1N_probe_mixed.csv").write_text(header + rows)
+    return uses
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ijb")
+    build_ijb(folder / "IJBC")
+    weights_file(folder / "weights.pt")
+    training_run(folder / "run")
+    return folder
+
+
+def invoke(folder: Path, out: str, *more: str, root: str = "IJBC"):
+    return CliRunner().invoke(
+        main,
+        [
+            *("ijb", str(folder / root), "--out", str(folder / out), "--json"),
+            *("--weights", str(folder / "run"), "--bootstrap", "20", *more),
+        ],
+    )
+
+
+def test_crops_are_cut_by_the_five_points(place: Path) -> None:
+    meta = read_meta(place / "IJBC")
+    assert meta.name == "ijbc"
+    for number in (0, 5, 20):
+        crop = ijb_faces.read_crop(meta, number)
+        assert not isinstance(crop, str)
+        subject = int(meta.template[number]) // 100
+        inside = (slice(8, 104), slice(8, 104))
+        difference = crop[inside].astype(int) - picture(subject, number + 1)[inside]
+        assert np.abs(difference).mean() < 2
+
+
+def by_hand(place: Path, *, flip: bool, norm: bool, detector_score: bool) -> dict[int, np.ndarray]:
+    """Template embeddings straight from the definition."""
+    meta = read_meta(place / "IJBC")
+    network = load_network(None, place / "run")
+    crops = np.stack([ijb_faces.read_crop(meta, number) for number in range(len(meta.images))])
+    found = network.describe(torch.from_numpy(crops), frozenset({"plain", "embedding"}))
+    vectors = found["embedding" if flip else "plain_embedding"].astype(np.float64)
+    if norm:
+        vectors = vectors * found["norm" if flip else "plain_norm"][:, None]
+    if detector_score:
+        vectors = vectors * meta.detector_score[:, None]
+    pooled = {}
+    for template in sorted(set(meta.template.tolist())):
+        total = 0
+        for medium in set(meta.medium[meta.template == template].tolist()):
+            total = total + vectors[(meta.template == template) & (meta.medium == medium)].mean(0)
+        pooled[template] = total / np.linalg.norm(total)
+    return pooled
+
+
+@pytest.mark.parametrize(
+    ("flip", "norm", "detector_score"),
+    [(True, True, True), (False, True, True), (True, False, True), (True, True, False)],
+)
+def test_pooling_within_and_over_media(place: Path, flip, norm, detector_score) -> None:
+    pooled = by_hand(place, flip=flip, norm=norm, detector_score=detector_score)
+    out = f"pool-{flip}-{norm}-{detector_score}"
+    switches = [
+        "--flip" if flip else "--no-flip",
+        "--norm" if norm else "--no-norm",
+        "--detector-score" if detector_score else "--no-detector-score",
+    ]
+    result = invoke(place, out, *switches, "--embeddings", str(place / "shared"))
+    assert result.exit_code == 0, result.output
+    found = np.load(place / out / "ijb_scores.npz")
+    assert len(found["score"]) == 153  # 18 templates
+    for (a, b), score in zip(found["template"].tolist(), found["score"], strict=True):
+        assert score == pytest.approx(float(pooled[a] @ pooled[b]), abs=1e-5)
+    record = json.loads(result.stdout)["verification"]
+    assert (record["pairs"], record["genuine"], record["impostors"]) == (153, 18, 135)
+    assert record["tar"]["1e-1"] is not None
+    assert record["tar"]["1e-2"] is None
+
+
+def test_one_to_many_against_each_gallery_by_itself(place: Path) -> None:
+    result = invoke(place, "ids", "--embeddings", str(place / "shared"))
+    record = json.loads(result.stdout)["identification"]
+    pooled = by_hand(place, flip=True, norm=True, detector_score=True)
+    probes = [100 * s + t for s in range(SUBJECTS) for t in (1, 2)]
+    for name, subjects in (("G1", range(3)), ("G2", range(3, 6)), ("merged", range(6))):
+        ranks = []
+        for probe in probes:
+            if probe // 100 not in subjects:
+                continue
+            scores = {s: float(pooled[probe] @ pooled[100 * s]) for s in subjects}
+            ranks.append(sum(score >= scores[probe // 100] for score in scores.values()))
+        assert record[name]["rank"]["1"] == pytest.approx(np.mean(np.array(ranks) == 1))
+        assert record[name]["enrolled_probes"] == len(ranks)
+        assert record[name]["stranger_probes"] == 12 - len(ranks)
+        assert record[name]["gallery_templates"] == len(subjects)
+
+
+def test_local_matchers_compare_the_stated_images(place: Path) -> None:
+    result = invoke(place, "local", "--matcher", "qaconv+occlusion", "--images-per-template", "2")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert "mean over all pairs of at most 2 images" in record["rule"]
+    meta = read_meta(place / "IJBC")
+    network = load_network(None, place / "run")
+
+    def representatives(template: int) -> list[int]:
+        chosen = []
+        for medium in set(meta.medium[meta.template == template].tolist()):
+            inside = np.flatnonzero((meta.template == template) & (meta.medium == medium))
+            chosen.append(int(inside[np.argmax(meta.detector_score[inside])]))
+        return sorted(chosen, key=lambda one: -meta.detector_score[one])[:2]
+
+    (directory,) = (place / "local").glob("embeddings-*")
+    reader, matcher = FaceReader(FaceStore(directory)), make_matcher("qaconv+occlusion", network)
+    found = np.load(place / "local" / "ijb_scores.npz")
+    for place_ in (0, 17, 90, 152):
+        a, b = found["template"][place_].tolist()
+        pairs = [(x, y) for x in representatives(a) for y in representatives(b)]
+        probe, reference = np.array(pairs).T
+        expected = score_pairs(reader, matcher, probe, reference).mean()
+        assert found["score"][place_] == pytest.approx(float(expected), abs=1e-4)
+    # 1:N by blocks of maps ranks as the pairs do.
+    score = {
+        tuple(sorted(pair)): value
+        for pair, value in zip(found["template"].tolist(), found["score"].tolist(), strict=True)
+    }
+    ranks = []
+    for s in range(3):
+        for t in (1, 2):
+            scores = [score[tuple(sorted((100 * s + t, 100 * g)))] for g in range(3)]
+            ranks.append(sum(value >= scores[s] - 1e-6 for value in scores))
+    rate = record["identification"]["G1"]["rank"]["1"]
+    assert rate == pytest.approx(np.mean(np.array(ranks) == 1))
+
+
+@pytest.mark.parametrize("matcher", ["cosine", "qaconv+occlusion"])
+def test_blocks_of_templates_are_their_pairs(place: Path, matcher: str) -> None:
+    out = place / f"blocks-{matcher}"
+    assert invoke(place, out.name, "--matcher", matcher).exit_code == 0
+    (directory,) = out.glob("embeddings-*")
+    meta = read_meta(place / "IJBC")
+    every = np.ones(len(meta.image), bool)
+    scores = meta.detector_score[meta.image]
+    uses = templates.sort_uses(meta.image, meta.template, meta.medium, scores, every)
+    network = load_network(None, place / "run")
+    scorer = TemplateScorer(
+        FaceReader(FaceStore(directory)), make_matcher(matcher, network), uses, TemplateOptions()
+    )
+    probe, gallery = np.array([1, 0, 17, 5]), np.array([0, 3, 9])
+    blocks = np.empty((4, 3), np.float32)
+    for rows in (slice(0, 3), slice(3, 4)):
+        for part, found in scorer.blocks(probe, gallery)(rows):
+            blocks[rows, part] = found
+    pairs = scorer.pairs(np.repeat(probe, 3), np.tile(gallery, 4)).reshape(4, 3)
+    np.testing.assert_allclose(blocks, pairs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("matcher", ["visible-embedding", "fused"])
+def test_the_other_matchers_run_too(place: Path, matcher: str) -> None:
+    more = ["--fuse", "cosine=1", "--fuse", "qaconv=0.5"] if matcher == "fused" else []
+    result = invoke(place, f"m-{matcher}", "--matcher", matcher, *more)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["verification"]["pairs"] == 153
+
+
+def test_without_an_occlusion_head_nobody_knows_what_is_visible(place: Path) -> None:
+    more = ["--weights", str(place / "weights.pt"), "--backbone", "mobilefacenet"]
+    result = invoke(place, "blind", *more, "--matcher", "qaconv+occlusion")
+    assert result.exit_code == 1
+    assert "these images come without visibility" in result.stderr
+
+
+def test_images_that_cannot_be_read_are_named_and_the_rest_is_scored(tmp_path: Path) -> None:
+    uses = build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    crops = tmp_path / "IJBC" / "loose_crop"
+    (crops / uses[0].image).unlink()
+    (crops / uses[1].image).write_bytes(b"no picture")
+    gone = [use for use in uses if use.template == 200]
+    for use in gone:
+        (crops / use.image).unlink()
+    result = invoke(tmp_path, "out")
+    assert result.exit_code == 3, result.output
+    record = json.loads(result.stdout)
+    assert record["left_out"]["count"] == 2 + len(gone)
+    assert record["templates_without_image"] == 1
+    assert record["verification"]["listed"] == 153
+    assert record["verification"]["pairs"] == 153 - 17
+    assert record["identification"]["G1"]["templates_without_image"] == {"gallery": 1, "probes": 0}
+    text = (tmp_path / "out" / "left_out.csv").read_text()
+    assert uses[0].image in text
+    assert "No such file" in text
+    again = invoke(tmp_path, "out")
+    assert json.loads(again.stdout) == record
+
+
+def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
+    build_ijb(tmp_path / "IJBC")
+    meta = tmp_path / "IJBC" / "meta"
+    for name in ("ijbc_name_5pts_score.txt", "ijbc_face_tid_mid.txt"):
+        text = (meta / name).read_text().replace("1.png ", "../../secret.png ", 1)
+        (meta / name).write_text(text)
+    cv2.imwrite(str(tmp_path / "secret.png"), np.zeros((112, 112, 3), np.uint8))
+    found = read_meta(tmp_path / "IJBC")
+    assert found.images[0] == "../../secret.png"
+    assert ijb_faces.read_crop(found, 0) == "outside loose_crop"
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("name_5pts_score.txt", "1.png 1 2 3", "line 1: expected an image, ten coordinates"),
+        ("name_5pts_score.txt", "1.png" + " nan" * 11, "line 1: expected an image, ten coord"),
+        ("face_tid_mid.txt", "nobody.png 1 2", "line 1: expected an image of ijbc_name_5pts"),
+        ("face_tid_mid.txt", "1.png 1 x", "line 1: expected a whole number, found 'x'"),
+    ],
+)
+def test_faults_in_meta_files(tmp_path: Path, name: str, line: str, message: str) -> None:
+    build_ijb(tmp_path)
+    path = tmp_path / "meta" / f"ijbc_{name}"
+    path.write_text("\n".join([line, *path.read_text().splitlines()[1:]]))
+    with pytest.raises(ListError, match=message):
+        read_meta(tmp_path)
+
+
+def test_faults_in_protocol_files(tmp_path: Path) -> None:
+    build_ijb(tmp_path)
+    meta = read_meta(tmp_path)
+    pairs = tmp_path / "meta" / "ijbc_template_pair_label.txt"
+    for text in ("0 1\n", "0 1 2\n", "0 one 1\n", ""):
+        pairs.write_text(text)
+        with pytest.raises(ListError, match="expected rows of"):
+            read_template_pairs(meta)
+    (tmp_path / "meta" / "ijbc_1N_gallery_G1.csv").write_text("T,S\n1,1\n1,2\n")
+    with pytest.raises(ListError, match="line 3: template 1 has two subjects"):
+        read_subjects(meta, "gallery_G1")
+    with pytest.raises(ListError, match=r"expected meta/ijbb_face_tid_mid\.txt or"):
+        read_meta(tmp_path / "meta")
+
+
+def test_pooling_does_not_depend_on_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    store = FaceStore.open(tmp_path, {"k": 1})
+    vectors = rng.normal(size=(200, 8)).astype(np.float32)
+    store.add("embedding", np.arange(200), {"embedding": vectors, "norm": np.ones(200, np.float32)})
+    uses = templates.sort_uses(
+        np.arange(200),
+        rng.integers(0, 30, 200),
+        rng.integers(0, 4, 200),
+        rng.random(200, np.float32),
+        rng.random(200) < 0.9,
+    )
+    whole = templates.pool(store, uses, flip=True, norm=True, detector_score=True)
+    for size in (1, 5, 37):
+        monkeypatch.setattr(templates, "_BLOCK", size)
+        part = templates.pool(store, uses, flip=True, norm=True, detector_score=True)
+        np.testing.assert_allclose(part, whole, atol=1e-6)

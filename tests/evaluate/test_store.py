@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from faceguide.cache.errors import CacheError
+from faceguide.evaluate.errors import EvaluationError
+from faceguide.evaluate.store import FaceStore
+
+KEY = {"cache": "c", "weights": "w"}
+
+
+def embeddings(rows: np.ndarray) -> dict[str, np.ndarray]:
+    values = rows.astype(np.float32)[:, None] + np.arange(4, dtype=np.float32) / 10
+    return {"embedding": values, "norm": values[:, 0].copy()}
+
+
+def test_rows_come_back_in_any_order_from_any_block(tmp_path: Path) -> None:
+    store = FaceStore.open(tmp_path, KEY)
+    for rows in (np.array([7, 3]), np.array([11, 0, 5])):
+        store.add("embedding", rows, embeddings(rows))
+    wanted = np.array([5, 7, 0, 5])
+    for again in (store, FaceStore.open(tmp_path, KEY)):
+        np.testing.assert_array_equal(
+            again.read("embedding", wanted), embeddings(wanted)["embedding"]
+        )
+        np.testing.assert_array_equal(again.read("norm", wanted), [5, 7, 0, 5])
+        np.testing.assert_array_equal(again.missing("embedding", np.array([1, 3, 5, 6])), [1, 6])
+        np.testing.assert_array_equal(again.rows("embedding"), [0, 3, 5, 7, 11])
+        np.testing.assert_array_equal(again.missing("map", np.array([3])), [3])
+
+
+def test_another_cache_or_network_is_another_store(tmp_path: Path) -> None:
+    store = FaceStore.open(tmp_path, KEY)
+    store.add("embedding", np.array([1]), embeddings(np.array([1])))
+    other = FaceStore.open(tmp_path, {**KEY, "weights": "other"})
+    assert other.directory != store.directory
+    assert len(other.rows("embedding")) == 0
+
+
+def test_a_row_that_two_runs_wrote_is_there_once(tmp_path: Path) -> None:
+    first, second = FaceStore.open(tmp_path, KEY), FaceStore.open(tmp_path, KEY)
+    first.add("embedding", np.array([1, 2]), embeddings(np.array([1, 2])))
+    second.add("embedding", np.array([2, 3]), embeddings(np.array([2, 3])))
+    both = FaceStore.open(tmp_path, KEY)
+    np.testing.assert_array_equal(both.rows("embedding"), [1, 2, 3])
+    np.testing.assert_array_equal(both.read("norm", np.array([2, 3])), [2, 3])
+
+
+def test_a_row_that_is_not_there_is_named(tmp_path: Path) -> None:
+    store = FaceStore.open(tmp_path, KEY)
+    store.add("embedding", np.array([1, 2]), embeddings(np.array([1, 2])))
+    with pytest.raises(EvaluationError, match="row 9 has no embedding; embed it first"):
+        store.read("norm", np.array([1, 9]))
+
+
+@pytest.mark.parametrize("part", ["row", "embedding"])
+def test_a_flipped_bit_is_refused(tmp_path: Path, part: str) -> None:
+    rows = np.arange(200)
+    FaceStore.open(tmp_path, KEY).add("embedding", rows, embeddings(rows))
+    (path,) = tmp_path.glob("*/embedding-*.h5")
+    data = bytearray(path.read_bytes())
+    values = rows if part == "row" else embeddings(rows)["embedding"]
+    place = data.index(values.tobytes())
+    data[place + 5] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(EvaluationError, match=f"{part} differs from its checksum"):
+        FaceStore.open(tmp_path, KEY).read("embedding", rows)
+
+
+def test_a_truncated_block_is_refused(tmp_path: Path) -> None:
+    rows = np.arange(200)
+    FaceStore.open(tmp_path, KEY).add("embedding", rows, embeddings(rows))
+    (path,) = tmp_path.glob("*/embedding-*.h5")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(EvaluationError, match="not readable as HDF5"):
+        FaceStore.open(tmp_path, KEY)
+
+
+def test_a_failed_write_leaves_the_earlier_blocks(tmp_path: Path) -> None:
+    store = FaceStore.open(tmp_path, KEY)
+    store.add("embedding", np.array([1]), embeddings(np.array([1])))
+    store.directory.rename(tmp_path / "moved")
+    with pytest.raises((CacheError, OSError)):
+        store.add("embedding", np.array([2]), embeddings(np.array([2])))
+    (tmp_path / "moved").rename(store.directory)
+    np.testing.assert_array_equal(FaceStore.open(tmp_path, KEY).rows("embedding"), [1])
+    assert not list(store.directory.glob(".*"))
+
+
+def test_a_changed_key_is_refused(tmp_path: Path) -> None:
+    store = FaceStore.open(tmp_path, KEY)
+    path = store.directory / "key.json"
+    path.write_text(path.read_text().replace('"c"', '"d"'))
+    with pytest.raises(CacheError, match="changed since it was written"):
+        FaceStore.open(tmp_path, KEY)
