@@ -12,10 +12,12 @@ from torch import nn
 from faceguide.train.models.cal import WSDANCAL
 from faceguide.train.models.errors import CheckpointError, ModelError
 from faceguide.train.models.heads import AdaFace, ArcFace, CosFace
+from faceguide.train.models.inception_resnet import InceptionResnetV1
 from faceguide.train.models.ir import IR
 from faceguide.train.models.mobilefacenet import MobileFaceNet
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.qaconv import QAConv
+from faceguide.train.models.vit import ViT
 
 __all__ = ["MODELS", "CheckpointError", "ModelError", "create"]
 
@@ -26,6 +28,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "ir_50": functools.partial(IR, 50),
     "ir_101": functools.partial(IR, 101),
     "ir_se_50": functools.partial(IR, 50, True),
+    "inception_resnet_v1": InceptionResnetV1,
+    "vit_tiny": ViT,
     "adaface": AdaFace,
     "arcface": ArcFace,
     "cosface": CosFace,

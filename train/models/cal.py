@@ -79,8 +79,12 @@ def attention_pool(feature_map: Tensor, attention: Tensor) -> Tensor:
         (N, M·C), column m · C + c.
     """
     cells = feature_map.shape[2] * feature_map.shape[3]
-    # (N, M, S) · (N, S, C) -> (N, M, C) -> (N, M·C)
-    pooled = attention.flatten(2) @ feature_map.flatten(2).transpose(1, 2) / cells
+    # Half precision has too few digits for the root of numbers around EPSILON.
+    wide = torch.promote_types(feature_map.dtype, torch.float32)
+    attention, feature_map = attention.to(wide), feature_map.to(wide)
+    with torch.autocast(feature_map.device.type, enabled=False):
+        # (N, M, S) · (N, S, C) -> (N, M, C) -> (N, M·C)
+        pooled = attention.flatten(2) @ feature_map.flatten(2).transpose(1, 2) / cells
     pooled = pooled.flatten(1)
     rooted = pooled.sign() * (pooled.abs() + EPSILON).sqrt()
     return nn.functional.normalize(rooted, dim=1)

@@ -25,6 +25,8 @@ cell in common, has the score of no evidence: LB(bias).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -85,6 +87,22 @@ def _weighted_batch_norm(norm: nn.BatchNorm1d, values: Tensor, weights: Tensor) 
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked += 1
     return (values - mean) * (var + norm.eps).rsqrt() * norm.weight + norm.bias
+
+
+class Matches(NamedTuple):
+    """What the maps of the pairs say, before any trained weight: (…, S) each.
+
+    Attributes:
+        probe: best correlation of each probe cell, a_s.
+        gallery: best correlation of each gallery cell, b_r.
+        probe_weights: how much each probe cell counts, 0 to 1; None = all alike.
+        gallery_weights: likewise for the gallery's cells.
+    """
+
+    probe: Tensor
+    gallery: Tensor
+    probe_weights: Tensor | None = None
+    gallery_weights: Tensor | None = None
 
 
 class QAConv(nn.Module):
@@ -161,6 +179,21 @@ class QAConv(nn.Module):
         probe_visibility: Tensor | None = None,
         gallery_visibility: Tensor | None = None,
     ) -> Tensor:
+        return self.score(
+            self.matches(probe_maps, gallery_maps, probe_visibility, gallery_visibility)
+        )
+
+    def matches(
+        self,
+        probe_maps: Tensor,
+        gallery_maps: Tensor,
+        probe_visibility: Tensor | None = None,
+        gallery_visibility: Tensor | None = None,
+    ) -> Matches:
+        """Best matches of every pair, (P, G, S); they depend on no weight of this matcher.
+
+        Over frozen maps they can be kept, and `score` alone be trained.
+        """
         self.check(probe_maps, gallery_maps)
         probe, gallery = cell_vectors(probe_maps), cell_vectors(gallery_maps)  # (·, S, C)
         seen = self.visibilities(probe_maps, gallery_maps, probe_visibility, gallery_visibility)
@@ -171,15 +204,15 @@ class QAConv(nn.Module):
         correlation = product.unflatten(1, (count, cells)).unflatten(0, (len(probe), cells))
         correlation = correlation.transpose(1, 2)
         if seen is None:
-            return self._score(correlation.amax(3), correlation.amax(2), None, None)
+            return Matches(correlation.amax(3), correlation.amax(2))
         v_probe, v_gallery = seen
         if self.weighting == "scale":
             weighted = self.apply_occlusion_weight(correlation, v_probe, v_gallery)
-            return self._score(weighted.amax(3), weighted.amax(2), None, None)
+            return Matches(weighted.amax(3), weighted.amax(2))
         best_probe = (correlation + hidden_penalty(v_gallery)[None, :, None, :]).amax(3)
         best_gallery = (correlation + hidden_penalty(v_probe)[:, None, :, None]).amax(2)
         weights = self.pair_weights(v_probe[:, None], v_gallery[None, :])
-        return self._score(best_probe, best_gallery, *weights)
+        return Matches(best_probe, best_gallery, *weights)
 
     def pair_scores(
         self,
@@ -204,14 +237,15 @@ class QAConv(nn.Module):
         with torch.autocast(probe_maps.device.type, enabled=False):
             correlation = cell_vectors(probe_maps) @ cell_vectors(reference_maps).transpose(1, 2)
         if seen is None:
-            return self._score(correlation.amax(2), correlation.amax(1), None, None)
+            return self.score(Matches(correlation.amax(2), correlation.amax(1)))
         v_probe, v_reference = seen
         if self.weighting == "scale":
             weighted = correlation * v_probe[:, :, None] * v_reference[:, None, :]
-            return self._score(weighted.amax(2), weighted.amax(1), None, None)
+            return self.score(Matches(weighted.amax(2), weighted.amax(1)))
         best_probe = (correlation + hidden_penalty(v_reference)[:, None, :]).amax(2)
         best_reference = (correlation + hidden_penalty(v_probe)[:, :, None]).amax(1)
-        return self._score(best_probe, best_reference, *self.pair_weights(v_probe, v_reference))
+        weights = self.pair_weights(v_probe, v_reference)
+        return self.score(Matches(best_probe, best_reference, *weights))
 
     def check(self, probe_maps: Tensor, gallery_maps: Tensor) -> None:
         """The maps have this matcher's channels and grid, or a ModelError."""
@@ -263,14 +297,9 @@ class QAConv(nn.Module):
         gallery, probe = weight.chunk(2)
         return probe, gallery, bias
 
-    def _score(
-        self,
-        best_probe: Tensor,
-        best_gallery: Tensor,
-        probe_weights: Tensor | None,
-        gallery_weights: Tensor | None,
-    ) -> Tensor:
-        """Best matches (…, S) of both sides and the weights of their cells → scores (…)."""
+    def score(self, matches: Matches) -> Tensor:
+        """Best matches (…, S) → scores (…)."""
+        best_probe, best_gallery, probe_weights, gallery_weights = matches
         best = torch.stack([best_probe, best_gallery], dim=-2)  # (…, 2, S)
         w_probe, w_gallery, bias = self.halves()
         location = torch.stack([w_probe, w_gallery])  # (2, S)

@@ -1,0 +1,162 @@
+"""What guidance adds to a step of `train cal`, and how long a step waits for its data.
+
+    python bench/train_step.py --out train_step.json
+
+The model, the recipe and the images are those of a real run: CAL with ResNet-50 on 224 pixels, all
+three passes, on a demo set that is drawn and cached first. Every round runs one step of plain CAL
+and one of each method on the same batch; the table gives the median over rounds of the difference
+to plain in the same round. On a CPU the processor's time is counted, which other work on the
+machine disturbs less than the clock; on a GPU the clock, with the device waited for. Waiting for
+data is clock time, as `metrics.jsonl` reports it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.testing import CliRunner
+
+from faceguide.cache.files import write_bytes
+from faceguide.cache.reader import FaceCache
+from faceguide.cache.stream import Stream
+from faceguide.preprocess.cli import main as prep
+from faceguide.train.augment import Augmentation
+from faceguide.train.cal import CalSettings, CalStep, Trainee, map_side
+from faceguide.train.guidance import GuidanceSettings
+from faceguide.train.job import Batch, Place
+from faceguide.train.models import create
+
+METHODS = {
+    "plain": GuidanceSettings(),
+    "loss": GuidanceSettings(loss=0.3),
+    "regions": GuidanceSettings(regions=1.0),
+    "regions-log": GuidanceSettings(regions_log=0.1),
+    "counterfactual": GuidanceSettings(counterfactual=True),
+    "prior": GuidanceSettings(prior=0.3),
+    "contrastive": GuidanceSettings(contrastive=0.1),
+}
+
+
+def demo_cache(folder: Path, size: int) -> FaceCache:
+    """Faces of `size` pixels with a margin of 7 %."""
+    for words in (
+        ["demo-photos", folder / "demo", "--identities", 6, "--images", 6],
+        ["landmarks", folder / "demo" / "photos", "--out", folder / "cache", "--size", size,
+         "--margin", 0.07, "--jobs", 1, "--allow-failures"],
+    ):  # fmt: skip
+        result = CliRunner().invoke(prep, [str(word) for word in words])
+        if result.exit_code:
+            raise SystemExit(result.output)
+    return FaceCache.open(folder / "cache")
+
+
+def endless(stream: Stream) -> Iterator[Batch]:
+    """Epoch after epoch."""
+    while True:
+        yield from stream
+
+
+def one_step(step: CalStep, optimiser: torch.optim.Optimizer, batch: Batch, place: Place) -> None:
+    """Forward, backward, update."""
+    optimiser.zero_grad()
+    step(step.trainee, batch, place)["loss"].backward()
+    optimiser.step()
+
+
+@click.command()
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("--model", default="cal_resnet50", show_default=True)
+@click.option("--crop", type=int, default=224, show_default=True)
+@click.option("--batch-size", type=click.IntRange(2), default=2, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    out: Path, model: str, crop: int, batch_size: int, rounds: int, threads: int, device: str
+) -> None:
+    """Time steps of CAL with and without guidance."""
+    torch.set_num_threads(threads)
+    where = torch.device(device)
+
+    def now() -> float:
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = demo_cache(Path(folder), crop * 8 // 7)
+        seconds, waiting = measure(cache, model, crop, batch_size, rounds, where, now)
+    plain = seconds["plain"]
+    record: dict[str, Any] = {
+        "model": model, "crop": crop, "batch_size": batch_size, "rounds": rounds,
+        "device": str(where), "threads": threads, "torch": torch.__version__,
+        "waiting": waiting, "seconds": seconds,
+    }  # fmt: skip
+    write_bytes(out, (json.dumps(record, indent=1) + "\n").encode())
+    click.echo(f"{model}, {crop} pixels, batches of {batch_size}, {where}, {rounds} rounds")
+    click.echo(f"{'method':<16} {'step, s':>9} {'added':>8}   lowest … highest round")
+    for name, values in seconds.items():
+        added = [value / base - 1 for value, base in zip(values, plain, strict=True)]
+        click.echo(
+            f"{name:<16} {statistics.median(values):9.3f} {statistics.median(added):+8.1%}   "
+            f"{min(added):+.1%} … {max(added):+.1%}"
+        )
+    click.echo(f"waiting for data: {waiting:.3%} of the time")
+
+
+def measure(
+    cache: FaceCache,
+    model_name: str,
+    crop: int,
+    batch_size: int,
+    rounds: int,
+    device: torch.device,
+    now: Callable[[], float],
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each step by method, and the share of the clock spent waiting for batches."""
+    model = create(model_name, num_classes=len(cache.identities))
+    side = map_side(model, crop)
+    trainees, steps = {}, {}
+    for name, guidance in METHODS.items():
+        # One model for all: what differs is guidance alone.
+        trainee = Trainee(model, torch.arange(len(cache.identities)), prior=bool(guidance.prior))
+        trainees[name] = trainee.to(device).train()
+        steps[name] = CalStep(CalSettings(Augmentation(crop), guidance), trainee, side)
+    optimisers = {
+        name: torch.optim.SGD(trainee.parameters(), 1e-6, momentum=0.9)
+        for name, trainee in trainees.items()
+    }
+    columns = steps["plain"].settings.columns(cache.columns)
+    rows = cache.select(labelled=True)
+    stream = endless(Stream(cache, rows, columns=columns, batch_size=batch_size, device=device))
+    for name in METHODS:  # the first step allocates
+        one_step(steps[name], optimisers[name], next(stream), Place(0, 100, 0, 0.0))
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    waited, began = 0.0, time.perf_counter()
+    for number in range(rounds):
+        start = time.perf_counter()
+        batch = next(stream)
+        waited += time.perf_counter() - start
+        place = Place(number, 100, 0, 0.0)
+        # Another order each round, so that no method always follows the same one.
+        names = list(METHODS)[number % len(METHODS) :] + list(METHODS)[: number % len(METHODS)]
+        for name in names:
+            first = now()
+            one_step(steps[name], optimisers[name], batch, place)
+            seconds[name].append(now() - first)
+    # One batch served all methods of a round; a run needs one per step.
+    share = waited * len(METHODS) / (time.perf_counter() - began)
+    return seconds, share
+
+
+if __name__ == "__main__":
+    main()

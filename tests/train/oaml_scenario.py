@@ -1,0 +1,52 @@
+"""A tiny run of `train oaml`, as the command would make it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faceguide.cache.reader import FaceCache
+from faceguide.train.distributed import Processes
+from faceguide.train.job import LoopSettings
+from faceguide.train.metrics import read_metrics
+from faceguide.train.oaml import OamlSettings
+from faceguide.train.oaml_run import OamlRun, run_oaml
+
+
+def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:
+    """MobileFaceNet, batches of 2 persons with 3 images, 3 covered faces behind them."""
+    return OamlRun(
+        "mobilefacenet",
+        recipe or OamlSettings(),
+        **{
+            "batch_size": 6,
+            "images_per_person": 3,
+            "occlusion_batch": 3,
+            "rate": 1e-3,
+            "hold_out": 0.2,
+            **options,
+        },
+    )
+
+
+def train_tiny(
+    cache: FaceCache,
+    directory: Path,
+    run: OamlRun | None = None,
+    second: FaceCache | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Train for `steps` (default 3) and return the lines of metrics.jsonl."""
+    loop = LoopSettings(**{"epochs": 9, "steps": 3, "log_every": 1, **options})
+    run_oaml(
+        cache,
+        directory,
+        run or tiny_run(),
+        loop,
+        device=torch.device("cpu"),
+        processes=Processes(),
+        second=second,
+    )
+    return read_metrics(directory)

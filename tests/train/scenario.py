@@ -1,0 +1,51 @@
+"""A tiny run of `train cal`, as the command would make it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faceguide.cache.reader import FaceCache
+from faceguide.train.augment import Augmentation
+from faceguide.train.cal import CalSettings
+from faceguide.train.cal_run import CalRun, run_cal
+from faceguide.train.distributed import Processes
+from faceguide.train.guidance import GuidanceSettings
+from faceguide.train.job import LoopSettings
+from faceguide.train.metrics import read_metrics
+
+CROP = 32
+
+
+def tiny_run(
+    guidance: GuidanceSettings | None = None, *, batch_size: int = 6, **recipe: Any
+) -> CalRun:
+    """MobileFaceNet on 32 pixels with 8 heads on a 4×4 map."""
+    settings = CalSettings(Augmentation(CROP), guidance or GuidanceSettings(), **recipe)
+    return CalRun("cal_mobilefacenet", settings, heads=8, batch_size=batch_size, rate=2e-4)
+
+
+def train_tiny(
+    cache: FaceCache, directory: Path, run: CalRun | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Train for `steps` (default 5) and return the lines of metrics.jsonl."""
+    extra = {name: options.pop(name) for name in ("pairs", "contrastive_pairs") if name in options}
+    loop = LoopSettings(**{"epochs": 9, "steps": 5, "log_every": 1, **options})
+    run_cal(
+        cache,
+        directory,
+        run or tiny_run(),
+        loop,
+        device=torch.device("cpu"),
+        processes=Processes(),
+        **extra,
+    )
+    return read_metrics(directory)
+
+
+def weights(directory: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    """All tensors that a save holds of the trained module."""
+    found: dict[str, torch.Tensor] = torch.load(directory / name, weights_only=True)["module"]
+    return found

@@ -1,0 +1,236 @@
+"""The loop on a toy whose gradients are known, and exact resume of the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.train.scenario import tiny_run, train_tiny, weights
+from torch import Tensor, nn
+
+from faceguide.cache.console import Interrupted
+from faceguide.cache.errors import CacheError
+from faceguide.cache.reader import FaceCache
+from faceguide.cache.stream import Stream
+from faceguide.train import loop
+from faceguide.train.distributed import Processes
+from faceguide.train.errors import TrainError
+from faceguide.train.guidance import GuidanceSettings
+from faceguide.train.job import Job, LoopSettings, Place, total_steps
+from faceguide.train.loop import train
+from faceguide.train.metrics import read_metrics
+
+
+class Toy(nn.Module):
+    """One number that follows the mean of the rows seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Squared distances to the rows."""
+        return (self.weight - rows.float()).square()
+
+
+def toy_job(cache: FaceCache, seen: list[list[int]], batch_size: int = 4, **changes: Any) -> Job:
+    module = Toy()
+
+    def step(forward: Any, batch: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+        seen.append(batch["row"].tolist())
+        values = forward(batch["row"])
+        return {"loss": values.mean(), "per_image": values.detach()}
+
+    fields: dict[str, Any] = {
+        "module": module,
+        "step": step,
+        "optimiser": torch.optim.SGD(module.parameters(), 0.1),
+        "rate": lambda epochs: 0.1 * 0.5**epochs,
+        "stream": lambda state: Stream(
+            cache, list(range(12)), columns=("label",), batch_size=batch_size, state=state,
+        ),
+        "recipe": "toy",
+        "names": lambda rows: cache.texts("key", rows),
+    }  # fmt: skip
+    return Job(**{**fields, **changes})
+
+
+def go(job: Job, directory: Path, **settings: Any) -> int:
+    directory.mkdir(exist_ok=True)
+    how = LoopSettings(**{"epochs": 2, "log_every": 1, **settings})
+    return train(job, directory, how, torch.device("cpu"), Processes())
+
+
+def test_the_weight_follows_plain_gradient_descent(small_cache: FaceCache, tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+    job = toy_job(small_cache, seen)
+    assert go(job, tmp_path) == 6
+    weight = 0.0
+    for number, rows in enumerate(seen):
+        weight -= 0.1 * 0.5 ** (number / 3) * 2 * (weight - sum(rows) / 4)
+    assert job.module.weight.item() == pytest.approx(weight, rel=1e-5)
+    assert sorted(row for rows in seen[:3] for row in rows) == list(range(12))
+
+
+def test_accumulation_equals_a_larger_batch(small_cache: FaceCache, tmp_path: Path) -> None:
+    """Each step's gradient is the mean over its batches; the last group of an epoch is short."""
+    seen: list[list[int]] = []
+    job = toy_job(small_cache, seen)
+    assert go(job, tmp_path, accumulate=2) == 4
+    weight = 0.0
+    for first, group in ((0, seen[0:2]), (2, seen[2:3]), (3, seen[3:5]), (5, seen[5:6])):
+        rate = 0.1 * 0.5 ** ((first + len(group) - 1) / 3)
+        weight -= rate * 2 * (weight - sum(map(sum, group)) / (4 * len(group)))
+    assert job.module.weight.item() == pytest.approx(weight, rel=1e-5)
+    assert total_steps(3, LoopSettings(epochs=2, accumulate=2)) == 4
+
+
+def test_a_loss_that_is_not_finite_names_the_image(small_cache: FaceCache, tmp_path: Path) -> None:
+    key = small_cache.texts("key", [7])[0]
+
+    def step(forward: Any, batch: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+        values = forward(batch["row"]) + torch.where(batch["row"] == 7, torch.inf, 0.0)
+        return {"loss": values.mean(), "per_image": values.detach()}
+
+    job = toy_job(small_cache, [], step=step)
+    with pytest.raises(TrainError, match=rf"not finite at step \d.*the images: {key}\. Lower --lr"):
+        go(job, tmp_path)
+    assert torch.isfinite(job.module.weight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_interrupts_and_the_rest_follows(
+    number: signal.Signals, small_cache: FaceCache, tmp_path: Path
+) -> None:
+    whole: list[list[int]] = []
+    straight = toy_job(small_cache, whole)
+    go(straight, tmp_path / "straight")
+    seen: list[list[int]] = []
+    job = toy_job(small_cache, seen)
+
+    def step(forward: Any, batch: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+        if place.step == 3:
+            os.kill(os.getpid(), number)
+        return job.step(forward, batch, place)
+
+    with pytest.raises(Interrupted):
+        go(replace(job, step=step), tmp_path / "pieces")
+    assert len(seen) == 4
+    again = toy_job(small_cache, seen)
+    assert go(again, tmp_path / "pieces") == 6
+    assert seen == whole
+    assert torch.equal(again.module.weight, straight.module.weight)
+
+
+def test_evaluation_chooses_the_best_and_is_not_lost_to_a_kill(
+    small_cache: FaceCache, tmp_path: Path
+) -> None:
+    scores = iter([0.9, 0.2])
+    job = toy_job(small_cache, [], evaluate=lambda: {"score": next(scores)})
+    go(job, tmp_path)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 3
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 6
+
+    def killed() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    directory = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        go(toy_job(small_cache, [], evaluate=killed), directory)
+    scores = iter([0.9, 0.2])
+    go(toy_job(small_cache, [], evaluate=lambda: {"score": next(scores)}), directory)
+    lines = [line for line in read_metrics(directory) if line["kind"] == "evaluation"]
+    assert [(line["step"], line["score"]) for line in lines] == [(3, 0.9), (6, 0.2)]
+
+
+def test_a_kill_before_the_best_is_saved_costs_nothing(
+    small_cache: FaceCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the last step and before best.pt: the next start makes it."""
+    saved = loop.save_state
+
+    def dies(path: Path, state: object) -> None:
+        if path.name == "best.pt":
+            raise KeyboardInterrupt
+        saved(path, state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "save_state", dies)
+    with pytest.raises(KeyboardInterrupt):
+        go(toy_job(small_cache, []), tmp_path, epochs=1)
+    monkeypatch.undo()
+    seen: list[list[int]] = []
+    assert go(toy_job(small_cache, seen), tmp_path, epochs=1) == 3
+    assert seen == []
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 3
+
+
+def test_metrics_written_after_the_last_save_are_not_doubled(
+    small_cache: FaceCache, tmp_path: Path
+) -> None:
+    job = toy_job(small_cache, [])
+
+    def step(forward: Any, batch: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+        if place.step == 2:
+            raise RuntimeError("power cut")
+        return job.step(forward, batch, place)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        go(replace(job, step=step), tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tra')
+    go(toy_job(small_cache, []), tmp_path)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_settings_and_damaged_saves_are_refused(
+    small_cache: FaceCache, tmp_path: Path
+) -> None:
+    go(toy_job(small_cache, []), tmp_path, steps=1)
+    with pytest.raises(TrainError, match=r"last\.pt: was made with other settings"):
+        go(toy_job(small_cache, [], recipe="other"), tmp_path)
+    with pytest.raises(CacheError, match="of another stream: batch_size 4 → 6"):
+        go(toy_job(small_cache, [], batch_size=6), tmp_path)
+    (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(TrainError, match=r"last\.pt: cannot be resumed from .*remove it"):
+        go(toy_job(small_cache, []), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [GuidanceSettings(), GuidanceSettings(0.3, 1.0, 0.1, True, 0.0, 0.1)],
+    ids=["plain", "guided"],
+)
+def test_cal_resumed_is_cal_uninterrupted(
+    guidance: GuidanceSettings, small_cache: FaceCache, tmp_path: Path
+) -> None:
+    """Weights, centres, statistics and momentum agree in every bit, across an epoch's end."""
+    train_tiny(small_cache, tmp_path / "straight", tiny_run(guidance), steps=8)
+    for steps in (3, 6, 8):
+        lines = train_tiny(small_cache, tmp_path / "pieces", tiny_run(guidance), steps=steps)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 9))
+    straight, pieces = weights(tmp_path / "straight"), weights(tmp_path / "pieces")
+    assert straight.keys() == pieces.keys()
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, pieces[name]), name
+
+
+def test_run_json_says_what_was_done(small_cache: FaceCache, tmp_path: Path) -> None:
+    train_tiny(small_cache, tmp_path / "run", tiny_run(GuidanceSettings(regions=1.0)), steps=1)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["command"] == "train cal"
+    assert record["seed"] == 0
+    assert record["settings"]["recipe"]["guidance"]["regions"] == 1.0
+    assert record["models"]["backbone"]["arguments"] == {
+        "num_classes": 7, "heads": 8, "stride": 16
+    }  # fmt: skip
+    assert len(record["cache_hash"]) == 64
+    with pytest.raises(
+        TrainError, match=r"heads 8 → 4.*regions 1\.0 → 0\.0\); choose another --out"
+    ):
+        train_tiny(small_cache, tmp_path / "run", replace(tiny_run(), heads=4))

@@ -1,0 +1,194 @@
+"""Runs of `train oaml`: losses that stay, resuming, what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tests.cache.builder import build
+from tests.train.oaml_scenario import tiny_run, train_tiny
+
+from faceguide.cache.files import read_json
+from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.network import load_network
+from faceguide.train.errors import TrainError
+from faceguide.train.models import create
+from faceguide.train.oaml import OamlSettings
+from faceguide.train.oaml_augment import FaceAugmentation
+from faceguide.train.oaml_command import oaml_command
+from faceguide.train.oaml_run import OamlRun, covered_faces
+from faceguide.train.occluders import KINDS, Occluders
+
+GOLDEN = Path(__file__).parents[1] / "data" / "oaml_golden.json"
+RUNS: dict[str, OamlRun] = {
+    "two caches": tiny_run(),
+    "graph": tiny_run(sampler="graph"),
+    "heads": tiny_run(OamlSettings(part="heads")),
+    "drawn covers": tiny_run(
+        OamlSettings(augmentation=FaceAugmentation(occluders=Occluders(KINDS, 1.0)))
+    ),
+    "occlusion": tiny_run(OamlSettings(part="occlusion")),
+}
+
+
+def make_caches(folder: Path) -> tuple[FaceCache, FaceCache]:
+    """36 usable faces of 7 persons without masks, and 18 others, half of them with masks."""
+    build(folder / "faces", rows=40, shard_rows=16, occlusion=False, size=112)
+    build(folder / "veiled", rows=20, shard_rows=16, size=112, seed=5)
+    return FaceCache.open(folder / "faces"), FaceCache.open(folder / "veiled")
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> tuple[FaceCache, FaceCache]:
+    return make_caches(tmp_path_factory.mktemp("caches"))
+
+
+def sequence(caches: tuple[FaceCache, FaceCache], directory: Path, name: str) -> list[float]:
+    """The loss of each step."""
+    faces, veiled = caches
+    alone = RUNS[name].recipe.part == "occlusion"
+    lines = train_tiny(veiled if alone else faces, directory, RUNS[name], None if alone else veiled)
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_loss_sequence(name: str, caches: tuple[FaceCache, FaceCache], tmp_path: Path) -> None:
+    """A change of these numbers is a change of the method: say so in the changelog.
+
+    `python -m tests.train.test_oaml_run` writes them anew.
+    """
+    expected = json.loads(GOLDEN.read_text())[name]
+    assert len(expected) == 3
+    assert sequence(caches, tmp_path, name) == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_runs_differ() -> None:
+    assert len({tuple(values) for values in json.loads(GOLDEN.read_text()).values()}) == len(RUNS)
+
+
+@pytest.mark.parametrize("sampler", ["pk", "graph"])
+def test_stopped_in_an_epoch_and_resumed_ends_at_the_same_bits(
+    sampler: str, caches: tuple[FaceCache, FaceCache], tmp_path: Path
+) -> None:
+    faces, veiled = caches
+    run = tiny_run(sampler=sampler)
+    train_tiny(faces, tmp_path / "whole", run, veiled, steps=4)
+    train_tiny(faces, tmp_path / "parts", run, veiled, steps=2)
+    train_tiny(faces, tmp_path / "parts", run, veiled, steps=4)
+    one, other = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["module"]
+        for name in ("whole", "parts")
+    )
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_other_settings_are_refused(caches: tuple[FaceCache, FaceCache], tmp_path: Path) -> None:
+    faces, _ = caches
+    train_tiny(faces, tmp_path, steps=1)
+    with pytest.raises(TrainError, match=r"other settings \(weighting common → mask\)"):
+        train_tiny(faces, tmp_path, tiny_run(weighting="mask"), steps=2)
+
+
+def test_evaluation_reads_the_run(caches: tuple[FaceCache, FaceCache], tmp_path: Path) -> None:
+    faces, veiled = caches
+    lines = train_tiny(faces, tmp_path, tiny_run(), veiled, steps=2, picture_every=2)
+    network = load_network(None, tmp_path)
+    assert network.name == "mobilefacenet"
+    assert network.matcher is not None
+    assert network.matcher.weighting == "common"
+    assert network.occlusion_head is not None
+    saved = torch.load(tmp_path / "best.pt", weights_only=True)["module"]
+    assert torch.equal(network.backbone.conv3.weight, saved["backbone.conv3.weight"])
+    assert torch.equal(network.matcher.fc.weight, saved["matcher.fc.weight"])
+    record = read_json(tmp_path / "run.json")
+    assert record["map"] == 7
+    assert record["models"]["head"]["arguments"]["num_classes"] == 7
+    assert (tmp_path / "step-0000002.png").stat().st_size > 1000
+    (evaluation,) = [line for line in lines if line["kind"] == "evaluation"]
+    for name in ("mse", "auc", "iou", "mse_mean_map", "mse_all_visible"):
+        assert 0 <= evaluation[f"visibility_{name}"] <= 1
+    assert (tmp_path / "visibility.png").exists()
+
+
+def test_the_head_alone_leaves_no_matcher_behind(
+    caches: tuple[FaceCache, FaceCache], tmp_path: Path
+) -> None:
+    _, veiled = caches
+    train_tiny(veiled, tmp_path, RUNS["occlusion"], steps=1)
+    network = load_network(None, tmp_path)
+    assert network.matcher is None
+    assert network.occlusion_head is not None
+
+
+def test_a_checkpoint_with_other_classes_loses_its_head_aloud(
+    caches: tuple[FaceCache, FaceCache], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = create("mobilefacenet")
+    head = create("adaface", num_classes=5, embedding_size=128)
+    state = {f"model.{name}": value for name, value in backbone.state_dict().items()}
+    state |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    path = tmp_path / "released.ckpt"
+    torch.save({"state_dict": state}, path)
+    train_tiny(
+        caches[0], tmp_path / "run", tiny_run(OamlSettings(part="heads"), init=path), steps=1
+    )
+    text = capsys.readouterr().err
+    assert "kernel dropped: (128, 5) in the file, (128, 7) here" in text
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["module"]
+    assert torch.equal(saved["backbone.conv3.weight"], backbone.conv3.weight)
+
+
+def test_covered_and_clean_faces_are_told_apart(caches: tuple[FaceCache, FaceCache]) -> None:
+    faces, veiled = caches
+    assert covered_faces(faces, 0.1, 0) is None
+    found = covered_faces(veiled, 0.3, 0)
+    assert found is not None
+    known = set(veiled.select(known_occlusion=True).tolist())
+    parts = [set(rows.tolist()) for rows in (found.veiled, found.clean, found.held)]
+    assert set.union(*parts) == known
+    assert sum(map(len, parts)) == len(known)
+    assert parts[1] == set(), "every face of this cache has hidden cells"
+    assert 0 < len(parts[2]) < len(known)
+
+
+def test_masks_are_needed_where_they_are_learnt(
+    caches: tuple[FaceCache, FaceCache], tmp_path: Path
+) -> None:
+    faces, veiled = caches
+    with pytest.raises(TrainError, match="no face with a known mask; `prep masks` makes them"):
+        train_tiny(faces, tmp_path / "a", RUNS["occlusion"])
+    with pytest.raises(TrainError, match="no face with a known mask"):
+        train_tiny(faces, tmp_path / "b", second=faces)
+    with pytest.raises(TrainError, match="learns from CACHE alone; leave --niqab out"):
+        train_tiny(veiled, tmp_path / "c", RUNS["occlusion"], veiled)
+
+
+def test_the_command(caches: tuple[FaceCache, FaceCache], tmp_path: Path) -> None:
+    faces, veiled = caches
+    arguments = [
+        str(faces.directory), "--out", str(tmp_path / "run"), "--backbone", "mobilefacenet",
+        "--niqab", str(veiled.directory), "--batch-size", "6", "--images-per-person", "3",
+        "--occlusion-batch", "2", "--steps", "1", "--lr", "0.01", "--device", "cpu",
+        "--occluders", "band", "--occlusion-grad", "detached", "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(oaml_command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout.splitlines()[-1])["steps"] == 1
+    settings = read_json(tmp_path / "run" / "run.json")["settings"]
+    assert settings["recipe"]["shared"] is False
+    assert settings["recipe"]["augmentation"]["occluders"]["kinds"] == ["band"]
+    assert settings["rate"] == 0.01
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as text:
+        made = make_caches(Path(text))
+        found = {name: sequence(made, Path(text) / name, name) for name in RUNS}
+    GOLDEN.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,0 +1,143 @@
+"""Batches of persons, of confusable persons, and of covered and clean faces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from faceguide.train.errors import TrainError
+from faceguide.train.samplers import GraphBatches, PersonBatches, VeiledBatches
+
+
+def people(counts: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    labels = np.repeat(np.arange(len(counts)) * 3, counts)
+    rows = np.random.default_rng(0).permutation(len(labels)) + 100
+    return rows, labels
+
+
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=2, max_size=12),
+    images=st.integers(2, 4),
+    persons=st.integers(2, 4),
+    world=st.integers(1, 3),
+    epoch=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_image_and_k_of_each_person(
+    counts: list[int], images: int, persons: int, world: int, epoch: int
+) -> None:
+    rows, labels = people(counts)
+    of = dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    seen: Counter[int] = Counter()
+    lengths = set()
+    for rank in range(world):
+        sampler = PersonBatches(
+            rows, labels, images * persons, images, seed=1, rank=rank, world=world
+        )
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        lengths.add(len(batches))
+        assert len(batches) == len(sampler)
+        for batch in batches:
+            assert len(batch) == images * persons
+            for start in range(0, len(batch), images):
+                assert len({of[row] for row in batch[start : start + images]}) == 1
+            seen.update(batch)
+    assert len(lengths) == 1
+    assert set(seen) == set(rows.tolist())
+
+
+def test_epochs_differ_and_repeat() -> None:
+    rows, labels = people([5, 6, 7, 8])
+    sampler = PersonBatches(rows, labels, 8, 4, seed=2)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    sampler.set_epoch(0)
+    assert first == list(sampler)
+    assert first != second
+
+
+def test_a_batch_needs_two_persons() -> None:
+    rows, labels = people([5, 5])
+    with pytest.raises(TrainError, match="must be a multiple of --images-per-person"):
+        PersonBatches(rows, labels, 7, 4)
+    with pytest.raises(TrainError, match="room for two persons"):
+        PersonBatches(rows, labels, 4, 4)
+
+
+def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
+    counts = [4] * 12
+    rows, labels = people(counts)
+    of = dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    asked: list[NDArray[np.int64]] = []
+
+    def similarity(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
+        # Persons 2k and 2k + 1 look alike.
+        asked.append(wanted)
+        number = np.array([of[row] // 3 for row in wanted])
+        return (number[:, None] // 2 == number[None] // 2).astype(np.float32)
+
+    sampler = GraphBatches(rows, labels, 4, similarity, tmp_path / "graph.npz", images=2, seed=3)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 12
+    anchors = []
+    for batch in batches:
+        persons = [of[row] // 3 for row in batch]
+        assert persons[0] == persons[1]
+        assert persons[2] == persons[3]
+        assert persons[0] // 2 == persons[2] // 2
+        assert persons[0] != persons[2]
+        anchors.append(persons[0])
+    assert sorted(anchors) == list(range(12))
+    # The same epoch again, as after a resume: the graph is read, not computed.
+    again = GraphBatches(rows, labels, 4, similarity, tmp_path / "graph.npz", images=2, seed=3)
+    assert list(again) == batches
+    assert len(asked) == 1
+    again.set_epoch(1)
+    list(again)
+    assert len(asked) == 2
+    assert len(asked[0]) == 12
+
+
+def test_a_graph_needs_enough_persons(tmp_path: Path) -> None:
+    rows, labels = people([4, 4])
+    with pytest.raises(TrainError, match="at least 3 persons for a batch, found 2"):
+        GraphBatches(rows, labels, 6, lambda wanted: np.eye(2), tmp_path / "graph.npz", images=2)
+
+
+@given(veiled=st.integers(1, 40), clean=st.integers(0, 9), world=st.integers(1, 2))
+@settings(max_examples=40, deadline=None)
+def test_four_covered_to_one_clean(veiled: int, clean: int, world: int) -> None:
+    covered, free = np.arange(veiled), np.arange(100, 100 + clean)
+    found: Counter[int] = Counter()
+    for rank in range(world):
+        sampler = VeiledBatches(covered, free, 10, 0.2, seed=0, rank=rank, world=world)
+        for batch in sampler:
+            assert len(batch) == 10
+            assert sum(row >= 100 for row in batch) == (2 if clean else 0)
+            found.update(batch)
+    assert set(covered.tolist()) <= set(found)
+
+
+def test_clean_faces_go_round_over_epochs() -> None:
+    sampler = VeiledBatches(np.arange(8), np.arange(100, 110), 10, 0.2)
+    seen = set()
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        (batch,) = list(sampler)
+        seen |= {row for row in batch if row >= 100}
+    assert len(seen) == 10
+
+
+def test_wrong_mixtures_are_refused() -> None:
+    with pytest.raises(TrainError, match="--clean-share must be from 0 to below 1, found 1"):
+        VeiledBatches(np.arange(3), np.arange(3), 4, 1)
+    with pytest.raises(TrainError, match="no covered face with a known mask; `prep masks`"):
+        VeiledBatches(np.arange(0), np.arange(3), 4)

@@ -1,0 +1,250 @@
+"""Five ways to tell attention where eyes, nose and mouth are, as functions of tensors.
+
+Letters: N images, M heads, h × w cells, R = 3 regions (eyes, nose, mouth). A is the attention,
+(N, M, h, w), the output of a ReLU: non-negative and unbounded. m is a mask in [0, 1], the covered
+share of each cell. p is A divided by its sum over the cells, so that each map sums to 1, and
+
+    s = Σ_cells p · m        the share of a map's energy inside the mask.
+
+The literal formulas act on A itself. They are kept here as functions because they were proposed
+that way, and are not offered for training: literal method 1 equals mean(A) · (o − (1 + o) · s),
+which shrinks attention while s < o / (1 + o) and inflates it without limit above; the pooled
+features are normalised to length 1 after pooling, so that no other loss ever resists.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# A map whose sum is below this is dead: it has no share anywhere, and no slope to speak of.
+DEAD = 1e-3
+
+OUTSIDE_LOSS = 0.5  # penalty outside, method 1
+OUTSIDE_REGIONS = 0.3  # penalty outside, method 2
+MARGIN = 0.5  # cosine that two persons may have for free, method 5
+LOG_FLOOR = 1e-2  # share below which the logarithmic form pulls no harder
+INSIDE_RANGE = (0.0, 0.3)  # fake attention on landmarks, method 3
+OUTSIDE_RANGE = (0.5, 1.5)  # fake attention elsewhere, method 3
+PLAIN_RANGE = (0.0, 2.0)  # fake attention where no landmarks are known
+
+
+def to_cells(target: Tensor, height: int, width: int) -> Tensor:
+    """(N, K, G, G) target → (N, K, h, w): the mean over the area of each cell, in float32."""
+    return nn.functional.adaptive_avg_pool2d(target.float(), (height, width))
+
+
+def union(regions: Tensor) -> Tensor:
+    """(N, R, h, w) covered shares → (N, 1, h, w): covered by any region (they do not overlap)."""
+    return regions.sum(1, keepdim=True).clamp_max(1.0)
+
+
+def energy_share(attention: Tensor, mask: Tensor) -> Tensor:
+    """s = Σ p · m for each map.
+
+    Args:
+        attention: (N, M, h, w), non-negative.
+        mask: (N, M or 1, h, w), 0 to 1.
+
+    Returns:
+        (N, M) float32, 0 to 1; 0 for a dead map.
+    """
+    attention = attention.float()
+    inside = (attention * mask).sum((2, 3))
+    return inside / attention.sum((2, 3)).clamp_min(DEAD)
+
+
+def landmark_loss_literal(attention: Tensor, mask: Tensor, outside: float = OUTSIDE_LOSS) -> Tensor:
+    """Method 1 as proposed: −mean(A·m) + o · mean(A·(1 − m)). Unbounded below; see the module.
+
+    Args:
+        attention: (N, M, h, w).
+        mask: (N, 1, h, w), 0 to 1.
+        outside: penalty o.
+
+    Returns:
+        (N,) one value per image.
+    """
+    attention = attention.float()
+    return (outside * attention * (1.0 - mask) - attention * mask).mean((1, 2, 3))
+
+
+def landmark_loss(attention: Tensor, mask: Tensor, outside: float = OUTSIDE_LOSS) -> Tensor:
+    """Method 1: mean over heads of −s + o · (1 − s). Between −1 and o, whatever A's scale.
+
+    Args:
+        attention: (N, M, h, w).
+        mask: (N, 1, h, w), 0 to 1.
+        outside: penalty o for energy outside.
+
+    Returns:
+        (N,) one value per image.
+    """
+    share = energy_share(attention, mask)
+    return (outside - (1.0 + outside) * share).mean(1)
+
+
+def default_assignment(heads: int) -> tuple[int, int, int]:
+    """Heads for eyes, nose and mouth: 3/8, 1/4, 1/4 of all, the rest stay free (32 → 12, 8, 8)."""
+    return (heads * 3 // 8, heads // 4, heads // 4)
+
+
+def head_regions(assignment: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """(guided heads,) int64: the region of each, in order; the heads after them are free."""
+    counts = torch.tensor(assignment, device=device)
+    return torch.repeat_interleave(torch.arange(len(assignment), device=device), counts)
+
+
+def _over_regions(values: Tensor, regions: Tensor, assignment: tuple[int, ...]) -> Tensor:
+    """(N, guided) values → (N,): mean over a region's heads, then over the regions present."""
+    parts = values.split(list(assignment), dim=1)
+    total = values.new_zeros(len(values))
+    count = values.new_zeros(len(values))
+    for region, part in enumerate(parts):
+        if part.shape[1]:
+            present = (regions[:, region].sum((1, 2)) > 0).to(values.dtype)
+            total = total + present * part.mean(1)
+            count = count + present
+    return total / count.clamp_min(1.0)
+
+
+def region_loss_literal(
+    attention: Tensor,
+    regions: Tensor,
+    assignment: tuple[int, ...],
+    outside: float = OUTSIDE_REGIONS,
+) -> Tensor:
+    """Method 2 as proposed: −mean(A·m_r) + o · mean(A·(1 − m_r)) of each head with region r.
+
+    Arguments and result as `region_loss`; unbounded below, see the module.
+    """
+    attention = attention[:, : sum(assignment)].float()
+    mask = regions[:, head_regions(assignment, regions.device)]
+    values = (outside * attention * (1.0 - mask) - attention * mask).mean((2, 3))
+    return _over_regions(values, regions, assignment)
+
+
+def region_loss(
+    attention: Tensor,
+    regions: Tensor,
+    assignment: tuple[int, ...],
+    outside: float = OUTSIDE_REGIONS,
+) -> Tensor:
+    """Method 2: each guided head is rewarded for energy in its own region.
+
+    Mean over regions of the mean over their heads of −s + o · (1 − s), with s the share of the
+    head's energy in its region. A region that the image does not show (a crop may have cut it
+    off) is left out.
+
+    Args:
+        attention: (N, M, h, w).
+        regions: (N, R, h, w), 0 to 1.
+        assignment: heads of each region; together at most M.
+        outside: penalty o for energy outside.
+
+    Returns:
+        (N,) one value per image, between −1 and o; 0 where no region is visible.
+    """
+    guided = attention[:, : sum(assignment)]
+    mask = regions[:, head_regions(assignment, regions.device)]
+    share = energy_share(guided, mask)
+    return _over_regions(outside - (1.0 + outside) * share, regions, assignment)
+
+
+def region_log_loss(attention: Tensor, regions: Tensor, assignment: tuple[int, ...]) -> Tensor:
+    """Method 2 with the logarithm: −log(s + ε) of each guided head, ε = 0.01.
+
+    Ours. The linear form pulls with one force at a head that has nothing and at one that has all,
+    so the smallest region, the eyes, gains least. Here the pull is 1 / (s + ε): strong on a head
+    that has not found its region, weak on one that has.
+
+    Arguments and result as `region_loss`; between −log(1 + ε) and −log ε.
+    """
+    guided = attention[:, : sum(assignment)]
+    mask = regions[:, head_regions(assignment, regions.device)]
+    return _over_regions(-(energy_share(guided, mask) + LOG_FLOOR).log(), regions, assignment)
+
+
+def fake_attention(uniform: Tensor, mask: Tensor | None, known: Tensor | None) -> Tensor:
+    """Method 3: counterfactual attention that avoids the landmarks.
+
+    fake = (1 − m) · U(0.5, 1.5) + m · U(0, 0.3), both ends of the interval blended by the soft
+    mask. An image without known landmarks gets U(0, 2), as CAL published it.
+
+    Args:
+        uniform: (N, M, h, w) in [0, 1): the draws.
+        mask: (N, 1, h, w), 0 to 1; None = U(0, 2) everywhere.
+        known: (N,) bool, whose mask is to be used.
+
+    Returns:
+        (N, M, h, w), non-negative.
+    """
+    plain = PLAIN_RANGE[0] + (PLAIN_RANGE[1] - PLAIN_RANGE[0]) * uniform
+    if mask is None or known is None:
+        return plain
+    inside = INSIDE_RANGE[0] + (INSIDE_RANGE[1] - INSIDE_RANGE[0]) * uniform
+    outside = OUTSIDE_RANGE[0] + (OUTSIDE_RANGE[1] - OUTSIDE_RANGE[0]) * uniform
+    aware = (1.0 - mask) * outside + mask * inside
+    return torch.where(known[:, None, None, None], aware, plain)
+
+
+def prior_share(start: float, step: int, steps: int) -> float:
+    """Method 4: weight of the prior at a step, from `start` down a line to 0 after `steps`."""
+    return start * max(0.0, 1.0 - step / max(steps, 1))
+
+
+class PriorNetwork(nn.Module):
+    """Method 4: a heatmap becomes one prior per head: 1 → 64 → 128 → M, sigmoid.
+
+    Two 3×3 convolutions and a 1×1, at the size of the attention map.
+
+    Args:
+        heads: attention maps M.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 128, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(128, heads, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, heatmap: Tensor) -> Tensor:
+        """(N, 1, h, w) in [0, 1] → (N, M, h, w) in (0, 1)."""
+        prior: Tensor = self.layers(heatmap)
+        return prior
+
+
+def landmark_vectors(attention: Tensor, mask: Tensor) -> Tensor:
+    """(N, M, h, w) and (N, 1, h, w) → (N, M·h·w) of length 1: each image at its own landmarks."""
+    vectors = (attention.float() * mask).flatten(1)
+    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(DEAD)
+
+
+def contrastive_loss(
+    vectors: Tensor, same: Tensor, used: Tensor, margin: float = MARGIN
+) -> tuple[Tensor, Tensor]:
+    """Method 5: attention at landmarks alike for one person, unlike beyond a margin for two.
+
+    With the cosine c of two images' `landmark_vectors`: mean over pairs of one person of 1 − c,
+    mean over pairs of two persons of max(0, c − margin). After Hadsell et al., "Dimensionality
+    Reduction by Learning an Invariant Mapping", CVPR 2006, on cosines.
+
+    Args:
+        vectors: (N, D) of length 1.
+        same: (N, N) bool, one person.
+        used: (N, N) bool, the pairs that count; each pair once.
+        margin: cosine that two persons may have for free.
+
+    Returns:
+        The two means, scalars; 0 where there are no such pairs.
+    """
+    cosine = vectors @ vectors.T
+    genuine, impostor = same & used, ~same & used
+    attract = ((1.0 - cosine) * genuine).sum() / genuine.sum().clamp_min(1)
+    repel = ((cosine - margin).clamp_min(0.0) * impostor).sum() / impostor.sum().clamp_min(1)
+    return attract, repel

@@ -1,0 +1,264 @@
+"""The command `train oaml`; registered by the group in `cli`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faceguide.cache.console import echo_json, say
+from faceguide.train.option_types import Equals
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
+WEIGHT = click.FloatRange(0)
+SHARE = click.FloatRange(0, 1)
+# The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
+RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
+
+
+@click.command("oaml")
+@click.argument("cache_directory", metavar="CACHE", type=FOLDER)
+@click.option(
+    "--out", "directory", type=click.Path(path_type=Path), required=True, help="Run directory."
+)
+@click.option("--backbone", type=click.Choice(BACKBONES), default="ir_50", show_default=True)
+@click.option("--init", type=FILE, help="Weights to start from, such as an AdaFace .ckpt.")
+@click.option(
+    "--train",
+    "part",
+    type=click.Choice(["all", "heads", "occlusion"]),
+    default="all",
+    show_default=True,
+    help="all; heads on a frozen backbone; the occlusion head alone, on the masks of CACHE.",
+)
+@click.option("--niqab", type=FOLDER, help="Cache of covered faces with masks; no identities.")
+@click.option(
+    "--clean-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Wholly visible faces in an occlusion batch.",
+)
+@click.option(
+    "--occlusion-batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images of --niqab per batch.",
+)
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the faces with masks that is kept for evaluation.",
+)
+@click.option(
+    "--map", "map_size", type=click.Choice(["7", "14"]), default="7", show_default=True,
+    help="Side of the feature map that matcher and occlusion head see.",
+)  # fmt: skip
+@click.option(
+    "--head", type=click.Choice(["adaface", "arcface", "cosface"]), default="adaface",
+    show_default=True,
+)  # fmt: skip
+@click.option("--qaconv", type=click.Choice(["2.1", "2.0"]), default="2.1", show_default=True)
+@click.option(
+    "--weighting",
+    type=click.Choice(["none", "scale", "mask", "common"]),
+    default="common",
+    show_default=True,
+    help="How visibility enters the matcher.",
+)
+@click.option("--recognition-weight", type=WEIGHT, default=1.0, show_default=True)
+@click.option("--pairwise-weight", type=WEIGHT, default=1.0, show_default=True)
+@click.option("--triplet-weight", type=WEIGHT, default=0.5, show_default=True)
+@click.option("--occlusion-weight", type=WEIGHT, default=0.1, show_default=True)
+@click.option(
+    "--triplet-margin", type=WEIGHT, default=1.0, show_default=True,
+    help="In units of the matcher's score.",
+)  # fmt: skip
+@click.option(
+    "--occlusion-grad",
+    type=click.Choice(["shared", "detached"]),
+    default="shared",
+    show_default=True,
+    help="Whether the occlusion loss trains the backbone.",
+)
+@click.option(
+    "--occluders",
+    type=click.Choice(["none", "medical", "band", "rectangle"]),
+    multiple=True,
+    help="Draw such covers; may be repeated.  [default: none]",
+)
+@click.option("--occluder-share", type=SHARE, default=0.5, show_default=True, help="Of the images.")
+@click.option(
+    "--augment/--no-augment", default=True, show_default=True,
+    help="AdaFace's: parts on black, fewer pixels, other light, mirror images.",
+)  # fmt: skip
+@click.option(
+    "--sampler",
+    type=click.Choice(["pk", "graph", "shuffle"]),
+    default="pk",
+    show_default=True,
+    help="graph: persons whom the matcher confuses share a batch.",
+)
+@click.option("--images-per-person", type=click.IntRange(2), default=4, show_default=True)
+@click.option("--pairs", type=FILE, help="Verification pairs, tried after every epoch.")
+@click.option("--pairs-split", help="Which part of an ND-TWIN JSON file: train, val or test.")
+@click.option("--eval-cache", type=FOLDER, help="Cache that --pairs lie in.  [default: CACHE]")
+@click.option("--meta", type=Equals(), multiple=True, help="Only rows of this, e.g. split=train.")
+@click.option(
+    "--min-images", type=click.IntRange(1), default=2, show_default=True,
+    help="Leave out persons with fewer images.",
+)  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1), default=26, show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="Stop after so many optimiser steps.")
+@click.option(
+    "--batch-size", type=click.IntRange(2), default=64, show_default=True,
+    help="Images per process.",
+)  # fmt: skip
+@click.option(
+    "--accumulate", type=click.IntRange(1), default=1, show_default=True,
+    help="Batches per optimiser step.",
+)  # fmt: skip
+@click.option(
+    "--lr", "rate", type=click.FloatRange(0, min_open=True),
+    help="At the start.  [default: 0.1; parts of the network 0.002]",
+)  # fmt: skip
+@click.option("--weight-decay", type=WEIGHT, default=5e-4, show_default=True)
+@click.option("--freeze-norm", is_flag=True, help="BatchNorm of the backbone keeps its statistics.")
+@click.option(
+    "--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True,
+    help="Arithmetic of the forward pass; fp16 needs CUDA.",
+)  # fmt: skip
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=2, show_default=True,
+    help="Threads that read a cache.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--log-every", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--save-every", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--picture-every", type=click.IntRange(0), default=0, show_default=True,
+    help="Steps between pictures of visibility; 0 = none.",
+)  # fmt: skip
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def oaml_command(**options: Any) -> None:
+    """Train AdaFace, QAConv and a head that predicts which cells of a face can be seen.
+
+    CACHE holds the persons to recognise; masks are learnt from --niqab, or from CACHE itself.
+    The same command again goes on where it stopped. Several processes: torchrun or srun.
+
+    \b
+    Examples:
+      train oaml cache/ --out runs/oaml --init adaface_ir50_ms1mv2.ckpt --niqab niqab/ --lr 0.01
+      train oaml niqab/ --out runs/head --train occlusion --init adaface_ir50_ms1mv2.ckpt
+      torchrun --nproc-per-node 4 -m faceguide.train oaml cache/ --out runs/four --amp bf16
+    """
+    import sys
+
+    from faceguide.cache.reader import FaceCache
+    from faceguide.train.distributed import choose_device, from_environment, joined
+    from faceguide.train.job import LoopSettings
+    from faceguide.train.oaml_run import OamlRun, run_oaml
+
+    processes = from_environment()
+    device = choose_device(options["device"], processes)
+    if options["amp"] == "fp16" and device.type != "cuda":
+        raise click.UsageError("--amp fp16 needs a CUDA device; choose bf16 or off")
+    cache = FaceCache.open(options["cache_directory"])
+    run = OamlRun(
+        backbone=options["backbone"],
+        recipe=_recipe(options),
+        rate=options["rate"] or RATES[options["part"]],
+        **{
+            name: options[name]
+            for name in (
+                "head", "qaconv", "weighting", "sampler", "images_per_person", "batch_size",
+                "occlusion_batch", "clean_share", "hold_out", "weight_decay", "min_images", "meta",
+                "init", "threads",
+            )
+        },
+    )  # fmt: skip
+    loop = LoopSettings(
+        compile=options["compiled"],
+        **{
+            name: options[name]
+            for name in (
+                "epochs", "steps", "accumulate", "amp", "log_every", "save_every",
+                "picture_every", "tensorboard",
+            )
+        },
+    )  # fmt: skip
+    pairs = None
+    if options["pairs"]:
+        where = FaceCache.open(options["eval_cache"]) if options["eval_cache"] else cache
+        pairs = (where, _read_pairs(where, options["pairs"], options["pairs_split"]))
+    with joined(processes, device):
+        result = run_oaml(
+            cache,
+            options["directory"],
+            run,
+            loop,
+            device=device,
+            processes=processes,
+            second=FaceCache.open(options["niqab"]) if options["niqab"] else None,
+            pairs=pairs,
+            argv=sys.argv,
+        )
+    if processes.first:
+        if options["as_json"]:
+            echo_json(result)
+        else:
+            click.echo(f"{result['directory']}: after {result['steps']} steps")
+
+
+def _recipe(options: dict[str, Any]) -> Any:
+    from faceguide.train.oaml import OamlSettings, OamlWeights
+    from faceguide.train.oaml_augment import FaceAugmentation
+    from faceguide.train.occluders import Occluders
+
+    kinds = tuple(kind for kind in options["occluders"] if kind != "none")
+    occluders = Occluders(kinds, options["occluder_share"]) if kinds else None
+    if options["augment"]:
+        augmentation = FaceAugmentation(occluders=occluders)
+    else:
+        augmentation = FaceAugmentation(0.0, 0.0, 0.0, 0.0, occluders)
+    return OamlSettings(
+        part=options["part"],
+        weights=OamlWeights(
+            options["recognition_weight"],
+            options["pairwise_weight"],
+            options["triplet_weight"],
+            options["occlusion_weight"],
+        ),
+        margin=options["triplet_margin"],
+        map_size=int(options["map_size"]),
+        shared=options["occlusion_grad"] == "shared",
+        freeze_norm=options["freeze_norm"],
+        augmentation=augmentation,
+        seed=options["seed"],
+    )
+
+
+def _read_pairs(cache: Any, path: Path, split: str | None) -> Any:
+    """Pairs of a file as rows of the cache; those it lacks are counted aloud."""
+    import numpy as np
+
+    from faceguide.cache.pair_lists import read_pairs
+    from faceguide.cache.pair_rows import resolve
+    from faceguide.train.verification import Pairs
+
+    found = resolve(cache, read_pairs(path, split))
+    if found.left_out:
+        say(
+            f"Note: {len(found.left_out)} of {found.listed} pairs of {path} are left out; "
+            f"the first: {found.left_out[0].reason}"
+        )
+    return Pairs(found.probe, found.reference, np.asarray(found.same))

@@ -1,0 +1,78 @@
+"""Values of options that Click has no type for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+# Here and not beside the methods: `train --help` must not wait for torch.
+METHODS = ("loss", "regions", "regions-log", "counterfactual", "prior", "contrastive")
+# Weights at which a prototype on real faces did no measurable harm; of `prior`, the first share.
+DEFAULT_WEIGHTS = {
+    "loss": 0.3,
+    "regions": 1.0,
+    "regions-log": 0.1,
+    "counterfactual": 1.0,
+    "prior": 0.3,
+    "contrastive": 0.1,
+}
+
+
+class Guide(click.ParamType):
+    """NAME or NAME=WEIGHT of a method of guidance."""
+
+    name = "method"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """The method and its weight."""
+        if isinstance(value, tuple):
+            return value
+        name, _, text = str(value).partition("=")
+        if name not in METHODS:
+            self.fail(f"{name!r} is no method; choose from {', '.join(METHODS)}", param, ctx)
+        if name == "counterfactual" and text:
+            self.fail("counterfactual has no weight; leave the = out", param, ctx)
+        try:
+            weight = float(text) if text else DEFAULT_WEIGHTS[name]
+        except ValueError:
+            self.fail(f"{text!r} is no weight; write e.g. {name}=0.5", param, ctx)
+        if not 0 < weight < float("inf") or (name == "prior" and weight >= 1):
+            self.fail(f"the weight of {name} must be above 0 (prior: and below 1)", param, ctx)
+        return name, weight
+
+
+class Counts(click.ParamType):
+    """Three whole numbers, comma-separated."""
+
+    name = "eyes,nose,mouth"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The three numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+            self.fail(f"expected three numbers such as 12,8,8, found {value!r}", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class Equals(click.ParamType):
+    """NAME=VALUE."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Name and value."""
+        if isinstance(value, tuple):
+            return value
+        name, sign, text = str(value).partition("=")
+        if not name or not sign:
+            self.fail(f"expected NAME=VALUE such as split=train, found {value!r}", param, ctx)
+        return name, text

@@ -1,0 +1,123 @@
+"""What attention looks at, as a picture, and the share of its energy in the regions, as a curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceguide.cache.files import replacing, write_bytes
+from faceguide.cache.schema import REGIONS
+from faceguide.train import augment
+from faceguide.train.cal import CalStep
+from faceguide.train.job import Batch, Place
+from faceguide.train.metrics import read_metrics
+from faceguide.train.models.cal import CalParts
+
+TILE = 160  # pixels of a tile's side
+FACES = 8
+_OUTLINE = (255, 255, 255)
+
+
+def overlay(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Attention as colours over a darkened image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        attention: (h, w) non-negative; its maximum is the brightest colour.
+
+    Returns:
+        (TILE, TILE, 3) uint8 RGB.
+    """
+    tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA)
+    scaled = attention / max(float(attention.max()), 1e-12)
+    large = cv2.resize(scaled.astype(np.float32), (TILE, TILE), interpolation=cv2.INTER_LINEAR)
+    colour = cv2.applyColorMap((large.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return cv2.addWeighted(tile, 0.4, colour[:, :, ::-1].astype(np.uint8), 0.6, 0).astype(np.uint8)
+
+
+def outlined(image: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image with the line around where the heatmap (G, G) exceeds half of its maximum."""
+    tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    large = cv2.resize(heatmap, (TILE, TILE), interpolation=cv2.INTER_LINEAR)
+    if large.max() > 0:
+        inside = (large >= large.max() / 2).astype(np.uint8)
+        lines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(tile, lines, -1, _OUTLINE, 1)
+    return tile
+
+
+def region_attention(maps: Tensor, assignment: tuple[int, ...]) -> list[Tensor]:
+    """(N, M, h, w) → per region the (N, h, w) mean of its heads' normalised maps."""
+    shares = maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12)
+    return [
+        part.mean(1) if part.shape[1] else torch.zeros_like(maps[:, 0])
+        for part in shares[:, : sum(assignment)].split(list(assignment), dim=1)
+    ]
+
+
+def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> None:
+    """Write a PNG, one row per face: input with the heatmap's outline, mean attention, then the
+    heads of eyes, nose and mouth.
+
+    Args:
+        path: of the PNG.
+        step: with the model; it is in eval mode afterwards.
+        batch: columns of the cache; the first faces are drawn as training saw them.
+        place: of the batch, for its augmentation.
+    """
+    few = {name: values[:FACES] for name, values in batch.items()}
+    recipe, trainee = step.settings, step.trainee
+    pixels, targets = step.prepare(few, place)
+    geometry = augment.draw_geometry(
+        recipe.augmentation, few["image"].shape[1], recipe.seed, place.epoch, few["row"]
+    )
+    images = augment.warp_images(few["image"], geometry).cpu().numpy()
+    trainee.eval()
+    with torch.no_grad():
+        parts = trainee.model(pixels, parts=True)
+    assert isinstance(parts, CalParts)
+    maps = parts.maps.float()
+    columns = [maps.mean(1), *region_attention(maps, recipe.guidance.heads_of(trainee.heads))]
+    rows = []
+    for face, image in enumerate(images):
+        first = np.zeros((1, 1), np.float32)
+        if targets is not None:
+            first = targets.heatmap[face, 0].float().cpu().numpy()
+        tiles = [outlined(image, first)]
+        tiles += [overlay(image, column[face].cpu().numpy()) for column in columns]
+        rows.append(np.concatenate(tiles, axis=1))
+    grid = np.concatenate(rows, axis=0)
+    encoded = cv2.imencode(".png", grid[:, :, ::-1])[1]
+    write_bytes(path, encoded.tobytes())
+
+
+def draw_energy(directory: Path) -> Path | None:
+    """Write energy.png from metrics.jsonl: energy inside the regions by step.
+
+    Returns:
+        The file, or None when the metrics have no energy (a cache without regions).
+    """
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_metrics(directory) if line["kind"] == "train"]
+    lines = [line for line in lines if line.get("energy_inside") is not None]
+    if not lines:
+        return None
+    figure = Figure(figsize=(6.4, 4.0))
+    axes = figure.add_subplot()
+    for name in ("inside", *REGIONS):
+        values = [line[f"energy_{name}"] for line in lines]
+        axes.plot([line["step"] for line in lines], values, label=name)
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("share of attention energy")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    path = directory / "energy.png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return path

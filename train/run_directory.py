@@ -1,0 +1,114 @@
+"""run.json: what a run was asked for, on what, with which versions, written before step 0."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from faceguide import __version__
+from faceguide.cache.files import digest, read_json, write_json
+from faceguide.cache.reader import FaceCache
+from faceguide.train.errors import TrainError
+
+RUN = "run.json"
+IDENTITIES = "identities.txt"
+_PACKAGES = ("torch", "numpy", "scipy", "h5py", "safetensors")
+
+
+def cache_hash(cache: FaceCache) -> str:
+    """Names the content of a cache's faces: the digest of their manifest."""
+    return digest(cache.groups["faces"])
+
+
+def versions() -> dict[str, str]:
+    """Versions of faceguide, Python and the packages that numbers depend on."""
+    found = {"faceguide": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the program and whether its files were changed; None without git."""
+    folder = Path(__file__).resolve().parents[1]
+    answers = []
+    for question in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            answer = subprocess.run(
+                ["git", *question], cwd=folder, capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if answer.returncode:
+            return None
+        answers.append(answer.stdout.strip())
+    return {"commit": answers[0], "changed": bool(answers[1])}
+
+
+def write_identities(directory: Path, names: Sequence[str]) -> None:
+    """The persons that are learnt, one per line, in the format of a cache's identities.txt."""
+    lines = (name.replace("\\", "\\\\").replace("\n", "\\n") + "\n" for name in names)
+    (directory / IDENTITIES).write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def begin_run(
+    directory: Path,
+    command: str,
+    settings: dict[str, Any],
+    *,
+    fixed: dict[str, Any],
+    argv: Sequence[str] | None = None,
+    **facts: Any,
+) -> None:
+    """Make the directory and write run.json, or check that the one there is of the same run.
+
+    Args:
+        directory: of the run.
+        command: its name.
+        settings: every resolved option.
+        fixed: what must be equal for a run to go on in this directory.
+        argv: the command line; None = this process's.
+        facts: further fields: `models`, `cache`, `identities` …
+
+    Raises:
+        TrainError: when the directory holds another command's run, or one with other settings.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(f"{directory}: cannot be made: {error.strerror}") from None
+    path = directory / RUN
+    if path.exists():
+        before = read_json(path)
+        if before.get("command") != command:
+            raise TrainError(
+                f"{directory}: holds a run of {before.get('command')!r}; choose another --out"
+            )
+        old = before.get("fixed", {})
+        changed = [name for name in {**old, **fixed} if old.get(name) != fixed.get(name)]
+        if changed:
+            listed = ", ".join(f"{name} {old.get(name)} → {fixed.get(name)}" for name in changed)
+            raise TrainError(
+                f"{directory}: holds a run with other settings ({listed}); choose another --out, "
+                "or remove the folder to start over"
+            )
+    write_json(
+        path,
+        {
+            "command": command,
+            "argv": list(sys.argv if argv is None else argv),
+            "settings": settings,
+            "fixed": fixed,
+            "versions": versions(),
+            "git": git_state(),
+            **facts,
+        },
+    )
