@@ -11,6 +11,7 @@ from faceguide import __version__
 from faceguide.cache.console import Group, echo_json, interruptible, printable
 from faceguide.cache.files import write_bytes, write_json
 from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.attribution import commands as attribution_commands
 from faceguide.evaluate.command_options import (
     FILE,
     FOLDER,
@@ -306,3 +307,6 @@ def report_command(directories: tuple[Path, ...], out: Path, title: str, hardest
 
     write_report(directories, out, title, hardest)
     click.echo(f"{printable(out)}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+attribution_commands.register(main)

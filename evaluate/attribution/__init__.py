@@ -1,0 +1,1 @@
+"""Which attribution maps survive being tested?"""

@@ -1,0 +1,256 @@
+"""`evaluate attribution`, `methods`, `merge` and `diff`; registered by `evaluate/cli.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from faceguide.cache.console import SomeFailed, echo_json, interruptible, printable, say
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)
+OUT = click.Path(file_okay=False, path_type=Path)
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this folder to a group."""
+    for command in (attribution_command, methods_command, merge_command, diff_command):
+        group.add_command(command)
+
+
+def _part(context: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
+    number, slash, count = value.partition("/")
+    if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise click.BadParameter(f"expected i/N with 0 ≤ i < N, found {value!r}")
+    return int(number), int(count)
+
+
+def _names(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+@click.command("attribution")
+@click.argument("directory", metavar="CACHE", type=FOLDER)
+@click.option("--pairs", type=FILE, required=True, help="The list of pairs.")
+@click.option("--split", help="Of ND-TWIN's pairs: train, val or test.")
+@click.option("--backbone", help="Its name, or module:function; a training run knows it.")
+@click.option("--weights", type=EXISTING, required=True, help="A weights file or a training run.")
+@click.option("--matcher", default="cosine", show_default=True, help="Of evaluate verification.")
+@click.option(
+    "--methods",
+    callback=_names,
+    default="all",
+    show_default=True,
+    help="Names or module:function, separated by commas; see `evaluate methods`.",
+)
+@click.option("--out", type=OUT, required=True, help="Run directory.")
+@click.option(
+    "--protocol",
+    type=click.Choice(("matched", "threshold")),
+    default="matched",
+    show_default=True,
+    help="threshold: an earlier rule whose regions differ in area; to reproduce its figures.",
+)
+@click.option(
+    "--infills",
+    callback=_names,
+    default="blur,other",
+    show_default=True,
+    help="What takes a cell's place: blur, mean, face, other.",
+)
+@click.option(
+    "--metrics",
+    callback=_names,
+    default="",
+    help="deletion, insertion, srg, sensitivity, infidelity, randomisation, swap.",
+)
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Of IG.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=16, show_default=True, help="SmoothGrad."
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(("black", "blur", "grey")),
+    default="black",
+    show_default=True,
+    help="Where paths begin.",
+)
+@click.option("--delta", type=float, default=0.0, show_default=True, help="Required margin.")
+@click.option("--tau-high", type=float, default=0.75, show_default=True, help="Radians.")
+@click.option("--tau-low", type=float, default=0.55, show_default=True, help="Radians.")
+@click.option("--epsilon", type=float, default=0.15, show_default=True, help="Radians.")
+@click.option("--bootstrap", type=click.IntRange(0), default=1000, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="Draw so many pairs, for a first look.")
+@click.option("--part", callback=_part, default="0/1", show_default=True, help="i/N.")
+@click.option("--block", type=click.IntRange(1), default=8, show_default=True, help="Probes each.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")
+@click.option("--overwrite", is_flag=True, help="Replace another run in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json.")
+def attribution_command(
+    directory: Path,
+    pairs: Path,
+    split: str | None,
+    backbone: str | None,
+    weights: Path,
+    methods: tuple[str, ...],
+    out: Path,
+    part: tuple[int, int],
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Test attribution maps of pairs of faces of CACHE: do they name the cells that matter?
+
+    Every cell of a probe is replaced alone by realistic infills and the change of the score kept;
+    a map is falsified when the cells it calls important change the score no more than those it
+    calls unimportant. Controls run along. Running the same command again goes on where it stopped;
+    with --part, `evaluate merge` writes the results.
+
+    \b
+    Examples:
+      evaluate attribution cache/ --pairs pairs.csv --backbone mobilefacenet \\
+        --weights mobilefacenet.pt --methods grad-cam,lrp --limit 10 --out maps/
+      evaluate attribution cache/ --pairs pairs.csv --weights run/ --part 3/20 --out maps/
+    """
+    from faceguide.cache.reader import FaceCache
+    from faceguide.evaluate.attribution import run, tables
+    from faceguide.evaluate.attribution.maps import Settings
+    from faceguide.evaluate.attribution.plug import load_explained
+    from faceguide.evaluate.network import on_device
+
+    options = run.Options(
+        matcher=rest["matcher"],
+        protocol=rest["protocol"],
+        infills=rest["infills"],
+        measures=rest["metrics"],
+        limit=rest["limit"],
+        block=rest["block"],
+        delta=rest["delta"],
+        tau_high=rest["tau_high"],
+        tau_low=rest["tau_low"],
+        epsilon=rest["epsilon"],
+        replicates=rest["bootstrap"],
+        method=Settings(
+            steps=rest["steps"],
+            samples=rest["samples"],
+            baseline=rest["baseline"],
+            chunk=rest["batch_size"],
+            seed=rest["seed"],
+        ),
+    )
+    options.check()
+    cache = FaceCache.open(directory)
+    place = on_device(device)
+    network = load_explained(backbone, weights, place)
+    for note in network.notes:
+        say(note)
+    with interruptible():
+        record = run.run(
+            cache,
+            network,
+            pairs,
+            split,
+            methods,
+            options,
+            out,
+            part=part,
+            overwrite=overwrite,
+            device=place,
+            say=say,
+            progress=lambda what, total: tqdm(total=total, unit=f" {what}", disable=None).update,
+        )
+    if record is None:
+        say(f"part {part[0]}/{part[1]} done; when all are, `evaluate merge {out}`")
+        return
+    echo_json(record) if as_json else click.echo(tables.method_text(record))
+    _tell(record, out)
+
+
+@click.command("methods")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def methods_command(as_json: bool) -> None:
+    """List the attribution methods: cost in forwards per probe, needs, source.
+
+    A backward pass counts as two forwards. Controls run with every evaluation.
+
+    \b
+    Example:
+      evaluate methods
+    """
+    from faceguide.evaluate.attribution.methods import table
+    from faceguide.evaluate.attribution.responses import table_forwards
+    from faceguide.evaluate.tables import to_text
+
+    rows = table()
+    if as_json:
+        echo_json(rows)
+        return
+    header = ["method", "needs", "forwards"]
+    cells = [[row["method"], row["needs"], f"{row['forwards']:.0f}"] for row in rows]
+    click.echo(to_text((header, cells)))
+    click.echo(f"\nresponse table, shared by all: {table_forwards(2)} forwards per probe")
+    click.echo("\n".join(f"{row['method']}: {row['citation']}" for row in rows))
+
+
+@click.command("merge")
+@click.argument("directory", metavar="RUN", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print results.json.")
+def merge_command(directory: Path, as_json: bool) -> None:
+    """Write the results of a RUN whose parts are all done; again writes the same bytes.
+
+    \b
+    Example:
+      evaluate merge maps/
+    """
+    from faceguide.evaluate.attribution import tables
+    from faceguide.evaluate.attribution.run import merge_run
+
+    record = merge_run(directory)
+    echo_json(record) if as_json else click.echo(tables.method_text(record))
+    _tell(record, directory)
+
+
+@click.command("diff")
+@click.argument("first", metavar="RUN", type=FOLDER)
+@click.argument("second", metavar="RUN", type=FOLDER)
+@click.option("--tolerance", type=click.FloatRange(0), default=1e-6, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def diff_command(first: Path, second: Path, tolerance: float, as_json: bool) -> None:
+    """Say whether two runs of `evaluate attribution` agree, and where not; exit 1 if not.
+
+    \b
+    Example:
+      evaluate diff maps/ maps-again/
+    """
+    from faceguide.evaluate.attribution import tables
+    from faceguide.evaluate.attribution.difference import compare_runs
+
+    found = compare_runs(first, second, tolerance)
+    echo_json(found) if as_json else click.echo(printable_lines(tables.difference_text(found)))
+    if not found["agree"]:
+        raise click.exceptions.Exit(1)
+
+
+def printable_lines(text: str) -> str:
+    """The text with control characters escaped, except line ends."""
+    return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _tell(record: dict[str, Any], out: Path) -> None:
+    """Exit 3 when pairs were left out or maps failed; they are listed by name."""
+    left = record["pairs"]["left_out"]
+    failed = sum(found["verdicts"]["error"] for found in record["methods"].values())
+    parts = []
+    if left:
+        parts.append(f"{left} pairs cannot be scored; {out / 'left_out.csv'} names them")
+    if failed:
+        parts.append(f"{failed} maps failed; {out / 'pairs.csv'} names them")
+    if parts:
+        raise SomeFailed("; ".join(parts))

@@ -1,0 +1,119 @@
+"""What a method is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from faceguide.evaluate.attribution.errors import AttributionError
+from faceguide.evaluate.attribution.target import PairScore, Reference
+from faceguide.train.models.input_spec import InputSpec
+
+BASELINES = ("black", "blur", "grey")
+_LEAST_CHANGE = 1e-6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N pairs to be explained.
+
+    Attributes:
+        probe: (N, 3, S, S) prepared pixels.
+        reference: described references, N rows each.
+        pairs: numbers of the pairs, which key all random draws.
+    """
+
+    probe: Tensor
+    reference: Reference
+    pairs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What methods may differ in; all of it is written into the run.
+
+    Attributes:
+        steps: of Integrated Gradients and Geodesic IG.
+        samples: of SmoothGrad.
+        noise: standard deviation of SmoothGrad's noise as a share of the pixel range.
+        baseline: "black", "blur" or "grey", where paths and differences begin.
+        chunk: images of one forward and backward pass.
+        seed: of all draws.
+        lrp_gamma: weight of LRP's γ-rule.
+    """
+
+    steps: int = 20
+    samples: int = 16
+    noise: float = 0.15
+    baseline: str = "black"
+    chunk: int = 32
+    seed: int = 0
+    lrp_gamma: float = 0.25
+
+
+class Maps(NamedTuple):
+    """Maps of N pairs.
+
+    Attributes:
+        values: (N, h, w) raw and signed, summed over colour channels; h = S, or coarser.
+        claimed: (N,) what the values must add up to where the method promises it, or None.
+        absorbed: (N,) relevance that ended in biases (LRP), or None.
+    """
+
+    values: Tensor
+    claimed: Tensor | None = None
+    absorbed: Tensor | None = None
+
+    def completeness_error(self) -> Tensor | None:
+        """(N,) |Σ values + absorbed − claimed| / |claimed|; None where nothing is promised."""
+        if self.claimed is None:
+            return None
+        total = self.values.double().sum((1, 2))
+        if self.absorbed is not None:
+            total = total + self.absorbed
+        claimed = self.claimed.double()
+        return (total - claimed).abs() / claimed.abs().clamp_min(_LEAST_CHANGE)
+
+
+def pixel_range(spec: InputSpec) -> float:
+    """The range of prepared pixels, averaged over channels: 2 for pixels in −1…1."""
+    return sum(1 / std for std in spec.std) / 3
+
+
+def constant_picture(spec: InputSpec, level: float) -> Tensor:
+    """(3, 1, 1) prepared pixels of a picture of one grey, 0 = black to 1 = white."""
+    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+    return ((level - mean) / std)[:, None, None]
+
+
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (N, C, H, W), the border repeated; sigma in pixels."""
+    radius = min(round(3 * sigma), images.shape[-1] - 1, images.shape[-2] - 1)
+    along = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (along / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    channels = images.shape[1]
+    padded = nn.functional.pad(images, (radius,) * 4, mode="replicate")
+    across = kernel.expand(channels, 1, 1, -1)
+    down = kernel[:, None].expand(channels, 1, -1, 1)
+    padded = nn.functional.conv2d(padded, across, groups=channels)
+    return nn.functional.conv2d(padded, down, groups=channels)
+
+
+def baseline_for(score: PairScore, probe: Tensor, kind: str) -> Tensor:
+    """(N, 3, S, S) where a path to the probe begins."""
+    spec = score.input_spec
+    if kind == "blur":
+        return blurred(probe, probe.shape[-1] / 7)
+    if kind not in BASELINES:
+        raise AttributionError(f"baseline must be one of {', '.join(BASELINES)}, found {kind!r}")
+    picture = constant_picture(spec, 0.0 if kind == "black" else 0.5)
+    return picture.to(probe).expand_as(probe).contiguous()
+
+
+def repeat(reference: Reference, times: int) -> Reference:
+    """Each row `times` times in a row: (N·times, …)."""
+    return tuple(part.repeat_interleave(times, dim=0) for part in reference)

@@ -1,0 +1,181 @@
+"""The `matched` falsification protocol: do the cells that a map calls important matter more?
+
+Every cell is replaced alone, by each of several realistic infills, and the response of the score
+(or of the embedding) is kept in a table. A map claims a set H of high cells and a set L of low
+ones; it is falsified when H's responses are not larger than L's. Cells have equal area and both
+sets share the infills, so neither area nor luck of the draw can decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.evaluate.attribution.cells import claimed_sets, pair_rng
+
+SUPPORTED, FALSIFIED, UNDECIDED, UNIFORM, ERROR = (
+    "supported",
+    "falsified",
+    "undecided",
+    "uniform",
+    "error",
+)
+VERDICTS = (SUPPORTED, FALSIFIED, UNDECIDED, UNIFORM, ERROR)
+REPLICATES = 200
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the protocol finds of one map.
+
+    Attributes:
+        verdict: of `VERDICTS`.
+        rate: share of (high, low) comparisons, infill by infill, that go against the map; LOWER is
+            better, 0.5 is chance. None when untested.
+        margin: mean high response − mean low response; HIGHER is better. None when untested.
+        interval: 95 % interval of the margin over cells and infills, or None.
+        falsified: margin ≤ delta; None when untested.
+        high: (U,) bool, the high set.
+        low: (U,) bool, the low set.
+        mean_high: mean response of the high set.
+        mean_low: mean response of the low set.
+    """
+
+    verdict: str
+    rate: float | None
+    margin: float | None
+    interval: tuple[float, float] | None
+    falsified: bool | None
+    high: NDArray[np.bool_]
+    low: NDArray[np.bool_]
+    mean_high: float | None = None
+    mean_low: float | None = None
+
+
+def falsification_rate(high: NDArray[np.floating], low: NDArray[np.floating]) -> float:
+    """Share of the |high|·|low| comparisons with high < low, ties counted half; 1 − AUC.
+
+    Args:
+        high: (K,) responses of the high set, any shape.
+        low: (M,) responses of the low set, any shape.
+    """
+    ordered = np.sort(np.ravel(low))
+    values = np.ravel(high)
+    below = np.searchsorted(ordered, values, side="left")
+    upto = np.searchsorted(ordered, values, side="right")
+    against = (len(ordered) - upto).sum() + 0.5 * (upto - below).sum()
+    return float(against / (len(values) * len(ordered)))
+
+
+def infill_rate(high: NDArray[np.floating], low: NDArray[np.floating]) -> float:
+    """The mean over infills of `falsification_rate`: only cells with one infill are compared.
+
+    A blur moves the score less than another person's cell; compared across infills, the infill
+    would decide.
+
+    Args:
+        high: (h, R) responses of the high set.
+        low: (l, R) responses of the low set.
+    """
+    columns = range(high.shape[1])
+    return float(np.mean([falsification_rate(high[:, r], low[:, r]) for r in columns]))
+
+
+def margin_interval(
+    high: NDArray[np.floating], low: NDArray[np.floating], rng: np.random.Generator
+) -> tuple[float, float]:
+    """95 % interval of mean(high) − mean(low), cells and infills drawn with replacement.
+
+    Args:
+        high: (h, R) responses, R infills that both sets share.
+        low: (l, R).
+        rng: of the draws.
+    """
+    infills = rng.integers(0, high.shape[1], (REPLICATES, high.shape[1]))
+    # (units, B): mean over the drawn infills, then over the drawn units of either set.
+    by_high, by_low = high[:, infills].mean(2), low[:, infills].mean(2)
+    column = np.arange(REPLICATES)
+    drawn_high = by_high[rng.integers(0, len(high), (len(high), REPLICATES)), column].mean(0)
+    drawn_low = by_low[rng.integers(0, len(low), (len(low), REPLICATES)), column].mean(0)
+    low_end, high_end = np.quantile(drawn_high - drawn_low, [0.025, 0.975])
+    return float(low_end), float(high_end)
+
+
+def untested(verdict: str, cells: int) -> Outcome:
+    """The outcome of a map that claims nothing or failed: it stays in the table."""
+    empty = np.zeros(cells, bool)
+    return Outcome(verdict, None, None, None, None, empty, empty)
+
+
+def judge_map(
+    cells: NDArray[np.floating],
+    responses: NDArray[np.floating],
+    *,
+    pair: int,
+    seed: int = 0,
+    delta: float = 0.0,
+    cause: str | None = None,
+) -> Outcome:
+    """Test the claim of one map against the measured responses.
+
+    Args:
+        cells: (U,) attributions of the map.
+        responses: (U, R) response to each cell replaced by each infill, ≥ 0.
+        pair: number of the pair; with the seed it decides all draws, for all methods alike.
+        seed: of the run.
+        delta: margin that a claim must exceed.
+        cause: of a map without a claim (see `diagnosis`): "error", another cause = uniform.
+
+    Returns:
+        The outcome; `falsified` follows the margin, `verdict` its interval.
+    """
+    if cause is not None:
+        return untested(ERROR if cause == ERROR else UNIFORM, len(cells))
+    if not np.isfinite(responses).all():
+        return untested(ERROR, len(cells))
+    high, low = claimed_sets(cells, pair_rng(pair, seed, "ties"))
+    if not high.any():
+        return untested(UNIFORM, len(cells))
+    on_high, on_low = responses[high].astype(np.float64), responses[low].astype(np.float64)
+    margin = float(on_high.mean() - on_low.mean())
+    interval = margin_interval(on_high, on_low, pair_rng(pair, seed, "margin"))
+    verdict = UNDECIDED
+    if interval[0] > delta:
+        verdict = SUPPORTED
+    elif interval[1] <= delta:
+        verdict = FALSIFIED
+    return Outcome(
+        verdict,
+        infill_rate(on_high, on_low),
+        margin,
+        interval,
+        margin <= delta,
+        high,
+        low,
+        float(on_high.mean()),
+        float(on_low.mean()),
+    )
+
+
+@dataclass(frozen=True)
+class Falsifiability:
+    """The published criterion on mean angles: high > tau_high, low < tau_low, tau's apart.
+
+    Attributes:
+        tau_high: radians.
+        tau_low: radians.
+        epsilon: radians; tau_high must exceed tau_low by more.
+    """
+
+    tau_high: float = 0.75
+    tau_low: float = 0.55
+    epsilon: float = 0.15
+
+    def holds(self, mean_high: float | None, mean_low: float | None) -> bool:
+        """Whether a map with these mean angles is falsifiable; an untested one is not."""
+        if mean_high is None or mean_low is None:
+            return False
+        apart = self.tau_high > self.tau_low + self.epsilon
+        return apart and mean_high > self.tau_high and mean_low < self.tau_low

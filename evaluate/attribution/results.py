@@ -1,0 +1,187 @@
+"""results.json and pairs.csv: what a run found, from the files of its blocks."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.console import printable
+from faceguide.cache.files import replacing, write_json
+from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.attribution import conditions, regions, statistics, summary
+from faceguide.evaluate.attribution.blocks import Plan, gather
+from faceguide.evaluate.attribution.diagnosis import Limits
+from faceguide.evaluate.attribution.matched import UNIFORM, Falsifiability
+from faceguide.evaluate.attribution.methods import Method
+from faceguide.evaluate.attribution.summary import Judged
+from faceguide.evaluate.pair_rows import clusters
+
+RESULTS, PAIRS = "results.json", "pairs.csv"
+SCHEMA = 1
+COLUMNS = (
+    *("number", "probe", "reference", "same", "score", "method", "verdict", "cause", "fr"),
+    *("fr_embedding", "margin", "margin_low", "margin_high", "falsified", "falsifiable"),
+)
+
+
+def merge(
+    out: Path,
+    cache: FaceCache,
+    plan: Plan,
+    methods: Sequence[Method],
+    *,
+    settings: Mapping[str, Any],
+    left_out: int,
+) -> tuple[dict[str, Any], dict[str, Judged]]:
+    """Judge all maps of a finished run; writing it twice writes the same bytes.
+
+    Args:
+        out: the run directory, with the files of all blocks.
+        cache: where the crops are.
+        plan: the pairs.
+        methods: in the order of the table.
+        settings: of the run: seed, delta, tau_high, tau_low, epsilon, replicates, measures, …
+        left_out: pairs of the list that cannot be scored.
+
+    Returns:
+        The record of results.json, and the outcomes of each method.
+    """
+    seed, replicates = int(settings["seed"]), int(settings["replicates"])
+    limits = Limits()
+    rule = Falsifiability(settings["tau_high"], settings["tau_low"], settings["epsilon"])
+    table = gather_pairs(out, plan)
+    people, people_from = clusters(cache, plan.probe, plan.reference, plan.same)
+    numbers = plan.number.tolist()
+    covered = regions.region_cells(cache, plan.probe)
+    hidden = regions.hidden_cells(cache, plan.probe)
+    records: dict[str, Any] = {}
+    judged: dict[str, Judged] = {}
+    for method in methods:
+        maps = gather(out, plan, method.name, plan.key)
+        found = summary.judge(
+            maps, table, numbers, seed=seed, delta=settings["delta"], limits=limits, rule=rule
+        )
+        judged[method.name] = found
+        records[method.name] = {
+            "control": method.control,
+            "citation": method.citation,
+            **summary.summarise(
+                found,
+                maps,
+                people,
+                numbers,
+                replicates=replicates,
+                seed=seed,
+                limits=limits,
+                measures=settings["measures"],
+            ),
+            **regions.region_record(maps["cells"], covered, hidden, plan.same),
+            "verification_deletion": verification_deletion(maps, plan.same),
+        }
+    competing = [method.name for method in methods if not method.control]
+    passed = {name: judged[name].passed for name in competing}
+    rates = {name: judged[name].rate for name in competing}
+    uniform = {
+        name: np.array([o.verdict == UNIFORM for o in judged[name].outcomes]) for name in competing
+    }
+    bins = conditions.pair_bins(cache, plan.probe, plan.reference, plan.same)
+    record = {
+        "schema": SCHEMA,
+        "protocol": settings["protocol"],
+        "response": "angle of the probe's embedding"
+        if settings["protocol"] == "threshold"
+        else "change of the pair score",
+        "directions": summary.DIRECTIONS,
+        "pairs": {
+            "n": len(plan),
+            "left_out": left_out,
+            "genuine": int(plan.same.sum()),
+            "persons": int(people.max()) + 1,
+            "persons_from": people_from,
+            "probes": len(np.unique(plan.probe)),
+        },
+        "settings": dict(settings),
+        "limits": {
+            "dead": limits.dead,
+            "dead_absolute": limits.dead_absolute,
+            "flat": limits.flat,
+        },
+        "methods": records,
+        "tests": statistics.compare(passed, rates, people, replicates, seed),
+        "strata": conditions.strata_table(bins, passed, uniform, rates),
+        "uniform_by_stratum": conditions.uniform_tests(bins, uniform, people, seed),
+    }
+    write_pairs(out / PAIRS, cache, plan, table["clean"], judged)
+    write_json(out / RESULTS, record)
+    return record, judged
+
+
+def gather_pairs(out: Path, plan: Plan) -> dict[str, NDArray[Any]]:
+    """`clean`, `masked` and `angle` of all pairs."""
+    table = gather(out, plan, "table", plan.key)
+    return {name: table[name] for name in ("clean", "masked", "angle")}
+
+
+def verification_deletion(
+    maps: Mapping[str, NDArray[Any]], same: NDArray[np.bool_]
+) -> dict[str, Any] | None:
+    """Accuracy over all pairs while each probe loses its most important cells (LOWER is better).
+
+    The threshold is the best one on the untouched pairs and stays. None without the measure.
+    """
+    if "removal" not in maps or not 0 < same.mean() < 1:
+        return None
+    scores = maps["removal"]
+    complete = np.isfinite(scores).all(1)
+    scores, same = scores[complete], same[complete]
+    if not 0 < same.mean() < 1:
+        return None
+    clean = np.sort(scores[:, 0])
+    cuts = np.concatenate([[clean[0] - 1], (clean[1:] + clean[:-1]) / 2, [clean[-1] + 1]])
+    best = max(cuts.tolist(), key=lambda cut: float(((scores[:, 0] >= cut) == same).mean()))
+    accuracy = ((scores >= best) == same[:, None]).mean(0)
+    return {"threshold": best, "accuracy": accuracy.tolist(), "n": len(same)}
+
+
+def write_pairs(
+    path: Path,
+    cache: FaceCache,
+    plan: Plan,
+    score: NDArray[np.floating],
+    judged: Mapping[str, Judged],
+) -> None:
+    """One line per pair and method, sorted by the pair's number: nothing is left out."""
+    names = [cache.texts("key", rows) for rows in (plan.probe, plan.reference)]
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for place in np.argsort(plan.number, kind="stable"):
+            for name, found in judged.items():
+                outcome = found.outcomes[place]
+                low, high = outcome.interval or (None, None)
+                writer.writerow(
+                    [
+                        int(plan.number[place]),
+                        printable(names[0][place]),
+                        printable(names[1][place]),
+                        int(plan.same[place]),
+                        _number(float(score[place])),
+                        name,
+                        outcome.verdict,
+                        found.causes[place] or "",
+                        _number(outcome.rate),
+                        _number(float(found.embedding_rate[place])),
+                        *map(_number, (outcome.margin, low, high)),
+                        "" if outcome.falsified is None else int(outcome.falsified),
+                        int(found.falsifiable[place]),
+                    ]
+                )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not np.isfinite(value) else f"{value:.6g}"

@@ -1,0 +1,105 @@
+"""The results as tables: for a terminal, for LaTeX, for the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faceguide.evaluate.tables import Table, percent, to_latex, to_text
+
+
+def _between(found: list[float] | None) -> str:
+    return f" [{percent(found[0], 1)}, {percent(found[1], 1)}]" if found else ""
+
+
+def method_table(record: dict[str, Any], *, plain: bool = False) -> Table:
+    """A row per method, best pass rate first, controls last; percentages.
+
+    Args:
+        record: of results.json.
+        plain: words instead of arrows for the direction, for LaTeX.
+    """
+    up, down = ("(high)", "(low)") if plain else ("↑", "↓")
+    header = [
+        "method",
+        "kind",
+        f"pass rate {up}",
+        "n",
+        "tested",
+        f"uniform {down}",
+        f"verdict FR {down}",
+        f"mean FR {down}",
+        f"mean FR, embedding {down}",
+        f"completeness error {down}",
+    ]
+    methods = record["methods"]
+    order = sorted(
+        methods, key=lambda name: (methods[name]["control"], -methods[name]["pass_rate"])
+    )
+    rows = []
+    for name in order:
+        found = methods[name]
+        error = found["completeness_error"]
+        rows.append(
+            [
+                name,
+                "control" if found["control"] else "",
+                percent(found["pass_rate"], 1) + _between(found["pass_rate_cluster_interval"]),
+                str(found["n"]),
+                str(found["n_tested"]),
+                percent(found["uniform_share"], 1),
+                percent(found["verdict_fr"], 1),
+                percent(found["mean_fr"], 1) + _between(found["mean_fr_interval"]),
+                percent(found["mean_fr_embedding"], 1),
+                "–" if error is None else f"{error['median']:.1e}",
+            ]
+        )
+    return header, rows
+
+
+def method_text(record: dict[str, Any]) -> str:
+    """The table and its reading, for a terminal."""
+    pairs = record["pairs"]
+    lines = [
+        to_text(method_table(record)),
+        "",
+        f"{pairs['n']:,} pairs ({pairs['genuine']:,} of one person), {pairs['persons']:,} persons; "
+        f"protocol {record['protocol']}, response: {record['response']}. Per cent; brackets: 95 % "
+        "over persons.",
+        "↑ higher is better, ↓ lower is better. Mean FR: 50 is chance. Uniform and failed maps "
+        "count as not passed.",
+    ]
+    warned = [
+        f"Warning: {name}: {found['threshold']['warning']}"
+        for name, found in record["methods"].items()
+        if found.get("threshold", {}).get("warning")
+    ]
+    return "\n".join([*lines, *warned])
+
+
+def method_latex(record: dict[str, Any]) -> str:
+    """The table for LaTeX with booktabs."""
+    pairs = record["pairs"]
+    caption = (
+        f"Attribution methods on {pairs['n']} pairs, protocol {record['protocol']}, per cent; "
+        "brackets: 95 % over persons. Mean FR: 50 is chance."
+    )
+    return to_latex(method_table(record, plain=True), caption)
+
+
+def difference_text(found: dict[str, Any]) -> str:
+    """What `evaluate diff` prints."""
+    lines = ["the runs agree" if found["agree"] else "the runs differ"]
+    lines.append(
+        f"{found['pairs']} pairs in both, {found['only_first_pairs']} only in the first, "
+        f"{found['only_second_pairs']} only in the second"
+    )
+    lines += [f"setting {name}: {a} → {b}" for name, (a, b) in found["settings"].items()]
+    for which in ("first", "second"):
+        if found[f"only_{which}"]:
+            lines.append(f"methods only in the {which}: {', '.join(found[f'only_{which}'])}")
+    for name, figures in found["figures"].items():
+        lines += [f"{name}: {figure} {a} → {b}" for figure, (a, b) in figures.items()]
+    for name, verdicts in found["verdicts"].items():
+        lines.append(f"{name}: {verdicts['count']} pairs with another verdict, e.g.")
+        lines += [f"  {a} – {b}: {was} → {now}" for a, b, was, now in verdicts["examples"][:3]]
+    return "\n".join(lines)

@@ -1,0 +1,293 @@
+"""`evaluate attribution` from a cache to its results: parts, resume, merge, diff, report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tests.cache.builder import build
+from tests.evaluate.attribution.networks import Smooth
+
+from faceguide.cache.console import Group
+from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.attribution import blocks, run
+from faceguide.evaluate.attribution.commands import register
+
+CONTROLS = ("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
+METHODS = "saliency,grad-cam,geodesic-arc"
+PAIRS = 24
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache of 28×28 crops, a list of pairs and a weights file."""
+    folder = tmp_path_factory.mktemp("attribution")
+    build(folder / "cache", rows=60, size=28)
+    cache = FaceCache.open(folder / "cache")
+    keys = cache.texts("key", cache.select())
+    rng = np.random.default_rng(0)
+    with (folder / "pairs.csv").open("w") as file:
+        file.write("a,b,same\n")
+        for _ in range(PAIRS):
+            a, b = rng.choice(len(keys), 2, replace=False)
+            same = keys[a].split("/")[0] == keys[b].split("/")[0]
+            file.write(f"{keys[a]},{keys[b]},{int(same)}\n")
+    torch.save({}, folder / "none.pt")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("my_networks")
+    module.smooth = lambda weights: Smooth()  # type: ignore[attr-defined]
+    module.broken = broken  # type: ignore[attr-defined]
+    module.blind = lambda weights: Blind()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_networks", module)
+
+
+def broken(score: Any, probe: torch.Tensor, reference: Any) -> torch.Tensor:
+    """A user's method that fails for some pictures."""
+    if probe[:, 0, 0, 0].sum() > 0:
+        raise RuntimeError("no map for this one")
+    return probe
+
+
+class Blind(Smooth):
+    """A network that does not look."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.zeros_like(images)) + 0 * images.sum((1, 2, 3))[:, None]
+
+
+def invoke(*arguments: object) -> Result:
+    group = Group(name="evaluate")
+    register(group)
+    return CliRunner().invoke(group, [str(argument) for argument in arguments])
+
+
+def attribution(place: Path, out: Path, *more: object, methods: str = METHODS) -> Result:
+    arguments = ["--pairs", place / "pairs.csv", "--weights", place / "none.pt", "--out", out]
+    backbone = () if "--backbone" in more else ("--backbone", "my_networks:smooth")
+    fixed = ["--methods", methods, "--bootstrap", 50, "--steps", 4, "--block", 5]
+    return invoke("attribution", place / "cache", *arguments, *backbone, *fixed, *more)
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    """A finished run; `networks` is not there yet for a module fixture."""
+    module = types.ModuleType("my_networks")
+    module.smooth = lambda weights: Smooth()  # type: ignore[attr-defined]
+    sys.modules["my_networks"] = module
+    out = place / "run"
+    metrics = "deletion,insertion,srg,sensitivity,infidelity,randomisation,swap"
+    result = attribution(place, out, "--metrics", metrics)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+def test_results_keep_the_contract(finished: Path) -> None:
+    record = results(finished)
+    assert set(record["methods"]) == {*METHODS.split(","), *CONTROLS}
+    for name, found in record["methods"].items():
+        assert found["n"] == PAIRS
+        assert sum(found["verdicts"].values()) == PAIRS
+        histogram = found["rate_histogram"]
+        assert sum(histogram.values()) == found["n_tested"]
+        low, high = found["bounds"]
+        assert low <= (found["verdict_fr"] or 0) <= high or found["n_tested"] == 0
+        assert 0 <= found["pass_rate"] <= 1, name
+    assert record["pairs"]["n"] == PAIRS
+
+
+def test_controls_behave_as_they_must(finished: Path) -> None:
+    methods = results(finished)["methods"]
+    assert methods["constant"]["uniform_share"] == 1
+    assert methods["constant"]["mean_fr"] is None
+    assert methods["constant"]["pass_rate"] == 0
+    assert methods["oracle"]["mean_fr"] < 0.25
+    assert methods["oracle"]["verdict_fr"] == 0
+    assert methods["oracle_reversed"]["mean_fr"] > 0.75
+    assert 0.3 < methods["random"]["mean_fr"] < 0.7
+
+
+def test_every_pair_has_a_line_for_every_method(finished: Path) -> None:
+    with (finished / "pairs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == PAIRS * (3 + len(CONTROLS))
+    assert {int(row["number"]) for row in rows} == set(range(PAIRS))
+    for row in rows:
+        assert (row["fr"] == "") == (row["verdict"] in ("uniform", "error"))
+
+
+def test_further_measures_have_their_n(finished: Path) -> None:
+    record = results(finished)
+    found = record["methods"]["saliency"]["measures"]
+    assert set(found) == set(record["settings"]["measures"])
+    assert all(found[name]["n"] > 0 for name in ("sensitivity", "infidelity", "swap"))
+    assert record["methods"]["geodesic-arc"]["completeness_error"]["n"] == PAIRS
+    assert record["methods"]["saliency"]["completeness_error"] is None
+    regions = record["methods"]["saliency"]["regions"]
+    assert set(regions) == {"eyes", "nose", "mouth", "rest"}
+    accuracy = record["methods"]["oracle"]["verification_deletion"]["accuracy"]
+    assert len(accuracy) == 8
+
+
+def test_report_is_one_harmless_file(finished: Path) -> None:
+    html = (finished / "report.html").read_text()
+    assert "<script" not in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "https://" not in html
+    assert html.count("data:image/jpeg") > 20
+    for name in ("methods.tex", "pass_rates.pdf", "pass_rates.png", "rates.pdf"):
+        assert (finished / name).stat().st_size > 500
+
+
+def test_again_computes_nothing_and_merge_writes_the_same_bytes(
+    place: Path, finished: Path
+) -> None:
+    before = {path: path.read_bytes() for path in sorted(finished.rglob("*.*")) if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in finished.glob("blocks/*")}
+    result = invoke("merge", finished)
+    assert result.exit_code == 0, result.output
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    for path, data in before.items():
+        assert path.read_bytes() == data, path
+
+
+def test_parts_resume_and_agree_with_one_run(place: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "parts"
+    metrics = ("--metrics", "deletion,insertion,srg,sensitivity,infidelity,randomisation,swap")
+    first = attribution(place, out, *metrics, "--part", "1/2")
+    assert first.exit_code == 0, first.output
+    early = invoke("merge", out)
+    assert early.exit_code == 1
+    assert "blocks of table are missing, e.g. table-00000.h5" in early.output
+    assert attribution(place, out, *metrics, "--part", "0/2").exit_code == 0
+    # A lost file is made again, and nothing else.
+    lost = sorted((out / "blocks").glob("maps-grad-cam-*"))[0]
+    lost.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (out / "blocks").iterdir()}
+    assert attribution(place, out, *metrics, "--part", "0/2").exit_code == 0
+    assert lost.exists()
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert invoke("merge", out).exit_code == 0
+    assert (out / "pairs.csv").read_text() == (finished / "pairs.csv").read_text()
+    agreed = invoke("diff", finished, out)
+    assert agreed.exit_code == 0, agreed.output
+    assert "the runs agree" in agreed.output
+
+
+def test_diff_names_what_differs(place: Path, finished: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    result = attribution(place, other, "--seed", 1, "--limit", 10, methods="saliency")
+    assert result.exit_code == 0, result.output
+    assert results(other)["pairs"]["n"] == 10
+    found = invoke("diff", finished, other, "--json")
+    assert found.exit_code == 1
+    record = json.loads(found.output)
+    assert set(record["only_first"]) == {"grad-cam", "geodesic-arc"}
+    assert record["settings"]["seed"] == [0, 1]
+    assert record["only_first_pairs"] > 0
+
+
+def test_failed_maps_stay_as_errors(place: Path, tmp_path: Path) -> None:
+    result = attribution(place, tmp_path / "b", methods="my_networks:broken")
+    assert result.exit_code == 3
+    assert "maps failed" in result.output
+    found = results(tmp_path / "b")["methods"]["my_networks:broken"]
+    assert found["n"] == PAIRS
+    assert found["verdicts"]["error"] > 0
+    assert found["verdicts"]["error"] == found["causes"]["error"]["count"]
+
+
+def test_a_score_that_does_not_look_is_refused(place: Path, tmp_path: Path) -> None:
+    result = attribution(place, tmp_path / "c", "--backbone", "my_networks:blind")
+    assert result.exit_code == 1
+    assert "does not depend on the probe" in result.output
+
+
+def test_methods_that_do_not_suit_are_refused_or_left_out_by_name(
+    place: Path, tmp_path: Path
+) -> None:
+    named = attribution(place, tmp_path / "d", methods="rollout")
+    assert named.exit_code == 1
+    assert "rollout needs a vision transformer" in named.output
+    everything = attribution(place, tmp_path / "e", "--limit", 2, methods="all")
+    assert everything.exit_code == 0, everything.output
+    assert "rollout left out" in everything.output
+    assert "integrated-gradients" in results(tmp_path / "e")["methods"]
+
+
+def test_threshold_protocol_reports_areas(place: Path, tmp_path: Path) -> None:
+    result = attribution(
+        place, tmp_path / "t", "--protocol", "threshold", "--limit", 4, methods="saliency"
+    )
+    assert result.exit_code == 0, result.output
+    found = results(tmp_path / "t")["methods"]
+    assert found["constant"]["threshold"]["dropped_by_the_earlier_rule"] == 4
+    assert found["saliency"]["n"] == 4
+    area = found["saliency"]["threshold"]
+    assert area["median_area_high"] < area["median_area_low"]
+    assert "measures area" in area["warning"]
+
+
+def test_wrong_names_are_refused_before_work(place: Path, tmp_path: Path) -> None:
+    for more, text in (
+        (("--infills", "grey"), "choose from blur, mean, face, other"),
+        (("--metrics", "iou"), "choose from deletion"),
+    ):
+        result = attribution(place, tmp_path / "f", *more)
+        assert result.exit_code == 1
+        assert text in result.output
+    assert attribution(place, tmp_path / "f", "--part", "2/2").exit_code == 2
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_killed_writer_leaves_no_half_block(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    path = tmp_path / "blocks" / "table-00000.h5"
+    monkeypatch.setattr("h5py.Group.create_dataset", full)
+    with pytest.raises(Exception, match="disk is full"):
+        blocks.write_arrays(path, "key", {"a": np.zeros(3)})
+    assert list(path.parent.iterdir()) == []
+
+
+def test_methods_lists_costs_and_sources() -> None:
+    result = invoke("methods")
+    assert result.exit_code == 0
+    assert "integrated-gradients" in result.output
+    assert "Sundararajan" in result.output
+    rows = json.loads(invoke("methods", "--json").output)
+    assert {row["method"] for row in rows} > {"lrp", "oracle"}
+
+
+def test_a_cache_of_another_size_is_refused(place: Path, tmp_path: Path) -> None:
+    build(tmp_path / "cache", rows=60, size=16)
+    result = invoke(
+        *("attribution", tmp_path / "cache", "--pairs", place / "pairs.csv", "--weights"),
+        *(place / "none.pt", "--backbone", "my_networks:smooth", "--out", tmp_path / "out"),
+    )
+    assert result.exit_code == 1
+    assert "prep landmarks --size 28" in result.output
+
+
+def test_options_survive_run_json() -> None:
+    assert run.Options().record()["infills"] == ["blur", "other"]
