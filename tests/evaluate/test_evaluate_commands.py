@@ -19,10 +19,14 @@ def test_every_command_explains_itself_by_example(name: str) -> None:
 
 def test_the_commands() -> None:
     assert sorted(cli.main.commands) == [
+        "attribution",
         "compare",
+        "diff",
         "embed",
         "identification",
         "ijb",
+        "merge",
+        "methods",
         "report",
         "verification",
     ]
