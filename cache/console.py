@@ -83,13 +83,18 @@ def interruptible() -> Iterator[None]:
         for signal_number in signals:  # a second signal must not break the clean-up
             signal.signal(signal_number, signal.SIG_IGN)
         asked.append(number)
-        raise Interrupted
+        if _held:
+            _held[-1] = True
+        else:
+            raise Interrupted
 
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     asked: list[int] = []
     before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
+        if asked:
+            raise Interrupted
     except click.exceptions.Exit:
         raise
     except Exception as error:
@@ -99,3 +104,25 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_held: list[bool] = []  # for each block of `undisturbed` that is running: did a signal come?
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put a signal off to the end of the block.
+
+    For code that drops exceptions, such as a C extension while it is loaded: the command would
+    go on as if nobody had asked it to stop.
+
+    Raises:
+        Interrupted: at the end, when a signal came.
+    """
+    _held.append(False)
+    try:
+        yield
+    finally:
+        came = _held.pop()
+    if came:
+        raise Interrupted

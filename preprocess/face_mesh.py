@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.console import undisturbed
 from faceguide.cache.errors import FaceguideError
 
 POINTS = 478
@@ -63,7 +64,8 @@ def _quiet() -> Iterator[None]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        with undisturbed():
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(nowhere)
@@ -72,7 +74,8 @@ def _quiet() -> Iterator[None]:
 
 def _mediapipe() -> Any:
     try:
-        import mediapipe
+        with undisturbed():
+            import mediapipe
     except ImportError as error:
         raise FaceguideError(f"{_MISSING} ({error})") from error
     return mediapipe

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from faceguide.cache.console import Interrupted, interruptible
+from faceguide.cache.console import Interrupted, interruptible, undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -30,3 +30,13 @@ def test_a_signal_that_a_library_swallows_still_interrupts(number: int) -> None:
 def test_an_error_without_a_signal_is_itself() -> None:
     with pytest.raises(ImportError, match=r"^missing$"), interruptible():
         raise ImportError("missing")
+
+
+def test_a_signal_waits_for_the_end_of_an_undisturbed_block() -> None:
+    reached = []
+    with pytest.raises(Interrupted), interruptible():  # noqa: PT012
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("the end of the block")
+        reached.append("behind it")
+    assert reached == ["the end of the block"]
