@@ -166,7 +166,8 @@ def oaml_command(**options: Any) -> None:
     from faceguide.cache.reader import FaceCache
     from faceguide.train.distributed import choose_device, from_environment, joined
     from faceguide.train.job import LoopSettings
-    from faceguide.train.oaml_run import OamlRun, run_oaml
+    from faceguide.train.oaml_request import OamlRun
+    from faceguide.train.oaml_run import run_oaml
 
     processes = from_environment()
     device = choose_device(options["device"], processes)

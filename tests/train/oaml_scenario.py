@@ -12,7 +12,8 @@ from faceguide.train.distributed import Processes
 from faceguide.train.job import LoopSettings
 from faceguide.train.metrics import read_metrics
 from faceguide.train.oaml import OamlSettings
-from faceguide.train.oaml_run import OamlRun, run_oaml
+from faceguide.train.oaml_request import OamlRun
+from faceguide.train.oaml_run import run_oaml
 
 
 def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:

@@ -18,8 +18,9 @@ from faceguide.train.errors import TrainError
 from faceguide.train.models import create
 from faceguide.train.oaml import OamlSettings
 from faceguide.train.oaml_augment import FaceAugmentation
+from faceguide.train.oaml_batches import covered_faces
 from faceguide.train.oaml_command import oaml_command
-from faceguide.train.oaml_run import OamlRun, covered_faces
+from faceguide.train.oaml_request import OamlRun
 from faceguide.train.occluders import KINDS, Occluders
 
 GOLDEN = Path(__file__).parents[1] / "data" / "oaml_golden.json"
