@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.models.parity_fill import fill, load_case, relative_error, sample, smooth_images
 
 from faceguide.train.models.checkpoint import load_weights
 from faceguide.train.models.inception_resnet import InceptionResnetV1
+
+CASE = "facenet_inception_resnet_v1"
 
 
 @pytest.fixture(scope="module")
@@ -17,32 +20,32 @@ def network() -> InceptionResnetV1:
     return InceptionResnetV1().eval()
 
 
-def test_parameters_as_published(network: InceptionResnetV1) -> None:
+def test_every_key_and_shape_is_that_of_facenet_pytorch(network: InceptionResnetV1) -> None:
+    """The list was written by facenet-pytorch 2.6.0 itself, in its own order."""
+    found = [
+        f"{key} {'×'.join(map(str, value.shape))}" for key, value in network.state_dict().items()
+    ]
+    assert found == [line.decode() for line in load_case(CASE)["layout"]]
     assert sum(p.numel() for p in network.parameters()) == 23_482_624
 
 
-def test_keys_as_published(network: InceptionResnetV1) -> None:
-    """One key of every kind of block, with its shape in the published files."""
-    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    expected = {
-        "conv2d_1a.conv.weight": (32, 3, 3, 3),
-        "conv2d_4b.bn.running_var": (256,),
-        "repeat_1.4.branch2.2.conv.weight": (32, 32, 3, 3),
-        "repeat_1.0.conv2d.bias": (256,),
-        "mixed_6a.branch0.conv.weight": (384, 256, 3, 3),
-        "mixed_6a.branch1.2.conv.weight": (256, 192, 3, 3),
-        "repeat_2.9.branch1.1.conv.weight": (128, 128, 1, 7),
-        "repeat_2.9.branch1.2.conv.weight": (128, 128, 7, 1),
-        "repeat_2.0.conv2d.weight": (896, 256, 1, 1),
-        "mixed_7a.branch2.2.conv.weight": (256, 256, 3, 3),
-        "repeat_3.4.branch1.1.conv.weight": (192, 192, 1, 3),
-        "block8.conv2d.weight": (1792, 384, 1, 1),
-        "last_linear.weight": (512, 1792),
-        "last_bn.running_mean": (512,),
-    }
-    for key, shape in expected.items():
-        assert shapes[key] == shape, key
-    assert not any(key.startswith(("logits", "dropout", "mixed_6a.branch2")) for key in shapes)
+def test_equal_weights_give_the_embedding_of_facenet_pytorch() -> None:
+    case = load_case(CASE)
+    model = InceptionResnetV1().eval()
+    fill(model)
+    for key, value in model.state_dict().items():
+        if key.endswith("bn.weight"):
+            value.mul_(3)  # drawn scales shrink all signals, and blocks would hardly count
+    seen: dict[str, torch.Tensor] = {}
+    for name in ("repeat_1", "repeat_2", "block8"):
+        model.get_submodule(name).register_forward_hook(
+            lambda m, i, output, name=name: seen.update({name: output})
+        )
+    with torch.inference_mode():
+        embedding, _ = model(smooth_images((2, 3, 160, 160)))
+    for name, output in seen.items():
+        assert relative_error(sample(output, case[name]), case[name]) < 1e-5, name
+    assert relative_error(embedding, case["embedding"]) < 1e-5
 
 
 def test_forward_and_map_sizes(network: InceptionResnetV1) -> None:
