@@ -29,7 +29,13 @@ from faceguide.train.models.cal import WSDANCAL
 from faceguide.train.models.checkpoint import load_weights
 from faceguide.train.pair_batches import PairBatches
 from faceguide.train.pictures import draw_attention, draw_energy
-from faceguide.train.run_directory import IDENTITIES, begin_run, cache_hash, write_identities
+from faceguide.train.run_directory import (
+    IDENTITIES,
+    begin_run,
+    cache_hash,
+    plain,
+    write_identities,
+)
 from faceguide.train.training_rows import class_table, training_rows
 from faceguide.train.verification import Pairs, verify
 
@@ -141,7 +147,7 @@ def run_cal(
             "identities": IDENTITIES,
             "seed": run.recipe.seed,
         }
-        settings = {**_plain(asdict(run)), "loop": asdict(loop), **(facts or {})}
+        settings = {**plain(asdict(run)), "loop": asdict(loop), **(facts or {})}
         begin_run(directory, "train cal", settings, fixed=fixed, argv=argv, **record)
         write_identities(directory, names)
     barrier()
@@ -177,15 +183,6 @@ def run_cal(
     return {"steps": steps, "weights": str(directory / BACKBONE)}
 
 
-def _plain(value: Any) -> Any:
-    """Settings as JSON values."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted names, which a message can list."""
     flat: dict[str, Any] = {}
@@ -206,7 +203,7 @@ def _fixed(
     processes: Processes,
 ) -> dict[str, Any]:
     """What must stay equal for a run to go on: everything that a gradient depends on."""
-    settings = _flat(_plain(asdict(run)))
+    settings = _flat(plain(asdict(run)))
     for name in ("threads", "forwards"):
         del settings[name]
     settings |= {

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from faceguide import __version__
-from faceguide.cache.console import Group, echo_json, say
+from faceguide.cache.console import Group
+from faceguide.train.command_options import (
+    FILE,
+    device_of,
+    loop_options,
+    loop_settings,
+    pairs_of,
+    run_options,
+    tell,
+    verification_pairs,
+)
 from faceguide.train.oaml_command import oaml_command
-from faceguide.train.option_types import Counts, Equals, Guide
+from faceguide.train.option_types import Counts, Guide
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 MODELS = (
     "cal_resnet18",
     "cal_resnet34",
@@ -40,8 +46,7 @@ main.add_command(oaml_command)
 
 
 @main.command("cal")
-@click.argument("cache_directory", metavar="CACHE", type=FOLDER)
-@click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Run.")
+@run_options
 @click.option("--model", type=click.Choice(MODELS), default="cal_resnet101", show_default=True)
 @click.option("--init", type=FILE, help="Start from these weights: ImageNet ResNet, CAL, face net.")
 @click.option(
@@ -87,39 +92,12 @@ main.add_command(oaml_command)
     help="Pairs for --guide contrastive (twins, hard negatives): CSV, pairs.txt or ND-TWIN JSON.",
 )
 @click.option("--guide-template", is_flag=True, help="Guide by the template's mean landmarks too.")
-@click.option("--pairs", type=FILE, help="Verification pairs, tried after every epoch.")
-@click.option("--pairs-split", help="Which part of an ND-TWIN JSON file: train, val or test.")
-@click.option("--eval-cache", type=FOLDER, help="Cache that --pairs lie in.  [default: CACHE]")
 @click.option(
     "--forwards",
     type=click.Choice(["1", "2", "8"]),
     default="1",
     show_default=True,
     help="Views of an image in the evaluation.",
-)
-@click.option("--meta", type=Equals(), multiple=True, help="Only rows of this, e.g. split=train.")
-@click.option(
-    "--min-images",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Leave out persons with fewer images.",
-)
-@click.option("--epochs", type=click.IntRange(1), default=160, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Stop after so many optimiser steps.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(2),
-    default=16,
-    show_default=True,
-    help="Images per process.",
-)
-@click.option(
-    "--accumulate",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Batches per optimiser step.",
 )
 @click.option(
     "--lr",
@@ -137,46 +115,7 @@ main.add_command(oaml_command)
     help="Train on attention crop and attention drop too.",
 )
 @click.option("--freeze-norm", is_flag=True, help="BatchNorm keeps its statistics.")
-@click.option(
-    "--amp",
-    type=click.Choice(["off", "bf16", "fp16"]),
-    default="off",
-    show_default=True,
-    help="Arithmetic of the forward pass; fp16 needs CUDA.",
-)
-@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=2,
-    show_default=True,
-    help="Threads that read the cache.",
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--log-every",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Steps per line of metrics.jsonl.",
-)
-@click.option(
-    "--save-every",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    help="Steps between saves.",
-)
-@click.option(
-    "--picture-every",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Steps between pictures of attention; 0 = none.",
-)
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@loop_options(epochs=160, batch_size=16, min_images=1, pictures="attention")
 def cal_command(**options: Any) -> None:
     """Train Counterfactual Attention Learning on CACHE, guided by landmarks if wished.
 
@@ -190,25 +129,21 @@ def cal_command(**options: Any) -> None:
     """
     import sys
 
-    import torch
-
     from faceguide.cache.reader import FaceCache
     from faceguide.train.augment import Augmentation
     from faceguide.train.cal import CalSettings
     from faceguide.train.cal_run import CalRun, default_crop, run_cal
-    from faceguide.train.distributed import choose_device, from_environment, joined
-    from faceguide.train.loop import LoopSettings
+    from faceguide.train.distributed import from_environment, joined
 
     chosen = dict(options["guides"])
     if options["contrastive_pairs"] and "contrastive" not in chosen:
         raise click.UsageError("--contrastive-pairs needs --guide contrastive")
     processes = from_environment()
-    device = choose_device(options["device"], processes)
-    if options["amp"] == "fp16" and device.type != "cuda":
-        raise click.UsageError("--amp fp16 needs a CUDA device; choose bf16 or off")
+    device = device_of(options, processes)
     cache = FaceCache.open(options["cache_directory"])
+    options["crop"] = options["crop"] or default_crop(cache)
     recipe = CalSettings(
-        Augmentation(options["crop"] or default_crop(cache)),
+        Augmentation(options["crop"]),
         _guidance(chosen, options),
         views=options["views"],
         freeze_norm=options["freeze_norm"],
@@ -228,30 +163,16 @@ def cal_command(**options: Any) -> None:
         init=options["init"],
         threads=options["threads"],
     )
-    loop = LoopSettings(
-        epochs=options["epochs"],
-        steps=options["steps"],
-        accumulate=options["accumulate"],
-        amp=options["amp"],
-        compile=options["compiled"],
-        log_every=options["log_every"],
-        save_every=options["save_every"],
-        picture_every=options["picture_every"],
-        tensorboard=options["tensorboard"],
-    )
-    pairs = None
-    if options["pairs"]:
-        where = FaceCache.open(options["eval_cache"]) if options["eval_cache"] else cache
-        pairs = (where, _read_pairs(where, options["pairs"], options["pairs_split"]))
     listed = None
     if options["contrastive_pairs"]:
-        listed = _read_pairs(cache, options["contrastive_pairs"], options["pairs_split"])
-    with joined(processes, torch.device(device)):
+        listed = pairs_of(cache, options["contrastive_pairs"], options["pairs_split"])
+    pairs = verification_pairs(cache, options)
+    with joined(processes, device):
         result = run_cal(
             cache,
             options["directory"],
             run,
-            loop,
+            loop_settings(options),
             device=device,
             processes=processes,
             pairs=pairs,
@@ -260,10 +181,7 @@ def cal_command(**options: Any) -> None:
             facts={name: str(options[name]) for name in ("pairs", "contrastive_pairs", "device")},
         )
     if processes.first:
-        if options["as_json"]:
-            echo_json(result)
-        else:
-            click.echo(f"{result['weights']}: after {result['steps']} steps")
+        tell(result, "weights", as_json=options["as_json"])
 
 
 def _guidance(chosen: dict[str, float], options: dict[str, Any]) -> Any:
@@ -280,19 +198,3 @@ def _guidance(chosen: dict[str, float], options: dict[str, Any]) -> Any:
         margin=options["margin"],
         template=options["guide_template"],
     )
-
-
-def _read_pairs(cache: Any, path: Path, split: str | None) -> Any:
-    """Pairs of a file as rows of the cache; those it lacks are counted aloud."""
-    from faceguide.cache.pair_lists import read_pairs
-    from faceguide.cache.pair_rows import resolve
-    from faceguide.train.verification import Pairs
-
-    found = resolve(cache, read_pairs(path, split))
-    if found.left_out:
-        first = found.left_out[0]
-        say(
-            f"Note: {len(found.left_out)} of {found.listed} pairs of {path} are left out; "
-            f"the first: {first.reason}"
-        )
-    return Pairs(found.probe, found.reference, np.asarray(found.same))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from faceguide.cache.console import echo_json, say
-from faceguide.train.option_types import Equals
+from faceguide.train.command_options import (
+    FILE,
+    FOLDER,
+    device_of,
+    loop_options,
+    loop_settings,
+    run_options,
+    tell,
+    verification_pairs,
+)
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
 WEIGHT = click.FloatRange(0)
 SHARE = click.FloatRange(0, 1)
@@ -20,10 +25,7 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 
 
 @click.command("oaml")
-@click.argument("cache_directory", metavar="CACHE", type=FOLDER)
-@click.option(
-    "--out", "directory", type=click.Path(path_type=Path), required=True, help="Run directory."
-)
+@run_options
 @click.option("--backbone", type=click.Choice(BACKBONES), default="ir_50", show_default=True)
 @click.option("--init", type=FILE, help="Weights to start from, such as an AdaFace .ckpt.")
 @click.option(
@@ -106,49 +108,13 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
     help="graph: persons whom the matcher confuses share a batch.",
 )
 @click.option("--images-per-person", type=click.IntRange(2), default=4, show_default=True)
-@click.option("--pairs", type=FILE, help="Verification pairs, tried after every epoch.")
-@click.option("--pairs-split", help="Which part of an ND-TWIN JSON file: train, val or test.")
-@click.option("--eval-cache", type=FOLDER, help="Cache that --pairs lie in.  [default: CACHE]")
-@click.option("--meta", type=Equals(), multiple=True, help="Only rows of this, e.g. split=train.")
-@click.option(
-    "--min-images", type=click.IntRange(1), default=2, show_default=True,
-    help="Leave out persons with fewer images.",
-)  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1), default=26, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Stop after so many optimiser steps.")
-@click.option(
-    "--batch-size", type=click.IntRange(2), default=64, show_default=True,
-    help="Images per process.",
-)  # fmt: skip
-@click.option(
-    "--accumulate", type=click.IntRange(1), default=1, show_default=True,
-    help="Batches per optimiser step.",
-)  # fmt: skip
 @click.option(
     "--lr", "rate", type=click.FloatRange(0, min_open=True),
     help="At the start.  [default: 0.1; parts of the network 0.002]",
 )  # fmt: skip
 @click.option("--weight-decay", type=WEIGHT, default=5e-4, show_default=True)
 @click.option("--freeze-norm", is_flag=True, help="BatchNorm of the backbone keeps its statistics.")
-@click.option(
-    "--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True,
-    help="Arithmetic of the forward pass; fp16 needs CUDA.",
-)  # fmt: skip
-@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=2, show_default=True,
-    help="Threads that read a cache.",
-)  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--log-every", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--save-every", type=click.IntRange(1), default=1000, show_default=True)
-@click.option(
-    "--picture-every", type=click.IntRange(0), default=0, show_default=True,
-    help="Steps between pictures of visibility; 0 = none.",
-)  # fmt: skip
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@loop_options(epochs=26, batch_size=64, min_images=2, pictures="visibility")
 def oaml_command(**options: Any) -> None:
     """Train AdaFace, QAConv and a head that predicts which cells of a face can be seen.
 
@@ -164,49 +130,33 @@ def oaml_command(**options: Any) -> None:
     import sys
 
     from faceguide.cache.reader import FaceCache
-    from faceguide.train.distributed import choose_device, from_environment, joined
-    from faceguide.train.job import LoopSettings
+    from faceguide.train.distributed import from_environment, joined
     from faceguide.train.oaml_request import OamlRun
     from faceguide.train.oaml_run import run_oaml
 
     processes = from_environment()
-    device = choose_device(options["device"], processes)
-    if options["amp"] == "fp16" and device.type != "cuda":
-        raise click.UsageError("--amp fp16 needs a CUDA device; choose bf16 or off")
+    device = device_of(options, processes)
     cache = FaceCache.open(options["cache_directory"])
+    options["rate"] = options["rate"] or RATES[options["part"]]
     run = OamlRun(
         backbone=options["backbone"],
         recipe=_recipe(options),
-        rate=options["rate"] or RATES[options["part"]],
         **{
             name: options[name]
             for name in (
                 "head", "qaconv", "weighting", "sampler", "images_per_person", "batch_size",
-                "occlusion_batch", "clean_share", "hold_out", "weight_decay", "min_images", "meta",
-                "init", "threads",
+                "occlusion_batch", "clean_share", "hold_out", "rate", "weight_decay", "min_images",
+                "meta", "init", "threads",
             )
         },
     )  # fmt: skip
-    loop = LoopSettings(
-        compile=options["compiled"],
-        **{
-            name: options[name]
-            for name in (
-                "epochs", "steps", "accumulate", "amp", "log_every", "save_every",
-                "picture_every", "tensorboard",
-            )
-        },
-    )  # fmt: skip
-    pairs = None
-    if options["pairs"]:
-        where = FaceCache.open(options["eval_cache"]) if options["eval_cache"] else cache
-        pairs = (where, _read_pairs(where, options["pairs"], options["pairs_split"]))
+    pairs = verification_pairs(cache, options)
     with joined(processes, device):
         result = run_oaml(
             cache,
             options["directory"],
             run,
-            loop,
+            loop_settings(options),
             device=device,
             processes=processes,
             second=FaceCache.open(options["niqab"]) if options["niqab"] else None,
@@ -214,10 +164,7 @@ def oaml_command(**options: Any) -> None:
             argv=sys.argv,
         )
     if processes.first:
-        if options["as_json"]:
-            echo_json(result)
-        else:
-            click.echo(f"{result['directory']}: after {result['steps']} steps")
+        tell(result, "directory", as_json=options["as_json"])
 
 
 def _recipe(options: dict[str, Any]) -> Any:
@@ -246,20 +193,3 @@ def _recipe(options: dict[str, Any]) -> Any:
         augmentation=augmentation,
         seed=options["seed"],
     )
-
-
-def _read_pairs(cache: Any, path: Path, split: str | None) -> Any:
-    """Pairs of a file as rows of the cache; those it lacks are counted aloud."""
-    import numpy as np
-
-    from faceguide.cache.pair_lists import read_pairs
-    from faceguide.cache.pair_rows import resolve
-    from faceguide.train.verification import Pairs
-
-    found = resolve(cache, read_pairs(path, split))
-    if found.left_out:
-        say(
-            f"Note: {len(found.left_out)} of {found.listed} pairs of {path} are left out; "
-            f"the first: {found.left_out[0].reason}"
-        )
-    return Pairs(found.probe, found.reference, np.asarray(found.same))

@@ -24,7 +24,13 @@ from faceguide.train.oaml_evaluation import evaluation
 from faceguide.train.oaml_models import build, export, initialise, optimiser_of, rate_at
 from faceguide.train.oaml_pictures import draw_curves, draw_visibility
 from faceguide.train.oaml_request import OamlRun
-from faceguide.train.run_directory import IDENTITIES, begin_run, cache_hash, write_identities
+from faceguide.train.run_directory import (
+    IDENTITIES,
+    begin_run,
+    cache_hash,
+    plain,
+    write_identities,
+)
 from faceguide.train.training_rows import class_table, training_rows
 from faceguide.train.verification import Pairs
 
@@ -102,7 +108,7 @@ def run_oaml(
             "identities": IDENTITIES,
             "seed": run.recipe.seed,
         }
-        settings = {**_plain(asdict(run)), "loop": asdict(loop)}
+        settings = {**plain(asdict(run)), "loop": asdict(loop)}
         begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **record)
         write_identities(directory, [cache.identities[label] for label in people.tolist()])
     barrier()
@@ -137,15 +143,6 @@ def _picture(path: Path, step: OamlStep, batch: Batch, place: Place) -> None:
     draw_curves(path.parent)
 
 
-def _plain(value: Any) -> Any:
-    """Settings as JSON values."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def _fixed(
     cache: FaceCache,
     second: FaceCache | None,
@@ -155,7 +152,7 @@ def _fixed(
     processes: Processes,
 ) -> dict[str, Any]:
     """What must stay equal for a run to go on: everything that a gradient depends on."""
-    settings = _plain(asdict(run))
+    settings = plain(asdict(run))
     del settings["threads"]
     recipe = settings.pop("recipe")
     return {

@@ -53,6 +53,15 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": answers[0], "changed": bool(answers[1])}
 
 
+def plain(value: Any) -> Any:
+    """Settings as JSON values: paths as text, tuples as lists."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def write_identities(directory: Path, names: Sequence[str]) -> None:
     """The persons that are learnt, one per line, in the format of a cache's identities.txt."""
     lines = (name.replace("\\", "\\\\").replace("\n", "\\n") + "\n" for name in names)
