@@ -17,11 +17,12 @@ from faceguide.evaluate.run_directory import read_run
 from faceguide.train.models import MODELS, create
 from faceguide.train.models.backbone import FaceBackbone
 from faceguide.train.models.cal import WSDANCAL
-from faceguide.train.models.checkpoint import LoadReport, load_weights, read_safetensors, read_state
+from faceguide.train.models.checkpoint import LoadReport, load_weights, read_state
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.qaconv import QAConv
+from faceguide.train.models.safetensors_file import read_safetensors
 
 BACKBONES = tuple(name for name in MODELS if name.startswith(("mobilefacenet", "ir_", "cal_")))
 

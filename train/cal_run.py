@@ -96,7 +96,7 @@ def run_cal(
     pairs: tuple[FaceCache, Pairs] | None = None,
     contrastive_pairs: Pairs | None = None,
     argv: list[str] | None = None,
-    facts: dict[str, Any] | None = None,
+    record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, and export the best weights.
 
@@ -110,7 +110,7 @@ def run_cal(
         pairs: verification pairs and the cache they lie in, for the end of every epoch.
         contrastive_pairs: pairs of `cache` that guidance method 5 takes.
         argv: the command line for run.json.
-        facts: further resolved options for run.json.
+        record: further fields of run.json.
 
     Returns:
         `steps` done and the `weights` file.
@@ -138,7 +138,7 @@ def run_cal(
     fixed = _fixed(cache, run, rows, stream(None), loop, processes)
     if processes.first:
         names = [cache.identities[label] for label in people.tolist()]
-        record = {
+        facts = {
             "models": {
                 "backbone": {"name": run.model, "arguments": arguments, "weights": BACKBONE}
             },
@@ -146,9 +146,10 @@ def run_cal(
             "cache_hash": cache_hash(cache),
             "identities": IDENTITIES,
             "seed": run.recipe.seed,
+            **(record or {}),
         }
-        settings = {**plain(asdict(run)), "loop": asdict(loop), **(facts or {})}
-        begin_run(directory, "train cal", settings, fixed=fixed, argv=argv, **record)
+        settings = {**plain(asdict(run)), "loop": asdict(loop)}
+        begin_run(directory, "train cal", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
     barrier()
     if run.init is not None and not (directory / LAST).exists():

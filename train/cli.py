@@ -20,6 +20,7 @@ from faceguide.train.command_options import (
 )
 from faceguide.train.oaml_command import oaml_command
 from faceguide.train.option_types import Counts, Guide
+from faceguide.train.repeat import record_of
 
 MODELS = (
     "cal_resnet18",
@@ -126,6 +127,7 @@ def cal_command(**options: Any) -> None:
     Examples:
       train cal cache/ --out runs/twins --init resnet101.pth --guide regions --pairs pairs.csv
       torchrun --nproc-per-node 4 -m faceguide train cal cache/ --out runs/four --amp bf16
+      train cal --from runs/twins/run.json --out runs/again
     """
     import sys
 
@@ -167,6 +169,7 @@ def cal_command(**options: Any) -> None:
     if options["contrastive_pairs"]:
         listed = pairs_of(cache, options["contrastive_pairs"], options["pairs_split"])
     pairs = verification_pairs(cache, options)
+    record = record_of(options)
     with joined(processes, device):
         result = run_cal(
             cache,
@@ -178,7 +181,7 @@ def cal_command(**options: Any) -> None:
             pairs=pairs,
             contrastive_pairs=listed,
             argv=sys.argv,
-            facts={name: str(options[name]) for name in ("pairs", "contrastive_pairs", "device")},
+            record=record,
         )
     if processes.first:
         tell(result, "weights", as_json=options["as_json"])

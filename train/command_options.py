@@ -11,6 +11,7 @@ import click
 
 from faceguide.cache.console import echo_json, say
 from faceguide.train.option_types import Equals
+from faceguide.train.repeat import repeat_option
 
 if TYPE_CHECKING:  # `train --help` must not wait for torch
     import torch
@@ -25,10 +26,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """CACHE and --out."""
+    """CACHE, --out and --from."""
     out = click.Path(path_type=Path)
     command = click.option("--out", "directory", type=out, required=True, help="Run directory.")(
-        command
+        repeat_option(command)
     )
     return click.argument("cache_directory", metavar="CACHE", type=FOLDER)(command)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from faceguide.cache.files import replacing
+from faceguide.cache.files import write_bytes
 from faceguide.train.errors import TrainError
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
+from faceguide.train.models.safetensors_file import safetensors_bytes
 from faceguide.train.resume import load_state
 
 BACKBONE = "backbone.safetensors"
@@ -27,8 +28,6 @@ def export(directory: Path, model: str, arguments: dict[str, Any], crop: int, re
     Raises:
         TrainError: when there is no `best.pt` of these settings.
     """
-    from safetensors.torch import save_file
-
     state = load_state(directory / BEST, recipe)
     if state is None:
         raise TrainError(f"{directory / BEST}: not there, so nothing can be exported")
@@ -47,5 +46,4 @@ def export(directory: Path, model: str, arguments: dict[str, Any], crop: int, re
         "std": ",".join(map(str, spec.std)),
         "step": str(state.step),
     }
-    with replacing(directory / BACKBONE) as temporary:
-        save_file(weights, str(temporary), described)
+    write_bytes(directory / BACKBONE, safetensors_bytes(weights, described))

@@ -16,6 +16,7 @@ from faceguide.train.command_options import (
     tell,
     verification_pairs,
 )
+from faceguide.train.repeat import record_of
 
 BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
 WEIGHT = click.FloatRange(0)
@@ -126,6 +127,7 @@ def oaml_command(**options: Any) -> None:
       train oaml cache/ --out runs/oaml --init adaface_ir50_ms1mv2.ckpt --niqab niqab/ --lr 0.01
       train oaml niqab/ --out runs/head --train occlusion --init adaface_ir50_ms1mv2.ckpt
       torchrun --nproc-per-node 4 -m faceguide.train oaml cache/ --out runs/four --amp bf16
+      train oaml --from runs/oaml/run.json --out runs/again
     """
     import sys
 
@@ -151,6 +153,7 @@ def oaml_command(**options: Any) -> None:
         },
     )  # fmt: skip
     pairs = verification_pairs(cache, options)
+    record = record_of(options)
     with joined(processes, device):
         result = run_oaml(
             cache,
@@ -162,6 +165,7 @@ def oaml_command(**options: Any) -> None:
             second=FaceCache.open(options["niqab"]) if options["niqab"] else None,
             pairs=pairs,
             argv=sys.argv,
+            record=record,
         )
     if processes.first:
         tell(result, "directory", as_json=options["as_json"])

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from faceguide.cache.console import say
-from faceguide.cache.files import replacing
+from faceguide.cache.files import write_bytes
 from faceguide.train.errors import TrainError
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.models.backbone import FaceBackbone
 from faceguide.train.models.checkpoint import load_matching, read_state, split_head
+from faceguide.train.models.safetensors_file import safetensors_bytes
 from faceguide.train.oaml import OamlTrainee
 from faceguide.train.oaml_request import OamlRun
 from faceguide.train.resume import load_state
@@ -85,8 +86,6 @@ def rate_at(run: OamlRun, done: float) -> float:
 
 def export(directory: Path, described: dict[str, tuple[str, Any]], recipe: str) -> None:
     """Each model of the best save as safetensors."""
-    from safetensors.torch import save_file
-
     state = load_state(directory / BEST, recipe)
     if state is None:
         raise TrainError(f"{directory / BEST}: not there, so nothing can be exported")
@@ -98,5 +97,4 @@ def export(directory: Path, described: dict[str, tuple[str, Any]], recipe: str) 
             if key.startswith(prefix)
         }
         metadata = {"arch": name, **{key: str(value) for key, value in arguments.items()}}
-        with replacing(directory / f"{role}.safetensors") as temporary:
-            save_file(weights, str(temporary), metadata)
+        write_bytes(directory / f"{role}.safetensors", safetensors_bytes(weights, metadata))

@@ -46,6 +46,7 @@ def run_oaml(
     second: FaceCache | None = None,
     pairs: tuple[FaceCache, Pairs] | None = None,
     argv: list[str] | None = None,
+    record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, and export the best weights.
 
@@ -59,6 +60,7 @@ def run_oaml(
         second: faces with masks that visibility is learnt from, beside those of `cache`.
         pairs: verification pairs and the cache they lie in, for the end of every epoch.
         argv: the command line for run.json.
+        record: further fields of run.json.
 
     Returns:
         `steps` done, the `directory`, and the last evaluation.
@@ -97,7 +99,7 @@ def run_oaml(
         rows = np.setdiff1d(rows, covered.held)
     fixed = _fixed(cache, second, run, rows, loop, processes)
     if processes.first:
-        record = {
+        facts = {
             "models": {
                 role: {"name": name, "arguments": arguments, "weights": f"{role}.safetensors"}
                 for role, (name, arguments) in described.items()
@@ -107,9 +109,10 @@ def run_oaml(
             "cache_hash": cache_hash(cache),
             "identities": IDENTITIES,
             "seed": run.recipe.seed,
+            **(record or {}),
         }
         settings = {**plain(asdict(run)), "loop": asdict(loop)}
-        begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **record)
+        begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, [cache.identities[label] for label in people.tolist()])
     barrier()
     if run.init is not None and not (directory / LAST).exists():

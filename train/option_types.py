@@ -43,6 +43,11 @@ class Guide(click.ParamType):
             self.fail(f"the weight of {name} must be above 0 (prior: and below 1)", param, ctx)
         return name, weight
 
+    def text(self, value: tuple[str, float]) -> str:
+        """What `convert` takes."""
+        name, weight = value
+        return name if name == "counterfactual" else f"{name}={weight!r}"
+
 
 class Counts(click.ParamType):
     """Three whole numbers, comma-separated."""
@@ -60,6 +65,10 @@ class Counts(click.ParamType):
             self.fail(f"expected three numbers such as 12,8,8, found {value!r}", param, ctx)
         return tuple(int(part) for part in parts)
 
+    def text(self, value: tuple[int, ...]) -> str:
+        """What `convert` takes."""
+        return ",".join(map(str, value))
+
 
 class Equals(click.ParamType):
     """NAME=VALUE."""
@@ -76,3 +85,7 @@ class Equals(click.ParamType):
         if not name or not sign:
             self.fail(f"expected NAME=VALUE such as split=train, found {value!r}", param, ctx)
         return name, text
+
+    def text(self, value: tuple[str, str]) -> str:
+        """What `convert` takes."""
+        return "=".join(value)

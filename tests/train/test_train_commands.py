@@ -18,7 +18,8 @@ from faceguide.cache.reader import FaceCache
 from faceguide.train.cli import main
 from faceguide.train.metrics import read_metrics
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_weights, read_safetensors
+from faceguide.train.models.checkpoint import load_weights
+from faceguide.train.models.safetensors_file import read_safetensors
 
 TINY = [
     *("--model", "cal_mobilefacenet", "--heads", "8", "--crop", "32", "--batch-size", "6"),

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.train.models.errors import CheckpointError
+from faceguide.train.models.safetensors_file import read_safetensors
 
 # Last layers whose shape follows the number of classes: another number drops them.
 CLASS_LAYERS = ("kernel", "head.kernel", "fc.weight", "fc.bias")
@@ -244,23 +245,3 @@ def load_weights(module: nn.Module, path: Path | str) -> LoadReport:
     if adapt is not None:
         state = adapt(state)
     return load_matching(module, state, str(path))
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the text metadata of a `.safetensors` file.
-
-    Raises:
-        CheckpointError: when the file is missing, truncated or not safetensors.
-    """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise CheckpointError(
-            f"reading {path} needs the package safetensors: pip install safetensors"
-        ) from None
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            metadata = dict(file.metadata() or {})
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError) as fault:
-        raise CheckpointError(f"cannot read {path} as safetensors: {_first_line(fault)}") from None

@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import nn
 
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_matching, read_safetensors
+from faceguide.train.models.checkpoint import load_matching
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.safetensors_file import read_safetensors, safetensors_bytes
 
 FORMAT = "faceguide-backbone-1"
 
@@ -31,12 +32,6 @@ def export_backbone(backbone: nn.Module, path: Path | str, arch: str) -> None:
     Raises:
         CheckpointError: when the package safetensors is not installed.
     """
-    try:
-        from safetensors.torch import save
-    except ImportError:
-        raise CheckpointError(
-            f"writing {path} needs the package safetensors: pip install safetensors"
-        ) from None
     spec: InputSpec = backbone.input_spec  # type: ignore[assignment]
     metadata = {
         "format": FORMAT,
@@ -51,7 +46,7 @@ def export_backbone(backbone: nn.Module, path: Path | str, arch: str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with temporary.open("wb") as file:
-        file.write(save(state, metadata))
+        file.write(safetensors_bytes(state, metadata))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

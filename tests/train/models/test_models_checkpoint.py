@@ -17,11 +17,11 @@ from faceguide.train.models import CheckpointError, create
 from faceguide.train.models.checkpoint import (
     load_matching,
     load_weights,
-    read_safetensors,
     read_state,
     split_head,
 )
 from faceguide.train.models.exchange import export_backbone, import_backbone
+from faceguide.train.models.safetensors_file import read_safetensors
 
 
 class Trap:
