@@ -10,8 +10,10 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from faceguide.cache.console import say
 from faceguide.cache.errors import FaceguideError
 
+WHOLE = (0, 1)
 _ARRAY = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT"))
 
 
@@ -56,6 +58,20 @@ def array_part(environment: Mapping[str, str] = os.environ) -> tuple[int, int] |
             "--part $SLURM_ARRAY_TASK_ID/N with the N of the whole array"
         )
     return (task - first) // step, count
+
+
+def own_part(text: str | None) -> tuple[int, int]:
+    """The part of this process: what --part says, else what a Slurm array says, else all.
+
+    Raises:
+        FaceguideError: as `parse_part` and `array_part`.
+    """
+    if text is not None:
+        return parse_part(text)
+    given = array_part()
+    if given is not None:
+        say(f"Part {given[0]}/{given[1]} of this Slurm array (--part 0/1 would do everything)")
+    return given or WHOLE
 
 
 def shards_of(part: tuple[int, int], shards: int) -> list[int]:

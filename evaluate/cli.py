@@ -19,12 +19,13 @@ from faceguide.evaluate.command_options import (
     load,
     matcher_options,
     network_options,
+    part_option,
     prepare,
-    print_rates,
     progress_bar,
-    tell,
     visibility_option,
 )
+from faceguide.evaluate.command_output import show
+from faceguide.evaluate.merge_command import merge_command
 
 
 @click.group(cls=Group)
@@ -44,9 +45,15 @@ def main() -> None:
 @click.option("--maps", is_flag=True, help="Also feature maps, 50 KB a face.")
 @click.option("--out", type=OUT, required=True, help="Run directory.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@part_option
 @network_options
 def embed_command(
-    directory: Path, maps: bool, out: Path, as_json: bool, **network_arguments: Any
+    directory: Path,
+    maps: bool,
+    out: Path,
+    as_json: bool,
+    part: tuple[int, int],
+    **network_arguments: Any,
 ) -> None:
     """Embed every face of CACHE; other commands reuse it by --embeddings.
 
@@ -54,11 +61,12 @@ def embed_command(
     again goes on where it stopped.
 
     \b
-    Example:
+    Examples:
       evaluate embed cache/ --backbone mobilefacenet --weights mobilefacenet.pt --out faces/
+      evaluate embed cache/ --weights run/ --device cuda --part 3/20 --out faces/
     """
     from faceguide.evaluate import runs
-    from faceguide.evaluate.prepare import MatcherOptions
+    from faceguide.evaluate.prepare import MatcherOptions, RunOptions
 
     cache = FaceCache.open(directory)
     network, batch_size = load(**network_arguments)
@@ -67,16 +75,9 @@ def embed_command(
         groups.add("visibility")
     options = MatcherOptions(batch_size=batch_size)
     with interruptible():
-        record = runs.run_embed(
-            cache, network, options, runs.RunOptions(out, progress=progress_bar), frozenset(groups)
-        )
-    if as_json:
-        echo_json(record)
-    else:
-        click.echo(
-            f"{printable(record['store'])}: {record['rows']:,} faces, {record['computed']:,} new; "
-            f"{record['without_face']:,} rows without a face"
-        )
+        run = RunOptions(out, progress=progress_bar, part=part)
+        record = runs.run_embed(cache, network, options, run, frozenset(groups))
+    show("embed", record, out, as_json)
 
 
 @main.command("verification")
@@ -107,14 +108,13 @@ def verification_command(
       evaluate verification cache/ --pairs pairs.csv --weights run/ --matcher fused \\
         --fuse cosine=0.6 --fuse qaconv+occlusion=0.4 --out c/
     """
-    from faceguide.evaluate import runs, verification
+    from faceguide.evaluate import runs
 
     cache = FaceCache.open(directory)
     network, options, run = prepare(**rest)
     with interruptible():
         record = runs.run_verification(cache, network, pairs, split, options, run)
-    echo_json(record) if as_json else click.echo(verification.describe(record))
-    tell(record, run.out, allow_failures, "pairs")
+    show("verification", record, run.out, as_json, allow_failures)
 
 
 @main.command("identification")
@@ -160,15 +160,7 @@ def identification_command(
     lists = None if gallery is None or probes is None else (gallery, probes)
     with interruptible():
         record = runs.run_identification(cache, network, lists, unenrolled, options, run)
-    if as_json:
-        echo_json(record)
-    else:
-        click.echo(
-            f"{record['gallery']:,} gallery images, {record['probes']:,} probes, "
-            f"{record['stranger_probes']:,} of them of strangers"
-        )
-        print_rates(record)
-    tell(record, run.out, allow_failures, "images")
+    show("identification", record, run.out, as_json, allow_failures)
 
 
 @main.command("ijb")
@@ -215,17 +207,7 @@ def ijb_command(
     template = TemplateOptions(options.flip, norm, detector_score, images_per_template)
     with interruptible():
         record = run_ijb(folder, network, options, template, run)
-    if as_json:
-        echo_json(record)
-    else:
-        pairs = record["verification"]
-        click.echo(f"1:1  {pairs['pairs']:,} pairs of templates; {record['rule']}")
-        for far, tar in pairs["tar"].items():
-            click.echo(f"TAR@{far}   {'–' if tar is None else f'{100 * tar:.2f} %'}")
-        for name, found in record["identification"].items():
-            click.echo(f"1:N  gallery {name}")
-            print_rates(found)
-    tell(record, run.out, allow_failures, "images")
+    show("ijb", record, run.out, as_json, allow_failures)
 
 
 @main.command("compare")
@@ -310,3 +292,4 @@ def report_command(directories: tuple[Path, ...], out: Path, title: str, hardest
 
 
 attribution_commands.register(main)
+main.add_command(merge_command)

@@ -9,7 +9,9 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from faceguide.cache.console import SomeFailed, say
+from faceguide.cache.console import say
+from faceguide.cache.errors import FaceguideError
+from faceguide.cache.parts import own_part
 
 EXISTING = click.Path(exists=True, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -18,6 +20,22 @@ OUT = click.Path(file_okay=False, path_type=Path)
 
 # Named here so that --help need not import torch; a test compares them with `scores`.
 MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding", "fused")
+
+
+def _part(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int]:
+    try:
+        return own_part(value)
+    except FaceguideError as error:
+        raise click.UsageError(str(error)) from None
+
+
+part_option = click.option(
+    "--part",
+    metavar="i/N",
+    callback=_part,
+    help="Do only part i of N, i from 0 to N−1; then `evaluate merge`.  [default: all, or as a "
+    "Slurm array says]",
+)
 
 
 def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,8 +55,9 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def matcher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How faces are compared, and where the run goes."""
+    """How faces are compared, where the run goes, and which part of it is done here."""
     for option in (
+        part_option,
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         click.option("--allow-failures", is_flag=True, help="Exit 0 although some were left out."),
         click.option("--overwrite", is_flag=True, help="Replace another run in --out."),
@@ -98,11 +117,11 @@ def prepare(
     bootstrap: int,
     seed: int,
     overwrite: bool,
+    part: tuple[int, int],
 ) -> tuple[Any, Any, Any]:
     """Network, `MatcherOptions` and `RunOptions` of `matcher_options`."""
     from faceguide.evaluate.fusion import parse_weights
-    from faceguide.evaluate.prepare import MatcherOptions
-    from faceguide.evaluate.runs import RunOptions
+    from faceguide.evaluate.prepare import MatcherOptions, RunOptions
 
     options = MatcherOptions(
         matcher,
@@ -116,36 +135,10 @@ def prepare(
     )
     options.names()  # before weights are read
     network, _ = load(backbone, weights, device, batch_size)
-    return network, options, RunOptions(out, embeddings, bootstrap, overwrite, progress_bar)
+    return network, options, RunOptions(out, embeddings, bootstrap, overwrite, progress_bar, part)
 
 
 def progress_bar(what: str, total: int) -> Callable[[int], object]:
     """A bar on stderr; nothing without a terminal."""
     bar = tqdm(total=total, unit=f" {what}", disable=None)
     return bar.update
-
-
-def print_rates(record: dict[str, Any]) -> None:
-    """Rank and open-set rates, a line each."""
-    for kind, label in (("rank", "rank {}"), ("tpir", "TPIR@FPIR {}")):
-        for key, value in record[kind].items():
-            text = f"{100 * value:.2f} %" if value is not None else "–"
-            why = record["refused"].get(f"{kind} {key}")
-            click.echo(f"{label.format(key):16}{text}{f'  ({why})' if why else ''}")
-
-
-def tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) -> None:
-    """Warn of shared persons, and of entries without a score."""
-    shared = record.get("shared_identities")
-    if shared and shared["count"]:
-        say(
-            f"Warning: {shared['count']} persons of this test are in the training set of these "
-            f"weights, e.g. {', '.join(shared['names'][:3])}"
-        )
-    count = record["left_out"]["count"]
-    if count:
-        text = f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
-        if allow_failures:
-            say(text)
-        else:
-            raise SomeFailed(text)

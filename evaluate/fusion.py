@@ -25,7 +25,7 @@ RANDOM_PAIRS = 2000
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:
-    """`name=weight` texts as a mapping.
+    """`name=weight` texts as a mapping, by name: sums must not depend on what was typed first.
 
     Raises:
         EvaluationError: for another form, an unknown name, or fewer than two.
@@ -45,7 +45,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
         weights[name] = weight
     if len(weights) < 2:
         raise EvaluationError("a fusion needs --fuse NAME=WEIGHT at least twice")
-    return weights
+    return dict(sorted(weights.items()))
 
 
 def measure_scales(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from faceguide.evaluate.block_files import ScoreBlocks, slices
 from faceguide.evaluate.bootstrap import draw_counts, interval
 from faceguide.evaluate.reader import FaceReader
 from faceguide.evaluate.roc import LEAST_FALSE_ACCEPTS, far_name
@@ -57,7 +58,9 @@ def search_blocks(
     probe_person: NDArray[np.int64],
     step: int,
     progress: Callable[[int], object] = lambda count: None,
-) -> Search:
+    kept: ScoreBlocks | None = None,
+    name: str = "probes",
+) -> Search | None:
     """Search with any way of scoring.
 
     Args:
@@ -66,25 +69,31 @@ def search_blocks(
         probe_person: (P,) person numbers; those that the gallery lacks are not enrolled.
         step: probes of a block.
         progress: called with the number of probes done.
+        kept: where the outcome of each block is kept on disk; None = nowhere.
+        name: of this search among those of a run.
+
+    Returns:
+        The search, or None when other parts are needed.
     """
     people, column_of = np.unique(gallery_person, return_inverse=True)
-    probes = len(probe_person)
-    out = Search(
-        np.zeros(probes, np.int64),
-        np.full(probes, np.nan, np.float32),
-        np.empty(probes, np.float32),
-        np.empty(probes, np.int64),
-    )
-    for start in range(0, probes, step):
-        block = slice(start, min(start + step, probes))
-        best = np.full((block.stop - start, len(people)), -np.inf, np.float32)
+
+    def compute(block: slice) -> dict[str, NDArray[Any]]:
+        best = np.full((block.stop - block.start, len(people)), -np.inf, np.float32)
         for part, scores in blocks(block):
             columns, starts = np.unique(column_of[part], return_index=True)
             highest = np.maximum.reduceat(scores, starts, axis=1)
             best[:, columns] = np.maximum(best[:, columns], highest)
-        _read_off(out, block, best, people, probe_person[block])
-        progress(len(best))
-    return out
+        return _read_off(best, people, probe_person[block])
+
+    cuts = slices(len(probe_person), step)
+    if kept is not None:
+        found = kept.run(name, cuts, compute, progress)
+        return None if found is None else Search(**found)
+    done = []
+    for block in cuts:
+        done.append(compute(block))
+        progress(block.stop - block.start)
+    return Search(**{column: np.concatenate([one[column] for one in done]) for column in done[0]})
 
 
 @torch.inference_mode()
@@ -96,7 +105,8 @@ def search(
     probe: NDArray[np.int64],
     probe_person: NDArray[np.int64],
     progress: Callable[[int], object] = lambda count: None,
-) -> Search:
+    kept: ScoreBlocks | None = None,
+) -> Search | None:
     """Score all probes against all gallery images.
 
     Args:
@@ -107,6 +117,10 @@ def search(
         probe: (P,) rows.
         probe_person: (P,) person numbers; those that the gallery lacks are not enrolled.
         progress: called with the number of probes done.
+        kept: where the outcome of each block is kept, unless the matcher is cheap.
+
+    Returns:
+        The search, or None when other parts are needed.
     """
     order = np.argsort(gallery_person, kind="stable")
     gallery, gallery_person = gallery[order], gallery_person[order]
@@ -122,26 +136,29 @@ def search(
             yield part, matcher.matrix(faces, enrolled).cpu().numpy()
 
     size = probe_block(len(np.unique(gallery_person)), 512 if small else 128)
-    return search_blocks(blocks, gallery_person, probe_person, size, progress)
+    if small:
+        kept = None
+    elif kept is not None:
+        kept = kept.about(gallery, gallery_person, probe, probe_person)
+    return search_blocks(blocks, gallery_person, probe_person, size, progress, kept)
 
 
 def _read_off(
-    out: Search,
-    block: slice,
-    best: NDArray[np.float32],
-    people: NDArray[np.int64],
-    person: NDArray[np.int64],
-) -> None:
-    """Ranks and top scores of one block from its (P, persons) best scores."""
+    best: NDArray[np.float32], people: NDArray[np.int64], person: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Ranks and top scores of one block, fields of `Search`, from its (P, persons) best scores."""
     column = np.searchsorted(people, person).clip(0, len(people) - 1)
     enrolled = people[column] == person
     every = np.arange(len(best))
     mate = best[every, column]
     level = np.count_nonzero(best >= mate[:, None], axis=1)  # the own person among them
-    out.rank[block] = np.where(enrolled, level, 0)
-    out.mate[block] = np.where(enrolled, mate, np.nan)
     top = best.argmax(1)
-    out.top[block], out.top_person[block] = best[every, top], people[top]
+    return {
+        "rank": np.where(enrolled, level, 0),
+        "mate": np.where(enrolled, mate, np.nan).astype(np.float32),
+        "top": best[every, top],
+        "top_person": people[top],
+    }
 
 
 def summarise(

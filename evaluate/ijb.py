@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.evaluate import ijb_meta, roc, templates
+from faceguide.evaluate.block_files import ScoreBlocks, slices
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.identification import probe_block, search_blocks, summarise
 from faceguide.evaluate.ijb_meta import GALLERIES, IJBMeta
@@ -18,7 +19,8 @@ from faceguide.evaluate.scores import Matcher
 from faceguide.evaluate.templates import Uses
 
 RECORD = "ijb.json"
-_PAIR_BLOCK = 1 << 16
+# Pairs of templates scored at once: as products of embeddings, or image by image.
+_PAIR_BLOCK, _LOCAL_PAIR_BLOCK = 1 << 16, 1 << 13
 _PART = 256  # gallery templates whose maps are held at once
 
 
@@ -82,6 +84,11 @@ class TemplateScorer:
         else:
             self._image, self._start = templates.represent(uses, options.images)
 
+    @property
+    def representatives(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which images stand for which template, where they are compared one by one."""
+        return self._image, self._start
+
     def pairs(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N,) scores of pairs of templates."""
         if self._pooled is not None:
@@ -124,23 +131,37 @@ def verify(
     meta: IJBMeta,
     scorer: TemplateScorer,
     uses: Uses,
+    kept: ScoreBlocks,
     progress: Callable[[int], object] = lambda count: None,
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """The 1:1 protocol.
+
+    Args:
+        kept: where scores are kept that are not products of embeddings.
 
     Returns:
         The record, and the arrays `template` (N, 2), `same` (N,) and `score` (N,) of the pairs
-        that could be scored.
+        that could be scored; None when other parts are needed.
     """
     pairs, same = ijb_meta.read_template_pairs(meta)
     places = np.searchsorted(uses.template, pairs).clip(0, max(len(uses.template) - 1, 0))
     there = (uses.template[places] == pairs).all(1)
     places, pairs, same = places[there], pairs[there], same[there]
-    score = np.empty(len(places), np.float32)
-    for start in range(0, len(places), _PAIR_BLOCK):
-        part = slice(start, start + _PAIR_BLOCK)
-        score[part] = scorer.pairs(places[part, 0], places[part, 1])
-        progress(len(score[part]))
+
+    def compute(block: slice) -> dict[str, NDArray[Any]]:
+        return {"score": scorer.pairs(places[block, 0], places[block, 1])}
+
+    if scorer.is_pooled:
+        score = np.empty(len(places), np.float32)
+        for block in slices(len(places), _PAIR_BLOCK):
+            score[block] = compute(block)["score"]
+            progress(block.stop - block.start)
+    else:
+        listed = kept.about(pairs, *scorer.representatives)
+        found = listed.run("pairs", slices(len(places), _LOCAL_PAIR_BLOCK), compute, progress)
+        if found is None:
+            return None
+        score = found["score"]
     ranking = roc.rank(score, same)
     measures, cells = roc.measure(ranking), roc.tar_cells(ranking)
     record = {
@@ -157,15 +178,22 @@ def verify(
 
 
 def identify(
-    meta: IJBMeta, scorer: TemplateScorer, uses: Uses, *, replicates: int, seed: int
-) -> dict[str, Any]:
+    meta: IJBMeta,
+    scorer: TemplateScorer,
+    uses: Uses,
+    kept: ScoreBlocks,
+    *,
+    replicates: int,
+    seed: int,
+) -> dict[str, Any] | None:
     """The 1:N protocol: mixed probes against either gallery, and against both as one.
 
     Each gallery by itself is the protocol: the probes whose subject is in the other one are
     strangers, which gives the open-set figures. `merged` is what many papers print as closed set.
 
     Returns:
-        gallery → record of `identification.summarise`; {} when the 1:N files are not there.
+        gallery → record of `identification.summarise`; {} when the 1:N files are not there; None
+        when other parts are needed.
     """
     probes = ijb_meta.read_subjects(meta, "probe_mixed")
     galleries = {}
@@ -180,7 +208,8 @@ def identify(
             for subjects in list(galleries.values())
             for template, subject in subjects.items()
         }
-    record = {}
+    record: dict[str, Any] = {}
+    ends = True
     probe, probe_subject, lost = _present(uses, probes)
     for name, subjects in galleries.items():
         gallery, subject, gallery_lost = _present(uses, subjects)
@@ -191,18 +220,27 @@ def identify(
             )
         order = np.argsort(subject, kind="stable")
         gallery, subject = gallery[order], subject[order]
+        listed = None
+        if not scorer.is_pooled:
+            images = scorer.representatives
+            listed = kept.about(probe, probe_subject, gallery, subject, *images)
         found = search_blocks(
             scorer.blocks(probe, gallery),
             subject,
             probe_subject,
             probe_block(len(gallery), 512 if scorer.is_pooled else 32),
+            kept=listed,
+            name=f"gallery-{name}",
         )
+        if found is None:
+            ends = False
+            continue
         record[name] = {
             "gallery_templates": len(gallery),
             "templates_without_image": {"gallery": gallery_lost, "probes": lost},
             **summarise(found, probe_subject, replicates=replicates, seed=seed),
         }
-    return record
+    return record if ends else None
 
 
 def _present(
@@ -213,9 +251,3 @@ def _present(
     places = np.searchsorted(uses.template, table[:, 0]).clip(0, max(len(uses.template) - 1, 0))
     there = uses.template[places] == table[:, 0]
     return places[there], table[there, 1], int(np.count_nonzero(~there))
-
-
-def usable_images(meta: IJBMeta, failures: dict[int, str]) -> NDArray[np.bool_]:
-    """(M,) whether the image of each use could be read."""
-    bad = np.array(sorted(failures), np.int64)
-    return ~np.isin(meta.image, bad)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,19 +55,38 @@ def _is_inside(path: Path, root: Path) -> bool:
 
 
 def crops(
-    meta: IJBMeta, wanted: NDArray[np.int64], failures: dict[int, str], batch_size: int
+    meta: IJBMeta, wanted: Sequence[NDArray[np.int64]], failures: dict[int, str]
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    """Batches of (places, (N, 112, 112, 3) uint8) of the images asked for, in order.
+    """(places, (N, 112, 112, 3) uint8) of each list of images asked for.
 
     What cannot be read is left out and noted in `failures`, place → reason.
     """
     with ThreadPoolExecutor(2) as pool:
-        for start in range(0, len(wanted), batch_size):
-            places = wanted[start : start + batch_size]
+        for places in wanted:
             found = list(pool.map(lambda place: read_crop(meta, int(place)), places))
             good = [position for position, crop in enumerate(found) if not isinstance(crop, str)]
             for place, crop in zip(places.tolist(), found, strict=True):
                 if isinstance(crop, str):
                     failures[place] = crop
-            if good:
-                yield places[good], torch.from_numpy(np.stack([found[one] for one in good]))
+            pixels = np.zeros((len(good), _SIZE, _SIZE, 3), np.uint8)
+            for slot, position in enumerate(good):
+                pixels[slot] = found[position]
+            yield places[good], torch.from_numpy(pixels)
+
+
+def readable_blocks(
+    meta: IJBMeta, blocks: Mapping[int, NDArray[np.int64]], failures: dict[int, str]
+) -> list[int]:
+    """Which of these blocks lack an image that can be read; the others are as full as can be.
+
+    What cannot be read is noted in `failures`, place → reason.
+    """
+    unfinished = []
+    for number, places in blocks.items():
+        for place in places.tolist():
+            found = failures.get(place) or read_crop(meta, place)
+            if not isinstance(found, str):
+                unfinished.append(number)
+                break
+            failures[place] = found
+    return unfinished

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from faceguide.cache.files import replacing, write_json
 from faceguide.evaluate import ijb, ijb_faces, ijb_meta, templates
-from faceguide.evaluate.embed import fill
+from faceguide.evaluate.block_files import ScoreBlocks
+from faceguide.evaluate.embed import blocks_of, fill, unfinished
+from faceguide.evaluate.embed_part import embed_part, part_record
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.network import Network
 from faceguide.evaluate.pair_rows import LeftOut
-from faceguide.evaluate.prepare import MatcherOptions, build_matcher
-from faceguide.evaluate.run_directory import begin
-from faceguide.evaluate.runs import RunOptions
+from faceguide.evaluate.prepare import (
+    MatcherOptions,
+    RunOptions,
+    build_matcher,
+    needs_of,
+    score_key,
+)
 from faceguide.evaluate.store import FaceStore
 from faceguide.evaluate.verification import write_left_out
 
@@ -35,13 +38,14 @@ def run_ijb(
     Writes run.json, ijb.json, ijb_scores.npz and, if an image could not be read, left_out.csv.
 
     Returns:
-        The record of ijb.json.
+        The record of ijb.json; of a part, `part_record`.
 
     Raises:
         ListError: when a meta file is not in its layout.
         EvaluationError: when no image can be read.
+        Unfinished: when nothing is to be computed and blocks are missing.
     """
-    options.names()
+    needs = needs_of(network, options, None)
     meta = ijb_meta.read_meta(folder)
     network.check_size(112, f"{folder} (aligned by its five points)")
     settings = {
@@ -52,43 +56,58 @@ def run_ijb(
         "replicates": run.replicates,
     }
     content = ijb_faces.content_key(meta)
-    begin(
-        run.out,
+    run.begin(
         "ijb",
         settings,
-        overwrite=run.overwrite,
         folder=str(folder.resolve()),
         content=content,
         backbone=network.name,
+        weights=None if network.source is None else str(network.source.resolve()),
         weights_sha256=network.sha256,
     )
-    store = FaceStore.open(run.embeddings or run.out, {"ijb": content, **network.key()})
     images = np.unique(meta.image)
     failures: dict[int, str] = {}
+    key = {"ijb": content, **network.key()}
 
-    def embed(into: FaceStore, groups: frozenset[str]) -> NDArray[np.int64]:
-        def batches(
-            wanted: NDArray[np.int64],
-        ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-            return ijb_faces.crops(meta, wanted, failures, options.batch_size)
+    def compute(store: FaceStore, part: tuple[int, int]) -> int:
+        progress = run.progress("faces", len(images) // part[1])
+        return fill(
+            store, network, images, needs.groups, lambda cut: ijb_faces.crops(meta, cut, failures),
+            part=part, batch_size=options.batch_size, progress=progress,
+        )  # fmt: skip
 
-        fill(into, network, images, groups, batches, run.progress("faces", len(images)))
-        there = np.setdiff1d(images, np.array(sorted(failures), np.int64))
-        if not len(there):
-            reason = failures.get(int(images[0]), "")
-            raise EvaluationError(
-                f"{folder}: none of its {len(images)} images can be read; the first, "
-                f"{ijb_faces.FOLDER}/{meta.images[int(images[0])]}: {reason}"
-            )
-        return there
-
-    reader, matcher = build_matcher(store, network, options, None, embed, run.out)
+    embedded = embed_part(
+        lambda: FaceStore.open(run.embeddings or run.out, key),
+        compute,
+        lambda store: ijb_faces.readable_blocks(
+            meta, unfinished(store, images, needs.groups), failures
+        ),
+        len(blocks_of(images)),
+        run,
+    )
+    if embedded.store is None or (run.is_part and needs.cheap):
+        return part_record(run, embedded, needs)
+    there = np.setdiff1d(images, np.array(sorted(failures), np.int64))
+    if not len(there):
+        reason = failures.get(int(images[0]), "")
+        raise EvaluationError(
+            f"{folder}: none of its {len(images)} images can be read; the first, "
+            f"{ijb_faces.FOLDER}/{meta.images[int(images[0])]}: {reason}"
+        )
+    reader, matcher = build_matcher(embedded.store, network, options, needs, there, run)
     usable = ~np.isin(meta.image, np.array(sorted(failures), np.int64))
     uses = templates.sort_uses(
         meta.image, meta.template, meta.medium, meta.detector_score[meta.image], usable
     )
     scorer = ijb.TemplateScorer(reader, matcher, uses, template_options)
-    verification, arrays = ijb.verify(meta, scorer, uses)
+    kept = ScoreBlocks(run.out, score_key(key, options), run.part)
+    verified = ijb.verify(meta, scorer, uses, kept)
+    identified = ijb.identify(
+        meta, scorer, uses, kept, replicates=run.replicates, seed=options.seed
+    )
+    if verified is None or identified is None:
+        return part_record(run, embedded, needs)
+    verification, arrays = verified
     left_out = [
         LeftOut(place, meta.images[place], "", f"{meta.images[place]}: {reason}")
         for place, reason in sorted(failures.items())
@@ -103,9 +122,7 @@ def run_ijb(
         "left_out": write_left_out(run.out, left_out),
         "rule": template_options.rule(options.matcher),
         "verification": verification,
-        "identification": ijb.identify(
-            meta, scorer, uses, replicates=run.replicates, seed=options.seed
-        ),
+        "identification": identified,
     }
     with replacing(run.out / "ijb_scores.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

@@ -40,6 +40,7 @@ class Network:
         occlusion_head: or None.
         run: the training run's directory, or None for a weights file.
         notes: what was loaded, a line each.
+        source: the weights file or the run, or None.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Network:
     occlusion_head: OcclusionHead | None = None
     run: Path | None = None
     notes: list[str] = field(default_factory=list)
+    source: Path | None = None
 
     @property
     def input_spec(self) -> InputSpec:
@@ -156,7 +158,9 @@ def load_network(
         name = backbone or _named_in(weights)
         module = build(name, weights)
         report = _fill(module, weights)
-        network = Network(name, module, file_sha256(weights), notes=[report.summary()])
+        network = Network(
+            name, module, file_sha256(weights), notes=[report.summary()], source=weights
+        )
     for part in (network.backbone, network.matcher, network.occlusion_head):
         if part is not None:
             part.eval().requires_grad_(False).to(device)
@@ -240,7 +244,9 @@ def _load_run(backbone: str | None, run: Path) -> Network:
     side = int(record.get("map", matcher.height if matcher else 7))
     if not isinstance(loaded["backbone"], FaceBackbone | WSDANCAL):
         raise EvaluationError(f"{run}: {name} is no backbone; expected one of {BACKBONES}")
-    return Network(name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes)
+    return Network(
+        name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes, run
+    )
 
 
 def on_device(device: str) -> torch.device:

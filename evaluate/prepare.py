@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.files import write_json
+from faceguide.cache.files import digest, read_json, write_json
+from faceguide.cache.parts import WHOLE
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import fusion
-from faceguide.evaluate.embed import BATCH, embed_rows, open_store
+from faceguide.evaluate.embed import BATCH
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.network import Network
 from faceguide.evaluate.reader import (
@@ -22,8 +23,8 @@ from faceguide.evaluate.reader import (
     groups_for,
     visible_mean_map,
 )
-from faceguide.evaluate.run_directory import cache_hash, training_identities
-from faceguide.evaluate.scores import VISIBILITY, Matcher, make_matcher, needs_mean_map
+from faceguide.evaluate.run_directory import begin, cache_hash, training_identities
+from faceguide.evaluate.scores import EMBEDDING, VISIBILITY, Matcher, make_matcher, needs_mean_map
 from faceguide.evaluate.store import FaceStore
 
 
@@ -65,43 +66,91 @@ class MatcherOptions:
 
     def settings(self) -> dict[str, Any]:
         """What changes the scores, as run.json holds it."""
+        scales = None if self.fusion_scales is None else str(self.fusion_scales.resolve())
         return {
             "matcher": self.matcher,
             "flip": self.flip,
             "visibility": self.visibility,
             "fuse": dict(self.fuse),
-            "fusion_scales": None if self.fusion_scales is None else str(self.fusion_scales),
+            "fusion_scales": scales,
             "seed": self.seed,
         }
 
 
-# Computes groups of a store for the rows in question; gives those that could be read.
-Embed = Callable[[FaceStore, frozenset[str]], NDArray[np.int64]]
+Progress = Callable[[str, int], Callable[[int], object]]
 
 
-def build_matcher(
-    store: FaceStore,
-    network: Network,
-    options: MatcherOptions,
-    cache: FaceCache | None,
-    embed: Embed,
-    out: Path,
-) -> tuple[FaceReader, Matcher]:
-    """Embed what the matcher needs and put it together.
+def silent(what: str, total: int) -> Callable[[int], object]:
+    """No progress bar."""
+    return lambda count: None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run goes, which part of it is done here, and how its intervals are drawn.
+
+    Attributes:
+        out: the run directory.
+        embeddings: a run directory whose embeddings are used and filled; None = `out`.
+        replicates: of the bootstrap; 0 = no intervals.
+        overwrite: replace another run's record.
+        progress: makes a progress bar from a title and a total.
+        part: (i, N): compute blocks i, i + N, … only; with N = 1 also the results. None: compute
+            no block, make the results of those that are there.
+    """
+
+    out: Path
+    embeddings: Path | None = None
+    replicates: int = 1000
+    overwrite: bool = False
+    progress: Progress = silent
+    part: tuple[int, int] | None = WHOLE
+
+    def begin(self, command: str, settings: dict[str, Any], **facts: Any) -> None:
+        """`run_directory.begin`, with what `evaluate merge` needs; nothing when only merging."""
+        if self.part is None:
+            return
+        where = None if self.embeddings is None else str(self.embeddings.resolve())
+        begin(self.out, command, settings, overwrite=self.overwrite, embeddings=where, **facts)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the results are left to others."""
+        return self.part is not None and self.part[1] > 1
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run's matchers need of each face.
+
+    Attributes:
+        parts: the matchers by name, before they have seen a face.
+        visibility: where it comes from: "head", "cache" or None.
+        groups: of the store.
+    """
+
+    parts: dict[str, Matcher]
+    visibility: str | None
+    groups: frozenset[str]
+
+    @property
+    def cheap(self) -> bool:
+        """Whether scores are products of embeddings, not worth a block on disk."""
+        return all(part.needs == {EMBEDDING} for part in self.parts.values())
+
+
+def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None) -> Needs:
+    """What must be computed before faces can be compared.
 
     Args:
-        store: where faces are kept.
         network: what describes them.
         options: how they are compared.
         cache: where known visibility comes from; None = only the occlusion head can know.
-        embed: computes groups of the store.
-        out: the run directory, where a fusion's scales are written.
 
-    Returns:
-        A reader of the faces, and the matcher.
+    Raises:
+        EvaluationError: when the network or the cache lacks what a matcher needs.
     """
-    names = options.names()
-    parts = {name: make_matcher(name, network) for name in names}  # checks before long work
+    parts = {name: make_matcher(name, network) for name in options.names()}
     needs = frozenset[str]().union(*(part.needs for part in parts.values()))
     source = None
     if VISIBILITY in needs:
@@ -113,54 +162,57 @@ def build_matcher(
             )
         else:
             source = "head"
-    rows = embed(store, groups_for(needs, options.flip, source))
-    known = cache if source == "cache" else None
+    return Needs(parts, source, groups_for(needs, options.flip, source))
+
+
+def build_matcher(
+    store: FaceStore,
+    network: Network,
+    options: MatcherOptions,
+    needs: Needs,
+    rows: NDArray[np.int64],
+    run: RunOptions,
+    cache: FaceCache | None = None,
+) -> tuple[FaceReader, Matcher]:
+    """A reader of embedded faces, and the matcher.
+
+    Args:
+        store: where the faces are.
+        network: what described them.
+        options: how they are compared.
+        needs: of these options.
+        rows: the faces of the run.
+        run: its directory gets a fusion's scales, except from a part.
+        cache: where known visibility comes from.
+    """
+    known = cache if needs.visibility == "cache" else None
     reader = FaceReader(store, options.flip, known, options.device)
-    for name in names:
+    parts = dict(needs.parts)
+    for name in parts:
         if needs_mean_map(name):
             parts[name] = make_matcher(name, network, visible_mean_map(reader, rows))
     if options.matcher != "fused":
         return reader, parts[options.matcher]
     if options.fusion_scales is not None:
-        scales = fusion.read_scales(options.fusion_scales, names)
+        scales = fusion.read_scales(options.fusion_scales, list(parts))
     else:
         scales = fusion.measure_scales(reader, parts, rows, options.seed)
-    write_json(out / fusion.FILE, {"scales": scales, "weights": dict(options.fuse)})
+    if not run.is_part:
+        write_json(run.out / fusion.FILE, {"scales": scales, "weights": dict(options.fuse)})
     return reader, fusion.fuse(parts, options.fuse, scales)
 
 
-def cached_faces(
-    cache: FaceCache,
-    network: Network,
-    options: MatcherOptions,
-    rows: NDArray[np.int64],
-    out: Path,
-    embeddings: Path | None = None,
-    progress: Callable[[int], object] = lambda count: None,
-) -> tuple[FaceReader, Matcher]:
-    """`build_matcher` over rows of a cache.
+def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = None) -> str:
+    """Names what a score depends on besides the rows that are compared.
 
     Args:
-        embeddings: run directory whose store is used and filled; None = `out`.
-        progress: called with the number of rows embedded.
-
-    The others are those of `build_matcher`.
+        faces: key of the store.
+        options: how faces are compared.
+        further: JSON value of what else matters.
     """
-
-    def embed(store: FaceStore, groups: frozenset[str]) -> NDArray[np.int64]:
-        embed_rows(
-            cache,
-            network,
-            store,
-            rows,
-            groups,
-            batch_size=options.batch_size,
-            progress=progress,
-        )
-        return rows
-
-    store = open_store(embeddings or out, cache, network)
-    return build_matcher(store, network, options, cache, embed, out)
+    scales = options.fusion_scales
+    content = None if scales is None else read_json(scales)
+    return digest([faces, {**options.settings(), "fusion_scales": content}, further])
 
 
 def provenance(cache: FaceCache, network: Network) -> dict[str, Any]:
@@ -169,6 +221,7 @@ def provenance(cache: FaceCache, network: Network) -> dict[str, Any]:
         "cache": str(cache.directory.resolve()),
         "cache_manifest": cache_hash(cache),
         "backbone": network.name,
+        "weights": None if network.source is None else str(network.source.resolve()),
         "weights_sha256": network.sha256,
         "training_run": None if network.run is None else str(network.run.resolve()),
     }

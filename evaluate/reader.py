@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.block_files import ScoreBlocks, slices
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.network import Network
 from faceguide.evaluate.scores import EMBEDDING, MAP, VISIBILITY, Faces, Matcher
@@ -171,3 +172,33 @@ def score_pairs(
         out[block] = matcher.score(first, second).cpu().numpy()
         progress(len(block))
     return out
+
+
+def score_pairs_by_blocks(
+    reader: FaceReader,
+    matcher: Matcher,
+    probe: NDArray[np.int64],
+    reference: NDArray[np.int64],
+    blocks: ScoreBlocks,
+    progress: Callable[[int], object] = lambda count: None,
+) -> NDArray[np.float32] | None:
+    """`score_pairs`, with each block kept on disk unless the matcher is cheap.
+
+    Returns:
+        (N,) scores, or None when other parts are needed.
+    """
+    if matcher.needs == {EMBEDDING}:
+        return score_pairs(reader, matcher, probe, reference, progress)
+    order = np.lexsort((reference, probe))  # as `score_pairs` does
+    first, second = probe[order], reference[order]
+
+    def compute(block: slice) -> dict[str, NDArray[Any]]:
+        return {"score": score_pairs(reader, matcher, first[block], second[block])}
+
+    kept = blocks.about(first, second)
+    found = kept.run("pairs", slices(len(order), PAIR_BLOCK), compute, progress)
+    if found is None:
+        return None
+    score = np.empty(len(order), np.float32)
+    score[order] = found["score"]
+    return score

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide import __version__
-from faceguide.cache.files import digest, read_json, write_json
+from faceguide.cache.files import digest, json_bytes, publish, read_json, write_json
 from faceguide.cache.plan import read_identities
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.errors import EvaluationError
@@ -48,13 +48,14 @@ def begin(
     """Write run.json before anything is computed, and return what it holds.
 
     The same command with the same settings goes on in its directory; a directory of `evaluate
-    embed` may be taken over, since what it holds is reused.
+    embed` may be taken over, since what it holds is reused. The parts of a run share one record:
+    the first to come creates it, the others leave it as it is.
 
     Args:
         out: the run directory; made when missing.
         command: the command's name.
         settings: resolved options that change the result, JSON values.
-        argv: the command line; None = this process's.
+        argv: the command line; None = this process's. --part is left out of it.
         overwrite: replace the record of another run.
         facts: further fields, such as `cache` and `weights`.
 
@@ -66,8 +67,21 @@ def begin(
     except OSError as error:
         raise EvaluationError(f"{out}: cannot be made: {error.strerror}") from None
     path = out / RUN
-    if path.exists() and not overwrite:
-        before = read_json(path)
+    record = {
+        "command": command,
+        "argv": _without_part(sys.argv if argv is None else argv),
+        "settings": settings,
+        "versions": _versions(),
+        "git": _git_state(),
+        **facts,
+    }
+    if publish(path, json_bytes(record)):
+        return record
+    before = read_json(path)
+    same = [name for name in record if name != "argv"]
+    if digest([before.get(name) for name in same]) == digest([record[name] for name in same]):
+        return before
+    if not overwrite:
         if before.get("command") not in (command, "embed"):
             raise EvaluationError(
                 f"{out}: holds a run of `evaluate {before.get('command')}`; choose another --out "
@@ -81,16 +95,16 @@ def begin(
                 f"{out}: holds a run with other settings ({listed}); choose another --out or add "
                 "--overwrite"
             )
-    record = {
-        "command": command,
-        "argv": list(sys.argv if argv is None else argv),
-        "settings": settings,
-        "versions": _versions(),
-        "git": _git_state(),
-        **facts,
-    }
     write_json(path, record)
     return record
+
+
+def _without_part(argv: Sequence[str]) -> list[str]:
+    words = list(argv)
+    while "--part" in words:
+        place = words.index("--part")
+        del words[place : place + 2]
+    return [word for word in words if not word.startswith("--part=")]
 
 
 def _versions() -> dict[str, str]:

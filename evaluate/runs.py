@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,9 @@ import numpy as np
 from faceguide.cache.files import digest, replacing, write_json
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import galleries, identification, strata, verification
-from faceguide.evaluate.embed import embed_rows, open_store
+from faceguide.evaluate.block_files import ScoreBlocks
+from faceguide.evaluate.embed import store_key
+from faceguide.evaluate.embed_part import embed_cached, part_record
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.galleries import Galleries
 from faceguide.evaluate.network import Network
@@ -20,39 +20,16 @@ from faceguide.evaluate.pair_rows import clusters, resolve
 from faceguide.evaluate.pairs import read_pairs
 from faceguide.evaluate.prepare import (
     MatcherOptions,
-    cached_faces,
+    Needs,
+    RunOptions,
+    build_matcher,
+    needs_of,
     provenance,
+    score_key,
     shared_identities,
 )
-from faceguide.evaluate.reader import score_pairs
+from faceguide.evaluate.reader import score_pairs_by_blocks
 from faceguide.evaluate.report_runs import CMC
-from faceguide.evaluate.run_directory import begin
-
-Progress = Callable[[str, int], Callable[[int], object]]
-
-
-def silent(what: str, total: int) -> Callable[[int], object]:
-    """No progress bar."""
-    return lambda count: None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where a run goes and how its intervals are drawn.
-
-    Attributes:
-        out: the run directory.
-        embeddings: a run directory whose embeddings are used and filled; None = `out`.
-        replicates: of the bootstrap; 0 = no intervals.
-        overwrite: replace another run's record.
-        progress: makes a progress bar from a title and a total.
-    """
-
-    out: Path
-    embeddings: Path | None = None
-    replicates: int = 1000
-    overwrite: bool = False
-    progress: Progress = silent
 
 
 def run_embed(
@@ -66,28 +43,23 @@ def run_embed(
 
     Returns:
         `rows` with a face, `without_face`, `computed` (fewer when some were there) and `store`,
-        its directory.
+        its directory; of a part, `part_record`.
+
+    Raises:
+        Unfinished: when nothing is to be computed and faces are missing.
     """
     rows = cache.select()
     # No settings: groups add up, and the store itself is keyed by cache and weights.
     about = provenance(cache, network)
-    begin(run.out, "embed", {}, overwrite=run.overwrite, groups=sorted(groups), **about)
-    store = open_store(run.out, cache, network)
-    todo = max((len(store.missing(group, rows)) for group in groups), default=0)
-    computed = embed_rows(
-        cache,
-        network,
-        store,
-        rows,
-        groups,
-        batch_size=options.batch_size,
-        progress=run.progress("faces", todo),
-    )
+    run.begin("embed", {}, groups=sorted(groups), **about)
+    embedded = embed_cached(cache, network, rows, groups, options.batch_size, run)
+    if run.is_part or embedded.store is None:
+        return part_record(run, embedded)
     return {
         "rows": len(rows),
         "without_face": len(cache) - len(rows),
-        "computed": computed,
-        "store": str(store.directory),
+        "computed": embedded.computed,
+        "store": str(embedded.store.directory),
     }
 
 
@@ -104,12 +76,13 @@ def run_verification(
     Writes run.json, verification.json, scores.npz and, if any pair was left out, left_out.csv.
 
     Returns:
-        The record of verification.json.
+        The record of verification.json; of a part, `part_record`.
 
     Raises:
         EvaluationError: when no pair can be scored.
+        Unfinished: when nothing is to be computed and blocks are missing.
     """
-    options.names()
+    needs = needs_of(network, options, cache)
     pairs = read_pairs(pairs_file, split)
     rows = resolve(cache, pairs)
     if not len(rows):
@@ -124,15 +97,24 @@ def run_verification(
         "replicates": run.replicates,
         **options.settings(),
     }
-    about = provenance(cache, network)
-    begin(run.out, "verification", settings, overwrite=run.overwrite, **about)
+    run.begin("verification", settings, **provenance(cache, network))
     used = np.unique(np.concatenate([rows.probe, rows.reference]))
-    reader, matcher = cached_faces(
-        cache, network, options, used, run.out, run.embeddings, run.progress("faces", len(used))
+    embedded = embed_cached(cache, network, used, needs.groups, options.batch_size, run)
+    store = embedded.store
+    if store is None or (run.is_part and needs.cheap):
+        return part_record(run, embedded, needs)
+    reader, matcher = build_matcher(store, network, options, needs, used, run, cache)
+    key = score_key(store_key(cache, network), options, _masks(cache, needs))
+    score = score_pairs_by_blocks(
+        reader,
+        matcher,
+        rows.probe,
+        rows.reference,
+        ScoreBlocks(run.out, key, run.part),
+        run.progress("pairs", len(rows)),
     )
-    score = score_pairs(
-        reader, matcher, rows.probe, rows.reference, run.progress("pairs", len(rows))
-    )
+    if score is None:
+        return part_record(run, embedded, needs)
     people, source = clusters(cache, rows.probe, rows.reference, rows.same)
     summary, correct = verification.summarise(
         score,
@@ -188,9 +170,12 @@ def run_identification(
         unenrolled: share of the persons that are not enrolled; for `lists` = None.
 
     Returns:
-        The record of identification.json.
+        The record of identification.json; of a part, `part_record`.
+
+    Raises:
+        Unfinished: when nothing is to be computed and blocks are missing.
     """
-    options.names()
+    needs = needs_of(network, options, cache)
     if lists is None:
         task = galleries.one_per_identity(
             cache, cache.select(labelled=True), unenrolled, options.seed
@@ -204,17 +189,14 @@ def run_identification(
         "replicates": run.replicates,
         **options.settings(),
     }
-    begin(
-        run.out,
-        "identification",
-        settings,
-        overwrite=run.overwrite,
-        **provenance(cache, network),
-    )
+    run.begin("identification", settings, **provenance(cache, network))
     used = np.unique(np.concatenate([task.gallery, task.probe]))
-    reader, matcher = cached_faces(
-        cache, network, options, used, run.out, run.embeddings, run.progress("faces", len(used))
-    )
+    embedded = embed_cached(cache, network, used, needs.groups, options.batch_size, run)
+    store = embedded.store
+    if store is None or (run.is_part and needs.cheap):
+        return part_record(run, embedded, needs)
+    reader, matcher = build_matcher(store, network, options, needs, used, run, cache)
+    key = score_key(store_key(cache, network), options, _masks(cache, needs))
     found = identification.search(
         reader,
         matcher,
@@ -223,7 +205,10 @@ def run_identification(
         task.probe,
         task.probe_person,
         run.progress("probes", len(task.probe)),
+        ScoreBlocks(run.out, key, run.part),
     )
+    if found is None:
+        return part_record(run, embedded, needs)
     _save_search(run.out, task, found)
     record = {
         "matcher": options.matcher,
@@ -240,6 +225,11 @@ def run_identification(
     }
     write_json(run.out / "identification.json", record)
     return record
+
+
+def _masks(cache: FaceCache, needs: Needs) -> Any:
+    """Names the content of the masks, where scores depend on them."""
+    return cache.groups.get("occlusion") if needs.visibility == "cache" else None
 
 
 def _strata(

@@ -33,7 +33,6 @@ GROUPS = {
     "map": ("feature_map",),
     "visibility": ("visibility",),
 }
-BLOCK_ROWS = 1024
 _KEY = "key.json"
 
 
@@ -61,7 +60,6 @@ class FaceStore:
         for group in GROUPS:
             for path in sorted(directory.glob(f"{group}-*.h5")):
                 self._blocks[group].append(_Block(path, _rows_of(path)))
-            self._reindex(group)
 
     @classmethod
     def open(cls, run: Path, key: dict[str, Any]) -> FaceStore:
@@ -79,7 +77,7 @@ class FaceStore:
 
     def missing(self, group: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of `rows` that the group lacks, each once, in increasing order."""
-        return np.setdiff1d(rows, self._index[group][0])
+        return np.setdiff1d(rows, self.rows(group))
 
     def add(self, group: str, rows: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> None:
         """Write a block.
@@ -103,7 +101,7 @@ class FaceStore:
             *(block for block in self._blocks[group] if block.path != path),
             _Block(path, columns["row"]),
         ]
-        self._reindex(group)
+        self._index.pop(group, None)  # made anew when somebody asks, not after every block
 
     def read(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """A new array of a column for these rows, in their order.
@@ -112,7 +110,7 @@ class FaceStore:
             EvaluationError: when a row is not there, or a block was changed since.
         """
         group = next(name for name, columns in GROUPS.items() if column in columns)
-        known, places = self._index[group]
+        known, places = self._indexed(group)
         where = np.searchsorted(known, rows)
         found = where < len(known)
         found[found] = known[where[found]] == rows[found]
@@ -137,9 +135,14 @@ class FaceStore:
 
     def rows(self, group: str) -> NDArray[np.int64]:
         """All rows of a group, in increasing order."""
-        return self._index[group][0]
+        return self._indexed(group)[0]
 
-    def _reindex(self, group: str) -> None:
+    def _indexed(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if group not in self._index:
+            self._index[group] = self._reindexed(group)
+        return self._index[group]
+
+    def _reindexed(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         blocks = self._blocks[group]
         rows = np.concatenate([np.empty(0, np.int64), *(block.rows for block in blocks)])
         places = np.empty((len(rows), 2), np.int64)
@@ -149,7 +152,7 @@ class FaceStore:
         )
         # Two runs at once may have written a row twice; the values are the same.
         known, first = np.unique(rows, return_index=True)
-        self._index[group] = known, places[first]
+        return known, places[first]
 
     def _array(self, block: _Block, column: str) -> NDArray[Any]:
         if column not in block.arrays:

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from faceguide.cache import manifest
-from faceguide.cache.console import SomeFailed, echo_json, printable, say
+from faceguide.cache.console import SomeFailed, echo_json, printable
 from faceguide.cache.files import read_json
-from faceguide.cache.parts import array_part, parse_part, shards_of
+from faceguide.cache.parts import own_part, shards_of
 from faceguide.cache.plan import Plan
 from faceguide.cache.schema import ORIGINS
 from faceguide.cache.shard import sidecar_path
@@ -39,10 +39,7 @@ def where(jobs: int | None, part: str | None, dask: str | None) -> Where:
     """The options of `job_options`; without --part, Slurm's array variables name the part."""
     if dask is not None and jobs is not None:
         raise click.UsageError("--jobs is for this machine, --dask for others: give one of them")
-    given = parse_part(part) if part is not None else None
-    if given is None and (given := array_part()) is not None:
-        say(f"Part {given[0]}/{given[1]} of this Slurm array (--part 0/1 would do everything)")
-    return Where(given or (0, 1), jobs or parallel.usable_cores(), dask)
+    return Where(own_part(part), jobs or parallel.usable_cores(), dask)
 
 
 @dataclass(frozen=True)

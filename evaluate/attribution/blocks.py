@@ -9,17 +9,17 @@ is added later costs its maps alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.files import digest, replacing
-from faceguide.evaluate.attribution.errors import AttributionError
+from faceguide.cache.files import digest
+from faceguide.evaluate.block_files import is_there, read_arrays
+from faceguide.evaluate.errors import Unfinished
 from faceguide.evaluate.pair_rows import PairRows
 
 FOLDER = "blocks"
@@ -91,52 +91,30 @@ def maps_path(out: Path, method: str, block: int) -> Path:
     return out / FOLDER / f"maps-{re.sub(r'[^A-Za-z0-9_-]', '.', method)}-{block:05d}.h5"
 
 
-def write_arrays(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a block's file, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["key"] = key
-        for name, values in arrays.items():
-            file.create_dataset(name, data=values)
-
-
-def read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
-    """The arrays of a block's file; None when there is none of this key.
-
-    A file of another key belongs to other settings and counts as absent: it is replaced.
-
-    Raises:
-        AttributionError: when the file cannot be read.
-    """
-    if not path.exists():
-        return None
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("key") != key:
-                return None
-            return {name: file[name][()] for name in file}
-    except OSError as error:
-        raise AttributionError(
-            f"{path}: not readable as HDF5 ({error}); remove the file and run the command again"
-        ) from None
+def missing_blocks(out: Path, plan: Plan, names: Sequence[str]) -> list[int]:
+    """Blocks that lack a file: their table, or the maps of one of these methods."""
+    return [
+        block
+        for block in range(plan.blocks)
+        if not all(
+            is_there(path, plan.key)
+            for path in (table_path(out, block), *(maps_path(out, name, block) for name in names))
+        )
+    ]
 
 
 def gather(out: Path, plan: Plan, name: str, key: str) -> dict[str, NDArray[Any]]:
     """Arrays of all blocks of "table" or a method, joined in the order of the plan.
 
     Raises:
-        AttributionError: naming the first block that is missing, and how many are.
+        Unfinished: when a block is missing.
     """
     paths = [
         table_path(out, block) if name == "table" else maps_path(out, name, block)
         for block in range(plan.blocks)
     ]
     parts = [read_arrays(path, key) for path in paths]
-    missing = [path.name for path, part in zip(paths, parts, strict=True) if part is None]
-    if missing:
-        raise AttributionError(
-            f"{out}: {len(missing)} of {len(paths)} blocks of {name} are missing, e.g. "
-            f"{missing[0]}; run the parts that make them, then `evaluate merge` again"
-        )
+    if missing := [block for block, part in enumerate(parts) if part is None]:
+        raise Unfinished(out, name, missing, len(parts))
     found = [part for part in parts if part is not None]
     return {field: np.concatenate([part[field] for part in found]) for field in found[0]}

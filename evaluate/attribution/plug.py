@@ -45,7 +45,9 @@ def load_explained(
             raise CheckpointError(
                 f"{weights} does not hold a whole {type(module).__name__}: {report.summary()}"
             )
-        network = Network(backbone, module, file_sha256(weights), notes=[report.summary()])
+        network = Network(
+            backbone, module, file_sha256(weights), notes=[report.summary()], source=weights
+        )
     elif backbone is not None and ":" in backbone:
         module = load_object(backbone)(weights)
         if not isinstance(module, nn.Module):
@@ -57,7 +59,7 @@ def load_explained(
                 f"{backbone}: the network needs an attribute input_spec (faceguide.train.models."
                 "input_spec.InputSpec): side, colour order, mean and std of its pixels"
             )
-        network = Network(backbone, module, file_sha256(weights))
+        network = Network(backbone, module, file_sha256(weights), source=weights)
     else:
         return load_network(backbone, weights, device)
     network.backbone.eval().requires_grad_(False).to(device)

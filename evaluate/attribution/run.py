@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from faceguide.cache.parts import WHOLE, shards_of
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution import metrics
 from faceguide.evaluate.attribution.blocks import (
     Plan,
     make_plan,
     maps_path,
-    read_arrays,
+    missing_blocks,
     table_path,
-    write_arrays,
 )
 from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.explain import Job, maps_of, table_of
@@ -30,6 +30,8 @@ from faceguide.evaluate.attribution.report import write_report
 from faceguide.evaluate.attribution.results import merge
 from faceguide.evaluate.attribution.target import check_depends
 from faceguide.evaluate.attribution.threshold import ThresholdRule
+from faceguide.evaluate.block_files import is_there, read_arrays, write_arrays
+from faceguide.evaluate.errors import Unfinished
 from faceguide.evaluate.network import Network
 from faceguide.evaluate.pair_rows import PairRows, resolve
 from faceguide.evaluate.pairs import read_pairs
@@ -134,7 +136,7 @@ def run(
     options: Options,
     out: Path,
     *,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] = WHOLE,
     overwrite: bool = False,
     device: torch.device | str = "cpu",
     say: Callable[[str], object] = lambda text: None,
@@ -203,7 +205,7 @@ def run(
         methods=[method.name for method in methods],
         **provenance(cache, network),
     )
-    mine = range(part[0], plan.blocks, part[1])
+    mine = shards_of(part, plan.blocks)
     bar = progress("blocks", len(mine))
     for block in mine:
         compute_block(job, methods, block, out)
@@ -246,7 +248,7 @@ def compute_block(job: Job, methods: Sequence[Method], block: int, out: Path) ->
         write_arrays(table_path(out, block), key, table)
     for method in methods:
         path = maps_path(out, method.name, block)
-        if read_arrays(path, key) is None:
+        if not is_there(path, key):
             write_arrays(path, key, maps_of(job, method, block, table))
 
 
@@ -258,6 +260,8 @@ def _merge(
     methods: Sequence[Method],
     options: Options,
 ) -> dict[str, Any]:
+    if missing := missing_blocks(out, plan, [method.name for method in methods]):
+        raise Unfinished(out, "responses and maps", missing, plan.blocks)
     write_left_out(out, rows.left_out)
     record, judged = merge(
         out, cache, plan, methods, settings=options.record(), left_out=len(rows.left_out)
@@ -270,7 +274,8 @@ def merge_run(out: Path) -> dict[str, Any]:
     """Results of a run whose parts are all there, from its run.json alone.
 
     Raises:
-        AttributionError: when it is no such run, or a block is missing.
+        AttributionError: when it is no such run.
+        Unfinished: when a block is missing.
     """
     about = read_run(out)
     if about.get("command") != COMMAND:

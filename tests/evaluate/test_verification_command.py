@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
     from faceguide.evaluate import embed
     from faceguide.evaluate.network import Network
 
-    monkeypatch.setattr(embed, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(embed, "block_rows", lambda rows: 8)
     real, calls = Network.describe, []
 
     def killed(self: Network, images, groups):

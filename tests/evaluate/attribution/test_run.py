@@ -17,10 +17,9 @@ from click.testing import CliRunner, Result
 from tests.cache.builder import build
 from tests.evaluate.attribution.networks import Smooth
 
-from faceguide.cache.console import Group
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution import blocks, run
-from faceguide.evaluate.attribution.commands import register
+from faceguide.evaluate.cli import main
 
 CONTROLS = ("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
 METHODS = "saliency,grad-cam,geodesic-arc"
@@ -69,9 +68,7 @@ class Blind(Smooth):
 
 
 def invoke(*arguments: object) -> Result:
-    group = Group(name="evaluate")
-    register(group)
-    return CliRunner().invoke(group, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def attribution(place: Path, out: Path, *more: object, methods: str = METHODS) -> Result:
@@ -175,7 +172,10 @@ def test_parts_resume_and_agree_with_one_run(place: Path, finished: Path, tmp_pa
     assert first.exit_code == 0, first.output
     early = invoke("merge", out)
     assert early.exit_code == 1
-    assert "blocks of table are missing, e.g. table-00000.h5" in early.output
+    assert "2 of 4 blocks of responses and maps are missing" in early.output
+    named = invoke("merge", out, "--parts", 2)
+    assert "1 of 2 parts are not finished" in named.output
+    assert "--parts 2 --indices 0" in named.output
     assert attribution(place, out, *metrics, "--part", "0/2").exit_code == 0
     # A lost file is made again, and nothing else.
     lost = sorted((out / "blocks").glob("maps-grad-cam-*"))[0]

@@ -1,0 +1,114 @@
+"""What `evaluate` commands print of a run, and the exit code that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faceguide.cache.console import SomeFailed, echo_json, printable, say
+
+
+def show(
+    command: str, record: dict[str, Any], out: Path, as_json: bool, allow_failures: bool = False
+) -> None:
+    """Print the record of a run, or what a part of it has to say.
+
+    Args:
+        command: whose run it is.
+        record: what the run returned.
+        out: the run directory.
+        as_json: print one JSON object.
+        allow_failures: entries that were left out are no reason for another exit code.
+
+    Raises:
+        SomeFailed: when entries were left out and that is not allowed.
+    """
+    if "part" in record:
+        show_part(record, out, as_json)
+        return
+    echo_json(record) if as_json else _TEXTS[command](record)
+    if command != "embed":
+        what = "pairs" if command == "verification" else "images"
+        _tell(record, out, allow_failures, what)
+
+
+def show_part(record: dict[str, Any], out: Path, as_json: bool) -> None:
+    """What a part says: what it embedded, and what comes next."""
+    if as_json:
+        echo_json(record)
+    index, parts = record["part"]
+    if record["waits"]:
+        say(
+            f"part {index}/{parts}: faces are embedded, others are missing; when all parts have "
+            "come so far, run each again for its scores"
+        )
+    else:
+        say(f"part {index}/{parts} done; when all are, `evaluate merge {out} --parts {parts}`")
+
+
+def _embed(record: dict[str, Any]) -> None:
+    click.echo(
+        f"{printable(record['store'])}: {record['rows']:,} faces, {record['computed']:,} new; "
+        f"{record['without_face']:,} rows without a face"
+    )
+
+
+def _verification(record: dict[str, Any]) -> None:
+    from faceguide.evaluate.verification import describe
+
+    click.echo(describe(record))
+
+
+def _identification(record: dict[str, Any]) -> None:
+    click.echo(
+        f"{record['gallery']:,} gallery images, {record['probes']:,} probes, "
+        f"{record['stranger_probes']:,} of them of strangers"
+    )
+    _rates(record)
+
+
+def _ijb(record: dict[str, Any]) -> None:
+    pairs = record["verification"]
+    click.echo(f"1:1  {pairs['pairs']:,} pairs of templates; {record['rule']}")
+    for far, tar in pairs["tar"].items():
+        click.echo(f"TAR@{far}   {'–' if tar is None else f'{100 * tar:.2f} %'}")
+    for name, found in record["identification"].items():
+        click.echo(f"1:N  gallery {name}")
+        _rates(found)
+
+
+_TEXTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "embed": _embed,
+    "verification": _verification,
+    "identification": _identification,
+    "ijb": _ijb,
+}
+
+
+def _rates(record: dict[str, Any]) -> None:
+    """Rank and open-set rates, a line each."""
+    for kind, label in (("rank", "rank {}"), ("tpir", "TPIR@FPIR {}")):
+        for key, value in record[kind].items():
+            text = f"{100 * value:.2f} %" if value is not None else "–"
+            why = record["refused"].get(f"{kind} {key}")
+            click.echo(f"{label.format(key):16}{text}{f'  ({why})' if why else ''}")
+
+
+def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) -> None:
+    """Warn of shared persons, and of entries without a score."""
+    shared = record.get("shared_identities")
+    if shared and shared["count"]:
+        say(
+            f"Warning: {shared['count']} persons of this test are in the training set of these "
+            f"weights, e.g. {', '.join(shared['names'][:3])}"
+        )
+    count = record["left_out"]["count"]
+    if count:
+        text = f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
+        if allow_failures:
+            say(text)
+        else:
+            raise SomeFailed(text)
