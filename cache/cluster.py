@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from faceguide.cache.console import INTERRUPTED
 from faceguide.cache.errors import FaceguideError
 
 _SIGNAL_BEFORE = 90  # seconds before the time limit at which Slurm warns a task
@@ -89,7 +90,7 @@ class Task:
         # Not wait(): a signal just before it blocks would be heard only after the command's end.
         while (code := self._process.poll()) is None:
             time.sleep(0.2)
-        if code and self._told_to_end:
+        if code and (self._told_to_end or _follows(code)):
             # Slurm is about to cancel this task or to queue it again. A task that ends before
             # that has failed, and stays so.
             time.sleep(_GRACE)
@@ -118,6 +119,14 @@ class Task:
                         break
                     time.sleep(0.1)
         return DelayedSubmission(Task(self.arguments))
+
+
+def _follows(code: int) -> bool:
+    """Whether a process of several stopped because the first one was warned.
+
+    The first one alone queues the job again; clusters may end a job as soon as one process fails.
+    """
+    return code == INTERRUPTED and os.environ.get("SLURM_PROCID", "0") != "0"
 
 
 def _ignore_warnings() -> None:

@@ -26,6 +26,7 @@ from faceguide.evaluate.command_options import (
 )
 from faceguide.evaluate.command_output import show
 from faceguide.evaluate.merge_command import merge_command
+from faceguide.evaluate.submit import submit_group
 
 
 @click.group(cls=Group)
@@ -293,3 +294,4 @@ def report_command(directories: tuple[Path, ...], out: Path, title: str, hardest
 
 attribution_commands.register(main)
 main.add_command(merge_command)
+main.add_command(submit_group(main.commands))

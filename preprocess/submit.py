@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
-from faceguide.cache.cluster import Cluster, Job, scripts, submit
-from faceguide.cache.cluster_options import (
-    SubmitCommand,
-    arguments_of,
-    array_options,
-    cluster_options,
-)
-from faceguide.cache.console import echo_json, printable
-from faceguide.cache.parts import show_indices
+from faceguide.cache.cluster import Job
+from faceguide.cache.cluster_commands import Array, array_command
 from faceguide.preprocess.options import HERE
 
 _EXAMPLES = {
@@ -30,98 +20,31 @@ def submit_command(command: click.Command) -> click.Command:
     """The same command with the options of a Slurm array instead of those of one machine."""
     name = command.name
     assert name is not None
-    params = [param for param in command.params if param.name not in HERE]
 
-    @array_options
-    @cluster_options
-    @click.option("--json", "as_json", is_flag=True, help="Print Slurm's job numbers as JSON.")
-    @click.pass_context
-    def callback(
-        context: click.Context,
-        directory: Path,
-        parts: int,
-        indices: tuple[int, ...] | None,
-        array_parallelism: int,
-        partition: str | None,
-        minutes: int,
-        memory: str | None,
-        cpus: int,
-        gpus: int,
-        logs: Path | None,
-        print_only: bool,
-        as_json: bool,
-        overwrite: bool = False,
-        **others: Any,
-    ) -> None:
-        chosen = tuple(range(parts)) if indices is None else indices
-        if chosen[-1] >= parts:
-            raise click.UsageError(f"--indices: {chosen[-1]} is none of the parts 0 to {parts - 1}")
-        if overwrite and indices is not None:
-            raise click.UsageError("--overwrite starts over, --indices goes on: give one of them")
-        directory = directory.absolute()
-        logs = (logs or directory.with_name(f"{directory.name}-jobs")).absolute()
-        cluster = Cluster(logs, partition, minutes, memory, cpus, gpus, array_parallelism)
-        jobs = _jobs(name, arguments_of(context, params), directory, parts, chosen, cpus)
-        if print_only:
-            click.echo(scripts(jobs, cluster))
-            return
-        numbers = submit(jobs, cluster)
-        if as_json:
-            echo_json(dict(zip(("prepare", "parts", "seal"), numbers, strict=True)))
-        else:
-            click.echo(
-                f"Slurm jobs {numbers[0]} (what all parts share), {numbers[1]} (parts "
-                f"{show_indices(chosen)} of {parts}), {numbers[2]} (seal); "
-                f"logs in {printable(logs)}"
-            )
-
-    further = callback.__click_params__[::-1]  # type: ignore[attr-defined]
-    return SubmitCommand(
-        name,
-        params=[*params, *further],
-        callback=callback,
-        help=f"""Run `prep {name}` as a Slurm array.
-
-        One job settles what all parts share, an array makes the parts, and a last job seals the
-        cache, or says which parts are missing and ends with exit code 1. Submitting the same
-        again makes only what is missing.
-
-        \b
-        Example:
-          prep submit {name} {_EXAMPLES[name]}
-        """,
-    )
-
-
-def _jobs(
-    name: str,
-    arguments: tuple[str, ...],
-    directory: Path,
-    parts: int,
-    chosen: tuple[int, ...],
-    cpus: int,
-) -> list[Job]:
-    """What is submitted, in this order, each behind the one before."""
-    first = ("plan",) if name == "landmarks" else (name, "--prepare")
-    # Only the first job starts over: the parts must not remove what the others made.
-    again = tuple(argument for argument in arguments if argument != "--overwrite")
-    groups = tuple(f"--group={group}" for group in _GROUPS[name])
-    return [
-        Job(f"prep-{name}-prepare", (("prep", *first, *arguments),), light=True),
-        Job(
-            f"prep-{name}",
-            tuple(
-                (
-                    *("prep", name, f"--part={index}/{parts}"),
-                    *(f"--jobs={cpus}", "--allow-failures", *again),
-                )
-                for index in chosen
+    def jobs(array: Array) -> dict[str, Job]:
+        first = ("plan",) if name == "landmarks" else (name, "--prepare")
+        # Only the first job starts over: the parts must not remove what the others made.
+        again = tuple(argument for argument in array.arguments if argument != "--overwrite")
+        groups = tuple(f"--group={group}" for group in _GROUPS[name])
+        directory = str(array.options["directory"].absolute())
+        seal = ("cache", "seal", *groups, f"--parts={array.parts}", "--", directory)
+        further = (f"--jobs={array.cpus}", "--allow-failures", *again)
+        return {
+            "prepare": Job(
+                f"prep-{name}-prepare", (("prep", *first, *array.arguments),), light=True
             ),
-        ),
-        Job(
-            f"prep-{name}-seal",
-            (("cache", "seal", *groups, f"--parts={parts}", "--", str(directory)),),
-            after="any",
-            light=True,
-        ),
-    ]
+            "parts": array.job(f"prep-{name}", ("prep", name), further),
+            "seal": Job(f"prep-{name}-seal", (seal,), after="any", light=True),
+        }
+
+    text = f"""Run `prep {name}` as a Slurm array.
+
+    One job settles what all parts share, an array makes the parts, and a last job seals the
+    cache, or says which parts are missing and ends with exit code 1. Submitting the same
+    again makes only what is missing.
+
+    \b
+    Example:
+      prep submit {name} {_EXAMPLES[name]}
+    """
+    return array_command(command, jobs, here=HERE, results="directory", text=text)

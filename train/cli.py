@@ -21,6 +21,7 @@ from faceguide.train.command_options import (
 from faceguide.train.oaml_command import oaml_command
 from faceguide.train.option_types import Counts, Guide
 from faceguide.train.repeat import record_of
+from faceguide.train.submit import submit_group
 
 MODELS = (
     "cal_resnet18",
@@ -201,3 +202,6 @@ def _guidance(chosen: dict[str, float], options: dict[str, Any]) -> Any:
         margin=options["margin"],
         template=options["guide_template"],
     )
+
+
+main.add_command(submit_group(cal_command, oaml_command))

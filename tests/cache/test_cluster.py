@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.sbatch import directives
 
 from faceguide.cache.cluster import Cluster, Job, scripts, submit
 from faceguide.cache.cluster_options import Minutes
@@ -24,13 +25,6 @@ JOBS = (
     Job("parts", tuple(("prep", "landmarks", f"--part={i}/3") for i in range(3))),
     Job("last", (("cache", "seal", "a b"),), after="any", light=True),
 )
-
-
-def directives(script: str) -> dict[str, str]:
-    """The #SBATCH lines."""
-    lines = [line for line in script.splitlines() if line.startswith("#SBATCH --")]
-    pairs = [line.removeprefix("#SBATCH --").partition("=") for line in lines]
-    return {name: value for name, _, value in pairs}
 
 
 def test_the_scripts_say_what_was_asked_for() -> None:
@@ -121,6 +115,25 @@ def task(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def test_a_process_that_follows_waits_for_the_first_one(tmp_path: Path) -> None:
+    """Where a cluster ends jobs with failed processes, its end would come before the requeue."""
+    command = tmp_path / "command"
+    command.write_text("#!/bin/sh\nexit 4\n")
+    command.chmod(0o755)
+    run = f"import sys; sys.executable = {str(command)!r}\n"
+    script = [sys.executable, "-c", f"from faceguide.cache.cluster import Task; {run}Task(())()"]
+    for number, code in (("0", 4), ("1", None)):
+        environment = {**os.environ, "SLURM_PROCID": number}
+        process = subprocess.Popen(script, env=environment, stdout=subprocess.DEVNULL)
+        if code is not None:
+            assert process.wait(timeout=20) == code
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=3)
+            process.kill()
+            process.wait()
 
 
 def test_a_warned_task_saves_before_it_is_queued_again(task: subprocess.Popen[str]) -> None:

@@ -14,6 +14,9 @@ from faceguide.cache.errors import FaceguideError
 pytest.importorskip("submitit", reason="pip install 'faceguide[cluster]'")
 
 
+NONE = frozenset[str]()
+
+
 @click.command("learn")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -25,7 +28,7 @@ def learn(**options: object) -> None:
 
 def test_a_process_per_gpu_on_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    command = job_command("train", learn, "data/ --out run/", distributed=True)
+    command = job_command("train", learn, "data/ --out run/", here=NONE, results="out")
     typed = ["data", "--out", "run", "--no-views", "--guide", "a=1", "--guide", "b"]
     result = CliRunner().invoke(command, [*typed, "--nodes", "2", "--gpus", "4", "--print"])
     assert result.exit_code == 0, result.output
@@ -37,13 +40,13 @@ def test_a_process_per_gpu_on_every_node(tmp_path: Path, monkeypatch: pytest.Mon
         f"# task 0: faceguide train learn --out={tmp_path}/run --no-views --guide=a=1 --guide=b "
         f"-- {tmp_path}/data\n"
     )
-    alone = job_command("evaluate", learn, "data/ --out run/", distributed=False)
-    result = CliRunner().invoke(alone, [*typed, "--gpus", "1", "--print"])
-    assert "#SBATCH --ntasks-per-node=1\n" in result.stdout
-    assert CliRunner().invoke(alone, [*typed, "--nodes", "2"]).exit_code == 2
+    for more, processes in (((), 1), (("--gpus", "1", "--tasks-per-node", "3"), 3)):
+        result = CliRunner().invoke(command, [*typed, *more, "--print"])
+        assert f"#SBATCH --ntasks-per-node={processes}\n" in result.stdout
+        assert "#SBATCH --nodes=1\n" in result.stdout
 
 
 def test_an_option_that_would_mean_two_things_is_refused() -> None:
     taken = click.Command("x", params=[click.Option(["--out"]), click.Option(["--partition"])])
-    with pytest.raises(FaceguideError, match=r"train x: --partition mean two things"):
-        job_command("train", taken, "", distributed=True)
+    with pytest.raises(FaceguideError, match=r"x: --partition means two things"):
+        job_command("train", taken, "", here=NONE, results="out")

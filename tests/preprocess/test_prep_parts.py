@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.sbatch import tasks
 
 from faceguide.cache.cli import main as cache_main
 from faceguide.preprocess.cli import main
@@ -98,12 +98,6 @@ def test_prepare_settles_what_parts_share_and_no_more(photos: Path, tmp_path: Pa
     assert (cache / "guidance-00000.h5").read_bytes() == shard
     assert prep(*again).exit_code in (0, 3)
     assert (cache / "guidance-00000.h5").read_bytes() != shard
-
-
-def tasks(script: str) -> list[list[str]]:
-    """The command lines that the tasks of some scripts would run."""
-    lines = [line for line in script.splitlines() if line.startswith("# task ")]
-    return [shlex.split(line.partition(": faceguide ")[2]) for line in lines]
 
 
 def test_the_submitted_commands_are_what_was_typed(photos: Path, tmp_path: Path) -> None:
