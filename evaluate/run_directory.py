@@ -77,11 +77,11 @@ def begin(
     }
     if publish(path, json_bytes(record)):
         return record
-    before = read_json(path)
-    same = [name for name in record if name != "argv"]
-    if digest([before.get(name) for name in same]) == digest([record[name] for name in same]):
-        return before
     if not overwrite:
+        before = read_json(path)
+        same = [name for name in record if name != "argv"]
+        if digest([before.get(name) for name in same]) == digest([record[name] for name in same]):
+            return before
         if before.get("command") not in (command, "embed"):
             raise EvaluationError(
                 f"{out}: holds a run of `evaluate {before.get('command')}`; choose another --out "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from faceguide.cache.cluster import Job
@@ -20,7 +22,7 @@ _EXAMPLES = {
 _HERE = frozenset({"part", "allow_failures", "as_json"})
 
 
-def submit_group(commands: dict[str, click.Command]) -> click.Group:
+def submit_group(commands: Mapping[str, click.Command]) -> click.Group:
     """The group `evaluate submit`, with those of the commands that have parts."""
 
     @click.group("submit", cls=Group)

@@ -9,13 +9,8 @@ import click
 from tqdm import tqdm
 
 from faceguide.cache.console import SomeFailed, echo_json, interruptible, printable, say
-from faceguide.evaluate.command_options import part_option
+from faceguide.evaluate.command_options import EXISTING, FILE, FOLDER, OUT, part_option
 from faceguide.evaluate.command_output import show_part
-
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-EXISTING = click.Path(exists=True, path_type=Path)
-OUT = click.Path(file_okay=False, path_type=Path)
 
 
 def register(group: click.Group) -> None:

@@ -15,9 +15,9 @@ from tests.cluster.private_slurm import Slurm
 
 from faceguide.train.metrics import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-STEPS = 24
+STEPS = 16
 
 
 def test_a_preempted_training_goes_on_to_the_weights_of_an_undisturbed_one(
@@ -37,9 +37,8 @@ def test_a_preempted_training_goes_on_to_the_weights_of_an_undisturbed_one(
     ]  # fmt: skip
     # One thread each, as torchrun sets it: sums depend on it.
     environment = {**slurm.environment, "OMP_NUM_THREADS": "1"}
-    undisturbed = subprocess.Popen(torchrun, env=environment, stderr=subprocess.PIPE)
-    _, said = undisturbed.communicate(timeout=120)
-    assert undisturbed.returncode == 0, said.decode()
+    done = subprocess.run(torchrun, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
     out = tmp_path / "run"
     submitted = subprocess.run(
@@ -49,10 +48,10 @@ def test_a_preempted_training_goes_on_to_the_weights_of_an_undisturbed_one(
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stderr
     job = json.loads(submitted.stdout)["job"]
-    slurm.wait(lambda: steps(out) >= 3, "the third step", 90)
+    slurm.wait(lambda: steps(out) >= 1, "the first step", 120)
     slurm("scancel", "--signal=USR2", job)  # as on preemption
     slurm.wait(lambda: slurm.states(job) != {job: "RUNNING"}, "the way back into the queue")
-    assert 3 <= steps(out) < STEPS
+    assert 1 <= steps(out) < STEPS
     slurm.wait(lambda: slurm.states(job) == {job: "COMPLETED"}, "the end", 120)
     assert "Restarts=1" in slurm("scontrol", "show", "job", job)
     logs = "".join(path.read_text() for path in tmp_path.glob(f"run-jobs/{job}/*_0_log.err"))

@@ -28,6 +28,7 @@ def test_the_commands() -> None:
         "merge",
         "methods",
         "report",
+        "submit",
         "verification",
     ]
 

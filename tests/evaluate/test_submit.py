@@ -36,7 +36,7 @@ def scripts(result: Result) -> list[str]:
 def test_an_array_and_a_merge_behind_it(place: Path) -> None:
     typed = [
         "verification", "cache", "--pairs", "pairs.csv", "--weights", "run", "--no-flip",
-        "--seed", -3, "--out", "lfw", "--allow-failures", "--overwrite",
+        "--seed", -3, "--out", "lfw", "--overwrite",
     ]  # fmt: skip
     array, merge = scripts(
         submit(*typed, "--parts", 3, "--gpus", 1, "--memory", "9G", "--time", 30,

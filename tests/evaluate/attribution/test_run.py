@@ -18,7 +18,8 @@ from tests.cache.builder import build
 from tests.evaluate.attribution.networks import Smooth
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution import blocks, run
+from faceguide.evaluate import block_files
+from faceguide.evaluate.attribution import run
 from faceguide.evaluate.cli import main
 
 CONTROLS = ("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
@@ -266,7 +267,7 @@ def test_a_killed_writer_leaves_no_half_block(
     path = tmp_path / "blocks" / "table-00000.h5"
     monkeypatch.setattr("h5py.Group.create_dataset", full)
     with pytest.raises(Exception, match="disk is full"):
-        blocks.write_arrays(path, "key", {"a": np.zeros(3)})
+        block_files.write_arrays(path, "key", {"a": np.zeros(3)})
     assert list(path.parent.iterdir()) == []
 
 

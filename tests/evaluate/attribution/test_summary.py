@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from faceguide.evaluate import block_files
 from faceguide.evaluate.attribution import blocks, summary
 from faceguide.evaluate.attribution.diagnosis import Limits
-from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.matched import Falsifiability
+from faceguide.evaluate.errors import EvaluationError, Unfinished
 from faceguide.evaluate.pair_rows import PairRows
 
 N = 12
@@ -97,20 +98,20 @@ def test_a_block_of_other_settings_counts_as_missing(tmp_path: Path) -> None:
     plan = blocks.make_plan(rows(4), {"seed": 0}, 100, None, 0)
     other = blocks.make_plan(rows(4), {"seed": 1}, 100, None, 0)
     path = blocks.table_path(tmp_path, 0)
-    blocks.write_arrays(path, plan.key, {"clean": np.arange(4.0)})
+    block_files.write_arrays(path, plan.key, {"clean": np.arange(4.0)})
     np.testing.assert_array_equal(
         blocks.gather(tmp_path, plan, "table", plan.key)["clean"], np.arange(4.0)
     )
-    assert blocks.read_arrays(path, other.key) is None
-    with pytest.raises(AttributionError, match="1 of 1 blocks of table are missing"):
+    assert block_files.read_arrays(path, other.key) is None
+    with pytest.raises(Unfinished, match="1 of 1 blocks of table are missing"):
         blocks.gather(tmp_path, other, "table", other.key)
 
 
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     path = tmp_path / "table-00000.h5"
     path.write_bytes(b"not HDF5")
-    with pytest.raises(AttributionError, match=r"table-00000.h5: not readable as HDF5"):
-        blocks.read_arrays(path, "key")
+    with pytest.raises(EvaluationError, match=r"table-00000.h5: not readable as HDF5"):
+        block_files.read_arrays(path, "key")
 
 
 def test_methods_of_users_have_files_of_their_own(tmp_path: Path) -> None:
