@@ -146,6 +146,38 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_MARK = b"\nfaceguide sha256 "
+_TRAILER_BYTES = len(_MARK) + 64 + 1
+
+
+def append_digest(path: Path) -> None:
+    """Put the sha256 of a file's bytes behind them; for formats whose readers stop before it."""
+    found = file_sha256(path)
+    with path.open("ab") as file:
+        file.write(_MARK + found.encode() + b"\n")
+
+
+def digest_intact(path: Path) -> bool | None:
+    """Whether a file's bytes are those before `append_digest`; None without a digest."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END) - _TRAILER_BYTES
+        if size < 0:
+            return None
+        file.seek(size)
+        trailer = file.read()
+        if not trailer.startswith(_MARK):
+            return None
+        file.seek(0)
+        found, left = hashlib.sha256(), size
+        while left:
+            part = file.read(min(left, 1 << 20))
+            if not part:
+                return False
+            found.update(part)
+            left -= len(part)
+    return trailer == _MARK + found.hexdigest().encode() + b"\n"
+
+
 def digest(value: Any) -> str:
     """Hex sha256 of a JSON value in canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

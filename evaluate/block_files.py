@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.files import digest, replacing
+from faceguide.cache.files import append_digest, digest, digest_intact, replacing
 from faceguide.cache.parts import WHOLE, shards_of
 from faceguide.evaluate.errors import EvaluationError, Unfinished
 
@@ -26,10 +26,13 @@ FOLDER = "scores"
 def write_arrays(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a block's file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["key"] = key
-        for name, values in arrays.items():
-            file.create_dataset(name, data=values)
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            file.attrs["key"] = key
+            file.attrs["digest"] = "behind"
+            for name, values in arrays.items():
+                file.create_dataset(name, data=values)
+        append_digest(temporary)
 
 
 def read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
@@ -38,27 +41,36 @@ def read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
     A file of another key belongs to other settings and counts as absent: it is replaced.
 
     Raises:
-        EvaluationError: when the file cannot be read.
+        EvaluationError: when the file cannot be read, or was changed since.
     """
-    return _read(path, key, lambda file: {name: file[name][()] for name in file})
+
+    def take(file: h5py.File) -> dict[str, NDArray[Any]] | None:
+        intact = digest_intact(path)
+        if intact is False or (intact is None and "digest" in file.attrs):
+            raise ValueError("changed since it was written")
+        if file.attrs.get("key") != key:
+            return None
+        return {name: file[name][()] for name in file}
+
+    return _read(path, take)
 
 
 def is_there(path: Path, key: str) -> bool:
-    """Whether there is a file of this key.
+    """Whether there is a file of this key; its bytes are compared when it is read.
 
     Raises:
-        EvaluationError: when the file cannot be read.
+        EvaluationError: when the file cannot be opened.
     """
-    return _read(path, key, lambda file: True) is not None
+    return bool(_read(path, lambda file: file.attrs.get("key") == key))
 
 
-def _read(path: Path, key: str, take: Callable[[h5py.File], Any]) -> Any:
+def _read(path: Path, take: Callable[[h5py.File], Any]) -> Any:
     if not path.exists():
         return None
     try:
         with h5py.File(path, "r") as file:
-            return take(file) if file.attrs.get("key") == key else None
-    except OSError as error:
+            return take(file)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise EvaluationError(
             f"{path}: not readable as HDF5 ({error}); remove the file and run the command again"
         ) from None

@@ -14,8 +14,10 @@ the next run computes what is missing. Groups are separate files, so maps can fo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.files import digest, json_bytes, publish, read_json, replacing
+from faceguide.cache.files import (
+    append_digest,
+    digest,
+    digest_intact,
+    json_bytes,
+    publish,
+    read_json,
+    replacing,
+)
 from faceguide.evaluate.errors import EvaluationError
 
 GROUPS = {
@@ -93,10 +103,13 @@ class FaceStore:
         name = hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()[:16]
         path = self.directory / f"{group}-{name}.h5"
         columns = {"row": np.asarray(rows, np.int64), **arrays}
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            for column, values in columns.items():
-                # Contiguous, so that it can be mapped.
-                file.create_dataset(column, data=values).attrs["crc32"] = _crc(values)
+        with replacing(path) as temporary:
+            with h5py.File(temporary, "w") as file:
+                file.attrs["digest"] = "behind"
+                for column, values in columns.items():
+                    # Contiguous, so that it can be mapped.
+                    file.create_dataset(column, data=values).attrs["crc32"] = _crc(values)
+            append_digest(temporary)
         self._blocks[group] = [
             *(block for block in self._blocks[group] if block.path != path),
             _Block(path, columns["row"]),
@@ -155,39 +168,53 @@ class FaceStore:
         return known, places[first]
 
     def _array(self, block: _Block, column: str) -> NDArray[Any]:
+        if not block.arrays:
+            _require_intact(block.path)
         if column not in block.arrays:
             with _opened(block.path) as file:
                 dataset = file[column]
-                values = np.memmap(
+                block.arrays[column] = np.memmap(
                     block.path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape
                 )
-                if _crc(values) != int(dataset.attrs["crc32"]):
-                    raise EvaluationError(
-                        f"{block.path}: {column} differs from its checksum; remove the file and "
-                        "run the same command again"
-                    )
-            block.arrays[column] = values
         return block.arrays[column]
 
 
-def _opened(path: Path) -> h5py.File:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The file, open; whatever HDF5 finds wrong with it in the block is an EvaluationError."""
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise EvaluationError(
-            f"{path}: not readable as HDF5 ({error}); remove it and run the same command again"
+            f"{path}: not a readable block of faces ({error}); remove it and run the same command "
+            "again"
         ) from None
+
+
+def _require_intact(path: Path) -> None:
+    """The file is as it was written, or an EvaluationError; one without a digest is checked by
+    the checksums of its columns."""
+    intact = digest_intact(path)
+    if intact is None:
+        with _opened(path) as file:
+            intact = "digest" not in file.attrs and all(
+                _crc(dataset[:]) == int(dataset.attrs["crc32"]) for dataset in file.values()
+            )
+    if not intact:
+        raise EvaluationError(
+            f"{path}: changed since it was written; remove the file and run the same command again"
+        )
 
 
 def _rows_of(path: Path) -> NDArray[np.int64]:
     with _opened(path) as file:
-        try:
-            rows = np.asarray(file["row"][:], np.int64)
-            intact = _crc(rows) == int(file["row"].attrs["crc32"])
-        except (KeyError, OSError) as error:
-            raise EvaluationError(f"{path}: not a block of faces ({error}); remove it") from None
+        rows = np.asarray(file["row"][:], np.int64)
+        intact = rows.ndim == 1 and _crc(rows) == int(file["row"].attrs["crc32"])
     if not intact:
-        raise EvaluationError(f"{path}: row differs from its checksum; remove the file")
+        raise EvaluationError(
+            f"{path}: row differs from its checksum; remove the file and run the same command again"
+        )
     return rows
 
 

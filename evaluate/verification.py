@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.console import printable
-from faceguide.cache.files import replacing
+from faceguide.cache.files import append_digest, digest_intact, replacing
 from faceguide.evaluate.bootstrap import verification_intervals
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.folds import (
@@ -155,18 +155,20 @@ def save_scores(
         people: (N, 2).
     """
     # numpy would add a suffix to the temporary name; an open file keeps it.
-    with replacing(out / SCORES) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            listed=np.array(listed),
-            number=number,
-            probe=probe,
-            reference=reference,
-            same=same,
-            score=score,
-            correct=correct,
-            people=people,
-        )
+    with replacing(out / SCORES) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                listed=np.array(listed),
+                number=number,
+                probe=probe,
+                reference=reference,
+                same=same,
+                score=score,
+                correct=correct,
+                people=people,
+            )
+        append_digest(temporary)
 
 
 def load_scores(run: Path) -> dict[str, NDArray[Any]]:
@@ -177,6 +179,8 @@ def load_scores(run: Path) -> dict[str, NDArray[Any]]:
     """
     path = run / SCORES
     try:
+        if not digest_intact(path):
+            raise ValueError("changed since it was written")
         with np.load(path, allow_pickle=False) as file:
             names = ("listed", "number", "probe", "reference", "same", "score", "correct", "people")
             return {name: file[name] for name in names}

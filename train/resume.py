@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faceguide.cache.files import replacing
+from faceguide.cache.files import append_digest, digest_intact, replacing
 from faceguide.train.errors import TrainError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no digest behind it
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def save_state(path: Path, state: TrainingState) -> None:
     """
     with replacing(path) as temporary:
         torch.save({"format": FORMAT, **vars(state)}, temporary)
+        append_digest(temporary)
 
 
 def load_state(path: Path, recipe: str) -> TrainingState | None:
@@ -61,14 +62,18 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
         recipe: digest of this run's settings.
 
     Raises:
-        TrainError: when it cannot be read, or belongs to other settings.
+        TrainError: when it cannot be read, was changed since, or belongs to other settings.
     """
     if not path.exists():
         return None
     try:
+        intact = digest_intact(path)
+        if intact is False:
+            raise ValueError("changed since it was written")
         found = torch.load(path, map_location="cpu", weights_only=True)
-        if found.pop("format") != FORMAT:
-            raise ValueError("another format")
+        version = found.pop("format")
+        if version not in (1, FORMAT) or (version == FORMAT and intact is None):
+            raise ValueError("another format, or changed since it was written")
         state = TrainingState(**found)
     except Exception as error:  # torch raises many kinds for a damaged file
         text = (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from faceguide.cache.files import replacing
+from faceguide.cache.files import append_digest, digest_intact, replacing
 from faceguide.cache.stream import Order
 from faceguide.train.errors import TrainError
 
@@ -145,8 +145,10 @@ class GraphBatches:
             nearest = self._kept()
             if not len(nearest):
                 nearest = self._compared()
-                with replacing(self.keep) as temporary, temporary.open("wb") as file:
-                    np.savez(file, epoch=self._epoch, seed=self.seed, neighbours=nearest)
+                with replacing(self.keep) as temporary:
+                    with temporary.open("wb") as file:
+                        np.savez(file, epoch=self._epoch, seed=self.seed, neighbours=nearest)
+                    append_digest(temporary)
         if self.world > 1:
             shared = torch.from_numpy(nearest)
             if dist.get_backend() == "nccl":
@@ -158,6 +160,11 @@ class GraphBatches:
     def _kept(self) -> Rows:
         """The neighbours in the file, if they are of this epoch; else none."""
         if self.keep.exists():
+            if not digest_intact(self.keep):
+                raise TrainError(
+                    f"{self.keep}: changed since it was written; remove it to compare the persons "
+                    "anew, which changes the rest of this epoch"
+                )
             with np.load(self.keep, allow_pickle=False) as kept:
                 if int(kept["epoch"]) == self._epoch and int(kept["seed"]) == self.seed:
                     found: Rows = kept["neighbours"]
