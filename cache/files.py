@@ -111,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         # Byte for byte: a flipped bit may turn \u00fc into \u00FC, which reads the same.
         intact = json_bytes(value) == data
-    except ValueError:  # NaN, which JSON of ours never holds
+    except (ValueError, RecursionError):  # NaN or depths that JSON of ours never holds
         intact = False
     if not intact:
         raise CacheError(f"{path}: changed since it was written; restore or remake it")

@@ -23,7 +23,7 @@ from faceguide.cache.files import (
 )
 from faceguide.cache.parts import parts_of
 from faceguide.cache.plan import Plan, check_recipe, load_plan
-from faceguide.cache.schema import GROUPS, SCHEMA
+from faceguide.cache.schema import GROUPS, SCHEMA, columns
 from faceguide.cache.shard import is_done, sidecar_path
 
 
@@ -136,19 +136,24 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
         )
     status: Counter[str] = Counter()
     origin: Counter[str] = Counter()
-    shards = []
+    shards, total = [], 0
     for shard in range(plan.shards):
-        sidecar = read_json(sidecar_path(directory, group, shard))
-        status.update(sidecar["status"])
-        origin.update(sidecar.get("origin", {}))
-        shards.append({name: sidecar[name] for name in ("rows", "bytes", "sha256", "offsets")})
+        path = sidecar_path(directory, group, shard)
+        try:
+            sidecar = read_json(path)
+            status.update(sidecar["status"])
+            origin.update(sidecar.get("origin", {}))
+            shards.append({name: sidecar[name] for name in ("rows", "bytes", "sha256", "offsets")})
+            total += sidecar["bytes"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _wrong(path, error) from None
     manifest = {
         "schema": SCHEMA,
         "group": group,
         "recipe": recipe,
         "listing": plan.listing,
         "rows": plan.rows,
-        "bytes": sum(shard["bytes"] for shard in shards),
+        "bytes": total,
         "status": dict(status),
         "origin": dict(origin),
         "shards": shards,
@@ -177,14 +182,35 @@ def load_manifest(directory: Path, group: str, plan: Plan) -> dict[str, Any] | N
         and all(
             isinstance(shard, dict)
             and shard.get("rows") == plan.rows_of(number)
-            and isinstance(shard.get("bytes"), int)
+            and type(shard.get("bytes")) is int
             and isinstance(shard.get("offsets"), dict)
             for number, shard in enumerate(shards)
         )
     )
-    if not sound:
+    if not sound or not _inside(group, manifest["recipe"], shards):
         raise CacheError(f"{path}: does not match the plan; run `cache seal {directory}`")
     return manifest
+
+
+def _wrong(path: Path, error: Exception) -> CacheError:
+    return CacheError(
+        f"{path}: not what a writer of shards leaves ({error}); remove it and run the same prep "
+        "command again"
+    )
+
+
+def _inside(group: str, recipe: dict[str, Any], shards: list[dict[str, Any]]) -> bool:
+    """Whether every offset leaves room for its column: what lies beyond would be mapped."""
+    specs = {spec.name: spec for spec in columns(group, recipe)}
+    for shard in shards:
+        for name, start in shard["offsets"].items():
+            if name == "offset":
+                length = 8 * (shard["rows"] + 1)
+            else:
+                length = specs[name].row_bytes * shard["rows"] if name in specs else 0
+            if type(start) is not int or not 0 <= start <= shard["bytes"] - length:
+                return False
+    return True
 
 
 def failures(directory: Path) -> Iterator[dict[str, Any]]:
@@ -198,12 +224,12 @@ def failures(directory: Path) -> Iterator[dict[str, Any]]:
         for shard in range(plan.shards):
             path = sidecar_path(directory, group, shard)
             if path.exists():
-                for failure in read_json(path).get("failures", []):
-                    yield {
-                        "group": group,
-                        **failure,
-                        "row": shard * plan.shard_rows + failure["row"],
-                    }
+                try:
+                    for failure in read_json(path).get("failures", []):
+                        row = shard * plan.shard_rows + failure["row"]
+                        yield {"group": group, **failure, "row": row}
+                except (KeyError, TypeError) as error:
+                    raise _wrong(path, error) from None
 
 
 def clean(directory: Path) -> list[Path]:

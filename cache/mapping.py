@@ -11,12 +11,13 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
+from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.schema import Column
 
 # Linux allows 65,530 maps in a process; other columns and libraries need some too.
@@ -48,6 +50,7 @@ class ShardColumn(Protocol):
 def open_column(
     paths: list[Path],
     sizes: list[int],
+    rows: list[int],
     offsets: list[dict[str, int]],
     spec: Column,
     shard_rows: int,
@@ -57,6 +60,7 @@ def open_column(
     Args:
         paths: the HDF5 file of each shard.
         sizes: bytes that each file must have (a shorter one would kill the process on access).
+        rows: of each shard.
         offsets: byte offset of each contiguous dataset of each shard, from the manifest.
         spec: the column.
         shard_rows: rows of every shard but the last.
@@ -65,7 +69,7 @@ def open_column(
         CacheError: when a file is missing or of another size.
     """
     if not all(spec.name in offset for offset in offsets):
-        return SplitColumn(paths, sizes, None, spec)
+        return SplitColumn(paths, sizes, rows, None, spec)
     starts = [offset[spec.name] for offset in offsets]
     if sys.platform == "linux" and sys.maxsize > 2**32 and len(paths) <= _MAPS_PER_COLUMN:
         for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
@@ -79,7 +83,7 @@ def open_column(
             column = MappedColumn(addresses, spec, first_rows, shard_rows)
             column.place(paths, sizes, starts, alignment)
             return column
-    return SplitColumn(paths, sizes, offsets, spec)
+    return SplitColumn(paths, sizes, rows, offsets, spec)
 
 
 def place_shards(
@@ -241,11 +245,12 @@ class SplitColumn:
         self,
         paths: list[Path],
         sizes: list[int],
+        rows: list[int],
         offsets: list[dict[str, int]] | None,
         spec: Column,
     ) -> None:
         self.spec = spec
-        self._paths, self._sizes, self._offsets = paths, sizes, offsets
+        self._paths, self._sizes, self._rows, self._offsets = paths, sizes, rows, offsets
         self._readers: dict[int, Callable[[NDArray[np.int64]], NDArray[Any]]] = {}
 
     def take(self, shards: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[Any]) -> None:
@@ -256,24 +261,18 @@ class SplitColumn:
 
     def _reader(self, shard: int) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         if shard not in self._readers:
-            os.close(open_checked(self._paths[shard], self._sizes[shard]))
+            path, spec = self._paths[shard], self.spec
+            os.close(open_checked(path, self._sizes[shard]))
+            shape = (self._rows[shard], *spec.shape)
             if self._offsets is not None:
-                view = np.memmap(
-                    self._paths[shard],
-                    self.spec.dtype,
-                    "r",
-                    self._offsets[shard][self.spec.name],
-                    (self._rows(shard), *self.spec.shape),
-                )
+                start = self._offsets[shard][spec.name]
+                view = np.memmap(path, spec.dtype, "r", start, shape)
                 self._readers[shard] = lambda slots: view[slots]
             else:
-                dataset = h5py.File(self._paths[shard], "r")[self.spec.name]
-                self._readers[shard] = lambda slots: _read_sorted(dataset, slots)
+                with _damage(path):
+                    dataset = open_dataset(h5py.File(path, "r"), spec.name, shape, spec.dtype)
+                self._readers[shard] = lambda slots: _read_sorted(path, dataset, slots)
         return self._readers[shard]
-
-    def _rows(self, shard: int) -> int:
-        with h5py.File(self._paths[shard], "r") as file:
-            return int(file[self.spec.name].shape[0])
 
 
 class EncodedRows:
@@ -306,6 +305,11 @@ class EncodedRows:
         finally:
             os.close(descriptor)
         place, rows = self._offsets[shard], self._rows[shard]
+        if "offset" not in place:
+            raise CacheError(
+                f"{self._paths[shard]}: the manifest does not say where its offset table is; run "
+                "`cache seal`"
+            )
         ends = np.frombuffer(whole, "<u8", rows + 1, place["offset"])
         # A shard in which every row failed has no jpeg dataset with a place in the file.
         start = place.get("jpeg", len(whole))
@@ -315,7 +319,20 @@ class EncodedRows:
 _EMPTY = np.empty(0, np.uint8)
 
 
-def _read_sorted(dataset: h5py.Dataset, slots: NDArray[np.int64]) -> NDArray[Any]:
+def _read_sorted(path: Path, dataset: h5py.Dataset, slots: NDArray[np.int64]) -> NDArray[Any]:
     """h5py wants increasing, distinct indices."""
     distinct, back = np.unique(slots, return_inverse=True)
-    return np.asarray(dataset[distinct])[back]
+    with _damage(path):
+        return np.asarray(dataset[distinct])[back]
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What HDF5 finds wrong with a file is a CacheError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+        raise CacheError(
+            f"{path}: not readable as HDF5 ({error}); "
+            "remove the file and run the same prep command again"
+        ) from None

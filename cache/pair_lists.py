@@ -24,6 +24,7 @@ from faceguide.cache.errors import ListError
 
 IMAGES_OF_TWINS = "id_to_images.json"
 _MAXIMUM_BYTES = 1 << 31
+_MAXIMUM_PAIRS = 50_000_000  # of twins: a short file can name very many
 _COLUMNS = {  # header names in use → ours
     "a": "a",
     "b": "b",
@@ -235,10 +236,16 @@ def _twins(path: Path, text: str, split: str | None) -> Iterator[Row]:
     if not sound:
         raise ListError(f"{path}: expected a list of [id, id] under {split!r}")
     people = list(dict.fromkeys(str(person) for pair in twins for person in pair))
+    couples = list(dict.fromkeys(tuple(sorted(map(str, pair))) for pair in twins))
+    size = {person: len(_images_of(path, images, person)) for person in people}
+    count = sum(n * (n - 1) // 2 for n in size.values())
+    count += sum(size[one] * size[other] for one, other in couples)
+    if count > _MAXIMUM_PAIRS:
+        raise ListError(f"{path}: {count} pairs of images, at most {_MAXIMUM_PAIRS} are read")
     for person in people:
         for a, b in itertools.combinations(_images_of(path, images, person), 2):
             yield a, b, True, None
-    for one, other in dict.fromkeys(tuple(sorted(map(str, pair))) for pair in twins):
+    for one, other in couples:
         if one == other:
             raise ListError(f"{path}: {one!r} is listed as its own twin")
         for a in _images_of(path, images, one):

@@ -49,6 +49,7 @@ _CHUNK = 1 << 16  # rows permuted at a time
 _BUFFERED_ROWS = 1 << 19  # lines held in memory before they go to their shards' lists
 _SHARD_BYTES = 512 << 20
 _FEW_SHARDS, _MANY_SHARDS = 16, 50_000
+_MOST_ROWS, _MOST_SHARDS = 1 << 48, 10_000_000  # of a plan that is believed: work follows them
 _SAMPLE_KEY, _PLACE_KEY = 1, 2
 
 
@@ -122,8 +123,10 @@ def load_plan(directory: Path) -> Plan | None:
             all(type(value) is int for value in whole)
             and isinstance(plan.recipe, dict)
             and all(isinstance(name, str) for name in plan.meta)
-            and plan.rows >= 0
+            and 0 <= plan.rows <= _MOST_ROWS
             and plan.shard_rows >= 1
+            and plan.shards <= _MOST_SHARDS
+            and plan.identities >= 0
             and plan.shards == -(-plan.rows // plan.shard_rows)
         )
     except (KeyError, TypeError) as error:

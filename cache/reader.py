@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
+from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.manifest import load_manifest, require_plan
 from faceguide.cache.mapping import EncodedRows, ShardColumn, open_checked, open_column
 from faceguide.cache.plan import Plan, read_identities
@@ -228,10 +229,19 @@ class FaceCache:
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
             with self._lock:
-                values = self._file("faces", int(shard))[name][:]
+                values = self._texts_of(name, int(shard))
             for position, slot in zip(here.tolist(), slots[here].tolist(), strict=True):
                 out[position] = os.fsdecode(values[slot])
         return out
+
+    def _texts_of(self, name: str, shard: int) -> NDArray[Any]:
+        path = shard_path(self.directory, "faces", shard)
+        try:
+            file = self._file("faces", shard)
+            values = open_dataset(file, name, (self.plan.rows_of(shard),), None)[:]
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise _unreadable(path, error) from None
+        return np.asarray(values)
 
     def find(self, keys: Iterable[str]) -> dict[str, int]:
         """Row numbers of the keys that the cache has; reads all keys once, holds only yours."""
@@ -283,6 +293,7 @@ class FaceCache:
             self._columns[group, name] = open_column(
                 [shard_path(self.directory, group, shard) for shard in range(self.plan.shards)],
                 [shard["bytes"] for shard in manifest["shards"]],
+                [shard["rows"] for shard in manifest["shards"]],
                 [shard["offsets"] for shard in manifest["shards"]],
                 spec,
                 self.plan.shard_rows,
@@ -298,10 +309,7 @@ class FaceCache:
             try:
                 self._files[where] = h5py.File(path, "r")
             except OSError as error:
-                raise CacheError(
-                    f"{path}: not readable as HDF5 ({error}); "
-                    "remove the file and run the same prep command again"
-                ) from None
+                raise _unreadable(path, error) from None
             while len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(where)
@@ -335,6 +343,13 @@ class FaceCache:
             self._process = os.getpid()
             self._columns, self._files, self._blobs = {}, OrderedDict(), None
             self._lock = threading.Lock()
+
+
+def _unreadable(path: Path, error: Exception) -> CacheError:
+    return CacheError(
+        f"{path}: not readable as HDF5 ({error}); "
+        "remove the file and run the same prep command again"
+    )
 
 
 def _codes(what: str, names: Sequence[str], codes: Mapping[str, int]) -> list[int]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import digest, file_sha256, read_json, stray_files
+from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.manifest import (
     group_recipe,
     load_manifest,
@@ -164,7 +165,7 @@ def _shard(
             f"{path}: {fault}; {_AGAIN}"
             for fault in _content(directory, plan, group, recipe, entry, shard)
         ]
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (CacheError, OSError, KeyError, ValueError, RuntimeError, MemoryError) as error:
         problems.append(f"{path}: not readable ({error}); {_AGAIN}")
     return problems
 
@@ -190,16 +191,18 @@ def _content(
     with h5py.File(shard_path(directory, group, shard), "r") as file:
         values: dict[str, NDArray[Any]] = {}
         for spec in columns(group, recipe):
-            dataset = file[spec.name]
-            if dataset.shape != (rows, *spec.shape) or dataset.dtype != spec.dtype:
-                yield f"{spec.name} is {dataset.dtype} {dataset.shape}"
+            try:
+                dataset = open_dataset(file, spec.name, (rows, *spec.shape), spec.dtype)
+            except ValueError as error:
+                yield str(error)
                 return
             if dataset.id.get_offset() != entry["offsets"].get(spec.name):
                 yield f"{spec.name} does not start where the manifest says"
             values[spec.name] = dataset[:]
         parts: list[Any] = []
         if group == "faces" and recipe.get("store") == "jpeg":
-            ends, blob = file["offset"][:].astype(np.int64), file["jpeg"][:]
+            ends = open_dataset(file, "offset", (rows + 1,), np.dtype("<u8"))[:].astype(np.int64)
+            blob = open_dataset(file, "jpeg", (int(ends[-1]),), np.dtype("|u1"))[:]
             pieces = [bytes(blob[a:b]) for a, b in itertools.pairwise(ends)]
             parts.append(pieces)
             yield from _pictures(pieces, values["status"], int(recipe["size"]))
@@ -208,12 +211,11 @@ def _content(
         if wrong.size:
             yield f"row {wrong[0]} and {wrong.size - 1} others differ from their checksums"
         if group == "faces":
-            keys = [os.fsdecode(key) for key in file["key"][:]]
+            keys = [os.fsdecode(key) for key in open_dataset(file, "key", (rows,), None)[:]]
             if keys != [row.key for row in read_sources(directory, plan, shard)]:
                 yield "its keys are not those of the plan"
             for name in plan.meta:
-                if len(file[f"meta/{name}"]) != rows:
-                    yield f"meta/{name} has another number of rows"
+                open_dataset(file, f"meta/{name}", (rows,), None)
     yield from _INVARIANTS[group](values, plan)
 
 

@@ -98,9 +98,12 @@ def read_scales(path: Path, names: Sequence[str]) -> dict[str, dict[str, float]]
         entry = found.get(name) if isinstance(found, dict) else None
         if not isinstance(entry, dict) or not {"mean", "std"} <= entry.keys():
             raise EvaluationError(f"{path}: holds no scale of {name}")
-        scales[name] = {"mean": float(entry["mean"]), "std": float(entry["std"])}
-        if not scales[name]["std"] > 0:
+        mean, std = entry["mean"], entry["std"]
+        if not all(isinstance(part, int | float) and abs(part) < 1e9 for part in (mean, std)):
+            raise EvaluationError(f"{path}: the scale of {name} must be two finite numbers")
+        if not std > 0:
             raise EvaluationError(f"{path}: the deviation of {name} must be above 0")
+        scales[name] = {"mean": float(mean), "std": float(std)}
     return scales
 
 

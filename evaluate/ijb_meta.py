@@ -111,15 +111,19 @@ def read_subjects(meta: IJBMeta, list_name: str) -> dict[int, int]:
         return {}
     subjects: dict[int, int] = {}
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for number, cells in enumerate(csv.reader(file), 1):
-            if number == 1 or not cells:  # the first line names the columns
-                continue
-            if len(cells) < 2:
-                raise ListError(f"{path}: line {number}: expected template, subject, …")
-            template = _whole(path, number, cells[0])
-            subject = _whole(path, number, cells[1])
-            if subjects.setdefault(template, subject) != subject:
-                raise ListError(f"{path}: line {number}: template {template} has two subjects")
+        reader = csv.reader(file)
+        try:
+            for number, cells in enumerate(reader, 1):
+                if number == 1 or not cells:  # the first line names the columns
+                    continue
+                if len(cells) < 2:
+                    raise ListError(f"{path}: line {number}: expected template, subject, …")
+                template = _whole(path, number, cells[0])
+                subject = _whole(path, number, cells[1])
+                if subjects.setdefault(template, subject) != subject:
+                    raise ListError(f"{path}: line {number}: template {template} has two subjects")
+        except csv.Error as error:
+            raise ListError(f"{path}: line {reader.line_num}: not CSV: {error}") from None
     return subjects
 
 
@@ -130,7 +134,8 @@ def _faces(path: Path) -> tuple[list[str], NDArray[np.float32], NDArray[np.float
             values = [float(text) for text in line[1:]]
         except ValueError:
             values = []
-        if len(values) != 11 or not np.isfinite(values).all():
+        # No picture reaches farther, and float32 would overflow.
+        if len(values) != 11 or not (np.abs(values) < 1e9).all():
             raise ListError(f"{path}: line {number}: expected an image, ten coordinates, a score")
         names.append(line[0])
         numbers.append(values)

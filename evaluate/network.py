@@ -230,7 +230,7 @@ def _load_run(backbone: str | None, run: Path) -> Network:
         path = run / entry["weights"]
         if path.resolve().parent != run.resolve():
             raise EvaluationError(f"{run / 'run.json'}: models.{role} lies outside the run")
-        loaded[role] = create(entry["name"], **entry.get("arguments", {}))
+        loaded[role] = _created(run, role, entry, path)
         notes.append(_fill(loaded[role], path).summary())
         hashes.update(file_sha256(path).encode())
     name = models["backbone"]["name"]
@@ -241,12 +241,32 @@ def _load_run(backbone: str | None, run: Path) -> Network:
     matcher, head = loaded.get("matcher"), loaded.get("occlusion_head")
     if not isinstance(matcher, QAConv | None) or not isinstance(head, OcclusionHead | None):
         raise EvaluationError(f"{run / 'run.json'}: matcher must be qaconv, head occlusion_head")
-    side = int(record.get("map", matcher.height if matcher else 7))
+    side = record.get("map", matcher.height if matcher else 7)
+    if side not in (7, 14):
+        raise EvaluationError(f"{run / 'run.json'}: map must be 7 or 14, found {side!r}")
     if not isinstance(loaded["backbone"], FaceBackbone | WSDANCAL):
         raise EvaluationError(f"{run}: {name} is no backbone; expected one of {BACKBONES}")
     return Network(
         name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes, run
     )
+
+
+def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.Module:
+    """An empty model of a run, once it is known to be no larger than its weights."""
+    arguments = entry.get("arguments", {})
+    try:
+        with torch.device("meta"):  # sizes without memory
+            sizes = [tensor.numel() for tensor in create(entry["name"], **arguments).parameters()]
+        stored = weights.stat().st_size if weights.is_file() else 0
+        if sum(sizes) > max(stored, 1 << 20):
+            raise ValueError(f"{sum(sizes)} numbers do not come out of {stored} bytes of weights")
+        module: nn.Module = create(entry["name"], **arguments)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise EvaluationError(
+            f"{run / 'run.json'}: models.{role} cannot be built ({text})"
+        ) from None
+    return module
 
 
 def on_device(device: str) -> torch.device:

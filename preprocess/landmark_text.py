@@ -109,11 +109,11 @@ def lookup(database: Path, key: str) -> int | None:
             found = connection.execute(
                 "SELECT offset FROM face WHERE path = ?", (os.fsencode(key),)
             ).fetchone()
-    except sqlite3.Error as error:
+        return None if found is None else int(found[0])
+    except (sqlite3.Error, ValueError, TypeError) as error:
         raise LandmarkTextError(
             f"{database}: expected a landmark index: {error}; remove it to index again"
         ) from error
-    return None if found is None else int(found[0])
 
 
 def read_at(path: Path, offset: int) -> NDArray[np.float32]:

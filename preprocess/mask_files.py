@@ -236,6 +236,7 @@ class MaskFinder:
         if not root.is_dir():
             raise MaskError(f"{root}: expected a folder of masks")
         self.root = root
+        self._real = os.path.realpath(root)
         self.source = source
         self.table = None if table is None else _read_table(table)
         self._folders: dict[str, bool] = {}
@@ -251,9 +252,10 @@ class MaskFinder:
             if name is None:
                 return None
             path = self.root / name
-            if not path.is_file():
+            # os.path.isfile is false, not an error, for names the system refuses.
+            if not os.path.isfile(path):  # noqa: PTH113
                 raise MaskError(f"{path}: the table names this mask of {key!r}, but it is missing")
-            return path
+            return self._inside(path)
         if not _stays_inside(key):
             raise MaskError(f"the row key {key!r} leads out of the folder of masks")
         image = PurePosixPath(key)
@@ -273,7 +275,14 @@ class MaskFinder:
             raise MaskError(
                 f"two masks for {key!r}: {found[0]} and {found[1]}; remove one or say which by CSV"
             )
-        return Path(found[0]) if found else None
+        return self._inside(Path(found[0])) if found else None
+
+    def _inside(self, path: Path) -> Path:
+        """The mask, unless a link leads out of the folder."""
+        real = os.path.realpath(path)
+        if not real.startswith(self._real.rstrip("/") + "/"):
+            raise MaskError(f"{path}: leads out of the folder of masks; copy the file into it")
+        return path
 
     def _has(self, folder: str) -> bool:
         """Whether a folder exists; asked once, as a flat folder of masks has none of the tree."""
@@ -295,7 +304,8 @@ class MaskFinder:
             visited.add((status.st_dev, status.st_ino))
             for name in names:
                 path = Path(folder, name)
-                if path.suffix.lower() in EXTENSIONS and path.is_file():
+                # os.path.isfile is false, not an error, for names the system refuses.
+                if path.suffix.lower() in EXTENSIONS and os.path.isfile(path):  # noqa: PTH113
                     yield path
 
 

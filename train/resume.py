@@ -75,6 +75,8 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
         if version not in (1, FORMAT) or (version == FORMAT and intact is None):
             raise ValueError("another format, or changed since it was written")
         state = TrainingState(**found)
+        if not _sound(state):
+            raise ValueError("a field is of another kind")
     except Exception as error:  # torch raises many kinds for a damaged file
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise TrainError(
@@ -87,6 +89,19 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
             "or remove the folder to start over"
         )
     return state
+
+
+def _sound(state: TrainingState) -> bool:
+    fits = (
+        type(state.step) is int and state.step >= 0 and type(state.best) is float
+        and type(state.due) is bool and isinstance(state.recipe, str)
+    )  # fmt: skip
+    tables = (state.module, state.optimiser, state.scaler, state.stream)
+    tensors = isinstance(state.random, list) and all(
+        isinstance(one, list) and all(isinstance(part, Tensor) for part in one)
+        for one in state.random
+    )
+    return fits and tensors and all(isinstance(table, dict) for table in tables)
 
 
 def random_states(device: torch.device) -> list[Tensor]:

@@ -73,6 +73,7 @@ def test_every_way_to_read_gives_the_same_rows(tmp_path: Path) -> None:
         split = SplitColumn(
             [tmp_path / "cache" / f"{group}-{shard:05d}.h5" for shard in range(4)],
             [entry["bytes"] for entry in entries],
+            [entry["rows"] for entry in entries],
             [entry["offsets"] for entry in entries],
             cache.specs[name],
         )

@@ -79,12 +79,15 @@ def _tensors_only(path: Path) -> Any:
 
 def _load(path: Path) -> Any:
     try:
+        _require_unpacked(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"no weights file {path}") from None
     except IsADirectoryError:
         raise CheckpointError(f"expected a weights file, found the folder {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as fault:
+    except CheckpointError:
+        raise
+    except Exception as fault:  # a damaged pickle raises almost anything
         if not zipfile.is_zipfile(path):
             raise CheckpointError(
                 f"expected weights written by torch.save (version 1.6 or later), found "
@@ -94,6 +97,16 @@ def _load(path: Path) -> Any:
         return _tensors_only(path)
     except Exception as fault:  # a foreign file may fail in any way; none of its code has run
         raise CheckpointError(f"no tensors can be read from {path}: {_first_line(fault)}") from None
+
+
+def _require_unpacked(path: Path) -> None:
+    """torch.save packs nothing; a packed file may be a thousandth of what it unpacks to."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        entries = file.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(f"{path}: is a packed archive; expected a file that torch.save wrote")
 
 
 def _first_line(fault: BaseException) -> str:
@@ -194,8 +207,8 @@ def load_matching(
         The report.
 
     Raises:
-        CheckpointError: when a shape differs elsewhere, or no tensor of the file fits; `module`
-            is unchanged then.
+        CheckpointError: when a shape differs elsewhere, a tensor is not finite, or none of the
+            file fits; `module` is unchanged then.
     """
     own = module.state_dict()
     fitting: dict[str, Tensor] = {}
@@ -214,6 +227,11 @@ def load_matching(
             raise CheckpointError(
                 f"{key} is {tuple(value.shape)} in {source} but {tuple(own[key].shape)} in "
                 f"{type(module).__name__}: another architecture? Choose the one the file is for"
+            )
+    for key, value in fitting.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"{key} in {source} holds NaN or infinity; take another file of these weights"
             )
     left_out = {line.split(" ", 1)[0] for line in dropped}
     # Counters of BatchNorm are absent from old files and mean nothing for the weights.

@@ -1,0 +1,44 @@
+"""Datasets of a file that may come from anywhere, opened only when they are what is expected.
+
+HDF5 can hold links to other files, and datasets whose values lie in other files, are filtered
+into a thousandth of their size, or are as large as their header claims.
+"""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+
+_MAXIMUM_CHUNK = 1 << 28  # bytes, unpacked
+
+
+def open_dataset(
+    file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic] | None
+) -> h5py.Dataset:
+    """The dataset `name`, once it is inside this file and of this shape and type.
+
+    Args:
+        file: the open file.
+        name: path of the dataset.
+        shape: expected.
+        dtype: expected; None = text of variable length.
+
+    Raises:
+        ValueError: when it is another kind of thing; in words that follow the file's name.
+        OSError: when the file is damaged.
+    """
+    place = ""
+    for part in name.split("/"):
+        place = f"{place}/{part}".lstrip("/")
+        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
+            raise ValueError(f"{place} is missing or a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is no dataset of this file")
+    kind = dataset.dtype
+    fits = h5py.check_string_dtype(kind) is not None if dtype is None else kind == dtype
+    if dataset.shape != shape or not fits:
+        raise ValueError(f"{name} is {kind} {dataset.shape}, expected {dtype or 'text'} {shape}")
+    if dataset.chunks and np.prod(dataset.chunks, dtype=float) * kind.itemsize > _MAXIMUM_CHUNK:
+        raise ValueError(f"{name} has chunks of {dataset.chunks}")
+    return dataset
