@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from faceguide.cache.parts import WHOLE, shards_of
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
-from faceguide.evaluate.network import Network
+from faceguide.evaluate.network import Network, NotFiniteError
 from faceguide.evaluate.run_directory import cache_hash
 from faceguide.evaluate.store import GROUPS, FaceStore
 
@@ -96,9 +96,13 @@ def embed_rows(
         for batch in Stream(cache, columns=("image",), batches=wanted, check=True):  # type: ignore[arg-type]
             yield batch["row"].numpy().copy(), batch["image"]
 
+    def name(row: int) -> str:
+        return cache.texts("key", [row])[0]
+
     return fill(
-        store, network, rows, groups, batches, part=part, batch_size=batch_size, progress=progress
-    )
+        store, network, rows, groups, batches, part=part, batch_size=batch_size,
+        progress=progress, name=name,
+    )  # fmt: skip
 
 
 def fill(
@@ -111,6 +115,7 @@ def fill(
     part: tuple[int, int] = WHOLE,
     batch_size: int = BATCH,
     progress: Callable[[int], object] = lambda count: None,
+    name: Callable[[int], str] = lambda row: f"image {row}",
 ) -> int:
     """Write the blocks of a part that the store lacks, whatever they are read from.
 
@@ -123,9 +128,13 @@ def fill(
         part: (i, N): blocks i, i + N, …
         batch_size: crops of one forward pass.
         progress: called with the number of rows done.
+        name: of a row, for messages.
 
     Returns:
         The number of rows that were lacking.
+
+    Raises:
+        EvaluationError: naming a face whose result is not finite.
     """
     lacking, todo = _lacking(store, rows, groups), unfinished(store, rows, groups)
     mine = [todo[n] for n in shards_of(part, len(blocks_of(rows))) if n in todo]
@@ -139,11 +148,26 @@ def fill(
         held = []
         for chunk, (there, images) in zip(chunks, crops, strict=False):
             if len(there):
-                held.append((there, network.describe(images, needed)))
+                held.append((there, _described(network, there, images, needed, name)))
             progress(len(chunk))
         if held:
             _write(store, lacking, needed, held)
     return sum(map(len, mine))
+
+
+def _described(
+    network: Network,
+    rows: Rows,
+    images: torch.Tensor,
+    groups: frozenset[str],
+    name: Callable[[int], str],
+) -> dict[str, NDArray[Any]]:
+    """What the network says of these crops; a result that is not finite is named by its face."""
+    try:
+        return network.describe(images, groups)
+    except NotFiniteError as error:
+        face = name(int(rows[error.place]))
+        raise NotFiniteError(error.network, error.column, error.place, face) from None
 
 
 def _lacking(store: FaceStore, rows: Rows, groups: frozenset[str]) -> dict[str, Rows]:

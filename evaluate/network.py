@@ -27,6 +27,21 @@ from faceguide.train.models.safetensors_file import read_safetensors
 BACKBONES = tuple(name for name in MODELS if name.startswith(("mobilefacenet", "ir_", "cal_")))
 
 
+class NotFiniteError(EvaluationError):
+    """A face whose embedding, map or visibility holds NaN or infinity.
+
+    Attributes:
+        place: of the face in its batch.
+    """
+
+    def __init__(self, network: str, column: str, place: int, face: str = "a face") -> None:
+        super().__init__(
+            f"{network}: {column} of {face} is not finite; look at this image, or are these the "
+            "wrong weights for this network?"
+        )
+        self.network, self.column, self.place = network, column, place
+
+
 @dataclass(frozen=True)
 class Network:
     """What turns crops into embeddings, maps and visibility.
@@ -120,11 +135,9 @@ class Network:
                 )
             out["visibility"] = self.occlusion_head(maps)[:, 0].to(torch.float16)
         for column, values in out.items():
-            if not torch.isfinite(values).all():
-                raise EvaluationError(
-                    f"{self.name}: {column} is not finite for a face of this batch; are these the "
-                    "right weights for this network?"
-                )
+            finite = torch.isfinite(values).flatten(1).all(1) if len(values) else values
+            if not finite.all():
+                raise NotFiniteError(self.name, column, int((~finite).nonzero()[0, 0]))
         return {column: values.cpu().numpy() for column, values in out.items()}
 
     def _embed(

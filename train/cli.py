@@ -19,7 +19,7 @@ from faceguide.train.command_options import (
     verification_pairs,
 )
 from faceguide.train.oaml_command import oaml_command
-from faceguide.train.option_types import Counts, Guide
+from faceguide.train.option_types import Counts, FiniteRange, Guide
 from faceguide.train.repeat import record_of
 from faceguide.train.submit import submit_group
 
@@ -83,7 +83,7 @@ main.add_command(oaml_command)
 @click.option(
     "--contrastive-margin",
     "margin",
-    type=click.FloatRange(-1, 1),
+    type=FiniteRange(-1, 1),
     default=0.5,
     show_default=True,
     help="Cosine that two persons may have for free in --guide contrastive.",
@@ -104,12 +104,12 @@ main.add_command(oaml_command)
 @click.option(
     "--lr",
     "rate",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=1e-3,
     show_default=True,
     help="Falls by 0.9 every two epochs.",
 )
-@click.option("--weight-decay", type=click.FloatRange(0), default=1e-5, show_default=True)
+@click.option("--weight-decay", type=FiniteRange(0), default=1e-5, show_default=True)
 @click.option(
     "--views/--no-views",
     default=True,

@@ -16,11 +16,12 @@ from faceguide.train.command_options import (
     tell,
     verification_pairs,
 )
+from faceguide.train.option_types import FiniteRange
 from faceguide.train.repeat import record_of
 
 BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
-WEIGHT = click.FloatRange(0)
-SHARE = click.FloatRange(0, 1)
+WEIGHT = FiniteRange(0)
+SHARE = FiniteRange(0, 1)
 # The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
 RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 
@@ -40,7 +41,7 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 @click.option("--niqab", type=FOLDER, help="Cache of covered faces with masks; no identities.")
 @click.option(
     "--clean-share",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     default=0.2,
     show_default=True,
     help="Wholly visible faces in an occlusion batch.",
@@ -54,7 +55,7 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 )
 @click.option(
     "--hold-out",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     default=0.1,
     show_default=True,
     help="Share of the faces with masks that is kept for evaluation.",
@@ -110,7 +111,7 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 )
 @click.option("--images-per-person", type=click.IntRange(2), default=4, show_default=True)
 @click.option(
-    "--lr", "rate", type=click.FloatRange(0, min_open=True),
+    "--lr", "rate", type=FiniteRange(0, min_open=True),
     help="At the start.  [default: 0.1; parts of the network 0.002]",
 )  # fmt: skip
 @click.option("--weight-decay", type=WEIGHT, default=5e-4, show_default=True)

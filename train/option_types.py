@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -17,6 +18,17 @@ DEFAULT_WEIGHTS = {
     "prior": 0.3,
     "contrastive": 0.1,
 }
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; NaN, which no comparison refuses, and infinity are in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not finite", param, ctx)
+        return found
 
 
 class Guide(click.ParamType):

@@ -6,6 +6,7 @@ and the rank alone, and gives each rank the same number of batches.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,10 +166,13 @@ class GraphBatches:
                     f"{self.keep}: changed since it was written; remove it to compare the persons "
                     "anew, which changes the rest of this epoch"
                 )
-            with np.load(self.keep, allow_pickle=False) as kept:
-                if int(kept["epoch"]) == self._epoch and int(kept["seed"]) == self.seed:
-                    found: Rows = kept["neighbours"]
-                    return found
+            try:
+                with np.load(self.keep, allow_pickle=False) as kept:
+                    if int(kept["epoch"]) == self._epoch and int(kept["seed"]) == self.seed:
+                        found: Rows = kept["neighbours"]
+                        return found
+            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+                raise TrainError(f"{self.keep}: not readable ({error}); remove it") from None
         return np.empty((0, self._per_batch), np.int64)
 
     def _compared(self) -> Rows:

@@ -91,12 +91,21 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
         load_network("mobilefacenet", tmp_path / "w.pt")
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    for value in ("nan", "inf"):
+        state = random_module("mobilefacenet").state_dict()
+        state["bn.weight"][3] = float(value)
+        torch.save(state, tmp_path / "w.pt")
+        with pytest.raises(CheckpointError, match=r"bn\.weight in .*w\.pt holds NaN or infinity"):
+            load_network("mobilefacenet", tmp_path / "w.pt")
+
+
 def test_weights_that_give_no_finite_numbers_are_refused(tmp_path: Path) -> None:
     state = random_module("mobilefacenet").state_dict()
-    state["bn.weight"][3] = float("nan")
     torch.save(state, tmp_path / "w.pt")
     network = load_network("mobilefacenet", tmp_path / "w.pt")
-    with pytest.raises(EvaluationError, match="embedding is not finite"):
+    network.backbone.bn.weight[3] = float("nan")
+    with pytest.raises(EvaluationError, match="plain_embedding of a face is not finite"):
         network.describe(crops(1), frozenset({"plain"}))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import shutil
 import signal
@@ -69,14 +70,13 @@ class _Watch:
 
 def feed(
     parser: Parser, inputs: Sequence[bytes], folder: Path, watch: _Watch, progress: Path, first: int
-) -> tuple[Counter[str], list[str]]:
-    """Give the inputs to one parser.
+) -> Counter[str]:
+    """Give the inputs to one parser; prints failures as they come, which a crash cannot undo.
 
     Returns:
-        How many ended how, and a line per failure.
+        How many ended how.
     """
     outcome: Counter[str] = Counter()
-    failures = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number, data in enumerate(inputs, first):
         progress.write_text(f"{number}")
@@ -109,18 +109,24 @@ def feed(
             fault = fault or "; ".join(watch.seen)
         if fault:
             outcome["failed"] += 1
-            if len(failures) < SHOWN:
-                failures.append(f"{parser.name}: input {number}: {fault}")
-                keep = folder.parent / "failed" / parser.name
+            if outcome["failed"] <= SHOWN:
+                line = f"{parser.name}: input {number}: {fault}"
+                print(json.dumps([parser.name, None, line]), flush=True)
+                keep = folder.parent / "failed" / folder_name(parser.name)
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / str(number)).write_bytes(data)
-    return outcome, failures
+    return outcome
+
+
+def folder_name(name: str) -> str:
+    """Where a parser's inputs lie."""
+    return re.sub("[ /]", "-", name)
 
 
 def inputs_of(parser: Parser, count: int, seed: int, folder: Path) -> list[bytes]:
     """The corpus of a parser, then `count` fresh inputs; the same for the same seed."""
     seeds = parser.seeds(folder)
-    kept = sorted((CORPUS / parser.name).glob("*"))
+    kept = sorted((CORPUS / folder_name(parser.name)).glob("*"))
     rng = random.Random(f"{seed} {parser.name}")
     return [
         *(path.read_bytes() for path in kept),
@@ -143,14 +149,14 @@ def _child(names: Sequence[str], count: int, seed: int, folder: Path, first: int
     watch = _Watch(folder)
     for name in names:
         parser = PARSERS[name]
-        place = folder / name.replace(" ", "-").replace("/", "-")
+        place = folder / folder_name(name)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         every = inputs_of(parser, count, seed, place)
         progress = folder / "progress"
         (folder / "now").write_text(name)
-        outcome, failures = feed(parser, every[first:], place, watch, progress, first)
-        print(json.dumps([name, outcome, failures]), flush=True)
+        outcome = feed(parser, every[first:], place, watch, progress, first)
+        print(json.dumps([name, outcome, ""]), flush=True)
         first = 0
 
 
@@ -171,9 +177,11 @@ def campaign(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> 
             errors="replace", timeout=3600 + SECONDS * count,
         )  # fmt: skip
         for line in child.stdout.splitlines():
-            name, outcome, found = json.loads(line)
+            name, outcome, failure = json.loads(line)
+            if outcome is None:
+                failures.append(failure)
+                continue
             outcomes[name] += Counter(outcome)
-            failures += found
             left.remove(name)
             first = 0
         if not left:
@@ -182,9 +190,12 @@ def campaign(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> 
         if (folder / "now").read_text() != name or number < first:
             raise RuntimeError(f"fuzzing {name} did not begin: {child.stderr[-2000:]}")
         crashes += 1
-        # The outcomes before the crash died with the child; the inputs themselves count.
-        outcomes[name]["before a crash"] += number - first
-        outcomes[name]["failed"] += 1
+        # How the inputs before the crash ended died with the child; its failures are known.
+        failed = sum(
+            f"{name}: input {place}: " in "\n".join(failures) for place in range(first, number)
+        )
+        outcomes[name]["before a crash"] += number - first - failed
+        outcomes[name]["failed"] += failed + 1
         failures.append(f"{name}: input {number}: process ended with {child.returncode}")
         first = number + 1
     details = {name: sum(outcome.values()) for name, outcome in outcomes.items()}

@@ -7,6 +7,7 @@ functions, and tells whether it was read or refused; whatever else is raised is 
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import pickle
@@ -324,7 +325,7 @@ def _read_shard(group: str, folder: Path, data: bytes) -> object:
     path = directory / f"manifest-{name}.json"
     manifest = read_json(folder / "pristine" / path.name)
     shard = manifest["shards"][0]
-    shard["bytes"] = len(data)
+    shard["bytes"], shard["sha256"] = len(data), hashlib.sha256(data).hexdigest()
     seeds = _packed_size(folder)
     if len(data) % 2 == seeds % 2 and group != "jpeg":
         shard["offsets"] = {}  # as of a file that was packed anew: read through HDF5
