@@ -82,10 +82,10 @@ def feed(
         progress.write_text(f"{number}")
         watch.seen.clear()
         watch.on = True
-        fault = ""
+        fault, ended = "", "failed"
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
-            outcome[parser.parse(folder, data)] += 1
+            ended = parser.parse(folder, data)
         except Hang:
             fault = f"took over {SECONDS} s"
         except MemoryError:
@@ -107,14 +107,13 @@ def feed(
         before = max(before, peak)
         if watch.seen:
             fault = fault or "; ".join(watch.seen)
-        if fault:
-            outcome["failed"] += 1
-            if outcome["failed"] <= SHOWN:
-                line = f"{parser.name}: input {number}: {fault}"
-                print(json.dumps([parser.name, None, line]), flush=True)
-                keep = folder.parent / "failed" / folder_name(parser.name)
-                keep.mkdir(parents=True, exist_ok=True)
-                (keep / str(number)).write_bytes(data)
+        outcome["failed" if fault else ended] += 1
+        if fault and outcome["failed"] <= SHOWN:
+            line = f"{parser.name}: input {number}: {fault}"
+            print(json.dumps([parser.name, None, line]), flush=True)
+            keep = folder.parent / "failed" / folder_name(parser.name)
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / str(number)).write_bytes(data)
     return outcome
 
 
