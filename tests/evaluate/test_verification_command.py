@@ -20,6 +20,8 @@ from tests.evaluate.builder import (
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.cli import main
+from faceguide.evaluate.embed import embed_rows
+from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.network import load_network
 from faceguide.evaluate.store import FaceStore
 from faceguide.evaluate.verification import load_scores
@@ -334,3 +336,31 @@ def test_embed_keeps_off_another_run(place: Path) -> None:
     assert result.exit_code == 1
     assert "holds a run of `evaluate verification`" in result.stderr
     assert (place / "a" / "run.json").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_bits(place: Path) -> None:
+    assert verification(place, "again").exit_code == 0
+    for name in ("verification.json", "scores.npz"):
+        assert (place / "again" / name).read_bytes() == (place / "a" / name).read_bytes()
+    (one,), (other,) = ((place / run).glob("embeddings-*/embedding-*.h5") for run in ("a", "again"))
+    assert one.read_bytes() == other.read_bytes()
+    assert verification(place, "other", "--seed", "1").exit_code == 0
+    intervals = [
+        json.loads((place / run / "verification.json").read_text())["intervals"]
+        for run in ("a", "other")
+    ]
+    assert intervals[0] != intervals[1]
+
+
+def test_a_face_without_a_finite_embedding_is_named(place: Path, tmp_path: Path) -> None:
+    network = load_network("mobilefacenet", place / "weights.pt")
+    network.backbone.bn.weight[0] = float("inf")
+    cache = FaceCache.open(place / "cache")
+    with pytest.raises(EvaluationError, match=rf"plain_embedding of {key(12)} is not finite"):
+        embed_rows(
+            cache,
+            network,
+            FaceStore(tmp_path),
+            np.array([cache.find([key(12)])[key(12)]]),
+            frozenset({"plain"}),
+        )
