@@ -187,7 +187,7 @@ def load_manifest(directory: Path, group: str, plan: Plan) -> dict[str, Any] | N
             for number, shard in enumerate(shards)
         )
     )
-    if not sound or not _inside(group, manifest["recipe"], shards):
+    if not sound or not _inside(group, manifest["recipe"], manifest["shards"]):
         raise CacheError(f"{path}: does not match the plan; run `cache seal {directory}`")
     return manifest
 
