@@ -32,6 +32,7 @@ from faceguide.cache.files import (
     publish,
     read_json,
     sync,
+    write_bytes,
     write_error,
 )
 from faceguide.cache.permutation import permute
@@ -270,7 +271,6 @@ def _stage(
     for shard in range(shards):
         listing.update(_sort_list(lists / f"{shard:05d}.jsonl"))
     spool.unlink()
-    sync(lists)
     return Plan(
         recipe=recipe,
         seed=seed,
@@ -365,7 +365,9 @@ def _publish(directory: Path, staging: Path, plan: Plan) -> Plan:
     Planners that saw the same sources write the same bytes, so any of them may finish what
     another began; one that saw other sources waits for the winner's plan and adopts it.
     """
-    (staging / SOURCES / _LISTING).write_text(plan.listing)
+    # On the disk before anything points to it: after a power loss an empty LISTING under the right
+    # name would look like another planner's.
+    write_bytes(staging / SOURCES / _LISTING, plan.listing.encode())
     try:
         (staging / SOURCES).rename(directory / SOURCES)
     except OSError:
@@ -374,6 +376,7 @@ def _publish(directory: Path, staging: Path, plan: Plan) -> Plan:
     if (directory / SOURCES / _LISTING).read_text() == plan.listing:
         with contextlib.suppress(FileExistsError):
             os.link(staging / IDENTITIES, directory / IDENTITIES)
+        sync(directory)  # lists and names before the plan that vouches for them
         publish(directory / PLAN, json_bytes(asdict(plan)))
     for _ in range(_PATIENCE):
         published = load_plan(directory)
