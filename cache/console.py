@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from faceguide.cache.errors import FaceguideError
+from faceguide.cache.files import remedy
 
 DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4
 
@@ -59,6 +60,11 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except FaceguideError as error:
             say(f"Error: {error}")
+            ctx.exit(FAILED)
+        except OSError as error:
+            if error.filename is None:
+                raise  # no file that a line could name: a broken pipe, or a fault of ours
+            say(f"Error: {error.filename}: {remedy(error)}")
             ctx.exit(FAILED)
         except SomeFailed as error:
             say(error)

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from faceguide.cache.errors import CacheError
 
@@ -31,10 +31,14 @@ _REMEDIES = {
 }
 
 
+def remedy(error: OSError) -> str:
+    """What the system said, and what to do about it."""
+    return _REMEDIES.get(error.errno or 0, error.strerror or str(error))
+
+
 def write_error(path: Path, error: OSError) -> CacheError:
     """The one line for a write that failed; everything finished before it stays."""
-    remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
-    return CacheError(f"{path}: cannot write: {remedy} (what is finished is kept)")
+    return CacheError(f"{path}: cannot write: {remedy(error)} (what is finished is kept)")
 
 
 @contextmanager
@@ -58,6 +62,46 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class _Remembering:
+    """A file open for writing that keeps the error which a library makes one of its own of."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def open_for_library(path: Path) -> Iterator[Any]:
+    """A new file for a library to write into, front to back.
+
+    Raises:
+        OSError: when the system refuses a write, also where the library makes it an error of its
+            own.
+    """
+    with path.open("wb") as file:
+        remembering = _Remembering(file)
+        try:
+            yield remembering
+        except Exception:
+            if remembering.error is not None:
+                raise remembering.error from None
+            raise
 
 
 def sync(path: Path) -> None:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from faceguide.cache.console import Interrupted, say
+from faceguide.train.alone import alone
 from faceguide.train.distributed import Processes, barrier, largest
 from faceguide.train.errors import TrainError
 from faceguide.train.job import Batch, Forward, Job, LoopSettings, Place, total_steps
@@ -56,9 +57,17 @@ def train(
         The number of optimiser steps done in all.
 
     Raises:
-        TrainError: when a loss is not finite (names the images), or a save does not fit.
+        TrainError: when a loss is not finite (names the images), a save does not fit, or another
+            run is at work in the directory.
         Interrupted: after a signal, once everything is saved.
     """
+    with alone(directory) if processes.first else contextlib.nullcontext():
+        return _train(job, directory, settings, device, processes)
+
+
+def _train(
+    job: Job, directory: Path, settings: LoopSettings, device: torch.device, processes: Processes
+) -> int:
     module, optimiser = job.module, job.optimiser
     scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
     state = load_state(directory / LAST, job.recipe)
@@ -77,7 +86,7 @@ def train(
     if step >= steps and not due:
         return step
     forward = _wrapped(module, settings, device, processes)
-    metrics = Metrics(directory, step, settings.tensorboard) if processes.first else None
+    metrics = Metrics(directory, step, settings.tensorboard, due) if processes.first else None
     meter = Meter()
     saved, warned = step, False
 

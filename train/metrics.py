@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from faceguide.cache.files import write_bytes
+from faceguide.cache.files import write_bytes, write_error
 from faceguide.train.errors import TrainError
 
 METRICS = "metrics.jsonl"
@@ -21,15 +21,22 @@ class Metrics:
         step: optimiser steps done; lines beyond it were written by a run that was killed before
             it could save, and go.
         tensorboard: also write TensorBoard events into `directory`/tensorboard.
+        due: the evaluation of that step will be done (again), so a line of it goes too.
 
     Raises:
         TrainError: when TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, directory: Path, step: int, tensorboard: bool = False) -> None:
+    def __init__(
+        self, directory: Path, step: int, tensorboard: bool = False, due: bool = False
+    ) -> None:
         self.path = directory / METRICS
         if self.path.exists():
-            kept = [line for line in read_metrics(directory) if line["step"] <= step]
+            kept = [
+                line
+                for line in read_metrics(directory)
+                if line["step"] < step + (not due or line["kind"] != "evaluation")
+            ]
             write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._events: Any = None
         if tensorboard:
@@ -44,8 +51,11 @@ class Metrics:
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """One line: `kind`, `step` and the values; what is not finite becomes null."""
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **line}) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **line}) + "\n")
+        except OSError as error:
+            raise write_error(self.path, error) from error
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)

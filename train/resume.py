@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faceguide.cache.files import append_digest, digest_intact, replacing
+from faceguide.cache.files import append_digest, digest_intact, open_for_library, replacing
 from faceguide.train.errors import TrainError
 
 FORMAT = 2  # 1 had no digest behind it
@@ -50,7 +50,10 @@ def save_state(path: Path, state: TrainingState) -> None:
         CacheError: when the disk is full or read-only.
     """
     with replacing(path) as temporary:
-        torch.save({"format": FORMAT, **vars(state)}, temporary)
+        # An open file, not a name: torch writes the file's name into it, and a temporary name is
+        # another each time.
+        with open_for_library(temporary) as file:
+            torch.save({"format": FORMAT, **vars(state)}, file)
         append_digest(temporary)
 
 

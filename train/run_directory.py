@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide import __version__
-from faceguide.cache.files import digest, read_json, write_json
+from faceguide.cache.files import digest, read_json, write_bytes, write_json
 from faceguide.cache.reader import FaceCache
 from faceguide.train.errors import TrainError
 
@@ -65,7 +65,7 @@ def plain(value: Any) -> Any:
 def write_identities(directory: Path, names: Sequence[str]) -> None:
     """The persons that are learnt, one per line, in the format of a cache's identities.txt."""
     lines = (name.replace("\\", "\\\\").replace("\n", "\\n") + "\n" for name in names)
-    (directory / IDENTITIES).write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+    write_bytes(directory / IDENTITIES, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def begin_run(

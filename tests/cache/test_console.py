@@ -1,13 +1,16 @@
-"""Signals: whatever a library makes of them, they end a command as interrupted."""
+"""Signals end a command as interrupted, whatever a library makes of them; errors are one line."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from faceguide.cache.console import Interrupted, interruptible, undisturbed
+from faceguide.cache.console import FAILED, Group, Interrupted, interruptible, undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -40,3 +43,22 @@ def test_a_signal_waits_for_the_end_of_an_undisturbed_block() -> None:
             reached.append("the end of the block")
         reached.append("behind it")
     assert reached == ["the end of the block"]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "the disk is full; free"), (errno.EIO, "check the disk")]
+)
+def test_an_error_of_the_system_that_names_a_file_is_one_line(number: int, remedy: str) -> None:
+    @click.group(cls=Group)
+    def main() -> None:
+        pass
+
+    @main.command()
+    def work() -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    result = CliRunner().invoke(main, ["work"])
+    assert result.exit_code == FAILED
+    assert result.stderr.startswith("Error: some/file: ")
+    assert remedy in result.stderr
+    assert result.stderr.count("\n") == 1

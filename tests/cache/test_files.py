@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import (
+    open_for_library,
     publish,
     read_json,
     replacing,
@@ -76,6 +78,26 @@ def test_a_write_beyond_the_limit_is_one_line_and_leaves_nothing(tmp_path: Path)
     assert "cannot write" in done.stdout
     assert "what is finished is kept" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_hides_what_the_system_said(tmp_path: Path) -> None:
+    """torch.save makes a RuntimeError of a refused write; the line must name the full disk."""
+    path = tmp_path / "file"
+
+    def save(file: Any) -> None:
+        try:
+            file.write(b"half")
+            file.flush()
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598") from None
+
+    with pytest.raises(CacheError, match="the disk is full"), replacing(path) as temporary:  # noqa: PT012
+        temporary.symlink_to("/dev/full")
+        with open_for_library(temporary) as file:
+            save(file)
+    with replacing(path) as temporary, open_for_library(temporary) as file:
+        save(file)
+    assert path.read_bytes() == b"half"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

@@ -188,6 +188,58 @@ def test_metrics_written_after_the_last_save_are_not_doubled(
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_an_evaluation_that_a_kill_lets_be_done_again_is_one_line(
+    small_cache: FaceCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the line of the first epoch's evaluation, before the save that remembers it."""
+    saved = loop.save_state
+
+    def dies(path: Path, state: object) -> None:
+        if path.name == "best.pt":
+            raise KeyboardInterrupt
+        saved(path, state)  # type: ignore[arg-type]
+
+    job = toy_job(small_cache, [], evaluate=lambda: {"score": 0.5})
+    monkeypatch.setattr(loop, "save_state", dies)
+    with pytest.raises(KeyboardInterrupt):
+        go(job, tmp_path)
+    assert [line["kind"] for line in read_metrics(tmp_path)][-1] == "evaluation"
+    monkeypatch.undo()
+    go(toy_job(small_cache, [], evaluate=lambda: {"score": 0.5}), tmp_path)
+    lines = [(line["kind"], line["step"]) for line in read_metrics(tmp_path)]
+    assert lines == [
+        ("train", 1), ("train", 2), ("train", 3), ("evaluation", 3),
+        ("train", 4), ("train", 5), ("train", 6), ("evaluation", 6),
+    ]  # fmt: skip
+
+
+def test_a_second_run_in_a_directory_is_refused_and_changes_nothing(
+    small_cache: FaceCache, tmp_path: Path
+) -> None:
+    refusals = []
+    job = toy_job(small_cache, [])
+
+    def step(forward: Any, batch: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+        if place.step == 4:
+            with pytest.raises(TrainError, match="another run is at work here") as refused:
+                go(toy_job(small_cache, []), tmp_path)
+            refusals.append(refused)
+        return job.step(forward, batch, place)
+
+    assert go(replace(job, step=step), tmp_path) == 6
+    assert len(refusals) == 1
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert go(toy_job(small_cache, []), tmp_path) == 6
+
+
+def test_equal_saves_are_equal_files(small_cache: FaceCache, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        go(toy_job(small_cache, []), tmp_path / name)
+    assert (tmp_path / "one" / "last.pt").read_bytes() == (
+        tmp_path / "two" / "last.pt"
+    ).read_bytes()
+
+
 def test_other_settings_and_damaged_saves_are_refused(
     small_cache: FaceCache, tmp_path: Path
 ) -> None:
