@@ -1,12 +1,13 @@
 # make demo   the whole product on a small photo set, nothing to download but packages
 # make test   the tests
 # make lint   ruff and mypy
+# make faults every fault campaign, with an hour of soak; goes on where it stopped
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint faults clean
 
 $(STAMP): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
@@ -30,5 +31,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+faults: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo faults build *.egg-info

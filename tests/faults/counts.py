@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 
+class UnavailableError(Exception):
+    """This machine does not allow to inject the fault; the text says why."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """The outcome of one campaign.

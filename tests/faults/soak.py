@@ -1,0 +1,150 @@
+"""An hour of streaming and training in one process: memory stays constant, no handle is left open.
+
+Every cycle streams one shuffled epoch of a cache, trains CAL for some steps, resumes it for some
+more, and does the same with AdaFace and QAConv. After each cycle the process's resident memory and
+open files are counted. The first quarter warms up; through the rest a straight line is fitted by
+least squares, and the drift is what it rises by from its beginning to its end, as a share of its
+beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.faults.counts import Campaign, Counts
+
+ROWS, SIZE = 600, 112
+LARGEST_DRIFT = 0.01
+WARM = 0.25  # share of the samples
+FEWEST = 8  # samples that a line may be fitted through
+
+
+def campaign(count: int, seed: int, folder: Path) -> Counts:
+    """Soak for `count` seconds in a process of its own; `Campaign.run`."""
+    command = [sys.executable, "-m", "tests.faults.soak", str(count), str(seed), str(folder)]
+    ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    record = folder / "samples.json"
+    if ended.returncode or not record.exists():
+        return Counts(1, 0, crashes=1, failures=(f"soak ended with {ended.returncode}",))
+    return judge(json.loads(record.read_text()))
+
+
+def judge(samples: list[dict[str, float]]) -> Counts:
+    """Whether memory and open files stayed as they were."""
+    warm = samples[int(len(samples) * WARM) :]
+    files = {int(sample["files"]) for sample in warm}
+    moved = drift(samples)
+    last = samples[-1]
+    details = {
+        "cycles": len(samples),
+        "batches streamed": int(last["batches"]),
+        "training steps": int(last["steps"]),
+        "MiB resident": round(warm[0]["resident"] / 2**20, 1),
+        "drift per cent": round(100 * moved, 3),
+        "open files": max(files),
+    }
+    failures = []
+    if len(warm) < FEWEST:
+        failures.append(f"{len(warm)} samples after the warm-up are too few to fit a line through")
+    if moved >= LARGEST_DRIFT:
+        failures.append(f"resident memory rose by {moved:.2%}")
+    if len(files) > 1:
+        failures.append(f"the number of open files changed: {sorted(files)}")
+    return Counts(1, int(not failures), details=details, failures=tuple(failures))
+
+
+def drift(samples: list[dict[str, float]]) -> float:
+    """Rise of the fitted line after the warm-up, as a share of where it begins."""
+    warm = samples[int(len(samples) * WARM) :]
+    times = np.array([sample["seconds"] for sample in warm])
+    slope, start = np.polyfit(times - times[0], [sample["resident"] for sample in warm], 1)
+    return float(slope * (times[-1] - times[0]) / start)
+
+
+def soak(seconds: float, seed: int, folder: Path) -> list[dict[str, float]]:
+    """Cycles until the time is over: one sample after each."""
+    import torch
+    from tests.cache.builder import build
+
+    from faceguide.cache.reader import FaceCache
+    from faceguide.cache.stream import Stream
+
+    torch.set_num_threads(1)
+    build(folder / "cache", ROWS, 256, size=SIZE, seed=seed)
+    cache = FaceCache.open(folder / "cache")
+    stream = Stream(
+        cache,
+        cache.select(),
+        columns=("image", "landmarks", "heatmap", "regions", "visibility", "label"),
+        batch_size=64,
+        seed=seed,
+        check=True,
+    )
+    began, batches, steps = time.monotonic(), 0, 0
+    samples: list[dict[str, float]] = []
+    while not samples or time.monotonic() - began < seconds:
+        for _ in stream:
+            batches += 1
+        steps += _train(cache, folder / "cal", "cal") + _train(cache, folder / "oaml", "oaml")
+        gc.collect()
+        samples.append(
+            {
+                "seconds": time.monotonic() - began,
+                "resident": _resident(),
+                "files": len(list(Path("/proc/self/fd").iterdir())),
+                "batches": batches,
+                "steps": steps,
+            }
+        )
+        if len(samples) % 20 == 0:
+            _tell(samples[-1])
+    _tell(samples[-1])
+    return samples
+
+
+def _train(cache: Any, directory: Path, which: str) -> int:
+    """A short training that is resumed once, in a fresh directory; returns its steps."""
+    from tests.train.oaml_scenario import train_tiny as train_oaml
+    from tests.train.scenario import train_tiny as train_cal
+
+    shutil.rmtree(directory, ignore_errors=True)
+    train, half = (train_cal, 6) if which == "cal" else (train_oaml, 3)
+    for steps in (half, 2 * half):
+        with contextlib.redirect_stderr(io.StringIO()):  # the same lines every time
+            lines = train(cache, directory, steps=steps, epochs=99)
+    return int(max(line["step"] for line in lines))
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _tell(sample: dict[str, float]) -> None:
+    print(
+        f"soak: {sample['seconds']:.0f} s, {sample['batches']:.0f} batches streamed, "
+        f"{sample['steps']:.0f} steps trained, {sample['resident'] / 2**20:.1f} MiB, "
+        f"{sample['files']:.0f} open files",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+CAMPAIGNS = {"soak": Campaign(campaign, 3600)}
+
+if __name__ == "__main__":
+    place = Path(sys.argv[3])
+    found = soak(float(sys.argv[1]), int(sys.argv[2]), place)
+    (place / "samples.json").write_text(json.dumps(found))
