@@ -1,9 +1,9 @@
 """One shard of one column group: an HDF5 file and the sidecar that describes it.
 
 The HDF5 file holds contiguous, unfiltered datasets that start at multiples of 4096 bytes.
-h5py lays the file out; the rows themselves are written at the datasets' offsets, so that a full
-disk is an ordinary error of the operating system and never a half-closed HDF5 file. The sidecar
-is written last: a shard is finished when its sidecar is there.
+h5py lays the file out, in memory; the rows themselves are written at the datasets' offsets, so
+that a full disk is an ordinary error of the operating system and never a half-closed HDF5 file.
+The sidecar is written last: a shard is finished when its sidecar is there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import digest, file_sha256, read_json, replacing, write_json
+from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns
 
 ALIGNMENT = 4096
@@ -148,9 +149,8 @@ def _lay_out(
     blob: Sequence[bytes] | None,
 ) -> dict[str, int]:
     """Create the HDF5 file with its texts and empty columns; return the columns' offsets."""
-    with h5py.File(
+    with new_hdf5(
         path,
-        "w",
         libver=("earliest", "v110"),
         alignment_threshold=1,
         alignment_interval=ALIGNMENT,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.files import append_digest, digest, digest_intact, replacing
+from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.cache.parts import WHOLE, shards_of
 from faceguide.evaluate.errors import EvaluationError, Unfinished
 
@@ -27,7 +28,7 @@ def write_arrays(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> No
     """Write a block's file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with new_hdf5(temporary) as file:
             file.attrs["key"] = key
             file.attrs["digest"] = "behind"
             for name, values in arrays.items():

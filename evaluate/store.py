@@ -35,6 +35,7 @@ from faceguide.cache.files import (
     read_json,
     replacing,
 )
+from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.evaluate.errors import EvaluationError
 
 GROUPS = {
@@ -104,7 +105,7 @@ class FaceStore:
         path = self.directory / f"{group}-{name}.h5"
         columns = {"row": np.asarray(rows, np.int64), **arrays}
         with replacing(path) as temporary:
-            with h5py.File(temporary, "w") as file:
+            with new_hdf5(temporary) as file:
                 file.attrs["digest"] = "behind"
                 for column, values in columns.items():
                     # Contiguous, so that it can be mapped.
