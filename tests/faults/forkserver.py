@@ -32,7 +32,7 @@ MODULES = (
     *("faceguide.train.cal_run", "faceguide.train.oaml_run", "faceguide.evaluate.runs"),
     "faceguide.evaluate.attribution.run",
 )
-HANG = 300.0  # seconds after which a command counts as hung; none takes ten
+HANG = 1800.0  # seconds after which a command counts as hung; none takes ten, on an idle machine
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from faceguide.cache.files import TEMPORARY
 # More where a trial costs less.
 FULL = {
     "prep landmarks": 44,
-    "prep landmarks, 2 processes": 20,
-    "prep masks": 40,
-    "prep guidance": 40,
+    "prep landmarks, 2 processes": 10,
+    "prep masks": 46,
+    "prep guidance": 46,
     "train cal": 16,
     "train oaml": 14,
     "evaluate verification": 20,
