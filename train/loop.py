@@ -86,7 +86,7 @@ def _train(
     if step >= steps and not due:
         return step
     forward = _wrapped(module, settings, device, processes)
-    metrics = Metrics(directory, step, settings.tensorboard, due) if processes.first else None
+    metrics = Metrics(directory, step, due, settings.tensorboard) if processes.first else None
     meter = Meter()
     saved, warned = step, False
 

@@ -20,23 +20,23 @@ class Metrics:
         directory: of the run.
         step: optimiser steps done; lines beyond it were written by a run that was killed before
             it could save, and go.
+        due: the evaluation of this step is to be done; a line of it, written by a run that was
+            killed before it could save the result, goes too.
         tensorboard: also write TensorBoard events into `directory`/tensorboard.
-        due: the evaluation of that step will be done (again), so a line of it goes too.
 
     Raises:
         TrainError: when TensorBoard is asked for and not installed.
     """
 
     def __init__(
-        self, directory: Path, step: int, tensorboard: bool = False, due: bool = False
+        self, directory: Path, step: int, due: bool = False, tensorboard: bool = False
     ) -> None:
         self.path = directory / METRICS
         if self.path.exists():
-            kept = [
-                line
-                for line in read_metrics(directory)
-                if line["step"] < step + (not due or line["kind"] != "evaluation")
-            ]
+            kept = [line for line in read_metrics(directory) if line["step"] <= step]
+            if due:
+                again = {"kind": "evaluation", "step": step}
+                kept = [line for line in kept if not again.items() <= line.items()]
             write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._events: Any = None
         if tensorboard:

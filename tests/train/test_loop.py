@@ -161,13 +161,16 @@ def test_a_kill_before_the_best_is_saved_costs_nothing(
         saved(path, state)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "save_state", dies)
+    scored: dict[str, Any] = {"evaluate": lambda: {"score": 0.5}}
     with pytest.raises(KeyboardInterrupt):
-        go(toy_job(small_cache, []), tmp_path, epochs=1)
+        go(toy_job(small_cache, [], **scored), tmp_path, epochs=1)
     monkeypatch.undo()
     seen: list[list[int]] = []
-    assert go(toy_job(small_cache, seen), tmp_path, epochs=1) == 3
+    assert go(toy_job(small_cache, seen, **scored), tmp_path, epochs=1) == 3
     assert seen == []
     assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 3
+    kinds = [(line["kind"], line["step"]) for line in read_metrics(tmp_path)]
+    assert kinds == [("train", 1), ("train", 2), ("train", 3), ("evaluation", 3)]
 
 
 def test_metrics_written_after_the_last_save_are_not_doubled(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import subprocess
@@ -29,24 +28,6 @@ TINY = [
 
 def call(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
-
-
-@pytest.fixture(scope="module")
-def pairs_file(small_cache: FaceCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs of neighbouring usable rows of one person and of two."""
-    rows = small_cache.select()
-    keys = small_cache.texts("key", rows)
-    labels = small_cache.read(rows, ["label"])["label"].tolist()
-    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["a", "b", "same"])
-        for i in range(len(rows)):
-            for j in range(i):
-                if labels[i] == labels[j] or (i + j) % 9 == 0:
-                    writer.writerow([keys[i], keys[j], int(labels[i] == labels[j])])
-        writer.writerow(["nobody/1.jpg", keys[0], 0])
-    return path
 
 
 def test_help_has_two_examples() -> None:
