@@ -12,13 +12,15 @@ from torch import Tensor
 
 from faceguide.cache.files import replacing, write_bytes
 from faceguide.cache.schema import REGIONS
-from faceguide.train import augment
+from faceguide.train import augment, guidance
 from faceguide.train.cal import CalStep
+from faceguide.train.guidance_losses import energy_share
 from faceguide.train.job import Batch, Place
 from faceguide.train.metrics import read_metrics
 from faceguide.train.models.cal import CalParts
 
 TILE = 160  # pixels of a tile's side
+HEADING = 20  # pixels above the first row
 FACES = 8
 _OUTLINE = (255, 255, 255)
 
@@ -40,15 +42,23 @@ def overlay(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray
     return cv2.addWeighted(tile, 0.4, colour[:, :, ::-1].astype(np.uint8), 0.6, 0).astype(np.uint8)
 
 
-def outlined(image: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image with the line around where the heatmap (G, G) exceeds half of its maximum."""
-    tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA).astype(np.uint8)
-    large = cv2.resize(heatmap, (TILE, TILE), interpolation=cv2.INTER_LINEAR)
+def outline(tile: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
+    """Draw on the tile, in place, the line around where (G, G) exceeds half of its maximum."""
+    large = cv2.resize(values, (TILE, TILE), interpolation=cv2.INTER_LINEAR)
     if large.max() > 0:
         inside = (large >= large.max() / 2).astype(np.uint8)
         lines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(tile, lines, -1, _OUTLINE, 1)
-    return tile
+        cv2.drawContours(tile, lines, -1, _OUTLINE, 1, cv2.LINE_AA)
+
+
+def write(tile: NDArray[np.uint8], text: str) -> None:
+    """Text at the lower left of a tile, in place."""
+    _put(tile, text, (4, tile.shape[0] - 5))
+
+
+def _put(tile: NDArray[np.uint8], text: str, place: tuple[int, int]) -> None:
+    for colour, width in ((0, 0, 0), 3), ((255, 255, 255), 1):
+        cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
 
 
 def region_attention(maps: Tensor, assignment: tuple[int, ...]) -> list[Tensor]:
@@ -62,7 +72,10 @@ def region_attention(maps: Tensor, assignment: tuple[int, ...]) -> list[Tensor]:
 
 def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> None:
     """Write a PNG, one row per face: input with the heatmap's outline, mean attention, then the
-    heads of eyes, nose and mouth.
+    heads of eyes, nose and mouth with the outline of their region.
+
+    The number on a tile is the share of its attention's energy in all regions, on those of a
+    region in that one. Faces whose landmarks may not guide have neither outline nor number.
 
     Args:
         path: of the PNG.
@@ -81,19 +94,37 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
     with torch.no_grad():
         parts = trainee.model(pixels, parts=True)
     assert isinstance(parts, CalParts)
-    maps = parts.maps.float()
-    columns = [maps.mean(1), *region_attention(maps, recipe.guidance.heads_of(trainee.heads))]
+    maps, assignment = parts.maps.float(), recipe.guidance.heads_of(trainee.heads)
+    columns = torch.stack([maps.mean(1), *region_attention(maps, assignment)], 1)  # (N, 4, h, w)
+    shares = None
+    if targets is not None:
+        cells = guidance.at_cells(targets, step.side, step.side)
+        masks = torch.cat([cells.mask, cells.regions], 1)  # (N, 4, h, w)
+        shares = energy_share(columns, masks).cpu().numpy()
     rows = []
     for face, image in enumerate(images):
-        first = np.zeros((1, 1), np.float32)
-        if targets is not None:
-            first = targets.heatmap[face, 0].float().cpu().numpy()
-        tiles = [outlined(image, first)]
-        tiles += [overlay(image, column[face].cpu().numpy()) for column in columns]
+        tiles = [cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA)]
+        tiles += [overlay(image, column) for column in columns[face].cpu().numpy()]
+        if targets is not None and shares is not None and targets.known[face]:
+            outlines = [targets.heatmap[face, 0], None, *targets.regions[face]]
+            for tile, values in zip(tiles, outlines, strict=True):
+                if values is not None:
+                    outline(tile, values.float().cpu().numpy())
+            for tile, share in zip(tiles[1:], shares[face], strict=True):
+                write(tile, f"{share:.2f}")
         rows.append(np.concatenate(tiles, axis=1))
-    grid = np.concatenate(rows, axis=0)
+    names = ["image, heatmap", f"{trainee.heads} heads"]
+    names += [f"{name}: {count}" for name, count in zip(REGIONS, assignment, strict=True)]
+    grid = np.concatenate([_headings(names), *rows], axis=0)
     encoded = cv2.imencode(".png", grid[:, :, ::-1])[1]
     write_bytes(path, encoded.tobytes())
+
+
+def _headings(names: list[str]) -> NDArray[np.uint8]:
+    strip = np.zeros((HEADING, TILE * len(names), 3), np.uint8)
+    for number, name in enumerate(names):
+        _put(strip, name, (number * TILE + 4, HEADING - 6))
+    return strip
 
 
 def draw_energy(directory: Path) -> Path | None:
@@ -108,15 +139,16 @@ def draw_energy(directory: Path) -> Path | None:
     lines = [line for line in lines if line.get("energy_inside") is not None]
     if not lines:
         return None
-    figure = Figure(figsize=(6.4, 4.0))
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for name in ("inside", *REGIONS):
         values = [line[f"energy_{name}"] for line in lines]
-        axes.plot([line["step"] for line in lines], values, label=name)
+        width = 2.5 if name == "inside" else 1.5
+        axes.plot([line["step"] for line in lines], values, label=name, linewidth=width)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("share of attention energy")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=4, frameon=False)
     path = directory / "energy.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
