@@ -44,7 +44,8 @@ class Metrics:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise TrainError(
-                    "--tensorboard needs the package tensorboard: pip install tensorboard"
+                    "--tensorboard needs the package tensorboard: pip install "
+                    "'faceguide[tensorboard]'"
                 ) from None
             self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 

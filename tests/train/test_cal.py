@@ -78,6 +78,29 @@ def test_the_four_terms_have_their_published_weights() -> None:
     assert cal_terms.recognition_total(losses).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_slopes_of_the_terms_agree_with_finite_differences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.tensor([2, 0])
+    centres = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+
+    def total(raw: Tensor, effect: Tensor, views: Tensor, features: Tensor) -> Tensor:
+        whole = CalOutput(raw, effect[:2], features, raw)
+        others = CalOutput(views, effect[2:], views, views)
+        losses = cal_terms.recognition_losses(whole, others, labels)
+        centre = cal_terms.centre_loss(features, centres, labels)
+        return cal_terms.recognition_total(losses) + centre
+
+    inputs = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((2, 3), (6, 3), (4, 3), (2, 5))
+    ]
+    # The terms compute in float32 on purpose; finite differences need more digits.
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    assert torch.autograd.gradcheck(total, inputs)
+
+
 def test_centres_move_towards_the_last_image_of_their_class() -> None:
     centres = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])

@@ -153,6 +153,7 @@ METHODS = {
     "loss": lambda a, r: losses.landmark_loss(a, losses.union(r)).sum(),
     "loss literal": lambda a, r: losses.landmark_loss_literal(a, losses.union(r)).sum(),
     "regions": lambda a, r: losses.region_loss(a, r, (3, 2, 2)).sum(),
+    "regions-log": lambda a, r: losses.region_log_loss(a, r, (3, 2, 2)).sum(),
     "regions literal": lambda a, r: losses.region_loss_literal(a, r, (3, 2, 2)).sum(),
     "contrastive": lambda a, r: sum(
         losses.contrastive_loss(
