@@ -17,37 +17,31 @@ given again, with further methods or seeds; the table shows what is there. One t
 
 from __future__ import annotations
 
-import itertools
 import json
-import shutil
-import statistics
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 import numpy as np
 import torch
-from click.testing import CliRunner
+from guidance_faces import Split, build_cache, off_the_shelf, scores, split_rows, verification
+from guidance_table import ATTENTION, VERIFICATION, table, targets
+from guidance_trunk import AfterTrunk, ReadyStep, middles
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from faceguide.cache.files import replacing, write_bytes
+from faceguide.cache.files import write_bytes
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.schema import REGIONS
 from faceguide.cache.stream import Stream
-from faceguide.preprocess.cli import main as prep
 from faceguide.train import augment, guidance
 from faceguide.train.cal import CalSettings, CalStep, Trainee, map_side
 from faceguide.train.guidance import GuidanceSettings, Targets
-from faceguide.train.job import Batch, Place
+from faceguide.train.job import Place
 from faceguide.train.models import create
 from faceguide.train.models.checkpoint import load_weights
-from faceguide.train.models.mobilefacenet import MobileFaceNetTrunk
-from faceguide.train.verification import separation
 
 METHODS = {
     "plain": GuidanceSettings(),
@@ -61,137 +55,6 @@ METHODS = {
     "prior 0.3": GuidanceSettings(prior=0.3),
     "contrastive 0.1": GuidanceSettings(contrastive=0.1),
 }
-LEAST_IMAGES = 4
-
-
-def build_cache(data: Path, work: Path) -> FaceCache:
-    """One cache of both sets; LFW is aligned already, ORL is enlarged and aligned first."""
-    cache = work / "cache"
-    if not (cache / "manifest-guidance.json").exists():
-        faces = work / "faces"
-        for path in sorted((data / "orl_att").glob("s*/*.pgm")):
-            out = work / "orl" / f"orl_{path.parent.name}" / f"{path.stem}.png"
-            out.parent.mkdir(parents=True, exist_ok=True)
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            large = cv2.resize(image, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(out), large)
-        _prep("landmarks", work / "orl", "--out", work / "orl-cache", "--allow-failures")
-        aligned = FaceCache.open(work / "orl-cache")
-        for row in aligned.select().tolist():
-            sample = aligned[row]
-            out = faces / sample["key"]
-            out.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(out), sample["image"][:, :, ::-1])
-        for folder in sorted((data / "lfw112_dev" / "images").iterdir()):
-            shutil.copytree(folder, faces / folder.name, dirs_exist_ok=True)
-        _prep("landmarks", faces, "--out", cache, "--align", "none", "--allow-failures")
-    return FaceCache.open(cache)
-
-
-def _prep(*arguments: object) -> None:
-    result = CliRunner().invoke(prep, [*map(str, arguments), "--jobs", "1"])
-    if result.exit_code:
-        raise SystemExit(result.output)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Who is learnt and who is compared.
-
-    Attributes:
-        train: rows to learn.
-        test: rows of persons never learnt, LFW alone.
-        same: (T·(T−1)/2,) bool over pairs of `test`, one person.
-        lookalike: likewise, the two are listed as lookalikes.
-    """
-
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    same: NDArray[np.bool_]
-    lookalike: NDArray[np.bool_]
-
-
-def split_rows(cache: FaceCache, data: Path) -> Split:
-    """Persons with at least four images are learnt, the other LFW persons are compared."""
-    rows = cache.select(labelled=True)
-    labels = cache.read(rows, ["label"])["label"]
-    counts = Counter(labels.tolist())
-    many = np.array([counts[label] >= LEAST_IMAGES for label in labels.tolist()])
-    test = rows[~many]
-    people = [cache.identities[label] for label in labels[~many].tolist()]
-    listed = json.loads((data / "lfw112_dev" / "lookalike_pairs.json").read_text())
-    alike = {
-        frozenset((pair["a"], pair["b"])) for pair in listed if not pair["suspect_same_person"]
-    }
-    pairs = list(itertools.combinations(people, 2))
-    same = np.array([a == b for a, b in pairs])
-    lookalike = np.array([frozenset(pair) in alike for pair in pairs])
-    return Split(rows[many], test, same, lookalike)
-
-
-def scores(features: Tensor) -> NDArray[np.float64]:
-    """Cosines of all pairs, in the order of itertools.combinations."""
-    unit = nn.functional.normalize(features.float(), dim=1)
-    first, second = torch.triu_indices(len(unit), len(unit), 1)
-    return (unit @ unit.T)[first, second].double().numpy()
-
-
-def verification(values: NDArray[np.float64], split: Split) -> dict[str, float]:
-    """AUC over all pairs, and of the genuine pairs against the lookalikes."""
-    some = split.same | split.lookalike
-    return {
-        "auc": separation(values, split.same)[0],
-        "auc_lookalikes": separation(values[some], split.same[some])[0],
-    }
-
-
-class AfterTrunk(nn.Module):
-    """What follows the 14×14 map of MobileFaceNet; the map comes ready."""
-
-    def __init__(self, trunk: MobileFaceNetTrunk) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def forward(self, middle: Tensor) -> Tensor:
-        """(N, 128, 14, 14) → (N, 512, …)."""
-        return self.trunk.from_middle(middle)
-
-
-@torch.no_grad()
-def middles(cache: FaceCache, trunk: MobileFaceNetTrunk, model: Any, path: Path) -> Tensor:
-    """(rows, 2, 128, 14, 14): the map of every image and of its mirror image, kept in a file."""
-    if path.exists():
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    trunk.eval()
-    found = []
-    rows = np.arange(len(cache))
-    for batch in Stream(
-        cache, rows, columns=("image",), batch_size=32, shuffle=False, ragged="exact"
-    ):
-        pixels = model.input_spec.prepare(batch["image"])
-        found.append(torch.stack([trunk.to_middle(pixels), trunk.to_middle(pixels.flip(3))], 1))
-    ready = torch.cat(found)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, ready.numpy())
-    return ready
-
-
-@dataclass(frozen=True)
-class ReadyStep(CalStep):
-    """`CalStep` on ready 14×14 maps instead of pixels."""
-
-    ready: Tensor = field(kw_only=True)
-
-    def prepare(self, batch: Batch, place: Place) -> tuple[Tensor, Targets | None]:
-        """The map of each image as its geometry mirrors it, and its targets."""
-        shape, rows = self.settings.augmentation, batch["row"]
-        geometry = augment.draw_geometry(shape, 112, self.settings.seed, place.epoch, rows)
-        targets = Targets(
-            augment.warp_targets(batch["regions"], geometry),
-            augment.warp_targets(batch["heatmap"][:, None], geometry),
-            guidance.known_origin(batch["origin"], False),
-        )
-        return self.ready[rows, geometry.mirrored.long()], targets
 
 
 def run(
@@ -296,8 +159,11 @@ def test(
             side,
             side,
         )
-        whole = model.input_spec.prepare(batch["image"])
-        parts = model(whole if ready is None else ready[batch["row"], 0], parts=True)
+        if ready is None:
+            seen = model.input_spec.prepare(batch["image"])
+        else:
+            seen = ready[batch["row"], 0]
+        parts = model(seen, parts=True)
         features.append(parts.output.features)
         for name, value in guidance.watch(parts.maps, cells, assignment).items():
             watched[name] += value.item() * count
@@ -305,59 +171,6 @@ def test(
         "features": torch.cat(features),
         **{name: value / len(split.test) for name, value in watched.items()},
     }
-
-
-@torch.no_grad()
-def off_the_shelf(cache: FaceCache, split: Split, weights: Path) -> NDArray[np.float64]:
-    """Cosines of the 128-number embedding of the same weights."""
-    model = create("mobilefacenet")
-    load_weights(model, weights)
-    model.eval()
-    stream = Stream(
-        cache, split.test, columns=("image",), batch_size=64, shuffle=False, ragged="exact"
-    )
-    return scores(torch.cat([model(model.input_spec.prepare(b["image"]))[0] for b in stream]))
-
-
-COLUMNS = {
-    "inside": "energy_inside",
-    **{f"{name} lift": f"lift_{name}" for name in REGIONS},
-    "entropy": "attention_entropy",
-    "cosine": "head_cosine",
-    "AUC": "auc",
-    "lookalikes": "auc_lookalikes",
-    "fused": "auc_fused",
-}
-
-
-def table(record: dict[str, Any]) -> str:
-    """Mean ± spread over seeds; below each method its seed-paired difference to plain."""
-    lines = [f"{'method':<18} seeds " + " ".join(f"{name:>15}" for name in COLUMNS)]
-    shelf = record["off_the_shelf"]
-    blank = [f"{shelf[key]:15.4f}" if key in shelf else " " * 15 for key in COLUMNS.values()]
-    lines.append(f"{'off the shelf':<18} {'':5} " + " ".join(blank))
-    plain = record["runs"].get("plain", {})
-    for method, runs in record["runs"].items():
-        seeds = sorted(runs)
-        cells = []
-        for key in COLUMNS.values():
-            values = [runs[seed].get(key, float("nan")) for seed in seeds]
-            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):7.4f} ±{spread:6.4f}")
-        lines.append(f"{method:<18} {len(seeds):5} " + " ".join(f"{cell:>15}" for cell in cells))
-        paired = [seed for seed in seeds if seed in plain]
-        if method != "plain" and paired:
-            cells = []
-            for key in COLUMNS.values():
-                gaps = [
-                    runs[s].get(key, float("nan")) - plain[s].get(key, float("nan")) for s in paired
-                ]
-                spread = statistics.stdev(gaps) if len(gaps) > 1 else float("nan")
-                cells.append(f"{statistics.mean(gaps):+7.4f} ±{spread:6.4f}")
-            lines.append(
-                f"{'  − plain':<18} {len(paired):5} " + " ".join(f"{c:>15}" for c in cells)
-            )
-    return "\n".join(lines)
 
 
 @click.command()
@@ -368,6 +181,7 @@ def table(record: dict[str, Any]) -> str:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)))
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--train", "part", type=click.Choice(["last", "all"]), default="last")
 @click.option("--stride", type=click.Choice([16, 32]), default=16, show_default=True)
 @click.option("--heads", type=click.IntRange(3), default=16, show_default=True)
@@ -380,6 +194,7 @@ def main(
     out: Path,
     methods: tuple[str, ...],
     seeds: int,
+    first_seed: int,
     part: str,
     stride: int,
     heads: int,
@@ -390,6 +205,8 @@ def main(
     """Compare the methods of guidance on the real faces under DATA."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    # Else every new tensor is filled first, a fifth of the time; no operation here leaves gaps.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     cache = build_cache(data, work)
     split = split_rows(cache, data)
     weights = data / "weights" / "mobilefacenet.pt"
@@ -406,7 +223,7 @@ def main(
             raise SystemExit(f"{out}: holds another protocol: {record['protocol']}; choose another")
     todo = [
         (seed, method)
-        for seed in range(seeds)
+        for seed in range(first_seed, first_seed + seeds)
         for method in (methods or METHODS)
         if str(seed) not in record["runs"].get(method, {})
     ]
@@ -426,8 +243,11 @@ def main(
             )  # fmt: skip
             record["runs"].setdefault(method, {})[str(seed)] = found
             write_bytes(out, (json.dumps(record, indent=1) + "\n").encode())
-    click.echo(json.dumps(protocol))
-    click.echo(table(record))
+    record["runs"] = {name: record["runs"][name] for name in METHODS if name in record["runs"]}
+    click.echo(json.dumps(protocol) + "\n")
+    for columns in (ATTENTION, VERIFICATION):
+        click.echo(table(record, columns) + "\n")
+    click.echo(targets(record))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,22 @@
 
 The model, the recipe and the images are those of a real run: CAL with ResNet-50 on 224 pixels, all
 three passes, on a demo set that is drawn and cached first. Every round runs one step of plain CAL
-and one of each method on the same batch; the table gives the median over rounds of the difference
-to plain in the same round. On a CPU the processor's time is counted, which other work on the
-machine disturbs less than the clock; on a GPU the clock, with the device waited for. Waiting for
-data is clock time, as `metrics.jsonl` reports it.
+and one of each method on the same batch, in another order each time, on one model with one
+optimiser. A method's figure is the median over rounds of the difference to plain in the same round,
+with the interval that holds the true median with a confidence of 95 % (sign test): single rounds
+differ by several per cent either way, whatever runs in them. `plain again` is plain a second time
+in every round: what it differs by is the error of the measurement.
+
+On a CPU the processor's time is counted, which other work on the machine disturbs less than the
+clock; on a GPU the clock, with the device waited for. Waiting for data is clock time, as
+`metrics.jsonl` reports it.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import random
 import statistics
 import tempfile
 import time
@@ -23,6 +30,7 @@ from typing import Any
 import click
 import torch
 from click.testing import CliRunner
+from tqdm import tqdm
 
 from faceguide.cache.files import write_bytes
 from faceguide.cache.reader import FaceCache
@@ -36,6 +44,7 @@ from faceguide.train.models import create
 
 METHODS = {
     "plain": GuidanceSettings(),
+    "plain again": GuidanceSettings(),
     "loss": GuidanceSettings(loss=0.3),
     "regions": GuidanceSettings(regions=1.0),
     "regions-log": GuidanceSettings(regions_log=0.1),
@@ -76,7 +85,7 @@ def one_step(step: CalStep, optimiser: torch.optim.Optimizer, batch: Batch, plac
 @click.option("--model", default="cal_resnet50", show_default=True)
 @click.option("--crop", type=int, default=224, show_default=True)
 @click.option("--batch-size", type=click.IntRange(2), default=2, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=25, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def main(
@@ -102,15 +111,36 @@ def main(
         "waiting": waiting, "seconds": seconds,
     }  # fmt: skip
     write_bytes(out, (json.dumps(record, indent=1) + "\n").encode())
-    click.echo(f"{model}, {crop} pixels, batches of {batch_size}, {where}, {rounds} rounds")
-    click.echo(f"{'method':<16} {'step, s':>9} {'added':>8}   lowest … highest round")
+    click.echo(f"{model}, {crop} pixels, batches of {batch_size}, {where}, {rounds} rounds\n")
+    click.echo("| | step, s | added | 95 % interval | lowest and highest round |")
+    click.echo("|---|---|---|---|---|")
     for name, values in seconds.items():
-        added = [value / base - 1 for value, base in zip(values, plain, strict=True)]
-        click.echo(
-            f"{name:<16} {statistics.median(values):9.3f} {statistics.median(added):+8.1%}   "
-            f"{min(added):+.1%} … {max(added):+.1%}"
-        )
-    click.echo(f"waiting for data: {waiting:.3%} of the time")
+        added = sorted(value / base - 1 for value, base in zip(values, plain, strict=True))
+        cells = [f"{statistics.median(values):.3f}", *[""] * 3]
+        if name != "plain":
+            low, high = median_interval(added)
+            cells[1:] = [
+                f"{statistics.median(added):+.1%}",
+                f"{low:+.1%} … {high:+.1%}",
+                f"{added[0]:+.1%}, {added[-1]:+.1%}",
+            ]
+        click.echo(f"| {name} | {' | '.join(cells)} |".replace("-", "−"))
+    click.echo(f"\nwaiting for data: {waiting:.3%} of the time")
+
+
+def median_interval(ordered: list[float]) -> tuple[float, float]:
+    """The narrowest pair of order statistics around the median with a confidence of 95 %.
+
+    With fewer than six values, the lowest and the highest, whose confidence is lower.
+    """
+    count = len(ordered)
+    outside, rank = 0.5**count, 0
+    while rank + 1 < count // 2:
+        more = outside + math.comb(count, rank + 1) * 0.5**count
+        if 2 * more > 0.05:
+            break
+        outside, rank = more, rank + 1
+    return ordered[rank], ordered[count - 1 - rank]
 
 
 def measure(
@@ -123,39 +153,43 @@ def measure(
     now: Callable[[], float],
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each step by method, and the share of the clock spent waiting for batches."""
+    # One model, one prior and one optimiser for all: what differs is guidance alone.
     model = create(model_name, num_classes=len(cache.identities))
     side = map_side(model, crop)
-    trainees, steps = {}, {}
-    for name, guidance in METHODS.items():
-        # One model for all: what differs is guidance alone.
-        trainee = Trainee(model, torch.arange(len(cache.identities)), prior=bool(guidance.prior))
-        trainees[name] = trainee.to(device).train()
-        steps[name] = CalStep(CalSettings(Augmentation(crop), guidance), trainee, side)
-    optimisers = {
-        name: torch.optim.SGD(trainee.parameters(), 1e-6, momentum=0.9)
-        for name, trainee in trainees.items()
+    trainees = {
+        prior: Trainee(model, torch.arange(len(cache.identities)), prior=prior).to(device).train()
+        for prior in (False, True)
     }
+    steps = {
+        name: CalStep(
+            CalSettings(Augmentation(crop), guidance), trainees[bool(guidance.prior)], side
+        )
+        for name, guidance in METHODS.items()
+    }
+    # Parameters without a gradient, such as the prior's in other steps, are passed over.
+    optimiser = torch.optim.SGD(trainees[True].parameters(), 1e-6, momentum=0.9)
     columns = steps["plain"].settings.columns(cache.columns)
     rows = cache.select(labelled=True)
     stream = endless(Stream(cache, rows, columns=columns, batch_size=batch_size, device=device))
     for name in METHODS:  # the first step allocates
-        one_step(steps[name], optimisers[name], next(stream), Place(0, 100, 0, 0.0))
+        one_step(steps[name], optimiser, next(stream), Place(0, 100, 0, 0.0))
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     waited, began = 0.0, time.perf_counter()
-    for number in range(rounds):
-        start = time.perf_counter()
-        batch = next(stream)
-        waited += time.perf_counter() - start
+    order = random.Random(0)
+    for number in tqdm(range(rounds), disable=None):
+        batch: Batch = {}
         place = Place(number, 100, 0, 0.0)
         # Another order each round, so that no method always follows the same one.
-        names = list(METHODS)[number % len(METHODS) :] + list(METHODS)[: number % len(METHODS)]
-        for name in names:
+        for name in order.sample(list(METHODS), len(METHODS)):
+            # A batch per step is fetched, as in a run; all methods of a round learn the first.
+            start = time.perf_counter()
+            fetched = next(stream)
+            waited += time.perf_counter() - start
+            batch = batch or {column: values.clone() for column, values in fetched.items()}
             first = now()
-            one_step(steps[name], optimisers[name], batch, place)
+            one_step(steps[name], optimiser, batch, place)
             seconds[name].append(now() - first)
-    # One batch served all methods of a round; a run needs one per step.
-    share = waited * len(METHODS) / (time.perf_counter() - began)
-    return seconds, share
+    return seconds, waited / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

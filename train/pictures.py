@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from faceguide.cache.files import replacing, write_bytes
+from faceguide.cache.files import replacing
 from faceguide.cache.schema import REGIONS
 from faceguide.train import augment, guidance
 from faceguide.train.cal import CalStep
@@ -21,7 +22,7 @@ from faceguide.train.models.cal import CalParts
 
 TILE = 160  # pixels of a tile's side
 HEADING = 20  # pixels above the first row
-FACES = 8
+FACES = 6
 _OUTLINE = (255, 255, 255)
 
 
@@ -116,8 +117,9 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
     names = ["image, heatmap", f"{trainee.heads} heads"]
     names += [f"{name}: {count}" for name, count in zip(REGIONS, assignment, strict=True)]
     grid = np.concatenate([_headings(names), *rows], axis=0)
-    encoded = cv2.imencode(".png", grid[:, :, ::-1])[1]
-    write_bytes(path, encoded.tobytes())
+    with replacing(path) as temporary:
+        # 256 colours show as much in a quarter of the space; a run writes many of these.
+        Image.fromarray(grid).quantize(256).save(temporary, "PNG", optimize=True)
 
 
 def _headings(names: list[str]) -> NDArray[np.uint8]:
