@@ -12,7 +12,8 @@ in every round: what it differs by is the error of the measurement.
 
 On a CPU the processor's time is counted, which other work on the machine disturbs less than the
 clock; on a GPU the clock, with the device waited for. Waiting for data is clock time, as
-`metrics.jsonl` reports it.
+`metrics.jsonl` reports it. Given again, the command adds its rounds to those in the file, so that
+they can be spread over quiet moments.
 """
 
 from __future__ import annotations
@@ -101,31 +102,48 @@ def main(
             return time.perf_counter()
         return time.process_time()
 
+    protocol = {
+        "model": model, "crop": crop, "batch_size": batch_size, "device": str(where),
+        "threads": threads, "torch": torch.__version__,
+    }  # fmt: skip
+    record: dict[str, Any] = {
+        "protocol": protocol, "waited": 0.0, "elapsed": 0.0,
+        "seconds": {name: [] for name in METHODS},
+    }  # fmt: skip
+    if out.exists():
+        record = json.loads(out.read_text())
+        if record["protocol"] != protocol:
+            raise SystemExit(f"{out}: holds another protocol: {record['protocol']}; choose another")
     with tempfile.TemporaryDirectory() as folder:
         cache = demo_cache(Path(folder), crop * 8 // 7)
-        seconds, waiting = measure(cache, model, crop, batch_size, rounds, where, now)
-    plain = seconds["plain"]
-    record: dict[str, Any] = {
-        "model": model, "crop": crop, "batch_size": batch_size, "rounds": rounds,
-        "device": str(where), "threads": threads, "torch": torch.__version__,
-        "waiting": waiting, "seconds": seconds,
-    }  # fmt: skip
-    write_bytes(out, (json.dumps(record, indent=1) + "\n").encode())
-    click.echo(f"{model}, {crop} pixels, batches of {batch_size}, {where}, {rounds} rounds\n")
-    click.echo("| | step, s | added | 95 % interval | lowest and highest round |")
-    click.echo("|---|---|---|---|---|")
-    for name, values in seconds.items():
+        for _ in measure(record, cache, rounds, where, now):
+            write_bytes(out, (json.dumps(record, indent=1) + "\n").encode())
+    click.echo(table(record))
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown: what each method adds to a plain step."""
+    protocol, plain = record["protocol"], record["seconds"]["plain"]
+    lines = [
+        f"{protocol['model']}, {protocol['crop']} pixels, batches of {protocol['batch_size']}, "
+        f"{protocol['device']}, {len(plain)} rounds",
+        "",
+        "| | step, s | added | 95 % interval | lowest and highest round |",
+        "|---|---|---|---|---|",
+    ]
+    for name, values in record["seconds"].items():
         added = sorted(value / base - 1 for value, base in zip(values, plain, strict=True))
-        cells = [f"{statistics.median(values):.3f}", *[""] * 3]
+        cells = [name, f"{statistics.median(values):.3f}", "–", "–", "–"]
         if name != "plain":
             low, high = median_interval(added)
-            cells[1:] = [
+            cells[2:] = [
                 f"{statistics.median(added):+.1%}",
                 f"{low:+.1%} … {high:+.1%}",
-                f"{added[0]:+.1%}, {added[-1]:+.1%}",
+                f"{added[0]:+.1%} … {added[-1]:+.1%}",
             ]
-        click.echo(f"| {name} | {' | '.join(cells)} |".replace("-", "−"))
-    click.echo(f"\nwaiting for data: {waiting:.3%} of the time")
+        lines.append(f"| {' | '.join(cells)} |".replace(" -", " −"))
+    share = record["waited"] / record["elapsed"]
+    return "\n".join([*lines, "", f"Waiting for data: {share:.3%} of the time."])
 
 
 def median_interval(ordered: list[float]) -> tuple[float, float]:
@@ -144,17 +162,17 @@ def median_interval(ordered: list[float]) -> tuple[float, float]:
 
 
 def measure(
+    record: dict[str, Any],
     cache: FaceCache,
-    model_name: str,
-    crop: int,
-    batch_size: int,
     rounds: int,
     device: torch.device,
     now: Callable[[], float],
-) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each step by method, and the share of the clock spent waiting for batches."""
+) -> Iterator[None]:
+    """Add round after round to the record: seconds of each step by method, and of waiting."""
+    protocol, seconds = record["protocol"], record["seconds"]
+    crop, batch_size = protocol["crop"], protocol["batch_size"]
     # One model, one prior and one optimiser for all: what differs is guidance alone.
-    model = create(model_name, num_classes=len(cache.identities))
+    model = create(protocol["model"], num_classes=len(cache.identities))
     side = map_side(model, crop)
     trainees = {
         prior: Trainee(model, torch.arange(len(cache.identities)), prior=prior).to(device).train()
@@ -173,10 +191,10 @@ def measure(
     stream = endless(Stream(cache, rows, columns=columns, batch_size=batch_size, device=device))
     for name in METHODS:  # the first step allocates
         one_step(steps[name], optimiser, next(stream), Place(0, 100, 0, 0.0))
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-    waited, began = 0.0, time.perf_counter()
-    order = random.Random(0)
+    order = random.Random(len(seconds["plain"]))
     for number in tqdm(range(rounds), disable=None):
+        began = time.perf_counter()
+        waited, found = 0.0, {}
         batch: Batch = {}
         place = Place(number, 100, 0, 0.0)
         # Another order each round, so that no method always follows the same one.
@@ -188,8 +206,12 @@ def measure(
             batch = batch or {column: values.clone() for column, values in fetched.items()}
             first = now()
             one_step(steps[name], optimiser, batch, place)
-            seconds[name].append(now() - first)
-    return seconds, waited / (time.perf_counter() - began)
+            found[name] = now() - first
+        for name, value in found.items():
+            seconds[name].append(value)
+        record["waited"] += waited
+        record["elapsed"] += time.perf_counter() - began
+        yield
 
 
 if __name__ == "__main__":
