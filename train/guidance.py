@@ -241,7 +241,8 @@ def watch(maps: Tensor, cells: Cells | None, assignment: tuple[int, ...]) -> dic
     entropy = -(shares * shares.clamp_min(1e-12).log()).sum(2)
     entropy = entropy / torch.log(torch.tensor(float(flat.shape[2])))
     unit = nn.functional.normalize(flat, dim=2)
-    alike = unit @ unit.transpose(1, 2)  # (N, M, M)
+    with torch.autocast(unit.device.type, enabled=False):
+        alike = unit @ unit.transpose(1, 2)  # (N, M, M)
     heads = flat.shape[1]
     # The diagonal of a live head is 1.
     between = (alike.sum((1, 2)) - live.sum(1)) / max(heads * (heads - 1), 1)

@@ -243,7 +243,9 @@ def contrastive_loss(
     Returns:
         The two means, scalars; 0 where there are no such pairs.
     """
-    cosine = vectors @ vectors.T
+    # Half precision could not tell a cosine of 0.998 from 1.
+    with torch.autocast(vectors.device.type, enabled=False):
+        cosine = vectors @ vectors.T
     genuine, impostor = same & used, ~same & used
     attract = ((1.0 - cosine) * genuine).sum() / genuine.sum().clamp_min(1)
     repel = ((cosine - margin).clamp_min(0.0) * impostor).sum() / impostor.sum().clamp_min(1)

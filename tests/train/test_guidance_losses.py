@@ -149,6 +149,16 @@ def test_each_image_uses_its_own_landmarks() -> None:
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
 
 
+def test_cosines_keep_their_digits_under_autocast() -> None:
+    vectors = torch.nn.functional.normalize(torch.tensor([[1.0, 0.02], [1.0, 0.0]]), dim=1)
+    pair = torch.ones(2, 2, dtype=torch.bool).triu(1)
+    expected, _ = losses.contrastive_loss(vectors, pair, pair)
+    assert expected.item() == pytest.approx(2e-4, rel=1e-2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = losses.contrastive_loss(vectors, pair, pair)
+    assert torch.equal(found, expected)
+
+
 METHODS = {
     "loss": lambda a, r: losses.landmark_loss(a, losses.union(r)).sum(),
     "loss literal": lambda a, r: losses.landmark_loss_literal(a, losses.union(r)).sum(),
