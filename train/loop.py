@@ -12,6 +12,7 @@ import contextlib
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -222,11 +223,14 @@ def _wrapped(
     if processes.world > 1:
         # Several forwards come before one backward: broadcasting buffers in between would change
         # what the first one's backward needs.
-        forward = DistributedDataParallel(
-            module,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-        )
+        with warnings.catch_warnings():
+            # Newer versions of torch want another name for it, which 2.6 does not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            forward = DistributedDataParallel(
+                module,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+            )
     return torch.compile(forward) if settings.compile else forward
 
 
