@@ -18,8 +18,13 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(file_okay=False, path_type=Path)
 
-# Named here so that --help need not import torch; a test compares them with `scores`.
+# Named here so that --help need not import torch; a test compares them with the modules' own.
 MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding", "fused")
+FUSIONS = ("qaconv+cosine", "qaconv+visible-embedding")
+FIT_IN_PARTS = (
+    "--fit-pairs is for one process: fit on a short list first, then give the parts the "
+    "fusion.json of that run by --fusion-scales"
+)
 
 
 def _part(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int]:
@@ -72,10 +77,20 @@ def matcher_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--embeddings", type=OUT, help="Run directory whose embeddings are used and filled."
         ),
+        click.option("--fit-cache", type=FOLDER, help="Cache of --fit-pairs.  [default: CACHE]"),
+        click.option("--fit-split", help="Of ND-TWIN's pairs: train, val or test."),
+        click.option(
+            "--fit-pairs", type=FILE, help="Training pairs that a fusion by name is fitted on."
+        ),
         click.option("--fusion-scales", type=FILE, help="An earlier run's fusion.json."),
         click.option("--fuse", multiple=True, metavar="NAME=WEIGHT", help="Part of a fusion."),
         click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror image."),
-        click.option("--matcher", type=click.Choice(MATCHERS), default="cosine", show_default=True),
+        click.option(
+            "--matcher",
+            type=click.Choice(MATCHERS + FUSIONS),
+            default="cosine",
+            show_default=True,
+        ),
         click.option("--out", type=OUT, required=True, help="Run directory."),
     ):
         command = option(command)
@@ -112,6 +127,9 @@ def prepare(
     visibility: str,
     fuse: tuple[str, ...],
     fusion_scales: Path | None,
+    fit_pairs: Path | None,
+    fit_split: str | None,
+    fit_cache: Path | None,
     out: Path,
     embeddings: Path | None,
     bootstrap: int,
@@ -129,11 +147,16 @@ def prepare(
         visibility,
         parse_weights(fuse) if fuse else {},
         fusion_scales,
+        fit_pairs,
+        fit_split,
+        fit_cache,
         batch_size,
         device,
         seed,
     )
     options.names()  # before weights are read
+    if fit_pairs is not None and part[1] > 1:
+        raise click.UsageError(FIT_IN_PARTS)
     network, _ = load(backbone, weights, device, batch_size)
     return network, options, RunOptions(out, embeddings, bootstrap, overwrite, progress_bar, part)
 

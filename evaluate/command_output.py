@@ -105,6 +105,12 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
             f"Warning: {shared['count']} persons of this test are in the training set of these "
             f"weights, e.g. {', '.join(shared['names'][:3])}"
         )
+    fitted = (record.get("fusion") or {}).get("shared_identities")
+    if fitted and fitted["count"]:
+        say(
+            f"Warning: the fusion was fitted on {fitted['count']} persons of this test, e.g. "
+            f"{', '.join(fitted['names'][:3])}; its figures are too good"
+        )
     count = record["left_out"]["count"]
     if count:
         text = f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"

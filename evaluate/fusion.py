@@ -107,6 +107,28 @@ def read_scales(path: Path, names: Sequence[str]) -> dict[str, dict[str, float]]
     return scales
 
 
+def summary(out: Path) -> dict[str, Any]:
+    """What a run's `fusion.json` holds, but for the list of persons of a fit."""
+    record: dict[str, Any] = read_json(out / FILE)
+    return {name: value for name, value in record.items() if name != "persons"}
+
+
+def read_fit(path: Path, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Any]]:
+    """The weights of an earlier fit's `fusion.json`, and all that it holds.
+
+    Raises:
+        CacheError: when the file is missing or was changed.
+        EvaluationError: when it is not of these matchers.
+    """
+    record: dict[str, Any] = read_json(path)
+    weights = record.get("weights")
+    if not isinstance(weights, dict) or sorted(weights) != sorted(names) or "auc" not in record:
+        raise EvaluationError(
+            f"{path}: holds no fit of {' and '.join(names)}; a run with --fit-pairs writes one"
+        )
+    return {name: float(weights[name]) for name in names}, record
+
+
 def fuse(
     matchers: Mapping[str, Matcher],
     weights: Mapping[str, float],

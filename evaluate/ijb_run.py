@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from faceguide.cache.files import replacing, write_json
-from faceguide.evaluate import ijb, ijb_faces, ijb_meta, templates
+from faceguide.evaluate import fusion, ijb, ijb_faces, ijb_meta, templates
 from faceguide.evaluate.block_files import ScoreBlocks
 from faceguide.evaluate.embed import blocks_of, fill, unfinished
 from faceguide.evaluate.embed_part import embed_part, part_record
@@ -114,6 +114,7 @@ def run_ijb(
     ]
     record = {
         "matcher": options.matcher,
+        "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
         "set": meta.name,
         "images": len(images) - len(failures),
         "listed": len(images),

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.files import digest, read_json, write_json
+from faceguide.cache.files import digest, file_sha256, read_json, write_json
 from faceguide.cache.parts import WHOLE
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate import fusion
-from faceguide.evaluate.embed import BATCH
+from faceguide.evaluate import fusion, fusion_fit
+from faceguide.evaluate.embed import BATCH, embed_rows, store_key
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.network import Network
 from faceguide.evaluate.reader import (
     FaceReader,
     choose_visibility,
     groups_for,
+    score_pairs,
     visible_mean_map,
 )
 from faceguide.evaluate.run_directory import begin, cache_hash, training_identities
@@ -33,11 +34,14 @@ class MatcherOptions:
     """How faces are compared.
 
     Attributes:
-        matcher: of `scores.MATCHERS`.
+        matcher: of `scores.MATCHERS` or `fusion_fit.FUSIONS`.
         flip: whether embeddings include the mirror image.
         visibility: "auto", "head" or "cache".
         fuse: matcher → weight, for `fused`.
         fusion_scales: an earlier run's fusion.json, or None.
+        fit_pairs: list of training pairs that a fusion by name is fitted on, or None.
+        fit_split: which part of an ND-TWIN list that is.
+        fit_cache: directory of the cache of those pairs; None = the cache that is tested.
         batch_size: crops of one forward pass.
         device: of torch.
         seed: of everything drawn.
@@ -48,6 +52,9 @@ class MatcherOptions:
     visibility: str = "auto"
     fuse: Mapping[str, float] = field(default_factory=dict)
     fusion_scales: Path | None = None
+    fit_pairs: Path | None = None
+    fit_split: str | None = None
+    fit_cache: Path | None = None
     batch_size: int = BATCH
     device: str = "cpu"
     seed: int = 0
@@ -56,13 +63,25 @@ class MatcherOptions:
         """The matchers that are at work.
 
         Raises:
-            EvaluationError: when `fuse` and `matcher` do not belong together.
+            EvaluationError: when the options of a fusion and `matcher` do not belong together.
         """
+        by_name = self.matcher in fusion_fit.FUSIONS
         if (self.matcher == "fused") != bool(self.fuse):
             raise EvaluationError("--matcher fused and --fuse NAME=WEIGHT belong together")
-        if self.fusion_scales is not None and not self.fuse:
-            raise EvaluationError("--fusion-scales is for --matcher fused; leave it out")
-        return list(self.fuse) or [self.matcher]
+        if self.fusion_scales is not None and not self.fuse and not by_name:
+            raise EvaluationError("--fusion-scales is for a fusion; leave it out")
+        if by_name and (self.fit_pairs is None) == (self.fusion_scales is None):
+            raise EvaluationError(
+                f"--matcher {self.matcher} is fitted on training pairs: give --fit-pairs FILE, or "
+                "--fusion-scales with the fusion.json of an earlier fit"
+            )
+        if not by_name and self.fit_pairs is not None:
+            raise EvaluationError(
+                f"--fit-pairs is for --matcher {' or '.join(fusion_fit.FUSIONS)}; leave it out"
+            )
+        if self.fit_pairs is None and (self.fit_cache or self.fit_split):
+            raise EvaluationError("--fit-cache and --fit-split belong to --fit-pairs")
+        return list(self.fuse) or list(fusion_fit.FUSIONS.get(self.matcher, (self.matcher,)))
 
     def settings(self) -> dict[str, Any]:
         """What changes the scores, as run.json holds it."""
@@ -73,6 +92,9 @@ class MatcherOptions:
             "visibility": self.visibility,
             "fuse": dict(self.fuse),
             "fusion_scales": scales,
+            "fit_pairs": None if self.fit_pairs is None else str(self.fit_pairs.resolve()),
+            "fit_split": self.fit_split,
+            "fit_cache": None if self.fit_cache is None else str(self.fit_cache.resolve()),
             "seed": self.seed,
         }
 
@@ -150,7 +172,10 @@ def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None)
     Raises:
         EvaluationError: when the network or the cache lacks what a matcher needs.
     """
-    parts = {name: make_matcher(name, network) for name in options.names()}
+    names = options.names()
+    if options.matcher == "qaconv+cosine" and not _visibility_known(network, cache):
+        names = ["qaconv", "cosine"]
+    parts = {name: make_matcher(name, network) for name in names}
     needs = frozenset[str]().union(*(part.needs for part in parts.values()))
     source = None
     if VISIBILITY in needs:
@@ -191,15 +216,76 @@ def build_matcher(
     for name in parts:
         if needs_mean_map(name):
             parts[name] = make_matcher(name, network, visible_mean_map(reader, rows))
-    if options.matcher != "fused":
+    if options.matcher in parts:
         return reader, parts[options.matcher]
-    if options.fusion_scales is not None:
-        scales = fusion.read_scales(options.fusion_scales, list(parts))
-    else:
-        scales = fusion.measure_scales(reader, parts, rows, options.seed)
+    weights, kept = _fusion(reader, network, options, parts, rows, cache)
     if not run.is_part:
-        write_json(run.out / fusion.FILE, {"scales": scales, "weights": dict(options.fuse)})
-    return reader, fusion.fuse(parts, options.fuse, scales)
+        write_json(run.out / fusion.FILE, kept)
+    return reader, fusion.fuse(parts, weights, kept["scales"])
+
+
+def _fusion(
+    reader: FaceReader,
+    network: Network,
+    options: MatcherOptions,
+    parts: Mapping[str, Matcher],
+    rows: NDArray[np.int64],
+    cache: FaceCache | None,
+) -> tuple[Mapping[str, float], dict[str, Any]]:
+    """The weights of the parts, and what fusion.json keeps."""
+    weights: Mapping[str, float] = options.fuse
+    if options.fit_pairs is not None:
+        kept = _fitted(reader, network, options, parts, cache)
+        weights = kept["weights"]
+    elif options.fusion_scales is None:
+        scales = fusion.measure_scales(reader, parts, rows, options.seed)
+        kept = {"scales": scales, "weights": dict(weights)}
+    elif options.matcher == "fused":
+        scales = fusion.read_scales(options.fusion_scales, list(parts))
+        kept = {"scales": scales, "weights": dict(weights)}
+    else:
+        fusion.read_scales(options.fusion_scales, list(parts))  # refuses another fusion's
+        weights, kept = fusion.read_fit(options.fusion_scales, list(parts))
+    if cache is not None and "persons" in kept:
+        kept["shared_identities"] = fusion_fit.shared(kept, cache, rows)
+    return weights, kept
+
+
+def _visibility_known(network: Network, cache: FaceCache | None) -> bool:
+    return network.occlusion_head is not None or (
+        cache is not None and "visibility" in cache.columns
+    )
+
+
+def _fitted(
+    reader: FaceReader,
+    network: Network,
+    options: MatcherOptions,
+    parts: Mapping[str, Matcher],
+    cache: FaceCache | None,
+) -> dict[str, Any]:
+    """The fit of a fusion by name, as fusion.json keeps it."""
+    assert options.fit_pairs is not None
+    where = cache if options.fit_cache is None else FaceCache.open(options.fit_cache)
+    if where is None:
+        raise EvaluationError("--fit-pairs needs --fit-cache, the cache of their faces")
+    pairs = fusion_fit.read_fit_pairs(options.fit_pairs, options.fit_split, where)
+    needs = frozenset[str]().union(*(part.needs for part in parts.values()))
+    source = None
+    if VISIBILITY in needs:
+        source = choose_visibility(options.visibility, network, where)
+    store = FaceStore.open(reader.store.directory.parent, store_key(where, network))
+    groups = groups_for(needs, options.flip, source)
+    embed_rows(where, network, store, pairs.rows, groups, batch_size=options.batch_size)
+    faces = FaceReader(store, options.flip, where if source == "cache" else None, options.device)
+    fitted = fusion_fit.fit(
+        {
+            name: score_pairs(faces, part, pairs.probe, pairs.reference)
+            for name, part in parts.items()
+        },
+        pairs.same,
+    )
+    return fusion_fit.record(fitted, pairs)
 
 
 def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = None) -> str:
@@ -212,7 +298,9 @@ def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = Non
     """
     scales = options.fusion_scales
     content = None if scales is None else read_json(scales)
-    return digest([faces, {**options.settings(), "fusion_scales": content}, further])
+    pairs = None if options.fit_pairs is None else file_sha256(options.fit_pairs)
+    used = {**options.settings(), "fusion_scales": content, "fit_pairs": pairs}
+    return digest([faces, used, further])
 
 
 def provenance(cache: FaceCache, network: Network) -> dict[str, Any]:

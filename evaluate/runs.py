@@ -9,7 +9,7 @@ import numpy as np
 
 from faceguide.cache.files import digest, replacing, write_json
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate import galleries, identification, strata, verification
+from faceguide.evaluate import fusion, galleries, identification, strata, verification
 from faceguide.evaluate.block_files import ScoreBlocks
 from faceguide.evaluate.embed import store_key
 from faceguide.evaluate.embed_part import embed_cached, part_record
@@ -127,6 +127,7 @@ def run_verification(
     )
     record = {
         "matcher": options.matcher,
+        "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
         "listed": rows.listed,
         "left_out": verification.write_left_out(run.out, rows.left_out),
         "people_from": source,
@@ -212,6 +213,7 @@ def run_identification(
     _save_search(run.out, task, found)
     record = {
         "matcher": options.matcher,
+        "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
         "gallery": len(task.gallery),
         "gallery_persons": len(np.unique(task.gallery_person)),
         "listed": len(task.gallery) + len(task.probe) + len(task.left_out),

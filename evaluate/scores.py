@@ -7,7 +7,9 @@ it why; `matrix` scores every probe with every gallery face, without gradients, 
 * `qaconv`: the feature maps, cell by cell; without a trained matcher all cells count alike.
 * `qaconv+occlusion`: the same, weighted by the visibility of both faces.
 * `visible-embedding`: the embedding summed over the cells that both faces show.
-* `fused`: a weighted sum of the others, each scaled to mean 0 and deviation 1 (`fusion`).
+* `fused`: a weighted sum of the others, each scaled to mean 0 and deviation 1 (`fusion`);
+  `qaconv+cosine` and `qaconv+visible-embedding` are such sums, fitted on training pairs
+  (`fusion_fit`).
 """
 
 from __future__ import annotations
@@ -190,6 +192,11 @@ def make_matcher(name: str, network: Network, mean_map: Tensor | None = None) ->
         EvaluationError: for an unknown name, or a network without feature maps.
         ModelError: when the network cannot do it.
     """
+    if name in ("qaconv+cosine", "qaconv+visible-embedding"):
+        raise EvaluationError(
+            f"{name} is fitted on training pairs, by `evaluate verification`, `identification` "
+            "and `ijb`; choose one of its parts here"
+        )
     if name == "cosine":
         return Cosine()
     if name not in MATCHERS or name == "fused":

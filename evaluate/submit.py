@@ -9,6 +9,7 @@ import click
 from faceguide.cache.cluster import Job
 from faceguide.cache.cluster_commands import Array, array_command
 from faceguide.cache.console import Group
+from faceguide.evaluate.command_options import FIT_IN_PARTS
 
 _NETWORK = "--weights run/ --gpus 1 --device cuda"
 _EXAMPLES = {
@@ -44,6 +45,8 @@ def _submit_command(command: click.Command) -> click.Command:
     name = str(command.name)
 
     def jobs(array: Array) -> dict[str, Job]:
+        if array.options.get("fit_pairs") is not None:
+            raise click.UsageError(FIT_IN_PARTS)
         found = {"parts": array.job(f"evaluate-{name}", ("evaluate", name), array.arguments)}
         # Scores that are more than products of embeddings wait until all faces are embedded.
         if name != "attribution" and array.options.get("matcher", "cosine") != "cosine":

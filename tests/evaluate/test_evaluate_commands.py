@@ -6,7 +6,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from faceguide.evaluate import cli, command_options, scores
+from faceguide.evaluate import cli, command_options, fusion_fit, scores
 
 
 @pytest.mark.parametrize("name", sorted(cli.main.commands))
@@ -35,6 +35,7 @@ def test_the_commands() -> None:
 
 def test_matchers_on_the_command_line_are_those_of_the_library() -> None:
     assert command_options.MATCHERS == scores.MATCHERS
+    assert tuple(fusion_fit.FUSIONS) == command_options.FUSIONS
 
 
 def test_help_needs_no_torch() -> None:
