@@ -28,6 +28,7 @@ class Array:
     Attributes:
         options: parameters of the command by name.
         arguments: those that were typed, as a command line.
+        without: the same, but for parameters of these names.
         parts: N.
         chosen: which of the parts are to run.
         cpus: of one task.
@@ -35,6 +36,7 @@ class Array:
 
     options: dict[str, Any]
     arguments: tuple[str, ...]
+    without: Callable[[frozenset[str]], tuple[str, ...]]
     parts: int
     chosen: tuple[int, ...]
     cpus: int
@@ -91,7 +93,11 @@ def array_command(
         cluster = Cluster(
             _logs(logs, options[results]), partition, minutes, memory, cpus, gpus, array_parallelism
         )
-        array = Array(options, arguments_of(context, params), parts, chosen, cpus)
+
+        def without(names: frozenset[str]) -> tuple[str, ...]:
+            return arguments_of(context, [param for param in params if param.name not in names])
+
+        array = Array(options, without(frozenset()), without, parts, chosen, cpus)
         _finish(jobs(array), f"{show_indices(chosen)} of {parts}", cluster, print_only, as_json)
 
     return _wrapped(command, params, callback, text)

@@ -11,23 +11,25 @@ import click
 
 from faceguide import __version__
 from faceguide.cache import manifest
-from faceguide.cache.console import Group, echo_json, printable, say
+from faceguide.cache.console import Group, echo_json, printable
+from faceguide.cache.errors import CacheError
 from faceguide.cache.plan import Plan
 from faceguide.preprocess import dry_run as rehearsal
-from faceguide.preprocess import guidance_shards, landmarks, masks, parallel
+from faceguide.preprocess import guidance_shards, landmarks, parallel
 from faceguide.preprocess.guidance import GuidanceSettings, load_points
-from faceguide.preprocess.mask_files import MaskFinder, MaskSettings, parse_class
+from faceguide.preprocess.mask_group import MaskPlan, MaskWork, mask_plan, settle_masks
 from faceguide.preprocess.options import (
     EXISTING,
     FOLDER,
     face_options,
     guidance_options,
     job_options,
+    mask_options,
     prepare_option,
 )
 from faceguide.preprocess.planning import face_plan, settle
 from faceguide.preprocess.submit import submit_command
-from faceguide.preprocess.work import Work, where
+from faceguide.preprocess.work import Work, require_none_failed, where
 
 
 @click.group(cls=Group)
@@ -44,9 +46,15 @@ def main() -> None:
 
 @main.command("landmarks")
 @face_options
+@click.option("--masks", "mask_root", type=FOLDER, help="Then match these masks, as `prep masks`.")
+@mask_options
 @click.option("--dry-run", is_flag=True, help="Count, estimate and name every problem; no cache.")
 @job_options
 def landmarks_command(
+    mask_root: Path | None,
+    polarity: Any,
+    classes: tuple[str, ...],
+    clean: tuple[str, ...],
     dry_run: bool,
     overwrite: bool,
     jobs: int | None,
@@ -60,16 +68,23 @@ def landmarks_command(
 
     SOURCE is a folder of identities (person/photo.jpg), with --flat any folder of images, a CSV
     file (columns path, identity, others are kept), an insightface train.rec or a .bin file.
-    Running the same command again goes on where it stopped.
+    Running the same command again goes on where it stopped. With --masks or --clean, visibility
+    is made as `prep masks` makes it, once the faces are there.
 
     \b
     Examples:
       prep landmarks photos/ --out cache/
+      prep landmarks niqab/kept_faces --flat --out veiled/ --masks niqab/masks
       prep landmarks faces_emore/train.rec --out cache/ --align none --jobs 16
       prep landmarks list.csv --out cache448/ --size 448 --margin 0.07 --store jpeg
     """
     started = time.monotonic()
     wanted = face_plan(**options)
+    visibility = None
+    if mask_root is not None or clean:
+        visibility = mask_plan(mask_root, polarity=polarity, classes=classes, clean=clean)
+    elif polarity or classes:
+        raise click.UsageError("--polarity and --class are about --masks FOLDER, which is missing")
     here = where(jobs, part, dask)
     if dry_run:
         echo = rehearsal.rehearse(wanted.source, wanted.settings, wanted.limit, here.jobs)
@@ -83,13 +98,35 @@ def landmarks_command(
             )
         manifest.start_over(wanted.directory)
     plan, guidance_recipe = settle(wanted)
+    # Before hours of detection: masks of other settings are refused here.
+    covers = visibility and _settled(wanted.directory, plan, visibility)
     work = functools.partial(
         _faces_and_guidance, wanted.directory, plan, wanted.settings, guidance_recipe,
         wanted.guidance,
     )  # fmt: skip
     mine = Work(wanted.directory, plan, ("faces", "guidance"), here)
     mine.run(work)
-    mine.finish(started, allow_failures, as_json)
+    if not covers:
+        mine.finish(started, allow_failures, as_json)
+        return
+    faces, begun = mine.close(started), time.monotonic()
+    theirs = covers.run(here)
+    seen = theirs.close(begun)
+    if as_json:
+        echo_json({**faces, "masks": seen})
+    else:
+        click.echo(f"{mine.describe(faces)}\nmasks: {theirs.describe(seen)}")
+    failures = faces["failures"] + seen["failures"]
+    require_none_failed(wanted.directory, failures, faces["images"], allow_failures)
+
+
+def _settled(directory: Path, plan: Plan, visibility: MaskPlan) -> MaskWork:
+    try:
+        return settle_masks(directory, plan, visibility, replace=False)
+    except CacheError as error:  # --overwrite of this command would remove the faces as well
+        raise CacheError(
+            f"{error}; `prep masks … --overwrite` makes the masks alone anew"
+        ) from None
 
 
 @main.command("plan")
@@ -174,26 +211,8 @@ def guidance_command(
 @main.command("masks")
 @click.argument("root", metavar="[MASKS]", type=FOLDER, required=False)
 @click.option("--cache", "directory", type=FOLDER, required=True, help="Cache of the faces.")
-@click.option(
-    "--polarity",
-    type=click.Choice(["visible", "occluded"]),
-    help="What a marked (white, opaque or --class) pixel is. kept_faces/ beside masks/ with "
-    "NAME_mask.png means visible; every other layout must say.",
-)
-@click.option(
-    "--class",
-    "classes",
-    multiple=True,
-    metavar="ID|R,G,B",
-    help="Class ids or colours of marked pixels; may be repeated.",
-)
+@mask_options
 @click.option("--table", type=EXISTING, help="CSV with columns image (row key) and mask.")
-@click.option(
-    "--clean",
-    multiple=True,
-    metavar="FOLDER",
-    help="Folder below SOURCE (. for all) whose faces are fully visible; may be repeated.",
-)
 @click.option(
     "--grid",
     type=click.Choice(["7", "14"]),
@@ -232,39 +251,16 @@ def masks_command(
       prep masks --cache cache/ --clean .
     """
     started = time.monotonic()
-    if root is None and not clean:
-        raise click.UsageError("give a folder of masks, or --clean for faces that nothing covers")
+    wanted = mask_plan(
+        root, polarity=polarity, classes=classes, clean=clean, table=table, grid=int(grid)
+    )
     here = where(jobs, part, dask)
     directory = directory.absolute()
-    root = root.absolute() if root else None
-    table = table.absolute() if table else None
     plan = manifest.require_plan(directory)
-    if root is not None and polarity is None:
-        polarity = _known_polarity(root)
-    settings = masks.OcclusionSettings(
-        root=root,
-        table=table,
-        masks=MaskSettings(polarity, tuple(parse_class(text) for text in classes))
-        if root
-        else None,
-        clean=clean,
-        grid=int(grid),
-    )
-    finder = MaskFinder(root, table) if root else None  # a table that is no good is refused here
-    manifest.set_recipe(directory, plan, "occlusion", settings.recipe(), replace=overwrite)
-    recipe = manifest.group_recipe(directory, plan, "occlusion")
-    assert recipe is not None
-    shared = (
-        masks.find_shared_stems(directory, plan) if root and table is None else frozenset[int]()
-    )
+    covers = settle_masks(directory, plan, wanted, replace=overwrite)
     if prepare:
         return
-    work = functools.partial(masks.make_occlusion, directory, plan, recipe, settings, shared)
-    mine = Work(directory, plan, ("occlusion",), here)
-    whole, used = mine.run(work)
-    if finder is not None and whole:
-        _name_unused(finder, {path for paths in used for path in paths})
-    mine.finish(started, allow_failures, as_json)
+    covers.run(here).finish(started, allow_failures, as_json)
 
 
 @main.group("submit", cls=Group)
@@ -301,26 +297,3 @@ def demo_photos_command(folder: Path, identities: int, images: int, seed: int) -
 
     write_demo_photos(folder, identities=identities, images=images, seed=seed)
     click.echo(f"{printable(folder)}: {identities * images} photographs of {identities} identities")
-
-
-def _known_polarity(root: Path) -> str:
-    """The layout kept_faces/ + masks/ says itself what white means; no other does."""
-    if (root.parent / "kept_faces").is_dir():
-        return "visible"
-    raise click.UsageError(
-        "--polarity visible|occluded: say whether the marked pixels of the masks are the visible "
-        "or the occluded part of the face"
-    )
-
-
-def _name_unused(finder: MaskFinder, taken: set[str]) -> None:
-    count = 0
-    examples: list[str] = []
-    for path in finder.walk():
-        if str(path) not in taken:
-            count += 1
-            if len(examples) < 3:
-                examples.append(str(path))
-    if count:
-        more = ", …" if count > 3 else ""
-        say(f"Note: {count} masks belong to no cached face ({', '.join(examples)}{more})")

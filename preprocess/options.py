@@ -11,6 +11,8 @@ import click
 EXISTING = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
+# Options of `prep landmarks` that `prep plan` has no use for.
+MASKS = frozenset({"mask_root", "polarity", "classes", "clean"})
 # Options that say how a command runs here, not what it makes.
 HERE = frozenset({"jobs", "part", "dask", "allow_failures", "as_json", "prepare", "dry_run"})
 
@@ -58,6 +60,26 @@ def guidance_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--points", "points_file", type=EXISTING,
             help="JSON file of landmark indices, radius and sigmas instead of ours.",
+        ),
+    ]  # fmt: skip
+    return _all(command, options)
+
+
+def mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the values of masks mean, and which faces need none."""
+    options = [
+        click.option(
+            "--polarity", type=click.Choice(["visible", "occluded"]),
+            help="What a marked (white, opaque or --class) pixel is. kept_faces/ beside masks/ "
+            "with NAME_mask.png means visible; every other layout must say.",
+        ),
+        click.option(
+            "--class", "classes", multiple=True, metavar="ID|R,G,B",
+            help="Class ids or colours of marked pixels; may be repeated.",
+        ),
+        click.option(
+            "--clean", multiple=True, metavar="FOLDER",
+            help="Folder below SOURCE (. for all) whose faces are fully visible; may be repeated.",
         ),
     ]  # fmt: skip
     return _all(command, options)

@@ -6,7 +6,7 @@ import click
 
 from faceguide.cache.cluster import Job
 from faceguide.cache.cluster_commands import Array, array_command
-from faceguide.preprocess.options import HERE
+from faceguide.preprocess.options import HERE, MASKS
 
 _EXAMPLES = {
     "landmarks": "photos/ --out cache/ --parts 64 --cpus 8 --time 2:00:00",
@@ -22,17 +22,20 @@ def submit_command(command: click.Command) -> click.Command:
     assert name is not None
 
     def jobs(array: Array) -> dict[str, Job]:
-        first = ("plan",) if name == "landmarks" else (name, "--prepare")
+        first = (name, "--prepare", *array.arguments)
+        made = _GROUPS[name]
+        if name == "landmarks":
+            first = ("plan", *array.without(MASKS))
+            if array.options["mask_root"] or array.options["clean"]:
+                made = (*made, "occlusion")
         # Only the first job starts over: the parts must not remove what the others made.
         again = tuple(argument for argument in array.arguments if argument != "--overwrite")
-        groups = tuple(f"--group={group}" for group in _GROUPS[name])
+        groups = tuple(f"--group={group}" for group in made)
         directory = str(array.options["directory"].absolute())
         seal = ("cache", "seal", *groups, f"--parts={array.parts}", "--", directory)
         further = (f"--jobs={array.cpus}", "--allow-failures", *again)
         return {
-            "prepare": Job(
-                f"prep-{name}-prepare", (("prep", *first, *array.arguments),), light=True
-            ),
+            "prepare": Job(f"prep-{name}-prepare", (("prep", *first),), light=True),
             "parts": array.job(f"prep-{name}", ("prep", name), further),
             "seal": Job(f"prep-{name}-seal", (seal,), after="any", light=True),
         }

@@ -95,6 +95,16 @@ class Work:
         Raises:
             SomeFailed: when images failed and that is not allowed.
         """
+        done = self.close(started)
+        echo_json(done) if as_json else click.echo(self.describe(done))
+        require_none_failed(self.directory, done["failures"], done["images"], allow_failures)
+
+    def close(self, started: float) -> dict[str, Any]:
+        """Seal what is complete and count what came of this part, as --json prints it.
+
+        Args:
+            started: `time.monotonic()` at the beginning.
+        """
         sealed = [
             manifest.seal_if_complete(self.directory, group, self.plan) for group in self.groups
         ]
@@ -104,34 +114,39 @@ class Work:
             sidecar = read_json(sidecar_path(self.directory, self.groups[0], shard))
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
-        failures = sum(n for name, n in status.items() if name not in ("ok", "unknown"))
-        images = sum(status.values())
-        if as_json:
-            echo_json(
-                {
-                    "images": images,
-                    "rows": self.plan.rows,
-                    "shards": self.plan.shards,
-                    "failures": failures,
-                    "seconds": round(time.monotonic() - started, 3),
-                    "complete": all(sealed),
-                    "origins": {name: origin.get(name, 0) for name in ORIGINS},
-                    "status": dict(status),
-                }
-            )
-        else:
-            origins = ", ".join(f"{origin[name]} {name}" for name in ORIGINS if origin.get(name))
-            states = ", ".join(f"{count} {name}" for name, count in status.most_common())
-            click.echo(
-                f"{printable(self.directory)}: {images} of {self.plan.rows} rows "
-                f"in {len(self.mine)} of {self.plan.shards} shards: {states}"
-            )
-            if origins:
-                click.echo(f"landmarks: {origins}")
-            if not all(sealed):
-                click.echo("not sealed yet: other parts are missing")
-        if failures and not allow_failures:
-            raise SomeFailed(
-                f"{failures} of {images} images failed; "
-                f"`cache failures {self.directory}` lists them"
-            )
+        return {
+            "images": sum(status.values()),
+            "rows": self.plan.rows,
+            "shards": self.plan.shards,
+            "failures": sum(n for name, n in status.items() if name not in ("ok", "unknown")),
+            "seconds": round(time.monotonic() - started, 3),
+            "complete": all(sealed),
+            "origins": {name: origin.get(name, 0) for name in ORIGINS},
+            "status": dict(status.most_common()),
+        }
+
+    def describe(self, done: dict[str, Any]) -> str:
+        """The counts of `close` in words."""
+        states = ", ".join(f"{count} {name}" for name, count in done["status"].items())
+        lines = [
+            f"{printable(self.directory)}: {done['images']} of {self.plan.rows} rows "
+            f"in {len(self.mine)} of {self.plan.shards} shards: {states}"
+        ]
+        origins = ", ".join(f"{n} {name}" for name, n in done["origins"].items() if n)
+        if origins:
+            lines.append(f"landmarks: {origins}")
+        if not done["complete"]:
+            lines.append("not sealed yet: other parts are missing")
+        return "\n".join(lines)
+
+
+def require_none_failed(directory: Path, failures: int, images: int, allow: bool) -> None:
+    """The exit code of a command that finished.
+
+    Raises:
+        SomeFailed: when images failed and that is not allowed.
+    """
+    if failures and not allow:
+        raise SomeFailed(
+            f"{failures} of {images} images failed; `cache failures {directory}` lists them"
+        )

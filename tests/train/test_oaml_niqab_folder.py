@@ -1,4 +1,4 @@
-"""A folder in the niqab layout, from photographs to a verification figure."""
+"""A folder in the niqab layout, from photographs to a verification figure in three commands."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ def run(command: object, *arguments: str) -> Result:
 
 def test_prep_train_evaluate(niqab: Path) -> None:
     faces, cache, out = niqab / "kept_faces", niqab / "cache", niqab / "run"
-    run(prep, "landmarks", str(faces), "--flat", "--out", str(cache), "--jobs", "1",
-        "--allow-failures")  # fmt: skip
-    run(prep, "masks", str(niqab / "masks"), "--cache", str(cache), "--jobs", "1")
+    run(prep, "landmarks", str(faces), "--flat", "--out", str(cache), "--masks",
+        str(niqab / "masks"), "--jobs", "1", "--allow-failures")  # fmt: skip
     known = FaceCache.open(cache).select(known_occlusion=True)
     assert len(known) >= 6
     run(oaml_command, str(cache), "--out", str(out), "--backbone", "mobilefacenet", "--train",
