@@ -21,9 +21,14 @@ from faceguide.train.models.checkpoint import LoadReport, load_weights, read_sta
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.own import inner, is_own, own_backbone
 from faceguide.train.models.qaconv import QAConv
 from faceguide.train.models.safetensors_file import read_safetensors
 
+# A file is no reason to run the code that it names; the user's own word is.
+_UNASKED = (
+    "{where}: was trained with a network of your own, {name}; give --backbone {name} to import it"
+)
 BACKBONES = tuple(name for name in MODELS if name.startswith(("mobilefacenet", "ir_", "cal_")))
 
 
@@ -77,7 +82,7 @@ class Network:
     @property
     def has_maps(self) -> bool:
         """Whether it offers feature maps to local matchers."""
-        return isinstance(self.backbone, FaceBackbone)
+        return isinstance(self.backbone, FaceBackbone) and bool(self.backbone.map_channels)
 
     def key(self) -> dict[str, Any]:
         """What the rows of a store depend on, apart from the images."""
@@ -88,7 +93,7 @@ class Network:
 
         CAL's attention networks take any side; the face backbones their own alone.
         """
-        if self.has_maps and size != self.input_spec.size:
+        if isinstance(self.backbone, FaceBackbone) and size != self.input_spec.size:
             raise EvaluationError(
                 f"{where}: its crops are {size} pixels, {self.name} was trained on "
                 f"{self.input_spec.size}; make a cache with `prep landmarks --size "
@@ -122,7 +127,7 @@ class Network:
                 length = torch.linalg.vector_norm(fused, dim=1, keepdim=True)
                 out["embedding"] = fused / length.clamp_min(torch.finfo(torch.float32).tiny)
                 out["norm"] = length[:, 0]
-        elif isinstance(self.backbone, FaceBackbone):
+        elif isinstance(self.backbone, FaceBackbone) and self.has_maps:
             maps = self.backbone.feature_map(pixels, self.map_side)
         if groups & {"map", "visibility"} and maps is None:
             raise EvaluationError(f"{self.name} has no feature maps; choose --matcher cosine")
@@ -143,6 +148,9 @@ class Network:
     def _embed(
         self, pixels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        if isinstance(self.backbone, FaceBackbone) and not self.has_maps:
+            embedding, norm = self.backbone(pixels)
+            return embedding.float(), norm.float(), None
         if isinstance(self.backbone, FaceBackbone):
             found = self.backbone.forward_all(pixels, self.map_side)
             return found.embedding.float(), found.norm.float(), found.feature_map
@@ -157,23 +165,22 @@ def load_network(
     """Load a weights file or a training run.
 
     Args:
-        backbone: its name; may be None for a run, or for a `.safetensors` that names it.
+        backbone: its name, or `module:function` (see `train.models.own`); may be None for a run,
+            or for a `.safetensors`, that names one of ours.
         weights: the file, or the run's directory.
         device: where it will work.
 
     Raises:
         EvaluationError: when the name is missing or the run does not describe its models.
+        ModelError: when a user's network lacks what is needed.
         CheckpointError: when a file cannot be read, or does not hold the whole network.
     """
     if weights.is_dir():
         network = _load_run(backbone, weights)
     else:
         name = backbone or _named_in(weights)
-        module = build(name, weights)
-        report = _fill(module, weights)
-        network = Network(
-            name, module, file_sha256(weights), notes=[report.summary()], source=weights
-        )
+        module, notes = _own(name, weights) if is_own(name) else _ours(name, weights)
+        network = Network(name, module, file_sha256(weights), notes=notes, source=weights)
     for part in (network.backbone, network.matcher, network.occlusion_head):
         if part is not None:
             part.eval().requires_grad_(False).to(device)
@@ -197,8 +204,28 @@ def build(name: str, weights: Path, arguments: dict[str, Any] | None = None) -> 
     return module
 
 
+def _ours(name: str, weights: Path) -> tuple[nn.Module, list[str]]:
+    module = build(name, weights)
+    return module, [_fill(module, weights).summary()]
+
+
+def _own(reference: str, weights: Path) -> tuple[nn.Module, list[str]]:
+    """A user's network, filled by its function; here where training wrote the file."""
+    if _arch(weights) != reference:
+        return own_backbone(reference, weights), []
+    module = own_backbone(reference, None)
+    return module, [_fill(inner(module), weights).summary()]
+
+
+def _arch(weights: Path) -> str | None:
+    """The network that a `.safetensors` file says it is for."""
+    return read_safetensors(weights)[1].get("arch") if weights.suffix == ".safetensors" else None
+
+
 def _named_in(weights: Path) -> str:
-    arch = read_safetensors(weights)[1].get("arch") if weights.suffix == ".safetensors" else None
+    arch = _arch(weights)
+    if is_own(arch):
+        raise EvaluationError(_UNASKED.format(where=weights, name=arch))
     if arch is None:
         raise EvaluationError(
             f"{weights}: does not say which network it is for; give --backbone, one of "
@@ -224,6 +251,14 @@ def _load_run(backbone: str | None, run: Path) -> Network:
         raise EvaluationError(
             f"{run / 'run.json'}: names no models; give --backbone and a weights file instead"
         )
+    name = models["backbone"].get("name")
+    if is_own(name) and backbone is None:
+        raise EvaluationError(_UNASKED.format(where=run, name=name))
+    if backbone not in (None, name):
+        raise EvaluationError(
+            f"{run}: was trained with {name}, not {backbone}; leave --backbone out"
+            + (f" or give {name}" if is_own(name) else "")
+        )
     loaded: dict[str, nn.Module] = {}
     hashes, notes = hashlib.sha256(), []
     for role in ("backbone", "matcher", "occlusion_head"):
@@ -243,14 +278,12 @@ def _load_run(backbone: str | None, run: Path) -> Network:
         path = run / entry["weights"]
         if path.resolve().parent != run.resolve():
             raise EvaluationError(f"{run / 'run.json'}: models.{role} lies outside the run")
-        loaded[role] = _created(run, role, entry, path)
-        notes.append(_fill(loaded[role], path).summary())
-        hashes.update(file_sha256(path).encode())
-    name = models["backbone"]["name"]
-    if backbone not in (None, name):
-        raise EvaluationError(
-            f"{run}: was trained with {name}, not {backbone}; leave --backbone out"
+        own = role == "backbone" and is_own(entry["name"])
+        loaded[role] = (
+            own_backbone(entry["name"], None) if own else _created(run, role, entry, path)
         )
+        notes.append(_fill(inner(loaded[role]), path).summary())
+        hashes.update(file_sha256(path).encode())
     matcher, head = loaded.get("matcher"), loaded.get("occlusion_head")
     if not isinstance(matcher, QAConv | None) or not isinstance(head, OcclusionHead | None):
         raise EvaluationError(f"{run / 'run.json'}: matcher must be qaconv, head occlusion_head")

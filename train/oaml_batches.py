@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,11 +43,20 @@ class Covered:
     held: NDArray[np.int64]
 
 
-def covered_faces(cache: FaceCache, hold_out: float, seed: int) -> Covered | None:
-    """Rows with known visibility, sorted into kinds; None when the cache has no masks."""
+def covered_faces(
+    cache: FaceCache, hold_out: float, seed: int, meta: Mapping[str, str] | None = None
+) -> Covered | None:
+    """Rows with known visibility, sorted into kinds; None when the cache has no masks.
+
+    Args:
+        cache: with masks or without.
+        hold_out: share of the rows that is kept for evaluation.
+        seed: of the draw of those.
+        meta: required values of meta columns.
+    """
     if "visibility" not in cache.columns:
         return None
-    rows = cache.select(known_occlusion=True)
+    rows = cache.select(known_occlusion=True, meta=meta)
     if not len(rows):
         return None
     draws = keyed_uniform((seed, PURPOSE_HOLD_OUT), torch.from_numpy(rows), 1)[:, 0].numpy()

@@ -16,6 +16,8 @@ from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.models.backbone import FaceBackbone
 from faceguide.train.models.checkpoint import load_matching, read_state, split_head
+from faceguide.train.models.errors import ModelError
+from faceguide.train.models.own import inner, is_own, own_backbone
 from faceguide.train.models.safetensors_file import safetensors_bytes
 from faceguide.train.oaml import OamlTrainee
 from faceguide.train.oaml_request import OamlRun
@@ -26,30 +28,59 @@ MOMENTUM = 0.9
 MILESTONES = (12 / 26, 20 / 26, 24 / 26)
 
 
-def build(run: OamlRun, classes: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Role → name and arguments of every model of the run."""
-    probe: FaceBackbone = create(run.backbone)
+Described = dict[str, tuple[str, dict[str, Any]]]
+
+
+def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str, Any]]:
+    """Every model of the run.
+
+    Args:
+        run: what is asked for.
+        classes: persons of the margin head.
+        fresh: whether training starts, so that a user's network is to read `run.init`.
+
+    Returns:
+        role → name and arguments, and role → module.
+
+    Raises:
+        ModelError: when the backbone lacks the map, or a user's network what is needed.
+    """
+    own = is_own(run.backbone)
+    probe: FaceBackbone = (
+        own_backbone(run.backbone, run.init if fresh else None) if own else create(run.backbone)
+    )
     side = run.recipe.map_size
+    if side not in probe.map_channels:
+        raise ModelError(
+            f"{run.backbone}: has maps of side {sorted(probe.map_channels)}, --map {side} was "
+            f"asked for; a network of your own names the layer in map_layers = {{{side}: …}}"
+        )
     channels = probe.map_channels[side]
-    models: dict[str, tuple[str, dict[str, Any]]] = {
-        "backbone": (run.backbone, {"embedding_size": probe.embedding_size}),
+    size = {"embedding_size": probe.embedding_size}
+    described: Described = {
+        "backbone": (run.backbone, {} if own else size),
         "occlusion_head": ("occlusion_head", {"channels": channels}),
     }
     if run.recipe.part != "occlusion":
-        models["head"] = (
-            run.head,
-            {"num_classes": classes, "embedding_size": probe.embedding_size},
-        )
-        models["matcher"] = (
+        described["head"] = (run.head, {"num_classes": classes, **size})
+        described["matcher"] = (
             "qaconv",
             {"version": run.qaconv, "channels": channels, "height": side, "width": side,
              "weighting": run.weighting},
         )  # fmt: skip
-    return models
+    parts = {
+        role: probe if own and role == "backbone" else create(name, **arguments)
+        for role, (name, arguments) in described.items()
+    }
+    return described, parts
 
 
-def initialise(parts: dict[str, Any], path: Path, speak: bool) -> None:
+def initialise(parts: dict[str, Any], run: OamlRun, path: Path, speak: bool) -> None:
     """Backbone, and the margin head where the file has one of as many classes."""
+    if is_own(run.backbone):
+        if speak:
+            say(f"{path}: read by {run.backbone} itself; the margin head starts anew")
+        return
     backbone, head = split_head(read_state(path))
     lines = [load_matching(parts["backbone"], backbone, str(path)).summary()]
     if head and "head" in parts:
@@ -84,15 +115,16 @@ def rate_at(run: OamlRun, done: float) -> float:
     return run.rate * max(0.5 * (1.0 + float(np.cos(np.pi * min(done, 1.0)))), 1e-3)
 
 
-def export(directory: Path, described: dict[str, tuple[str, Any]], recipe: str) -> None:
-    """Each model of the best save as safetensors."""
+def export(directory: Path, described: Described, parts: dict[str, Any], recipe: str) -> None:
+    """Each model of the best save as safetensors; a user's network under its own names."""
     state = load_state(directory / BEST, recipe)
     if state is None:
         raise TrainError(f"{directory / BEST}: not there, so nothing can be exported")
     for role, (name, arguments) in described.items():
-        prefix = f"{role}."
+        prefix = f"{role}." if inner(parts[role]) is parts[role] else f"{role}.network."
+        # Cloned: a user's network may hold one tensor under two names.
         weights = {
-            key.removeprefix(prefix): tensor.contiguous()
+            key.removeprefix(prefix): tensor.contiguous().clone()
             for key, tensor in state.module.items()
             if key.startswith(prefix)
         }

@@ -13,7 +13,8 @@ class OamlRun:
     """What `train oaml` is asked for.
 
     Attributes:
-        backbone: a name in `train.models.MODELS` of a face backbone.
+        backbone: a name in `train.models.MODELS` of a face backbone, or `module:function` of the
+            user's own, see `train.models.own`.
         recipe: of a step.
         head: "adaface", "arcface" or "cosface".
         qaconv: version of the matcher, "2.1" or "2.0".

@@ -17,7 +17,6 @@ from faceguide.train.distributed import Processes, barrier
 from faceguide.train.errors import TrainError
 from faceguide.train.job import Batch, Job, LoopSettings, Place
 from faceguide.train.loop import LAST, train
-from faceguide.train.models import create
 from faceguide.train.oaml import OamlStep, OamlTrainee
 from faceguide.train.oaml_batches import covered_faces, say_mixture, streams
 from faceguide.train.oaml_evaluation import evaluation
@@ -76,17 +75,17 @@ def run_oaml(
         if alone
         else training_rows(cache, run.min_images, dict(run.meta))
     )
-    covered = covered_faces(second or cache, run.hold_out, run.recipe.seed)
+    # The second cache need not have the columns that choose rows of the first.
+    meta = dict(run.meta) if second is None else None
+    covered = covered_faces(second or cache, run.hold_out, run.recipe.seed, meta)
     if covered is None and (alone or second is not None):
         raise TrainError(
             f"{(second or cache).directory}: no face with a known mask; `prep masks` makes them"
         )
     say_mixture(covered, run, alone or second is not None, processes)
     torch.manual_seed(run.recipe.seed)
-    described = build(run, len(people))
-    parts: dict[str, Any] = {
-        role: create(name, **arguments) for role, (name, arguments) in described.items()
-    }
+    fresh = not (directory / LAST).exists()
+    described, parts = build(run, len(people), fresh)
     trainee = OamlTrainee(
         parts["backbone"],
         parts["occlusion_head"],
@@ -115,8 +114,8 @@ def run_oaml(
         begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, [cache.identities[label] for label in people.tolist()])
     barrier()
-    if run.init is not None and not (directory / LAST).exists():
-        initialise(parts, run.init, processes.first)
+    if run.init is not None and fresh:
+        initialise(parts, run, run.init, processes.first)
     if processes.world > 1 and device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(device)
@@ -135,7 +134,7 @@ def run_oaml(
     )
     steps = train(job, directory, loop, device, processes)
     if processes.first:
-        export(directory, described, digest(fixed))
+        export(directory, described, parts, digest(fixed))
         draw_curves(directory)
     barrier()
     return {"steps": steps, "directory": str(directory)}

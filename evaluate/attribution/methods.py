@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.lrp import lrp
 from faceguide.evaluate.attribution.maps import Batch, Maps, Settings
 from faceguide.evaluate.attribution.target import PairScore
+from faceguide.train.models.own import load_object
 
 Explain = Callable[[PairScore, Batch, Settings], Maps]
 
@@ -164,22 +164,6 @@ _LISTED = (
 
 METHODS = {method.name: method for method in _LISTED}
 CONTROLS = tuple(method.name for method in _LISTED if method.control)
-
-
-def load_object(reference: str) -> Any:
-    """What `module:name` names; the module is imported from the Python path.
-
-    Raises:
-        AttributionError: when it is not there.
-    """
-    module, _, name = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise AttributionError(
-            f"{reference}: cannot be imported ({error}); expected module:function on the Python "
-            "path"
-        ) from None
 
 
 def plugged(reference: str) -> Method:

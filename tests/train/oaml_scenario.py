@@ -19,9 +19,9 @@ from faceguide.train.oaml_run import run_oaml
 def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:
     """MobileFaceNet, batches of 2 persons with 3 images, 3 covered faces behind them."""
     return OamlRun(
-        "mobilefacenet",
-        recipe or OamlSettings(),
+        recipe=recipe or OamlSettings(),
         **{
+            "backbone": "mobilefacenet",
             "batch_size": 6,
             "images_per_person": 3,
             "occlusion_batch": 3,

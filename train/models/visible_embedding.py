@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from faceguide.train.models.backbone import HasLinearTail, LinearTail
 from faceguide.train.models.correlation import cell_visibility, check_maps
 from faceguide.train.models.errors import ModelError
+from faceguide.train.models.own import inner
 
 SIDE = 7
 # Numbers that one block of soft pairs may hold: 64 MiB.
@@ -76,8 +77,8 @@ class VisibleEmbedding:
         if not isinstance(backbone, HasLinearTail):
             raise ModelError(
                 f"visible-embedding needs a backbone that is linear after its 7×7 map "
-                f"(mobilefacenet, ir_*), and {type(backbone).__name__} is not; choose qaconv or "
-                "cosine"
+                f"(mobilefacenet, ir_*; a network of your own says so by a method linear_tail), "
+                f"and {type(inner(backbone)).__name__} is not; choose qaconv or cosine"
             )
         tail: LinearTail = backbone.linear_tail()
         weight = tail.weight.detach().clone()

@@ -15,6 +15,7 @@ from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.maps import Batch, Settings
 from faceguide.evaluate.attribution.target import PairScore
 from faceguide.train.models.cal import WSDANCAL
+from faceguide.train.models.errors import ModelError
 from faceguide.train.models.vit import ViT
 
 
@@ -214,5 +215,5 @@ def test_a_users_method_plugs_in(
         methods.plugged("my_methods:wrong").explain(score, batch, Settings())
     with pytest.raises(AttributionError, match="expected a function, found int"):
         methods.plugged("my_methods:number")
-    with pytest.raises(AttributionError, match="cannot be imported"):
+    with pytest.raises(ModelError, match="cannot be imported"):
         methods.plugged("my_methods:absent")
