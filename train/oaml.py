@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from faceguide.train.distributed import summed, world_size
 from faceguide.train.errors import TrainError
 from faceguide.train.job import Batch, Forward, Place
 from faceguide.train.models.backbone import FaceBackbone
@@ -187,6 +188,9 @@ def triplet_loss(scores: Tensor, same: Tensor, margin: float) -> Tensor:
 def occlusion_loss(predicted: Tensor, true: Tensor, known: Tensor) -> Tensor:
     """Mean squared error over the faces whose visibility is known; 0 where none is.
 
+    Known faces of all processes count alike: a process that has more of them weighs more, since
+    data-parallel training takes the mean over processes.
+
     Args:
         predicted: (N, h, w).
         true: (N, g, g), brought to h × w by its mean over each cell.
@@ -194,7 +198,9 @@ def occlusion_loss(predicted: Tensor, true: Tensor, known: Tensor) -> Tensor:
     """
     target = on_grid(true, predicted.shape[1])
     errors = (predicted.float() - target).square().mean((1, 2))
-    return (errors * known).sum() / known.sum().clamp_min(1)
+    world = world_size()
+    count = summed(known.sum()) / world
+    return (errors * known).sum() / count.clamp_min(1 / world)
 
 
 def on_grid(visibility: Tensor, side: int) -> Tensor:
