@@ -4,8 +4,10 @@
 
 The plain way is the one that a paper's formula suggests: all correlations of all pairs in one
 tensor, two maxima with their indices, then the BatchNorms and the location weights as they stand.
-Time is the median of --rounds, taken in turn; memory is what a fresh process needs beyond its
-inputs (--memory-probes × --memory-gallery; the plain way needs 11 GB for 1,000 × 1,000). With
+`compiled` lets torch.compile make one kernel of the two maxima. Time is the median of --rounds,
+taken in turn, after a first round that compiles; memory is what a fresh process needs at its peak
+beyond its inputs and what it had done before, a block of the same kind (--memory-probes ×
+--memory-gallery; the plain way needs 11 GB for 1,000 × 1,000). With
 --data (a folder with lfw112_dev and weights/mobilefacenet.pt) the maps are those of real faces
 and rank-1 is that of their persons, else random maps are told apart from their noisy copies.
 
@@ -28,12 +30,12 @@ import click
 import torch
 from torch import Tensor
 
-from faceguide.train.models import create
+from faceguide.train.models import create, matching
 from faceguide.train.models.correlation import cell_vectors
 from faceguide.train.models.matching import match
 from faceguide.train.models.qaconv import QAConv
 
-WAYS = ("plain", "match fp32", "match bf16")
+WAYS = ("plain", "match fp32", "match bf16", "match fp32 compiled", "match bf16 compiled")
 
 
 @torch.inference_mode()
@@ -53,8 +55,8 @@ def plain(matcher: QAConv, probe: Tensor, gallery: Tensor) -> Tensor:
 def score(way: str, matcher: QAConv, probe: Tensor, gallery: Tensor) -> Tensor:
     if way == "plain":
         return plain(matcher, probe, gallery)
-    dtype = torch.bfloat16 if way.endswith("bf16") else torch.float32
-    return match(matcher, probe, gallery, dtype=dtype)
+    dtype = torch.bfloat16 if "bf16" in way else torch.float32
+    return match(matcher, probe, gallery, dtype=dtype, compile=way.endswith("compiled"))
 
 
 def a_matcher() -> QAConv:
@@ -153,7 +155,12 @@ def main(
     if one is not None:
         matcher = a_matcher()
         first, second = random_faces(probes, 1), random_faces(gallery, 2)
-        score(one, matcher, first[:8], second[:64])  # libraries and their buffers
+        # Libraries and their buffers, and what is compiled for blocks of this size.
+        size = 2 if "bf16" in one else 4
+        rows, columns = matching._block_sizes(gallery, 49, size, torch.device("cpu"))
+        score(one, matcher, first[:8], second[:64])
+        if one.endswith("compiled"):
+            score(one, matcher, first[:rows], second[:columns])
         before = peak()
         score(one, matcher, first, second)
         click.echo(peak() - before)

@@ -8,11 +8,16 @@ so memory grows with P·G, the scores, and not with P·G·S². Two changes of fo
   ⟨f, g⟩ + t_s + t_r, one product gives the candidates of both directions, and the constant of
   the cell itself is taken off its maximum. For `scale` the vectors are multiplied by v.
 * In eval mode both BatchNorms and the location weights are one weight per cell and a constant.
+
+With `compile=True` torch.compile makes one kernel of the two maxima, which then read the product
+once. What is compiled depends on the sizes of the blocks, and the first call takes seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -97,16 +102,48 @@ def _prepare(
     return _Faces(joined.to(dtype), seen, penalty)
 
 
-def _block_scores(matcher: QAConv, folded: _Folded, probe: _Faces, gallery: _Faces) -> Tensor:
+Best = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _best_matches(vectors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, S, C) probe cells and (S·G, C) gallery cells → best matches, (P, S, G) float32 twice."""
+    count_p, cells, _ = vectors.shape
+    product = vectors.reshape(count_p * cells, -1) @ columns.T
+    product = product.view(count_p, cells, cells, -1)  # (P, s, r, G)
+    return product.amax(2).float(), product.amax(1).float()  # (P, s, G), (P, r, G)
+
+
+@functools.cache
+def _compiled_matches() -> Best:
+    compiled: Best = torch.compile(_best_matches, dynamic=False)
+    broken = False
+
+    def best(vectors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal broken
+        if not broken:
+            try:
+                return compiled(vectors, columns)
+            except RuntimeError as fault:
+                broken = True
+                first = str(fault).strip().splitlines()[0][:160]
+                warnings.warn(
+                    f"matching goes on without torch.compile, which failed: {first}; on a CPU it "
+                    "needs a C++ compiler such as g++",
+                    stacklevel=2,
+                )
+        return _best_matches(vectors, columns)
+
+    return best
+
+
+def _block_scores(
+    matcher: QAConv, folded: _Folded, probe: _Faces, gallery: _Faces, best: Best
+) -> Tensor:
     """(P, G) scores of one block."""
-    count_p, cells, _ = probe.vectors.shape
-    count_g = len(gallery.vectors)
+    cells = probe.vectors.shape[1]
     # Cells before faces on the gallery's side: both maxima then run over whole rows of numbers.
-    columns = gallery.vectors.transpose(0, 1).reshape(cells * count_g, -1)
-    product = probe.vectors.reshape(count_p * cells, -1) @ columns.T
-    product = product.view(count_p, cells, cells, count_g)  # (P, s, r, G)
-    best_probe = product.amax(2).float()  # (P, s, G)
-    best_gallery = product.amax(1).float()  # (P, r, G)
+    columns = gallery.vectors.transpose(0, 1).flatten(0, 1)
+    best_probe, best_gallery = best(probe.vectors, columns)
     if (
         probe.visibility is None
         or gallery.visibility is None
@@ -162,6 +199,7 @@ def match(
     probe_visibility: Tensor | None = None,
     gallery_visibility: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    compile: bool = False,
 ) -> Tensor:
     """Scores of every probe with every gallery face, as `matcher` in eval mode gives them.
 
@@ -174,6 +212,8 @@ def match(
         probe_visibility: (P, 1, H, W) or (P, H, W), 0 to 1; None = all visible.
         gallery_visibility: likewise for the gallery.
         dtype: precision of the products, float32 or bfloat16; sums over cells are float32.
+        compile: make one kernel of both maxima; without a compiler a warning says so, once, and
+            the scores are made without. For many blocks of one size.
 
     Returns:
         (P, G) float32 on the matcher's device.
@@ -204,8 +244,10 @@ def match(
                 matcher, probe_maps[rows], _rows(probe_visibility, rows), penalised, True, dtype
             ),
         )
-        for rows in _slices(len(probe_maps), step_probe)
+        # Blocks of one size are compiled once.
+        for rows in _slices(len(probe_maps), step_probe, full=compile)
     ]
+    best = _compiled_matches() if compile else _best_matches
     scores = torch.empty(len(probe_maps), len(gallery_maps), device=device)
     for columns in _slices(len(gallery_maps), step_gallery, full=True):
         gallery = _prepare(
@@ -217,7 +259,7 @@ def match(
             dtype,
         )
         for rows, probe in probes:
-            scores[rows, columns] = _block_scores(matcher, folded, probe, gallery)
+            scores[rows, columns] = _block_scores(matcher, folded, probe, gallery, best)
     return scores
 
 

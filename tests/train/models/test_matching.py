@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -150,3 +153,47 @@ def test_wrong_shapes_are_refused() -> None:
         matching.match(made, *[torch.zeros(2, 5, 3, 3)] * 2)
     with pytest.raises(ModelError, match="found 2 gallery visibilities for 3 maps"):
         matching.match(made, probe, probe, seen, seen[:2])
+
+
+@pytest.fixture
+def fresh_compilation() -> Iterator[None]:
+    """The compiled function is kept for the process; these tests want their own."""
+    matching._compiled_matches.cache_clear()
+    yield
+    matching._compiled_matches.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_compilation")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_scores_are_those_without(dtype: torch.dtype) -> None:
+    made = matcher("2.1", "common")
+    (probe, v_probe), (gallery, v_gallery) = draw(5, 0), draw(9, 1)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        patch.setattr(matching, "_block_sizes", lambda *_: (2, 4))
+        plain = matching.match(made, probe, gallery, v_probe, v_gallery, dtype)
+        compiled = matching.match(made, probe, gallery, v_probe, v_gallery, dtype, compile=True)
+    torch.testing.assert_close(compiled, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_without_a_compiler_a_warning_says_so_and_the_scores_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cannot(function: object, **options: object) -> object:
+        def fail(*arguments: object) -> object:
+            raise RuntimeError("No working C++ compiler found\nlong text")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", cannot)
+    made = matcher("2.1", "common")
+    (probe, _), (gallery, _) = draw(5, 0), draw(9, 1)
+    with pytest.warns(UserWarning, match="failed: No working C\\+\\+ compiler found; on a CPU"):
+        found = matching.match(made, probe, gallery, compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        assert torch.equal(found, matching.match(made, probe, gallery, compile=True))
+    torch.testing.assert_close(found, matching.match(made, probe, gallery))
