@@ -27,8 +27,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,15 @@ import occlusion_faces as source
 import torch
 from numpy.typing import NDArray
 from occlusion_faces import COVERS, TRAINING_DRAWS, Faces, join
+from occlusion_measures import (
+    MEASURES,
+    Score,
+    Test,
+    difference,
+    maps_only,
+    measured,
+    visible_score,
+)
 from occlusion_pieces import (
     all_matches,
     predicted,
@@ -47,16 +55,15 @@ from occlusion_pieces import (
     train_tail,
 )
 
-from faceguide.evaluate.bootstrap import draw_counts, interval
-from faceguide.evaluate.roc import measure, rank
+from faceguide.evaluate.fusion_fit import Fit, fit
 from faceguide.train.models import create
 from faceguide.train.models.checkpoint import load_weights
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.qaconv import WEIGHTINGS, QAConv
 from faceguide.train.models.visible_embedding import VisibleEmbedding, mean_map
 from faceguide.train.occluders import KINDS
+from faceguide.train.visibility_metrics import visibility_scores
 
-FARS = (1e-2, 1e-3)
 TRAINING_PROBES = 150
 TEST_PROBES = 250
 FIXED_ROWS = 4  # of 7: what a medical mask leaves free
@@ -77,28 +84,6 @@ DIFFERENCES = (
     ("qaconv+cosine", "cosine"),
 )
 
-Score = Callable[[Faces, Faces], NDArray[np.float32]]
-
-
-@dataclass
-class Test:
-    """A matrix of pairs; an image is not compared with itself."""
-
-    name: str
-    probe: Faces
-    gallery: Faces
-    triangle: bool = False
-
-    def pairs(self) -> NDArray[np.bool_]:
-        if self.triangle:
-            return np.triu(np.ones((len(self.probe.name),) * 2, bool), 1)
-        # Covered and clean versions of one photograph are one image.
-        return np.array([[a != b for b in self.gallery.name] for a in self.probe.name])
-
-
-def maps_only(faces: Faces) -> Faces:
-    return Faces(faces.maps, torch.ones_like(faces.visibility), faces.person, faces.name)
-
 
 def fixed(faces: Faces) -> Faces:
     seen = torch.zeros_like(faces.visibility)
@@ -118,14 +103,6 @@ def remembered(score: Score) -> Score:
     return again
 
 
-def visible_score(matcher: VisibleEmbedding) -> Score:
-    def score(probe: Faces, gallery: Faces) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return matcher(probe.maps, gallery.maps, probe.visibility, gallery.visibility).numpy()
-
-    return score
-
-
 def qaconv_scores(matcher: QAConv, trained: QAConv, cells: VisibleEmbedding | None = None):
     """Scores before and after training: the best matches are those of the maps, found once."""
 
@@ -140,98 +117,17 @@ def qaconv_scores(matcher: QAConv, trained: QAConv, cells: VisibleEmbedding | No
     return (lambda p, g: kept(p, g)[0]), (lambda p, g: kept(p, g)[1])
 
 
-def fused(first: Score, second: Score, probe: Faces, gallery: Faces) -> tuple[Score, float]:
-    """A weighted sum of two matchers; scales and weight from training pairs."""
-    both = [score(probe, gallery) for score in (first, second)]
+def fused(parts: dict[str, Score], probe: Faces, gallery: Faces) -> tuple[Score, Fit]:
+    """A fusion by the code of `evaluate --matcher qaconv+…`, fitted on training pairs."""
     other = np.array([[a != b for b in gallery.name] for a in probe.name])
     same = (probe.person[:, None] == gallery.person[None])[other]
-    scaled, scale = [], []
-    for scores in both:
-        values = scores[other]
-        scale.append((float(values.mean()), float(values.std())))
-        scaled.append((values - scale[-1][0]) / scale[-1][1])
-    shares = np.linspace(0, 1, 21)
-    aucs = [measure(rank(w * scaled[0] + (1 - w) * scaled[1], same)).auc for w in shares]
-    share = float(shares[int(np.argmax(aucs))])
+    fitted = fit({name: score(probe, gallery)[other] for name, score in parts.items()}, same)
 
     def score(probe: Faces, gallery: Faces) -> NDArray[np.float32]:
-        one, two = (
-            (part(probe, gallery) - mean) / std
-            for part, (mean, std) in zip((first, second), scale, strict=True)
-        )
-        return share * one + (1 - share) * two
+        scores = {name: part(probe, gallery) for name, part in parts.items()}
+        return fitted.score(scores).astype(np.float32)
 
-    return score, share
-
-
-def measured(test: Test, scores: NDArray[np.float32], replicates: int) -> dict[str, Any]:
-    """AUC, TAR and rank-1, and the same of every replicate of the persons."""
-    pairs = test.pairs()
-    same = test.probe.person[:, None] == test.gallery.person[None]
-    people, where = np.unique(
-        np.concatenate([test.probe.person, test.gallery.person]), return_inverse=True
-    )
-    of_probe, of_gallery = where[: len(test.probe.person)], where[len(test.probe.person) :]
-    first = np.broadcast_to(of_probe[:, None], same.shape)[pairs]
-    second = np.broadcast_to(of_gallery[None], same.shape)[pairs]
-    ranking = rank(scores[pairs], same[pairs])
-    found = measure(ranking, FARS)
-    # Rank 1 over all other faces, for probes that have somebody to find.
-    allowed = pairs | pairs.T if test.triangle else pairs
-    hits = np.where(allowed, scores if not test.triangle else np.triu(scores, 1)
-                    + np.triu(scores, 1).T, -np.inf)  # fmt: skip
-    answers = np.flatnonzero((same & allowed).any(1))
-    right = same[answers, hits[answers].argmax(1)]
-    genuine, impostor = ranking.genuine, ranking.impostor
-    drawn = np.full((replicates, 2 + len(FARS)), np.nan)
-    for number in range(replicates):
-        counts = draw_counts(len(people), 0, number)
-        one = measure(
-            ranking,
-            FARS,
-            counts[first[genuine]],
-            counts[first[impostor]] * counts[second[impostor]],
-        )
-        weight = counts[of_probe[answers]]
-        found_share = (weight * right).sum() / max(weight.sum(), 1)
-        drawn[number] = (one.auc, *one.tar, found_share)
-    return {
-        "auc": found.auc,
-        "tar_1e-2": float(found.tar[0]),
-        "tar_1e-3": float(found.tar[1]),
-        "rank1": float(right.mean()),
-        "genuine": len(genuine),
-        "impostor": len(impostor),
-        "drawn": drawn,
-    }
-
-
-MEASURES = ("auc", "tar_1e-2", "tar_1e-3", "rank1")
-
-
-def difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Differences of two matchers on one test, with 95 % intervals of the paired replicates."""
-    found: dict[str, Any] = {}
-    for place, name in enumerate(MEASURES):
-        bounds = interval(one["drawn"][:, place] - other["drawn"][:, place])
-        low, high = bounds if bounds else (None, None)
-        found[name] = {"difference": one[name] - other[name], "low": low, "high": high}
-    return {
-        "auc": found["auc"]["difference"],
-        "low": found["auc"]["low"],
-        "high": found["auc"]["high"],
-        **{name: found[name] for name in MEASURES[1:]},
-    }
-
-
-def visibility_errors(found: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
-    """MSE, and the overlap of the cells that are more than half hidden, over all faces."""
-    one, other = found < 0.5, true < 0.5
-    union = float((one | other).sum())
-    return {
-        "mse": float((found - true).square().mean()),
-        "iou": float((one & other).sum()) / union if union else 1.0,
-    }
+    return score, fitted
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -252,6 +148,9 @@ def main(
         result = run(data, probes, folder, replicates)
     result["cpu_seconds"] = time.process_time() - begun
     out.write_text(json.dumps(result, indent=1))
+    click.echo("\nFitted on training pairs:")
+    for name, value in result["notes"].items():
+        click.echo(f"* {name}: {value['weights'] if isinstance(value, dict) else value}")
     click.echo(f"\n{result['cpu_seconds']:.0f} s of processor time")
 
 
@@ -377,6 +276,7 @@ def make_matchers(backbone, mean, clean, drawn) -> tuple[dict[str, Score], dict[
     picked = np.flatnonzero(np.isin(gallery.person, people) | (rng.random(len(gallery.name)) < 0.3))
     gallery = gallery.at(picked)
 
+    notes: dict[str, Any] = {"training_pairs": [len(probe.name), len(gallery.name)]}
     matchers: dict[str, Score] = {
         "cosine": lambda p, g: plain(maps_only(p), maps_only(g)),
         "centred_cosine": lambda p, g: visible(maps_only(p), maps_only(g)),
@@ -393,7 +293,9 @@ def make_matchers(backbone, mean, clean, drawn) -> tuple[dict[str, Score], dict[
         for weighting in WEIGHTINGS:
             matcher = create("qaconv", weighting=weighting, channels=channels)
             torch.nn.init.zeros_(matcher.fc.bias)
-            trained = train_locations(matcher.eval(), one, other)
+            trained, notes[f"pull of {prefix}{weighting}"] = train_locations(
+                matcher.eval(), one, other
+            )
             before, after = qaconv_scores(matcher, trained, metric)
             matchers[prefix + weighting] = before
             matchers[f"trained_{prefix}{weighting}"] = after
@@ -404,16 +306,13 @@ def make_matchers(backbone, mean, clean, drawn) -> tuple[dict[str, Score], dict[
         matchers[name] = (
             score if seen else lambda p, g, score=score: score(maps_only(p), maps_only(g))
         )
-    notes: dict[str, Any] = {"training_pairs": [len(probe.name), len(gallery.name)]}
     matchers = {name: remembered(score) for name, score in matchers.items()}
-    best = matchers["trained_projected_common"]
-    for name, other in (
-        ("qaconv+cosine", "cosine"),
-        ("qaconv+visible_embedding", "visible_embedding"),
-    ):
-        matchers[name], notes[f"share of qaconv in {name}"] = fused(
-            best, matchers[other], probe, gallery
-        )
+    qaconv = matchers["trained_projected_common"]
+    for other_part in ("cosine", "visible_embedding"):
+        parts = {"qaconv": qaconv, other_part: matchers[other_part]}
+        name = f"qaconv+{other_part}"
+        matchers[name], fitted = fused(parts, probe, gallery)
+        notes[f"fit of {name}"] = asdict(fitted)
     return matchers, notes
 
 
@@ -429,9 +328,9 @@ def head_table(head, learnt, learn_real, held_real, held) -> dict[str, Any]:
         true = faces.visibility
         average = known.visibility.mean(0).expand_as(true)
         entries = {
-            "head": visibility_errors(predicted(head, faces).visibility, true),
-            "mean_map": visibility_errors(average, true),
-            "all_visible": visibility_errors(torch.ones_like(true), true),
+            "head": visibility_scores(predicted(head, faces).visibility, true),
+            "mean_map": visibility_scores(average, true),
+            "all_visible": visibility_scores(torch.ones_like(true), true),
         }
         found[name] = {"faces": len(faces.name), **entries}
         cells = " | ".join(f"{one['mse']:.4f} | {one['iou']:.3f}" for one in entries.values())
