@@ -53,7 +53,9 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--weights", type=EXISTING, required=True, help="A weights file or a training run."
         ),
-        click.option("--backbone", help="Its name; a training run knows it."),
+        click.option(
+            "--backbone", help="Its name, or module:function; a training run knows its name."
+        ),
     ):
         command = option(command)
     return command

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from faceguide.train.command_options import (
     FILE,
@@ -16,7 +17,7 @@ from faceguide.train.command_options import (
     tell,
     verification_pairs,
 )
-from faceguide.train.option_types import FiniteRange
+from faceguide.train.option_types import Backbone, FiniteRange
 from faceguide.train.repeat import record_of
 
 BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
@@ -28,7 +29,11 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 
 @click.command("oaml")
 @run_options
-@click.option("--backbone", type=click.Choice(BACKBONES), default="ir_50", show_default=True)
+@click.option(
+    "--backbone", type=Backbone(BACKBONES), default="ir_50", show_default=True,
+    metavar="NAME|module:function",
+    help=f"One of {', '.join(BACKBONES)}, or a function that makes your own network.",
+)  # fmt: skip
 @click.option("--init", type=FILE, help="Weights to start from, such as an AdaFace .ckpt.")
 @click.option(
     "--train",
@@ -128,6 +133,7 @@ def oaml_command(**options: Any) -> None:
       train oaml cache/ --out runs/oaml --init adaface_ir50_ms1mv2.ckpt --niqab niqab/ --lr 0.01
       train oaml niqab/ --out runs/head --train occlusion --init adaface_ir50_ms1mv2.ckpt
       torchrun --nproc-per-node 4 -m faceguide.train oaml cache/ --out runs/four --amp bf16
+      train oaml cache/ --out runs/own --backbone my_networks:build --lr 0.01
       train oaml --from runs/oaml/run.json --out runs/again
     """
     import sys
@@ -137,6 +143,7 @@ def oaml_command(**options: Any) -> None:
     from faceguide.train.oaml_request import OamlRun
     from faceguide.train.oaml_run import run_oaml
 
+    _require_asked_for(options["backbone"])
     processes = from_environment()
     device = device_of(options, processes)
     cache = FaceCache.open(options["cache_directory"])
@@ -170,6 +177,16 @@ def oaml_command(**options: Any) -> None:
         )
     if processes.first:
         tell(result, "directory", as_json=options["as_json"])
+
+
+def _require_asked_for(backbone: str) -> None:
+    """A record that names code of the user is no reason to run it; the command line is."""
+    source = click.get_current_context().get_parameter_source("backbone")
+    if ":" in backbone and source is not ParameterSource.COMMANDLINE:
+        raise click.UsageError(
+            f"that run trained a network of your own, {backbone}; give --backbone {backbone} to "
+            "import it"
+        )
 
 
 def _recipe(options: dict[str, Any]) -> Any:

@@ -101,3 +101,19 @@ class Equals(click.ParamType):
     def text(self, value: tuple[str, str]) -> str:
         """What `convert` takes."""
         return "=".join(value)
+
+
+class Backbone(click.ParamType):
+    """A name of ours, or `module:function` of the user's own."""
+
+    name = "backbone"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text itself, if it can be a backbone."""
+        if ":" not in value and value not in self.names:
+            listed = ", ".join(self.names)
+            self.fail(f"{value!r}: choose one of {listed}, or give module:function", param, ctx)
+        return value

@@ -24,6 +24,7 @@ from faceguide.train.models.errors import ModelError
 from faceguide.train.models.own import own_backbone
 from faceguide.train.models.visible_embedding import VisibleEmbedding
 from faceguide.train.oaml import OamlSettings
+from faceguide.train.oaml_command import oaml_command
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,33 @@ def test_a_file_that_names_code_imports_nothing(
     with pytest.raises(EvaluationError, match="trained with a network of your own"):
         load_network(None, run / "backbone.safetensors")
     assert not marker.exists()
+
+
+def test_the_command_takes_a_network_and_a_record_of_it_does_not(
+    trained: tuple[Path, FaceCache], mine: str, tmp_path: Path
+) -> None:
+    run, faces = trained
+    own, again = f"{mine}:build", ("--from", str(tmp_path / "one" / "run.json"))
+    first = CliRunner().invoke(
+        oaml_command,
+        [str(faces.directory), "--out", str(tmp_path / "one"), "--backbone", own, "--init",
+         str(run.parent / "start.pt"), "--batch-size", "6", "--images-per-person", "3",
+         "--steps", "1", "--device", "cpu"],
+    )  # fmt: skip
+    assert first.exit_code == 0, first.output
+    assert f"start.pt: read by {own} itself" in first.stderr
+    refused = CliRunner().invoke(oaml_command, [*again, "--out", str(tmp_path / "two")])
+    assert refused.exit_code == 2
+    assert f"give --backbone {own} to import it" in " ".join(refused.stderr.split())
+    given = [*again, "--out", str(tmp_path / "two"), "--backbone", own]
+    assert CliRunner().invoke(oaml_command, given).exit_code == 0
+    kept = [(tmp_path / name / "backbone.safetensors").read_bytes() for name in ("one", "two")]
+    assert kept[0] == kept[1]
+    nobody = CliRunner().invoke(
+        oaml_command, [str(faces.directory), "--out", str(tmp_path / "x"), "--backbone", "ir_5"]
+    )
+    assert nobody.exit_code == 2
+    assert "ir_se_50, or give module:function" in " ".join(nobody.stderr.split())
 
 
 def test_a_network_without_maps_is_for_cosine_alone(
