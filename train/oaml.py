@@ -123,8 +123,8 @@ class OamlTrainee(nn.Module):
         Args:
             pixels: (N + M, 3, H, W).
             labels: (N,) classes of the first N.
-            seen: (N, g, g) visibility of the first N.
-            known: (N,) bool, whether it is known; else the head's own prediction counts.
+            seen: (N, g, g) visibility of the first N; where it is not known, that of augmentation.
+            known: (N,) bool, whether it is known; else the head's own prediction counts too.
 
         Returns:
             predicted visibility (N + M, h, w), and unless the head is trained alone logits
@@ -143,7 +143,8 @@ class OamlTrainee(nn.Module):
         guess = nn.functional.interpolate(
             predicted[:count, None].detach().float(), seen.shape[1:], mode="nearest-exact"
         )[:, 0]
-        visibility = torch.where(known[:, None, None], seen, guess)
+        # What augmentation has covered or cut off is hidden, whatever the head thinks of it.
+        visibility = torch.where(known[:, None, None], seen, guess * seen)
         # Nothing is detached here: matching is to shape the maps that it compares.
         scores = self.matcher(maps[:count], maps[:count], visibility, visibility)
         return predicted, logits, scores
@@ -223,7 +224,8 @@ class Views:
 
     Attributes:
         images: (N + M, S, S, 3) uint8 after augmentation.
-        visibility: (N + M, g, g), 1 = visible; all ones where it is not known.
+        visibility: (N + M, g, g), 1 = visible; where it is not known, all ones but for what
+            augmentation has hidden.
         known: (N + M,) bool.
         count: N, the images that recognition learns from.
     """

@@ -134,6 +134,23 @@ def test_covered_faces_of_a_second_cache_train_the_occlusion_head_only() -> None
     assert views.known.tolist() == [False] * 4 + [True] * 4
 
 
+@torch.no_grad()
+def test_what_augmentation_hides_is_hidden_on_faces_without_a_mask_too() -> None:
+    """The matcher sees the head's prediction, but never what was cut off."""
+    module = trainee(OamlSettings()).eval()
+    data = batch()
+    pixels = module.backbone.input_spec.prepare(data["image"])
+    cut = torch.ones(4, 7, 7)
+    cut[0, :3], cut[1, :, 5:] = 0.0, 0.0
+    unknown = torch.zeros(4, dtype=torch.bool)
+    labels = torch.tensor([0, 0, 1, 2])
+    predicted, _, scores = module(pixels, labels, cut, unknown)
+    _, _, expected = module(pixels, labels, predicted * cut, ~unknown)
+    torch.testing.assert_close(scores, expected)
+    _, _, whole = module(pixels, labels, torch.ones(4, 7, 7), unknown)
+    assert not torch.allclose(scores[:2], whole[:2])
+
+
 @pytest.mark.parametrize(
     ("part", "trained"),
     [
