@@ -37,6 +37,7 @@ from faceguide.train.occluders import KINDS
 from faceguide.train.visibility_metrics import visibility_scores
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
+PROBES = 200
 
 
 def learners(data: Path, work: Path) -> FaceCache:
@@ -80,6 +81,7 @@ def faces_of_test(
     labels = cache.read(rows, ["label"])["label"]
     first = np.unique(labels, return_index=True)[1]
     asked = np.setdiff1d(np.arange(len(rows)), first)
+    asked = np.sort(np.random.default_rng(0).permutation(asked)[:PROBES])
     backbone = network.backbone
     covered = [
         source.covered(
@@ -87,8 +89,10 @@ def faces_of_test(
         )
         for k, cover in enumerate(COVERS)
     ]
-    clean = source.plain(backbone, cache, rows, folder / "clean.npy")
-    return join(covered), clean.at(asked), clean.at(first)
+    used = np.concatenate([asked, first])
+    clean = source.plain(backbone, cache, rows[used], folder / "clean.npy")
+    places = np.arange(len(used))
+    return join(covered), clean.at(places[: len(asked)]), clean.at(places[len(asked) :])
 
 
 def measure(network: Network, faces: tuple[Faces, Faces, Faces]) -> dict[str, float]:
@@ -145,8 +149,8 @@ def main(data: Path, out: Path, work: Path | None, steps: int, seeds: int) -> No
         faces = faces_of_test(released, cache, rows, folder / "released")
         table.append({"weight": None, "seed": None, **measure(released, faces)})
         click.echo(json.dumps(table[-1]), err=True)
-        for weight in WEIGHTS:
-            for seed in range(seeds):
+        for seed in range(seeds):
+            for weight in WEIGHTS:
                 run = train(data, folder, weight, seed, steps)
                 network = load_network(None, run)
                 faces = faces_of_test(network, cache, rows, run / "faces")
@@ -155,6 +159,7 @@ def main(data: Path, out: Path, work: Path | None, steps: int, seeds: int) -> No
     pairs = [len(faces[0].name), len(faces[2].name)]
     click.echo(f"{steps} steps, {pairs[0]} probes × {pairs[1]} gallery faces")
     click.echo(f"\n| weight | seed | {' | '.join(COLUMNS)} |\n|{'---|' * (2 + len(COLUMNS))}")
+    table.sort(key=lambda row: (row["weight"] or 0.0, row["seed"] or 0))
     for row in table:
         name = "released | –" if row["weight"] is None else f"{row['weight']:g} | {row['seed']}"
         cells = [f"{row[key]:.4f}" if key in row else "–" for key in COLUMNS]
