@@ -5,11 +5,12 @@
 The plain way is the one that a paper's formula suggests: all correlations of all pairs in one
 tensor, two maxima with their indices, then the BatchNorms and the location weights as they stand.
 `compiled` lets torch.compile make one kernel of the two maxima. Time is the median of --rounds,
-taken in turn, after a first round that compiles; memory is what a fresh process needs at its peak
-beyond its inputs and what it had done before, a block of the same kind (--memory-probes ×
---memory-gallery; the plain way needs 11 GB for 1,000 × 1,000). With
---data (a folder with lfw112_dev and weights/mobilefacenet.pt) the maps are those of real faces
-and rank-1 is that of their persons, else random maps are told apart from their noisy copies.
+taken in turn after a first round that compiles, with one thread processor time. Memory is what a
+fresh process needs at its peak beyond its inputs and what a block of the same kind had needed
+before (--memory-probes × --memory-gallery, 0 = not measured; the plain way needs 11 GB for 1,000 ×
+1,000). With --data (a folder with lfw112_dev and weights/mobilefacenet.pt) the maps are those of
+real faces and rank-1 is that of their persons, else random maps are told apart from their noisy
+copies.
 
 On CUDA, TFLOP/s of the products are printed beside those of one large bfloat16 matrix product.
 That part has never run: no GPU was at hand when it was written.
@@ -175,16 +176,18 @@ def main(
         same = torch.eye(len(probe), len(known), dtype=torch.bool)
     probe, known = probe.to(where), known.to(where)
     pairs = len(probe) * len(known)
+    # Processor time of one thread is what a machine without other work would take.
+    clock = time.process_time if threads == 1 and where.type == "cpu" else time.perf_counter
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     scores: dict[str, Tensor] = {}
     for turn in range(rounds + 1):
         for way in WAYS:
-            begun = time.perf_counter()
+            begun = clock()
             scores[way] = score(way, matcher, probe, known)
             if where.type == "cuda":
                 torch.cuda.synchronize()
             if turn:  # the first round warms up
-                times[way].append(time.perf_counter() - begun)
+                times[way].append(clock() - begun)
     rows: list[dict[str, Any]] = []
     for way in WAYS:
         seconds = statistics.median(times[way])
@@ -199,7 +202,7 @@ def main(
         }
         if where.type == "cuda":
             row["tflops"] = pairs * 2 * 512 * 49 * 49 / seconds / 1e12
-        else:
+        elif memory_probes and memory_gallery:
             row["memory"] = measured_memory(way, memory_probes, memory_gallery)
         rows.append(row)
     rate = matrix_rate(where) if where.type == "cuda" else None
@@ -208,7 +211,9 @@ def main(
     click.echo("| way | pairs/s | speed | rank-1 | same first | memory / TFLOP/s |")
     click.echo("|---|---|---|---|---|---|")
     for row in rows:
-        last = f"{row['memory'] / 2**20:.0f} MiB" if "memory" in row else f"{row['tflops']:.0f}"
+        last = f"{row['tflops']:.0f}" if "tflops" in row else "–"
+        if "memory" in row:
+            last = f"{row['memory'] / 2**20:,.0f} MiB"
         click.echo(
             f"| {row['way']} | {row['pairs_per_second']:,.0f} | {row['speed']:.2f} | "
             f"{row['rank1']:.3f} | {row['same_first']:.3f} | {last} |"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.evaluate.errors import EvaluationError
+from faceguide.evaluate.fusion_fit import FUSIONS
 from faceguide.evaluate.network import Network
 from faceguide.train.models.matching import match
 from faceguide.train.models.qaconv import QAConv
@@ -192,7 +193,7 @@ def make_matcher(name: str, network: Network, mean_map: Tensor | None = None) ->
         EvaluationError: for an unknown name, or a network without feature maps.
         ModelError: when the network cannot do it.
     """
-    if name in ("qaconv+cosine", "qaconv+visible-embedding"):
+    if name in FUSIONS:
         raise EvaluationError(
             f"{name} is fitted on training pairs, by `evaluate verification`, `identification` "
             "and `ijb`; choose one of its parts here"
