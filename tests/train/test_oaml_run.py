@@ -77,9 +77,9 @@ def test_half_precision_is_finite_and_near(
 ) -> None:
     """bfloat16 keeps 8 bits of a number; sums, margins and losses stay float32."""
     faces, veiled = caches
-    lines = train_tiny(faces, tmp_path, RUNS["two caches"], veiled, amp="bf16", steps=2)
+    lines = train_tiny(faces, tmp_path, RUNS["small network"], veiled, amp="bf16", steps=2)
     found = [line for line in lines if line["kind"] == "train"]
-    expected = json.loads(GOLDEN.read_text())["two caches"][:2]
+    expected = json.loads(GOLDEN.read_text())["small network"][:2]
     assert [line["loss"] for line in found] == pytest.approx(expected, rel=0.02)
     assert [line["loss"] for line in found] != expected
     saved = torch.load(tmp_path / "last.pt", weights_only=True)["module"]
