@@ -105,9 +105,18 @@ def _prepare(
 Best = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+@functools.cache
+def _fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by itself (AVX-512 or newer)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _best_matches(vectors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """(P, S, C) probe cells and (S·G, C) gallery cells → best matches, (P, S, G) float32 twice."""
     count_p, cells, _ = vectors.shape
+    if vectors.dtype == torch.bfloat16 and vectors.device.type == "cpu" and not _fast_bfloat16():
+        # The rounded numbers are multiplied as float32: five times faster than emulating.
+        vectors, columns = vectors.float(), columns.float()
     product = vectors.reshape(count_p * cells, -1) @ columns.T
     product = product.view(count_p, cells, cells, -1)  # (P, s, r, G)
     return product.amax(2).float(), product.amax(1).float()  # (P, s, G), (P, r, G)
