@@ -114,9 +114,6 @@ def _fast_bfloat16() -> bool:
 def _best_matches(vectors: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """(P, S, C) probe cells and (S·G, C) gallery cells → best matches, (P, S, G) float32 twice."""
     count_p, cells, _ = vectors.shape
-    if vectors.dtype == torch.bfloat16 and vectors.device.type == "cpu" and not _fast_bfloat16():
-        # The rounded numbers are multiplied as float32: five times faster than emulating.
-        vectors, columns = vectors.float(), columns.float()
     product = vectors.reshape(count_p * cells, -1) @ columns.T
     product = product.view(count_p, cells, cells, -1)  # (P, s, r, G)
     return product.amax(2).float(), product.amax(1).float()  # (P, s, G), (P, r, G)
@@ -152,7 +149,11 @@ def _block_scores(
     cells = probe.vectors.shape[1]
     # Cells before faces on the gallery's side: both maxima then run over whole rows of numbers.
     columns = gallery.vectors.transpose(0, 1).flatten(0, 1)
-    best_probe, best_gallery = best(probe.vectors, columns)
+    vectors = probe.vectors
+    if vectors.dtype == torch.bfloat16 and vectors.device.type == "cpu" and not _fast_bfloat16():
+        # The rounded numbers are multiplied as float32: five times faster than emulating.
+        vectors, columns = vectors.float(), columns.float()
+    best_probe, best_gallery = best(vectors, columns)
     if (
         probe.visibility is None
         or gallery.visibility is None
