@@ -25,7 +25,8 @@ from faceguide.cache import FaceCache, Stream
 from faceguide.cache.errors import CacheError, FaceguideError
 from faceguide.cache.files import read_json
 from faceguide.cache.verify import verify
-from faceguide.evaluate.attribution.blocks import read_arrays, table_path, write_arrays
+from faceguide.evaluate.attribution.blocks import table_path
+from faceguide.evaluate.block_files import read_arrays, write_arrays
 from faceguide.evaluate.run_directory import read_run
 from faceguide.evaluate.store import FaceStore
 from faceguide.evaluate.verification import load_scores, save_scores

@@ -36,7 +36,7 @@ from faceguide.cache.pair_lists import read_pairs
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.verify import verify
 from faceguide.evaluate import ijb_meta
-from faceguide.evaluate.attribution.blocks import read_arrays, write_arrays
+from faceguide.evaluate.block_files import read_arrays, write_arrays
 from faceguide.evaluate.fusion import read_scales
 from faceguide.evaluate.galleries import from_lists
 from faceguide.evaluate.network import load_network
