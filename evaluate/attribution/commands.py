@@ -60,6 +60,13 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
 )
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Of IG.")
 @click.option(
+    "--quadrature",
+    type=click.Choice(("adaptive", "gauss-legendre")),
+    default="adaptive",
+    show_default=True,
+    help="Of IG; gauss-legendre: captum's, to compare with figures made by it.",
+)
+@click.option(
     "--samples", type=click.IntRange(1), default=16, show_default=True, help="SmoothGrad."
 )
 @click.option(
@@ -129,6 +136,7 @@ def attribution_command(
         replicates=rest["bootstrap"],
         method=Settings(
             steps=rest["steps"],
+            quadrature=rest["quadrature"],
             samples=rest["samples"],
             baseline=rest["baseline"],
             chunk=rest["batch_size"],

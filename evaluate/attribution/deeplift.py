@@ -170,13 +170,18 @@ def multipliers(
 
 def deeplift(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """(x − b) ⊙ multipliers, summed over channels; Σ map is the change of the projection."""
-    with torch.no_grad():
-        score.projection(batch.probe[:1], *(part[:1] for part in batch.reference))
-        length = raw_embedding(score.backbone, batch.probe).norm(dim=1).clamp_min(1e-12)
-    direction = batch.reference[0] / length[:, None]
-    both = torch.cat([direction, direction])
+    score.require_embedding("DeepLIFT explains the product of two embeddings")
+    both = torch.cat([batch.reference[0], batch.reference[0]])
     baseline = baseline_for(score, batch.probe, settings.baseline)
-    factors, change = multipliers(
-        lambda x: (raw_embedding(score.backbone, x) * both).sum(1), batch.probe, baseline
-    )
-    return Maps((factors * (batch.probe - baseline)).sum(1), change)
+    raw = []
+
+    def projected(pixels: Tensor) -> Tensor:
+        found = raw_embedding(score.backbone, pixels)
+        raw.append(found.detach())
+        return (found * both).sum(1)
+
+    factors, change = multipliers(projected, batch.probe, baseline)
+    # The length is held fixed, so it may be divided by afterwards.
+    length = _halves(raw[0])[0].norm(dim=1).clamp_min(1e-12)
+    values = (factors * (batch.probe - baseline)).sum(1)
+    return Maps(values / length[:, None, None], change / length)

@@ -43,6 +43,7 @@ class Job:
         random: the score with random parameters, for "randomisation".
         device: of torch.
         described: the references of the block in hand.
+        batches: its batches, which remember the passes that methods share.
     """
 
     cache: FaceCache
@@ -57,6 +58,7 @@ class Job:
     random: PairScore | None = None
     device: torch.device | str = "cpu"
     described: dict[int, tuple[NDArray[np.int64], Reference]] = field(default_factory=dict)
+    batches: dict[tuple[int, ...], Batch] = field(default_factory=dict)
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
         """(N, 3, S, S) prepared pixels of these rows."""
@@ -69,12 +71,16 @@ class Job:
         if (self.plan.block[places] != block).any():
             raise ValueError(f"pairs of one block only, found {set(self.plan.block[places])}")
         rows, parts = self._references(block)
+        held = self.batches.get(tuple(places.tolist()))
+        if held is not None:
+            return held
         found = torch.from_numpy(np.searchsorted(rows, self.plan.reference[places]))
-        return Batch(
+        made = self.batches[tuple(places.tolist())] = Batch(
             self.pixels(self.plan.probe[places]),
             tuple(part[found.to(part.device)] for part in parts),
             tuple(self.plan.number[places].tolist()),
         )
+        return made
 
     def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
         """References of a block, described once for its table and all methods."""
@@ -86,6 +92,7 @@ class Job:
                 for start in range(0, len(rows), chunk)
             ]
             self.described.clear()  # one block at a time
+            self.batches.clear()
             self.described[block] = rows, tuple(map(torch.cat, zip(*described, strict=True)))
         return self.described[block]
 
@@ -144,8 +151,9 @@ def maps_of(
 
     Returns:
         Per pair: `cells` (n, 49), `signed` (n, 49), `energy` (n,) max|a|, `thumb` (n, 28, 28)
-        float16, `completeness` (n,), `error` (n,) text, a column per further measure and, under
-        `threshold`, `threshold` (n, 6): rate, falsified, two angles, two areas.
+        float16, `completeness` and `quadrature` (n,) errors, `error` (n,) text, a column per
+        further measure and, under `threshold`, `threshold` (n, 6): rate, falsified, two angles,
+        two areas.
 
     Raises:
         AttributionError: when the method does not suit the network.
@@ -174,6 +182,7 @@ def _failed(job: Job, count: int, text: str) -> dict[str, NDArray[Any]]:
         "energy": np.full(count, np.nan, np.float32),
         "thumb": np.full((count, THUMB, THUMB), np.nan, np.float16),
         "completeness": np.full(count, np.nan),
+        "quadrature": np.full(count, np.nan),
         "error": np.array([text.partition("\n")[0].encode()[:200]] * count, dtype="S200"),
         **{name: np.full(count, np.nan) for name in job.measures},
     }
@@ -203,9 +212,12 @@ def _columns(
     shown = shown / shown.amax((1, 2), keepdim=True).clamp_min(1e-30)
     thumb = torch.nn.functional.adaptive_avg_pool2d(shown[:, None], THUMB)[:, 0]
     found["thumb"] = thumb.cpu().numpy().astype(np.float16)
-    error = maps.completeness_error()
-    if error is not None:
-        found["completeness"] = error.cpu().numpy()
+    for column, error in (
+        ("completeness", maps.completeness_error()),
+        ("quadrature", maps.quadrature_error()),
+    ):
+        if error is not None:
+            found[column] = error.cpu().numpy()
     if job.protocol == "threshold":
         found["threshold"] = _threshold(job, batch, shown)
     _measure(job, method, batch, places, values, found, table)

@@ -16,9 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.gradients import chunked_gradient, score_change
-from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, baseline_for, repeat
+from faceguide.evaluate.attribution.gradients import chunked_gradient
+from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, along, baseline_for, repeat
 from faceguide.evaluate.attribution.target import PairScore, unit_embedding
 from faceguide.evaluate.attribution.threshold import angles
 
@@ -27,17 +26,7 @@ SHARPNESS, NEAR = 10.0, 0.8  # of the weights: sigmoid(10 · (cos − 0.8))
 _WEIGHTED_STEPS = 50
 
 
-def _need_embedding(score: PairScore) -> None:
-    if not score.has_embedding:
-        raise AttributionError(
-            "Geodesic IG follows the embedding on its sphere; choose --matcher cosine"
-        )
-
-
-def _along(baseline: Tensor, probe: Tensor, places: Tensor) -> Tensor:
-    """(N·K, 3, S, S) points of the straight lines at places (N, K) from 0 to 1."""
-    step = places[:, :, None, None, None]
-    return torch.lerp(baseline[:, None], probe[:, None], step).flatten(0, 1)
+_WHY = "Geodesic IG follows the embedding on its sphere"
 
 
 @torch.no_grad()
@@ -46,11 +35,17 @@ def _embeddings(score: PairScore, images: Tensor, chunk: int) -> Tensor:
     return torch.cat(parts)
 
 
-def arc_nodes(score: PairScore, baseline: Tensor, probe: Tensor, settings: Settings) -> Tensor:
-    """(N, steps + 1) places from 0 to 1 between which the embedding travels equal arcs."""
+def arc_nodes(
+    score: PairScore, baseline: Tensor, probe: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the embedding has travelled equal arcs.
+
+    Returns:
+        (N, steps + 1) places from 0 to 1, and the embeddings (N, E) at 0 and at 1.
+    """
     count = len(probe)
     coarse = torch.linspace(0, 1, COARSE, device=probe.device).expand(count, -1)
-    points = _embeddings(score, _along(baseline, probe, coarse), settings.chunk)
+    points = _embeddings(score, along(baseline, probe, coarse), settings.chunk)
     points = points.unflatten(0, (count, COARSE))  # (N, K, E)
     arcs = angles(points[:, 1:], points[:, :-1])  # (N, K − 1)
     # A little of the pixel length too: where the embedding rests, nodes must not coincide.
@@ -64,24 +59,26 @@ def arc_nodes(score: PairScore, baseline: Tensor, probe: Tensor, settings: Setti
     left = right - 1
     low, high = travelled.gather(1, left), travelled.gather(1, right)
     inside = ((wanted - low) / (high - low)).clamp(0, 1)
-    return ((left + inside) / (COARSE - 1)).to(probe.dtype)
+    places = ((left + inside) / (COARSE - 1)).to(probe.dtype)
+    return places, points[:, 0], points[:, -1]
 
 
 def geodesic_arc(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """IG by the midpoint rule on nodes of equal arc: Σ_j (x_{j+1} − x_j) ⊙ ∇s(midpoint)."""
-    _need_embedding(score)
+    score.require_embedding(_WHY)
     baseline = baseline_for(score, batch.probe, settings.baseline)
-    nodes = arc_nodes(score, baseline, batch.probe, settings)
+    nodes, start, end = arc_nodes(score, baseline, batch.probe, settings)
     middles = (nodes[:, 1:] + nodes[:, :-1]) / 2
     widths = nodes[:, 1:] - nodes[:, :-1]  # (N, steps)
-    images = _along(baseline, batch.probe, middles)
+    images = along(baseline, batch.probe, middles)
     _, gradient = chunked_gradient(
         score, images, repeat(batch.reference, settings.steps), settings.chunk
     )
     gradient = gradient.unflatten(0, middles.shape)  # (N, steps, 3, S, S)
     mean = (gradient * widths[:, :, None, None, None]).sum(1)
     values = (mean * (batch.probe - baseline)).sum(1)
-    return Maps(values, score_change(score, batch, baseline))
+    change = score.compare((end,), batch.reference) - score.compare((start,), batch.reference)
+    return Maps(values, change)
 
 
 def slerp(start: Tensor, end: Tensor, places: Tensor) -> Tensor:
@@ -101,14 +98,13 @@ def geodesic_weighted(score: PairScore, batch: Batch, settings: Settings) -> Map
 
     A = Σ_c |(x − b) ⊙ 1/K Σ_k w_k ∇s(x_k)|, w_k = sigmoid(10·(cos(f(x_k), slerp_k) − 0.8)).
     """
-    _need_embedding(score)
+    score.require_embedding(_WHY)
     baseline = baseline_for(score, batch.probe, settings.baseline)
     count = len(batch.probe)
     places = torch.arange(1, _WEIGHTED_STEPS + 1, device=batch.probe.device) / _WEIGHTED_STEPS
     places = places.expand(count, -1)
-    images = _along(baseline, batch.probe, places)
-    ends = _embeddings(score, torch.cat([baseline, batch.probe]), settings.chunk)
-    ideal = slerp(ends[:count], ends[count:], places)
+    images = along(baseline, batch.probe, places)
+    start = _embeddings(score, baseline, settings.chunk)
     seen = []
 
     def recording(points: Tensor, *reference: Tensor) -> Tensor:
@@ -119,7 +115,8 @@ def geodesic_weighted(score: PairScore, batch: Batch, settings: Settings) -> Map
 
     reference = repeat(batch.reference, _WEIGHTED_STEPS)
     _, gradient = chunked_gradient(recording, images, reference, settings.chunk)
-    closeness = (torch.cat(seen).unflatten(0, places.shape) * ideal).sum(2)
+    points = torch.cat(seen).unflatten(0, places.shape)  # (N, K, E); the last is the probe's
+    closeness = (points * slerp(start, points[:, -1], places)).sum(2)
     weights = torch.sigmoid(SHARPNESS * (closeness - NEAR))
     weighted = gradient.unflatten(0, places.shape) * weights[:, :, None, None, None]
     return Maps(((batch.probe - baseline) * weighted.mean(1)).abs().sum(1))

@@ -1,7 +1,7 @@
 """Methods that read the gradient of the score in the pixels.
 
 Saliency: Simonyan et al., 2013. Gradient×Input: Shrikumar et al., 2016. SmoothGrad: Smilkov et
-al., 2017. Integrated Gradients: Sundararajan et al., 2017, by captum.
+al., 2017.
 """
 
 from __future__ import annotations
@@ -11,14 +11,8 @@ import torch
 from torch import Tensor
 
 from faceguide.evaluate.attribution.cells import pair_rng
-from faceguide.evaluate.attribution.maps import (
-    Batch,
-    Maps,
-    Settings,
-    baseline_for,
-    pixel_range,
-    repeat,
-)
+from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, pixel_range, repeat
+from faceguide.evaluate.attribution.single_pass import single_pass
 from faceguide.evaluate.attribution.target import PairScore, Reference, Score, score_gradient
 
 
@@ -37,14 +31,12 @@ def chunked_gradient(
 
 def saliency(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """∂s/∂x, summed over channels; equals captum's Saliency without its absolute value."""
-    _, gradient = chunked_gradient(score, batch.probe, batch.reference, settings.chunk)
-    return Maps(gradient.sum(1))
+    return Maps(single_pass(score, batch).gradient.sum(1))
 
 
 def gradient_input(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """x ⊙ ∂s/∂x on prepared pixels, so mid-grey is 0; equals captum's InputXGradient."""
-    _, gradient = chunked_gradient(score, batch.probe, batch.reference, settings.chunk)
-    return Maps((gradient * batch.probe).sum(1))
+    return Maps((single_pass(score, batch).gradient * batch.probe).sum(1))
 
 
 def keyed_noise(batch: Batch, settings: Settings) -> Tensor:
@@ -78,28 +70,3 @@ def smoothgrad(
     _, gradient = chunked_gradient(score, noisy, reference, settings.chunk)
     # (N·samples, 3, S, S) -> (N, samples, 3, S, S)
     return Maps(gradient.unflatten(0, noise.shape[:2]).mean(1).sum(1))
-
-
-@torch.no_grad()
-def score_change(score: PairScore, batch: Batch, baseline: Tensor) -> Tensor:
-    """(N,) s(x) − s(b): what IG along any path must add up to."""
-    value: Tensor = score(batch.probe, *batch.reference) - score(baseline, *batch.reference)
-    return value
-
-
-def integrated_gradients(score: PairScore, batch: Batch, settings: Settings) -> Maps:
-    """(x − b) ⊙ ∫ ∂s/∂x along the straight line, Gauss–Legendre, by captum.
-
-    Σ map = s(x) − s(b) up to the quadrature; the error is in the result.
-    """
-    from captum.attr import IntegratedGradients
-
-    baseline = baseline_for(score, batch.probe, settings.baseline)
-    values = IntegratedGradients(score).attribute(
-        batch.probe,
-        baselines=baseline,
-        additional_forward_args=batch.reference,
-        n_steps=settings.steps,
-        internal_batch_size=max(settings.chunk, len(batch.probe)),
-    )
-    return Maps(values.detach().sum(1), score_change(score, batch, baseline))

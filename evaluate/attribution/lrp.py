@@ -206,13 +206,17 @@ def propagate(
 
 def lrp(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """Relevance of the pixels for the projection, summed over channels."""
-    with torch.no_grad():
-        score.projection(batch.probe[:1], *(part[:1] for part in batch.reference))
-        length = raw_embedding(score.backbone, batch.probe).norm(dim=1).clamp_min(1e-12)
+    score.require_embedding("LRP explains the product of two embeddings")
+    raw = []
+
+    def embedded(pixels: Tensor) -> Tensor:
+        found = raw_embedding(score.backbone, pixels)
+        raw.append(found.detach())
+        return found
+
     relevance, absorbed, claimed = propagate(
-        lambda x: raw_embedding(score.backbone, x),
-        batch.reference[0] / length[:, None],
-        batch.probe,
-        settings.lrp_gamma,
+        embedded, batch.reference[0], batch.probe, settings.lrp_gamma
     )
-    return Maps(relevance.sum(1), claimed, absorbed)
+    # Relevance is proportional to what is explained, so the fixed length may come last.
+    length = raw[0].norm(dim=1).clamp_min(1e-12)
+    return Maps(relevance.sum(1) / length[:, None, None], claimed / length, absorbed / length)

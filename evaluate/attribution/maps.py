@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,10 @@ from faceguide.evaluate.attribution.target import PairScore, Reference
 from faceguide.train.models.input_spec import InputSpec
 
 BASELINES = ("black", "blur", "grey")
-_LEAST_CHANGE = 1e-6
+QUADRATURES = ("adaptive", "gauss-legendre")
+# Completeness errors are shares of the score's change, or of this where the score changes less:
+# about the spread of the cosines of strangers. A share of almost nothing would say nothing.
+LEAST_CHANGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class Batch:
         probe: (N, 3, S, S) prepared pixels.
         reference: described references, N rows each.
         pairs: numbers of the pairs, which key all random draws.
+        memo: passes that several methods read, see `single_pass`.
     """
 
     probe: Tensor
     reference: Reference
     pairs: tuple[int, ...]
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Settings:
     """What methods may differ in; all of it is written into the run.
 
     Attributes:
-        steps: of Integrated Gradients and Geodesic IG.
+        steps: gradients of Integrated Gradients and of Geodesic IG (arc), per pair.
+        quadrature: of Integrated Gradients, "adaptive" or "gauss-legendre" (captum's).
         samples: of SmoothGrad.
         noise: standard deviation of SmoothGrad's noise as a share of the pixel range.
         baseline: "black", "blur" or "grey", where paths and differences begin.
@@ -46,6 +52,7 @@ class Settings:
     """
 
     steps: int = 20
+    quadrature: str = "adaptive"
     samples: int = 16
     noise: float = 0.15
     baseline: str = "black"
@@ -61,21 +68,30 @@ class Maps(NamedTuple):
         values: (N, h, w) raw and signed, summed over colour channels; h = S, or coarser.
         claimed: (N,) what the values must add up to where the method promises it, or None.
         absorbed: (N,) relevance that ended in biases (LRP), or None.
+        gap: (N,) what the quadrature missed of `claimed` before its weights were closed, or None.
     """
 
     values: Tensor
     claimed: Tensor | None = None
     absorbed: Tensor | None = None
+    gap: Tensor | None = None
 
     def completeness_error(self) -> Tensor | None:
-        """(N,) |Σ values + absorbed − claimed| / |claimed|; None where nothing is promised."""
+        """(N,) |Σ values + absorbed − claimed| / max(|claimed|, 0.1), or None: nothing promised."""
         if self.claimed is None:
             return None
         total = self.values.double().sum((1, 2))
         if self.absorbed is not None:
             total = total + self.absorbed
-        claimed = self.claimed.double()
-        return (total - claimed).abs() / claimed.abs().clamp_min(_LEAST_CHANGE)
+        return self._share(total - self.claimed.double())
+
+    def quadrature_error(self) -> Tensor | None:
+        """(N,) |gap| / max(|claimed|, 0.1): the error before the weights were closed, or None."""
+        return None if self.gap is None else self._share(self.gap.double())
+
+    def _share(self, difference: Tensor) -> Tensor:
+        assert self.claimed is not None
+        return difference.abs() / self.claimed.double().abs().clamp_min(LEAST_CHANGE)
 
 
 def pixel_range(spec: InputSpec) -> float:
@@ -112,6 +128,12 @@ def baseline_for(score: PairScore, probe: Tensor, kind: str) -> Tensor:
         raise AttributionError(f"baseline must be one of {', '.join(BASELINES)}, found {kind!r}")
     picture = constant_picture(spec, 0.0 if kind == "black" else 0.5)
     return picture.to(probe).expand_as(probe).contiguous()
+
+
+def along(baseline: Tensor, probe: Tensor, places: Tensor) -> Tensor:
+    """(N·K, 3, S, S) points of the straight lines at places (N, K) from 0 to 1."""
+    step = places[:, :, None, None, None]
+    return torch.lerp(baseline[:, None], probe[:, None], step).flatten(0, 1)
 
 
 def repeat(reference: Reference, times: int) -> Reference:

@@ -12,6 +12,7 @@ import torch
 from faceguide.evaluate.attribution import cam, controls, geodesic, gradients, rollout
 from faceguide.evaluate.attribution.deeplift import deeplift
 from faceguide.evaluate.attribution.errors import AttributionError
+from faceguide.evaluate.attribution.integrated import integrated_gradients
 from faceguide.evaluate.attribution.lrp import lrp
 from faceguide.evaluate.attribution.maps import Batch, Maps, Settings
 from faceguide.evaluate.attribution.target import PairScore
@@ -76,8 +77,8 @@ _LISTED = (
     ),
     Method(
         "integrated-gradients",
-        gradients.integrated_gradients,
-        _cost(3, 2),
+        integrated_gradients,
+        _cost(3),
         "",
         "Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017",
     ),
@@ -108,28 +109,28 @@ _LISTED = (
     Method(
         "geodesic-arc",
         geodesic.geodesic_arc,
-        _cost(3, geodesic.COARSE + 2),
+        _cost(3, geodesic.COARSE),
         COSINE,
         "Integrated Gradients on nodes of equal embedding arc; see docs/attribution.md",
     ),
     Method(
         "geodesic-weighted",
         geodesic.geodesic_weighted,
-        _cost(fixed=3 * 50 + 2),
+        _cost(fixed=3 * 50 + 1),
         COSINE,
         "the users' earlier method; not Salek and Enguehard, 2025; see docs/attribution.md",
     ),
     Method(
         "deeplift",
         deeplift,
-        _cost(fixed=7),
+        _cost(fixed=6),
         _CNN,
         "Shrikumar, Greenside, Kundaje: Learning Important Features, ICML 2017",
     ),
     Method(
         "lrp",
         lrp,
-        _cost(fixed=12),
+        _cost(fixed=11),
         _CNN,
         "Bach et al.: Layer-Wise Relevance Propagation, 2015; γ-rule of Andéol et al., 2021",
     ),

@@ -16,6 +16,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution import conditions, regions, statistics, summary
 from faceguide.evaluate.attribution.blocks import Plan, gather
 from faceguide.evaluate.attribution.diagnosis import Limits
+from faceguide.evaluate.attribution.maps import LEAST_CHANGE
 from faceguide.evaluate.attribution.matched import UNIFORM, Falsifiability
 from faceguide.evaluate.attribution.methods import Method
 from faceguide.evaluate.attribution.summary import Judged
@@ -110,6 +111,7 @@ def merge(
             "dead": limits.dead,
             "dead_absolute": limits.dead_absolute,
             "flat": limits.flat,
+            "completeness_least_change": LEAST_CHANGE,
         },
         "methods": records,
         "tests": statistics.compare(passed, rates, people, replicates, seed),

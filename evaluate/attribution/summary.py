@@ -22,6 +22,7 @@ DIRECTIONS = {
     "mean_fr_embedding": "lower is better; 0.5 is chance",
     "uniform_share": "lower is better",
     "completeness_error": "lower is better; null where the method promises none",
+    "quadrature_error": "lower is better; before closing, null where nothing is closed",
     "deletion": "lower is better",
     "insertion": "higher is better",
     "srg": "higher is better",
@@ -235,7 +236,8 @@ def summarise(
         "variation_quartiles": [float(q) for q in np.quantile(finite, [0.25, 0.5, 0.75])]
         if finite
         else None,
-        "completeness_error": _median(maps["completeness"]),
+        "completeness_error": _errors(maps["completeness"]),
+        "quadrature_error": _errors(maps["quadrature"]),
         "measures": {
             name: _mean_interval(maps[name], people, replicates, seed) for name in measures
         },
@@ -258,12 +260,13 @@ def summarise(
     return record
 
 
-def _median(values: NDArray[np.float64]) -> dict[str, Any] | None:
+def _errors(values: NDArray[np.float64]) -> dict[str, Any] | None:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None
     return {
         "median": float(np.median(finite)),
         "largest": float(finite.max()),
+        "within_1_percent": float((finite <= 0.01).mean()),
         "n": len(finite),
     }

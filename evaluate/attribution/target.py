@@ -101,6 +101,15 @@ class PairScore(nn.Module):
         """Whether the score is a function of one embedding per face."""
         return self._parts == (EMBEDDING,)
 
+    def require_embedding(self, why: str) -> None:
+        """Refuse a matcher that compares more than one embedding per face.
+
+        Raises:
+            AttributionError: with the reason and the remedy.
+        """
+        if not self.has_embedding:
+            raise AttributionError(f"{why}; choose --matcher cosine")
+
     def describe(self, pixels: Tensor) -> Reference:
         """What the matcher needs of N faces, a tuple of tensors with N rows; differentiable.
 
@@ -142,11 +151,27 @@ class PairScore(nn.Module):
         Raises:
             AttributionError: for a score that is not the cosine, or a network without g.
         """
-        if not self.has_embedding:
-            raise AttributionError(
-                "DeepLIFT and LRP explain the product of two embeddings; choose --matcher cosine"
-            )
+        self.require_embedding("DeepLIFT and LRP explain the product of two embeddings")
         return (raw_embedding(self.backbone, probe) * reference[0]).sum(1)
+
+
+def checked_gradients(value: Tensor, leaf: Tensor, *others: Tensor) -> list[Tensor | None]:
+    """Gradients of Σ value in the probes and in other tensors of the graph; None where unused.
+
+    Raises:
+        ScoreError: when the score is not one number per probe, or has no gradient in them.
+    """
+    if value.shape != (len(leaf),):
+        raise ScoreError(
+            f"a score must give one number per probe, ({len(leaf)},); found shape "
+            f"{tuple(value.shape)}"
+        )
+    if not value.requires_grad:
+        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
+    found = torch.autograd.grad(value.sum(), [leaf, *others], allow_unused=True)
+    if found[0] is None:
+        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
+    return list(found)
 
 
 def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
@@ -158,16 +183,8 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
     leaf = probe.detach().requires_grad_(True)
     with torch.enable_grad():
         value = score(leaf, *reference)
-        if value.shape != (len(probe),):
-            raise ScoreError(
-                f"a score must give one number per probe, ({len(probe)},); found shape "
-                f"{tuple(value.shape)}"
-            )
-        if not value.requires_grad:
-            raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
-        (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
-    if gradient is None:
-        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
+        (gradient,) = checked_gradients(value, leaf)
+    assert gradient is not None
     return value.detach(), gradient
 
 

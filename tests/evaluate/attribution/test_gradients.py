@@ -6,8 +6,9 @@ import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels
+from torch import Tensor, nn
 
-from faceguide.evaluate.attribution import geodesic, gradients
+from faceguide.evaluate.attribution import geodesic, gradients, integrated
 from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.maps import Batch, Settings, baseline_for, pixel_range
 from faceguide.evaluate.attribution.target import PairScore
@@ -62,17 +63,109 @@ def test_smoothgrad_of_a_pair_does_not_depend_on_its_neighbours(
 
 
 def test_integrated_gradients_equal_captum(score: PairScore, batch: Batch) -> None:
-    settings = Settings(steps=6, chunk=5)
+    settings = Settings(steps=6, chunk=5, quadrature="gauss-legendre")
     baseline = baseline_for(score, batch.probe, "black")
     expected = IntegratedGradients(score).attribute(
         batch.probe, baseline, additional_forward_args=batch.reference, n_steps=6
     )
-    values = gradients.integrated_gradients(score, batch, settings).values
+    values = integrated.integrated_gradients(score, batch, settings).values
     assert_alike(values, expected.detach().sum(1))
 
 
+def test_adaptive_ig_tends_to_the_limit_of_gauss_legendre(score: PairScore, batch: Batch) -> None:
+    limit = integrated.integrated_gradients(
+        score, batch, Settings(steps=128, quadrature="gauss-legendre")
+    ).values
+    distances = []
+    for steps in (12, 40):
+        values = integrated.integrated_gradients(score, batch, Settings(steps=steps)).values
+        distances.append(((values - limit).flatten(1).norm(dim=1)).max())
+    assert distances[1] < 0.3 * distances[0]
+    assert distances[1] < 0.02 * limit.flatten(1).norm(dim=1).min()
+
+
+class Kinked(nn.Module):
+    """A score with kinks along the path from black, many of them near the black end."""
+
+    input_spec = Smooth.input_spec
+
+    def forward(self, images: Tensor) -> Tensor:
+        rise = (images + 1).flatten(1)  # 0 at black
+        kinks = torch.relu(rise[:, :400] - 0.02) - torch.relu(rise[:, :400] - 0.06)
+        return torch.stack([5 * kinks.mean(1), 0.2 + rise.square().mean(1)], 1)
+
+
+def test_few_adaptive_nodes_see_kinks_that_fixed_nodes_miss() -> None:
+    score = PairScore(Kinked())
+    probe = pixels(3, 5, 28).abs().clamp(0.1, 1)
+    batch = Batch(probe, score.reference(pixels(3, 6, 28)), (0, 1, 2))
+    adaptive = integrated.integrated_gradients(score, batch, Settings(steps=20))
+    fixed = integrated.integrated_gradients(
+        score, batch, Settings(steps=20, quadrature="gauss-legendre")
+    )
+    limit = integrated.integrated_gradients(
+        score, batch, Settings(steps=300, quadrature="gauss-legendre")
+    ).values
+
+    def distance(found: Tensor) -> Tensor:
+        return (found - limit).flatten(1).norm(dim=1) / limit.flatten(1).norm(dim=1)
+
+    assert (distance(adaptive.values) < 0.5 * distance(fixed.values)).all()
+    missed, closed = adaptive.quadrature_error(), adaptive.completeness_error()
+    assert missed is not None
+    assert closed is not None
+    assert (missed > 1e-4).all()  # what the rule missed is told, although it is closed
+    assert closed.max() < 1e-5
+
+
+def test_closing_changes_weights_as_little_as_it_can_and_no_more_than_half() -> None:
+    weights = torch.tensor([[0.1, 0.2, 0.4, 0.2, 0.1]], dtype=torch.double).repeat(3, 1)
+    slope = torch.tensor([[1.0, 2.0, 3.0, 2.5, 0.5]], dtype=torch.double).repeat(3, 1)
+    right = (weights * slope).sum(1)
+    found, gap = integrated.closed(weights, slope, right + torch.tensor([0.0, 0.05, 9.0]))
+    torch.testing.assert_close(gap, torch.tensor([0.0, 0.05, 9.0], dtype=torch.double))
+    torch.testing.assert_close(found[0], weights[0])
+    torch.testing.assert_close(found.sum(1), torch.ones(3, dtype=torch.double))
+    assert (found[1] * slope[1]).sum().item() == pytest.approx(right[1].item() + 0.05)
+    # The least-squares solution, from the normal equations.
+    half = weights[0].sqrt()
+    conditions = torch.stack([half, half * slope[0]])
+    solved = torch.linalg.pinv(conditions) @ torch.tensor([0.0, 0.05], dtype=torch.double)
+    torch.testing.assert_close(found[1], weights[0] + half * solved)
+    # A gap that is too large stays open.
+    assert ((found[2] / weights[2] - 1).abs()).max().item() == pytest.approx(0.5)
+    assert (found[2] * slope[2]).sum() < right[2] + 1
+
+
+def test_adaptive_nodes_of_a_pair_do_not_depend_on_its_neighbours(
+    score: PairScore, batch: Batch
+) -> None:
+    together = integrated.integrated_gradients(score, batch, Settings(steps=14)).values
+    alone = Batch(batch.probe[1:], tuple(part[1:] for part in batch.reference), (9,))
+    values = integrated.integrated_gradients(score, alone, Settings(steps=14)).values
+    assert_alike(values[0], together[1])
+
+
+def test_as_many_gradients_as_steps_are_paid(score: PairScore, batch: Batch) -> None:
+    for steps in (1, 2, 9, 10, 20):
+        fresh = Batch(batch.probe, batch.reference, batch.pairs)
+        seen: list[int] = []
+        handle = score.backbone.register_forward_pre_hook(
+            lambda m, inputs, seen=seen: seen.append(len(inputs[0]))
+        )
+        integrated.adaptive(score, fresh, torch.zeros_like(fresh.probe), Settings(steps=steps))
+        handle.remove()
+        # One more image per batch finds the CAM layers of a network that does not name them.
+        assert sum(seen) == 2 * max(steps, 2) + 1
+
+
+def test_an_unknown_quadrature_is_refused(score: PairScore, batch: Batch) -> None:
+    with pytest.raises(AttributionError, match="adaptive, gauss-legendre"):
+        integrated.integrated_gradients(score, batch, Settings(quadrature="simpson"))
+
+
 def test_ig_and_arc_add_up_to_the_change_of_the_score(score: PairScore, batch: Batch) -> None:
-    for explain in (gradients.integrated_gradients, geodesic.geodesic_arc):
+    for explain in (integrated.integrated_gradients, geodesic.geodesic_arc):
         found = explain(score, batch, Settings(steps=48))
         error = found.completeness_error()
         assert error is not None
@@ -82,14 +175,16 @@ def test_ig_and_arc_add_up_to_the_change_of_the_score(score: PairScore, batch: B
 def test_arc_tends_to_the_same_map_as_ig(score: PairScore, batch: Batch) -> None:
     settings = Settings(steps=96)
     arc = geodesic.geodesic_arc(score, batch, settings).values.flatten(1)
-    ig = gradients.integrated_gradients(score, batch, settings).values.flatten(1)
+    ig = integrated.integrated_gradients(score, batch, settings).values.flatten(1)
     alike = torch.nn.functional.cosine_similarity(arc, ig)
     assert alike.min() > 0.98
 
 
 def test_arc_nodes_run_from_end_to_end_and_cut_equal_arcs(score: PairScore, batch: Batch) -> None:
     baseline = baseline_for(score, batch.probe, "grey")
-    nodes = geodesic.arc_nodes(score, baseline, batch.probe, Settings(steps=8))
+    nodes, start, end = geodesic.arc_nodes(score, baseline, batch.probe, Settings(steps=8))
+    torch.testing.assert_close(start, score.describe(baseline)[0])
+    torch.testing.assert_close(end, score.describe(batch.probe)[0])
     torch.testing.assert_close(nodes[:, 0], torch.zeros(2))
     torch.testing.assert_close(nodes[:, -1], torch.ones(2))
     assert (nodes.diff(dim=1) > 0).all()
@@ -138,6 +233,6 @@ def test_slerp_ends_where_it_should_and_stays_on_the_sphere() -> None:
 
 def test_an_unknown_baseline_is_refused(score: PairScore, batch: Batch) -> None:
     with pytest.raises(AttributionError, match="black, blur, grey"):
-        gradients.integrated_gradients(score, batch, Settings(baseline="white"))
+        integrated.integrated_gradients(score, batch, Settings(baseline="white"))
     for kind in ("black", "blur", "grey"):
         assert baseline_for(score, batch.probe, kind).shape == batch.probe.shape

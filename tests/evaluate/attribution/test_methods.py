@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from captum.attr import LayerGradCam
+from captum.attr import LayerActivation, LayerGradCam, LayerGradientXActivation
 from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels
 from torch import Tensor, nn
 
-from faceguide.evaluate.attribution import cam, controls, methods, rollout
+from faceguide.evaluate.attribution import cam, controls, gradients, methods, rollout
 from faceguide.evaluate.attribution.cells import cell_attribution
 from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.maps import Batch, Settings
+from faceguide.evaluate.attribution.single_pass import ATTENTION, cam_layers, single_pass
 from faceguide.evaluate.attribution.target import PairScore
 from faceguide.train.models.cal import WSDANCAL
 from faceguide.train.models.errors import ModelError
@@ -40,7 +41,7 @@ def vit() -> PairScore:
 
 
 def test_grad_cam_equals_captum(score: PairScore, batch: Batch) -> None:
-    layer = cam.cam_layers(score, batch.probe)[-1]
+    layer = cam_layers(score, batch.probe)[-1]
     assert layer == "conv2"
     module = dict(score.backbone.named_modules())[layer]
     expected = LayerGradCam(score, module).attribute(
@@ -51,18 +52,40 @@ def test_grad_cam_equals_captum(score: PairScore, batch: Batch) -> None:
     assert_alike(values, expected.detach()[:, 0])
 
 
+def test_one_pass_serves_all_methods_of_first_order(score: PairScore, batch: Batch) -> None:
+    """Each equals captum's own pass in its test; here, that they share one."""
+    fresh = Batch(batch.probe, batch.reference, batch.pairs)
+    seen: list[int] = []
+    handle = score.backbone.register_forward_pre_hook(lambda m, x: seen.append(len(x[0])))
+    for explain in (gradients.saliency, gradients.gradient_input, cam.grad_cam, cam.layer_cam):
+        explain(score, fresh, Settings())
+    handle.remove()
+    assert seen == [1, 2]  # one image to find the layers, then the two pairs
+    other = PairScore(Smooth())
+    other.backbone.fc.weight.mul_(-1)
+    mine = gradients.saliency(score, fresh, Settings()).values
+    assert (gradients.saliency(other, fresh, Settings()).values != mine).any()
+
+
 def test_layers_are_found_in_the_order_in_which_they_run(score: PairScore, batch: Batch) -> None:
-    assert cam.cam_layers(score, batch.probe) == ("conv1", "conv2")
+    assert cam_layers(score, batch.probe) == ("conv1", "conv2")
     score.backbone.cam_layers = ("conv1",)
     try:
-        assert cam.cam_layers(score, batch.probe) == ("conv1",)
+        assert cam_layers(score, batch.probe) == ("conv1",)
     finally:
         del score.backbone.cam_layers
 
 
-def test_layer_cam_by_hand(score: PairScore, batch: Batch) -> None:
-    maps = []
-    for activation, gradient in cam.layer_gradients(score, batch, ("conv1", "conv2")):
+def test_layer_cam_is_made_of_captums_layers(score: PairScore, batch: Batch) -> None:
+    """captum has gradient × activation without the ReLU, and the activation to divide by."""
+    more = {"additional_forward_args": batch.reference}
+    probe, maps = batch.probe.clone().requires_grad_(True), []
+    assert list(single_pass(score, batch).layers) == ["conv1", "conv2"]
+    for name in ("conv1", "conv2"):
+        module = score.backbone.get_submodule(name)
+        product = LayerGradientXActivation(score, module).attribute(probe, **more).detach()
+        activation = LayerActivation(score, module).attribute(probe, **more).detach()
+        gradient = product / activation
         one = (gradient.clamp_min(0) * activation).sum(1).clamp_min(0)
         maps.append(one / one.amax((1, 2), keepdim=True))
     large = nn.functional.interpolate(maps[1][:, None], size=(14, 14), mode="bilinear")[:, 0]
@@ -74,8 +97,14 @@ def test_layer_cam_by_hand(score: PairScore, batch: Batch) -> None:
 def test_unknown_layers_and_networks_without_maps_are_refused(
     score: PairScore, batch: Batch
 ) -> None:
-    with pytest.raises(AttributionError, match="no layer 'conv9'"):
-        cam.layer_gradients(score, batch, ["conv9"])
+    score.backbone.cam_layers = ("conv9",)
+    try:
+        again = Batch(batch.probe, batch.reference, batch.pairs)
+        assert gradients.saliency(score, again, Settings()).values.any()  # needs no layer
+        with pytest.raises(AttributionError, match="no layer 'conv9'"):
+            cam.grad_cam(score, again, Settings())
+    finally:
+        del score.backbone.cam_layers
     with pytest.raises(AttributionError, match="no attention maps"):
         cam.attention_cam(score, batch, Settings())
 
@@ -86,7 +115,7 @@ def test_unknown_layers_and_networks_without_maps_are_refused(
             return x.flatten(1)[:, ::49]
 
     with pytest.raises(AttributionError, match="no layer of at least 7×7"):
-        cam.cam_layers(PairScore(Flat()), batch.probe)
+        cam_layers(PairScore(Flat()), batch.probe)
 
 
 def test_attention_cam_reads_the_maps_of_cal() -> None:
@@ -95,7 +124,7 @@ def test_attention_cam_reads_the_maps_of_cal() -> None:
     score = PairScore(network)
     batch = Batch(pixels(1, 5), score.reference(pixels(1, 6)), (0,))
     values = cam.attention_cam(score, batch, Settings()).values
-    [(maps, gradient)] = cam.layer_gradients(score, batch, ["attentions"])
+    maps, gradient = single_pass(score, batch).layers[ATTENTION]
     assert values.shape == (1, *maps.shape[2:])
     assert_alike(values, (gradient.mean((2, 3), keepdim=True) * maps).sum(1))
 
