@@ -28,14 +28,15 @@ from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution import geodesic, gradients
-from faceguide.evaluate.attribution.cam import cam_layers
 from faceguide.evaluate.attribution.cells import Q, cell_attribution
 from faceguide.evaluate.attribution.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.infill import Donors, cell_masks
 from faceguide.evaluate.attribution.maps import Batch, Settings, pixel_range
 from faceguide.evaluate.attribution.methods import METHODS
+from faceguide.evaluate.attribution.options import Options
 from faceguide.evaluate.attribution.plug import load_explained, pair_score
-from faceguide.evaluate.attribution.run import Options, plan_pairs
+from faceguide.evaluate.attribution.preparation import plan_pairs
+from faceguide.evaluate.attribution.single_pass import cam_layers
 from faceguide.evaluate.attribution.target import PairScore
 
 NAMES = ("saliency", "gradient-input", "smoothgrad", "integrated-gradients", "grad-cam")

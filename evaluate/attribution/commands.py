@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")
+@click.option("--dry-run", is_flag=True, help="Check, count and estimate the time; no run.")
 @click.option("--overwrite", is_flag=True, help="Replace another run in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json.")
 def attribution_command(
@@ -99,6 +101,7 @@ def attribution_command(
     out: Path,
     part: tuple[int, int],
     device: str,
+    dry_run: bool,
     overwrite: bool,
     as_json: bool,
     **rest: Any,
@@ -119,10 +122,12 @@ def attribution_command(
     from faceguide.cache.reader import FaceCache
     from faceguide.evaluate.attribution import run
     from faceguide.evaluate.attribution.maps import Settings
+    from faceguide.evaluate.attribution.options import Options
     from faceguide.evaluate.attribution.plug import load_explained
+    from faceguide.evaluate.attribution.preparation import prepare
     from faceguide.evaluate.network import on_device
 
-    options = run.Options(
+    options = Options(
         matcher=rest["matcher"],
         protocol=rest["protocol"],
         infills=rest["infills"],
@@ -150,18 +155,17 @@ def attribution_command(
     for note in network.notes:
         say(note)
     with interruptible():
+        ready = prepare(
+            *(cache, network, pairs, split, methods, options), part=part, device=place, say=say
+        )
+        cost = ready.estimate()
+        if dry_run:
+            echo_json(asdict(cost)) if as_json else click.echo(cost.text())
+            return
+        say(cost.text())
         record = run.run(
-            cache,
-            network,
-            pairs,
-            split,
-            methods,
-            options,
-            out,
-            part=part,
+            *(ready, network, pairs, split, options, out),
             overwrite=overwrite,
-            device=place,
-            say=say,
             progress=lambda what, total: tqdm(total=total, unit=f" {what}", disable=None).update,
         )
     if record is None:
@@ -190,9 +194,13 @@ def methods_command(as_json: bool) -> None:
         echo_json(rows)
         return
     header = ["method", "needs", "forwards"]
-    cells = [[row["method"], row["needs"], f"{row['forwards']:.0f}"] for row in rows]
+    cells = [
+        [row["method"], row["needs"], f"{row['forwards']:.0f}{'*' * row['shares_pass']}"]
+        for row in rows
+    ]
     click.echo(to_text((header, cells)))
-    click.echo(f"\nresponse table, shared by all: {table_forwards(2)} forwards per probe")
+    click.echo("\n* one pass for all of these together")
+    click.echo(f"response table, shared by all: {table_forwards(2)} forwards per probe")
     click.echo("\n".join(f"{row['method']}: {row['citation']}" for row in rows))
 
 

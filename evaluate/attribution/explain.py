@@ -19,7 +19,7 @@ from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.infill import Donors, fill_pictures
 from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, blurred
 from faceguide.evaluate.attribution.methods import Method
-from faceguide.evaluate.attribution.responses import measure
+from faceguide.evaluate.attribution.responses import TABLE_CHUNK, measure
 from faceguide.evaluate.attribution.target import PairScore, Reference, unit_embedding
 from faceguide.evaluate.attribution.threshold import ThresholdRule, threshold_outcome
 
@@ -86,7 +86,7 @@ class Job:
         """References of a block, described once for its table and all methods."""
         if block not in self.described:
             rows = np.unique(self.plan.reference[self.plan.pairs_of(block)])
-            chunk = max(self.settings.chunk, 64)
+            chunk = max(self.settings.chunk, TABLE_CHUNK)
             described = [
                 self.score.reference(self.pixels(rows[start : start + chunk]))
                 for start in range(0, len(rows), chunk)
@@ -122,7 +122,7 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
         fills = job.score.input_spec.prepare(torch.from_numpy(pictures).to(job.device))
         batch = job.batch(here)
         measured = measure(
-            job.score, batch.probe[0], batch.reference, fills, max(job.settings.chunk, 64)
+            job.score, batch.probe[0], batch.reference, fills, max(job.settings.chunk, TABLE_CHUNK)
         )
         found["clean"].append(measured.clean)
         found["masked"].append(measured.masked)
@@ -239,7 +239,7 @@ def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
             lambda images: unit_embedding(job.score.backbone, (images - mean) / std),
             pair_rng(pair, job.settings.seed, "threshold"),
             job.rule,
-            max(job.settings.chunk, 64),
+            max(job.settings.chunk, TABLE_CHUNK),
         )
         values = (outcome.rate, outcome.falsified, outcome.mean_high, outcome.mean_low)
         numbers = [np.nan if value is None else float(value) for value in values]

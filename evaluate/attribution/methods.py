@@ -34,6 +34,7 @@ class Method:
         citation: authors, title, year.
         rectify: positive values alone are the claim.
         control: runs with every evaluation and competes with no method.
+        shares_pass: reads `single_pass`, which all such methods together pay once.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Method:
     citation: str
     rectify: bool = False
     control: bool = False
+    shares_pass: bool = False
 
 
 def _cost(per_step: float = 0.0, fixed: float = 0.0, of: str = "steps") -> Callable[..., float]:
@@ -60,6 +62,7 @@ _LISTED = (
         _cost(fixed=3),
         "",
         "Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2013",
+        shares_pass=True,
     ),
     Method(
         "gradient-input",
@@ -67,6 +70,7 @@ _LISTED = (
         _cost(fixed=3),
         "",
         "Shrikumar, Greenside, Shcherbina, Kundaje: Not Just a Black Box, 2016",
+        shares_pass=True,
     ),
     Method(
         "smoothgrad",
@@ -89,6 +93,7 @@ _LISTED = (
         "a layer of at least 7×7",
         "Selvaraju et al.: Grad-CAM, ICCV 2017",
         rectify=True,
+        shares_pass=True,
     ),
     Method(
         "layer-cam",
@@ -97,6 +102,7 @@ _LISTED = (
         "a layer of at least 7×7",
         "Jiang, Zhang, Hou, Cheng, Wei: LayerCAM, TIP 2021",
         rectify=True,
+        shares_pass=True,
     ),
     Method(
         "attention-cam",
@@ -105,6 +111,7 @@ _LISTED = (
         "attention maps: CAL, or an occlusion head that the matcher uses",
         "Grad-CAM's weighting (Selvaraju et al., 2017) over explicit attention maps",
         rectify=True,
+        shares_pass=True,
     ),
     Method(
         "geodesic-arc",
@@ -220,6 +227,7 @@ def table(settings: Settings | None = None) -> list[dict[str, Any]]:
             "forwards": method.cost(settings),
             "needs": method.needs or "any network",
             "control": method.control,
+            "shares_pass": method.shares_pass,
             "citation": method.citation,
         }
         for method in METHODS.values()

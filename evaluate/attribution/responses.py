@@ -19,6 +19,8 @@ from faceguide.evaluate.attribution.infill import cell_masks, replaced
 from faceguide.evaluate.attribution.target import PairScore, Reference
 from faceguide.evaluate.attribution.threshold import angles
 
+TABLE_CHUNK = 64  # images of one forward
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -50,7 +52,7 @@ def _rows(reference: Reference, row: int, count: int) -> Reference:
 
 @torch.inference_mode()
 def measure(
-    score: PairScore, probe: Tensor, reference: Reference, fills: Tensor, chunk: int = 64
+    score: PairScore, probe: Tensor, reference: Reference, fills: Tensor, chunk: int = TABLE_CHUNK
 ) -> Responses:
     """Measure all cells of one probe against all of its references.
 

@@ -19,7 +19,7 @@ from tests.evaluate.attribution.networks import Smooth
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import block_files
-from faceguide.evaluate.attribution import run
+from faceguide.evaluate.attribution.options import Options
 from faceguide.evaluate.cli import main
 
 CONTROLS = ("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
@@ -246,6 +246,44 @@ def test_threshold_protocol_reports_areas(place: Path, tmp_path: Path) -> None:
     assert "measures area" in area["warning"]
 
 
+def test_dry_run_counts_and_estimates_without_a_run(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dry"
+    result = attribution(place, out, "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    # Saliency and Grad-CAM share one pass of 3 forwards; arc: 4 steps and 32 coarse nodes.
+    each = 3 + (3 * 4 + 32)
+    assert found["pairs"] == PAIRS
+    assert found["forwards"] == found["probes"] * (49 * 2 + 1) + PAIRS * each
+    assert found["seconds"] > 0
+    assert not out.exists()
+    part = attribution(place, out, "--dry-run", "--part", "0/2")
+    assert "s per pair)" in part.output
+    assert "about" in part.output
+
+
+def test_the_estimate_counts_the_images_that_go_forward(place: Path, tmp_path: Path) -> None:
+    counted = {"forward": 0, "backward": 0}
+
+    class Counted(Smooth):
+        cam_layers = ("conv1", "conv2")
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            counted["backward" if images.requires_grad else "forward"] += len(images)
+            return super().forward(images)
+
+    sys.modules["my_networks"].counted = lambda weights: Counted()  # type: ignore[attr-defined]
+    names = "saliency,layer-cam,smoothgrad,integrated-gradients,geodesic-arc,geodesic-weighted"
+    more = ("--backbone", "my_networks:counted", "--limit", 6)
+    dry = attribution(place, tmp_path / "x", *more, "--dry-run", "--json", methods=names)
+    expected = json.loads(dry.stdout)["forwards"]
+    counted.update(forward=0, backward=0)
+    assert attribution(place, tmp_path / "x", *more, methods=names).exit_code == 0
+    paid = counted["forward"] + 3 * counted["backward"]
+    # Besides: the checks at the start, the estimate's own batches, and the references.
+    assert expected < paid < expected + 6 + 3 * 2 + (18 + 3 * 10) + 20
+
+
 def test_wrong_names_are_refused_before_work(place: Path, tmp_path: Path) -> None:
     for more, text in (
         (("--infills", "grey"), "choose from blur, mean, face, other"),
@@ -291,4 +329,4 @@ def test_a_cache_of_another_size_is_refused(place: Path, tmp_path: Path) -> None
 
 
 def test_options_survive_run_json() -> None:
-    assert run.Options().record()["infills"] == ["blur", "other"]
+    assert Options().record()["infills"] == ["blur", "other"]

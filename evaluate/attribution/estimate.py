@@ -1,0 +1,118 @@
+"""What a run will cost, told before it starts: images forward, and seconds on this machine.
+
+The count follows from the plan; the seconds from timing one batch forward and one batch forward
+and backward, with this network on this device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceguide.evaluate.attribution import metrics
+from faceguide.evaluate.attribution.explain import Job
+from faceguide.evaluate.attribution.maps import Settings, repeat
+from faceguide.evaluate.attribution.methods import Method
+from faceguide.evaluate.attribution.responses import TABLE_CHUNK, table_forwards
+from faceguide.evaluate.attribution.target import score_gradient
+
+_BACKWARD = 3  # a forward and backward pass, in forwards
+_CURVES = 3 * (metrics.STEPS + 1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a part of a run.
+
+    Attributes:
+        pairs: that it explains.
+        probes: that it measures.
+        forwards: images forward; a backward pass counts 2.
+        seconds: on this machine, measured rates.
+        unknown: methods whose cost is not known (the user's own) and not counted.
+    """
+
+    pairs: int
+    probes: int
+    forwards: float
+    seconds: float
+    unknown: tuple[str, ...]
+
+    def text(self) -> str:
+        """One line."""
+        each = self.seconds / self.pairs
+        known = f", without {', '.join(self.unknown)}" if self.unknown else ""
+        return (
+            f"{self.pairs:,} pairs, {self.probes:,} probes: {self.forwards:,.0f} forwards, about "
+            f"{duration(self.seconds)} on this machine ({each:.2g} s per pair){known}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader takes them in."""
+    for limit, unit, size in ((120, "seconds", 1), (7200, "minutes", 60)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def method_forwards(methods: Sequence[Method], settings: Settings) -> float:
+    """Forwards per pair; methods of first order share one pass."""
+    own = sum(method.cost(settings) for method in methods if not method.shares_pass)
+    return own + max((m.cost(settings) for m in methods if m.shares_pass), default=0.0)
+
+
+def measure_forwards(methods: Sequence[Method], measures: Sequence[str], s: Settings) -> float:
+    """Forwards per pair of the further measures."""
+    wanted, total = set(measures), 0.0
+    if wanted & {"deletion", "insertion", "srg"}:
+        total += _CURVES * len(methods)
+    fresh = sum(method.cost(s) for method in methods if not method.control)
+    again = {"sensitivity": metrics.DRAWS, "randomisation": 1, "swap": 1}
+    return total + fresh * sum(again[name] for name in wanted & set(again))
+
+
+def _seconds(work: Callable[[Tensor], object], images: Tensor) -> float:
+    """Per image; a call with two images warms up."""
+    work(images[:2])
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    start = time.perf_counter()
+    work(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return (time.perf_counter() - start) / len(images)
+
+
+def estimate(job: Job, methods: Sequence[Method], blocks: Sequence[int]) -> Estimate:
+    """Cost of these blocks, by timing two batches of the first pair."""
+    places = np.flatnonzero(np.isin(job.plan.block, np.array(blocks)))
+    batch = job.batch(places[:1])
+    # A CPU is busy with a few images; a GPU shows its rate with a whole batch only.
+    wide, narrow = (TABLE_CHUNK, job.settings.chunk) if batch.probe.is_cuda else (16, 8)
+
+    @torch.inference_mode()
+    def forward(images: Tensor) -> object:
+        return job.score.describe(images)
+
+    def backward(images: Tensor) -> object:
+        return score_gradient(job.score, images, repeat(batch.reference, len(images)))
+
+    per_forward = _seconds(forward, batch.probe.expand(wide, -1, -1, -1))
+    per_gradient = _seconds(backward, batch.probe.expand(narrow, -1, -1, -1))
+    pairs, probes = len(places), len(np.unique(job.plan.probe[places]))
+    table = probes * table_forwards(len(job.infills))
+    if job.protocol == "threshold":
+        table += pairs * len(methods) * (2 * job.rule.draws + 1)
+    maps = pairs * (
+        method_forwards(methods, job.settings)
+        + measure_forwards(methods, job.measures, job.settings)
+    )
+    unknown = tuple(m.name for m in methods if not m.control and m.cost(job.settings) == 0)
+    seconds = table * per_forward + maps * per_gradient / _BACKWARD
+    return Estimate(pairs, probes, table + maps, seconds, unknown)
