@@ -1,15 +1,19 @@
-"""How much the response table and batching save: forwards and maps per second.
+"""How much the response table, shared passes and batches save: forwards and maps per second.
 
-Three ways to explain and test the same pairs with the same five methods (Saliency, Gradient×Input,
-SmoothGrad, Integrated Gradients, Grad-CAM):
+Three ways to explain and test pairs with the same methods (those of captum that run on face
+networks, LayerCAM from captum's parts, and the per-step loop of `geodesic-weighted`):
 
-* loop: captum, one pair at a time, and per method K masked pictures of either region, one by one;
-* batched: the same, pairs together and masked pictures in batches of 64;
-* table: this package: one response table per probe for all methods.
+* loop: one pair and one picture at a time; per method K masked pictures of either region;
+* batched: the same, in batches of 64;
+* table: this package: one response table per probe, one pass for four of the methods.
 
-Example, and with --arc the quadrature of `arc` against Gauss–Legendre at equal steps:
+The pairs are all those of some probes, evenly spaced over the list, so that probes recur as often
+as they do in it. Loop and batched are slow and run on the first --slow of them; figures are per
+pair.
+
+Example, and with --arc, instead, the quadratures of Integrated Gradients at equal gradients:
   python bench/attribution.py cache/ --pairs pairs.csv --backbone mobilefacenet \\
-    --weights mobilefacenet.pt --count 2 --arc --json attribution.json
+    --weights mobilefacenet.pt --probes 3 --json attribution.json
 """
 
 from __future__ import annotations
@@ -23,66 +27,110 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from captum.attr import (
+    DeepLift,
+    InputXGradient,
+    IntegratedGradients,
+    LayerActivation,
+    LayerGradCam,
+    LayerGradientXActivation,
+    NoiseTunnel,
+    Saliency,
+)
 from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution import geodesic, gradients
+from faceguide.evaluate.attribution import geodesic, integrated
+from faceguide.evaluate.attribution.blocks import make_plan
 from faceguide.evaluate.attribution.cells import Q, cell_attribution
 from faceguide.evaluate.attribution.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.infill import Donors, cell_masks
-from faceguide.evaluate.attribution.maps import Batch, Settings, pixel_range
+from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, baseline_for, pixel_range
 from faceguide.evaluate.attribution.methods import METHODS
 from faceguide.evaluate.attribution.options import Options
 from faceguide.evaluate.attribution.plug import load_explained, pair_score
-from faceguide.evaluate.attribution.preparation import plan_pairs
 from faceguide.evaluate.attribution.single_pass import cam_layers
 from faceguide.evaluate.attribution.target import PairScore
+from faceguide.evaluate.pair_rows import PairRows, resolve
+from faceguide.evaluate.pairs import read_pairs
 
-NAMES = ("saliency", "gradient-input", "smoothgrad", "integrated-gradients", "grad-cam")
+NAMES = (
+    *("saliency", "gradient-input", "smoothgrad", "integrated-gradients", "grad-cam"),
+    *("layer-cam", "deeplift", "geodesic-weighted"),
+)
 BATCH = 64
+LIMIT = 384  # Gauss–Legendre nodes that stand for the limit
 
 
 class Counter:
-    """Images that went forward through a network, and backward."""
+    """Images that went forward through a network, and those that came back."""
 
     def __init__(self, score: PairScore) -> None:
-        self.images = 0
+        self.images = self.backward = 0
         score.backbone.register_forward_pre_hook(self._count)
 
     def _count(self, module: object, inputs: tuple[Tensor, ...]) -> None:
         self.images += len(inputs[0])
+        self.backward += len(inputs[0]) * inputs[0].requires_grad
+
+
+def weighted_loop(score: PairScore, batch: Batch) -> Tensor:
+    """`geodesic-weighted` as a loop over its 50 steps."""
+    baseline = baseline_for(score, batch.probe, "black")
+    with torch.no_grad():
+        start, end = score.describe(baseline)[0], score.describe(batch.probe)[0]
+    total = torch.zeros_like(batch.probe)
+    for step in range(1, 51):
+        point = torch.lerp(baseline, batch.probe, step / 50).requires_grad_(True)
+        described = score.describe(point)
+        (gradient,) = torch.autograd.grad(score.compare(described, batch.reference).sum(), point)
+        ideal = geodesic.slerp(start, end, torch.full((len(point), 1), step / 50))[:, 0]
+        closeness = (described[0].detach() * ideal).sum(1)
+        weight = torch.sigmoid(geodesic.SHARPNESS * (closeness - geodesic.NEAR))
+        total += weight[:, None, None, None] * gradient / 50
+    return ((batch.probe - baseline) * total).abs().sum(1)
 
 
 def captum_maps(score: PairScore, batch: Batch, settings: Settings) -> list[Tensor]:
-    """The five maps by captum."""
+    """The maps of NAMES, each by a call of its own."""
     more = {"additional_forward_args": batch.reference}
     probe = batch.probe.clone().requires_grad_(True)
-    layer = dict(score.backbone.named_modules())[cam_layers(score, probe)[-1]]
+    baseline = baseline_for(score, probe, "black").detach()
+    modules = dict(score.backbone.named_modules())
+    layers = [modules[name] for name in cam_layers(score, probe)]
     sigma = settings.noise * pixel_range(score.input_spec)
+    noisy = NoiseTunnel(Saliency(score)).attribute(
+        probe,
+        nt_type="smoothgrad",
+        nt_samples=settings.samples,
+        nt_samples_batch_size=max(1, settings.chunk // len(probe)),
+        stdevs=sigma,
+        abs=False,
+        **more,
+    )
+    path = IntegratedGradients(score).attribute(
+        probe,
+        baselines=baseline,
+        n_steps=settings.steps,
+        internal_batch_size=max(settings.chunk, len(probe)),
+        **more,
+    )
+    cams = []
+    for layer in layers:
+        product = LayerGradientXActivation(score, layer).attribute(probe, **more)
+        active = LayerActivation(score, layer).attribute(probe, **more)
+        one = torch.where(product * active > 0, product, 0.0).sum(1)
+        one = (one / one.amax((1, 2), keepdim=True)).clamp_min(0)
+        cams.append(torch.nn.functional.interpolate(one[:, None], size=(14, 14), mode="bilinear"))
     return [
         Saliency(score).attribute(probe, abs=False, **more).sum(1),
         InputXGradient(score).attribute(probe, **more).sum(1),
-        NoiseTunnel(Saliency(score))
-        .attribute(
-            probe,
-            nt_type="smoothgrad",
-            nt_samples=settings.samples,
-            nt_samples_batch_size=max(1, settings.chunk // len(probe)),
-            stdevs=sigma,
-            abs=False,
-            **more,
-        )
-        .sum(1),
-        IntegratedGradients(score)
-        .attribute(
-            probe,
-            n_steps=settings.steps,
-            internal_batch_size=max(settings.chunk, len(probe)),
-            **more,
-        )
-        .sum(1),
-        LayerGradCam(score, layer).attribute(probe, **more)[:, 0],
+        noisy.sum(1),
+        path.sum(1),
+        LayerGradCam(score, layers[-1]).attribute(probe, **more)[:, 0],
+        torch.cat(cams, 1).mean(1),
+        DeepLift(score).attribute(probe, baselines=baseline, **more).sum(1),
+        weighted_loop(score, batch),
     ]
 
 
@@ -106,30 +154,71 @@ def masked_rounds(
     return total
 
 
-def measured(work: Callable[[], object], counter: Counter, maps: int) -> dict[str, float]:
-    """Seconds, forwards and maps per second of one run."""
-    before, start = counter.images, time.perf_counter()
+def measured(work: Callable[[], object], counter: Counter, pairs: int) -> dict[str, float]:
+    """Images forward and backward, seconds and maps per second, per pair."""
+    forward, backward, start = counter.images, counter.backward, time.perf_counter()
     work()
     seconds = time.perf_counter() - start
-    return {"forwards": counter.images - before, "seconds": seconds, "maps_per_s": maps / seconds}
+    return {
+        "pairs": pairs,
+        "forwards_per_pair": (counter.images - forward) / pairs,
+        "backwards_per_pair": (counter.backward - backward) / pairs,
+        "seconds_per_pair": seconds / pairs,
+        "maps_per_s": len(NAMES) * pairs / seconds,
+    }
 
 
-def arc_table(score: PairScore, batch: Batch) -> list[dict[str, Any]]:
-    """Median completeness error of both quadratures at equal gradient evaluations."""
+def quadratures(score: PairScore, batch: Batch) -> list[dict[str, Any]]:
+    """Completeness error, and distance of the map from the limit, at equal gradients."""
+    baseline = baseline_for(score, batch.probe, "black")
+    limit = integrated.gauss_legendre(score, batch, baseline, Settings(steps=LIMIT))
+    error = limit.completeness_error()
+    assert error is not None
+    print(f"Gauss–Legendre with {LIMIT} nodes stands for the limit; its own completeness error:")
+    print(f"median {float(error.median()):.3f}, largest {float(error.max()):.3f}\n")
+    print("median (largest) over pairs       completeness error    distance from the limit")
     rows = []
-    for steps in (8, 16, 20, 32):
-        settings = Settings(steps=steps)
-        row: dict[str, Any] = {"steps": steps}
-        for name, explain in (
-            ("gauss_legendre", gradients.integrated_gradients),
-            ("arc", geodesic.geodesic_arc),
+    for steps in (8, 16, 20, 32, 64):
+        s = Settings(steps=steps)
+        closed = integrated.adaptive(score, batch, baseline, s)
+        for name, found, gap in (
+            ("Gauss–Legendre", integrated.gauss_legendre(score, batch, baseline, s), None),
+            ("arc", geodesic.geodesic_arc(score, batch, s), None),
+            ("adaptive, open", closed, closed.quadrature_error()),
+            ("adaptive, closed", closed, None),
         ):
-            error = explain(score, batch, settings).completeness_error()
-            assert error is not None
-            row[name] = float(error.median())
-            row[f"{name}_largest"] = float(error.max())
-        rows.append(row)
+            rows.append(_row(steps, name, found, gap, limit))
     return rows
+
+
+def _row(steps: int, name: str, found: Maps, gap: Tensor | None, limit: Maps) -> dict[str, Any]:
+    error = found.completeness_error() if gap is None else gap
+    assert error is not None
+    far = (found.values - limit.values).flatten(1).norm(dim=1)
+    far = far / limit.values.flatten(1).norm(dim=1)
+    row: dict[str, Any] = {"steps": steps, "rule": name}
+    for what, values in (("completeness", error), ("distance", far)):
+        row[what], row[f"{what}_largest"] = float(values.median()), float(values.max())
+    row["within_1_percent"] = float((error <= 0.01).double().mean())
+    shown = (
+        "" if name.endswith("open") else f"{row['distance']:.3f} ({row['distance_largest']:.3f})"
+    )
+    print(
+        f"{steps:>3} gradients  {name:17} {row['completeness']:>10.1e} "
+        f"({row['completeness_largest']:.1e})   {shown}",
+        flush=True,
+    )
+    return row
+
+
+def of_probes(rows: PairRows, count: int) -> PairRows:
+    """The pairs of `count` probes, evenly spaced over the list's probes."""
+    probes = np.unique(rows.probe)
+    chosen = probes[np.linspace(0, len(probes) - 1, count).astype(int)]
+    kept = np.isin(rows.probe, chosen)
+    names = ("probe", "reference", "same", "number")
+    parts = {name: getattr(rows, name)[kept] for name in names}
+    return PairRows(**{**vars(rows), **parts})
 
 
 def main() -> None:
@@ -138,62 +227,67 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--backbone")
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=2, help="pairs")
+    parser.add_argument("--probes", type=int, default=3, help="with all their pairs")
+    parser.add_argument("--slow", type=int, default=1, help="pairs of loop and batched")
     parser.add_argument("--draws", type=int, default=100, help="masked pictures per region")
-    parser.add_argument("--arc", action="store_true", help="also the quadrature table")
+    parser.add_argument("--arc", action="store_true", help="the quadratures, and nothing else")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
 
+    torch.set_num_threads(1)
     cache = FaceCache.open(given.cache)
     network = load_explained(given.backbone, given.weights)
     score = pair_score(network, "cosine")
-    options = Options(limit=given.count, block=given.count)
-    plan, rows = plan_pairs(cache, given.pairs, None, options, network.sha256)
+    options = Options()
+    listed = resolve(cache, read_pairs(given.pairs, None))
+    rows = of_probes(listed, given.probes)
+    plan = make_plan(rows, {}, given.probes, None, 0)
     donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
     job = Job(cache, plan, score, options.method, options.infills, donors)
-    batch, settings = job.batch(np.arange(len(plan))), options.method
-    counter, maps = Counter(score), len(plan) * len(NAMES)
-
-    def loop() -> None:
-        for place in range(len(plan)):
-            one = job.batch(np.array([place]))
-            found = captum_maps(score, one, Settings(chunk=1))
-            masked_rounds(score, one, found, given.draws, 1)
-
-    def batched() -> None:
-        masked_rounds(score, batch, captum_maps(score, batch, settings), given.draws, BATCH)
-
-    def table() -> None:
-        for block in range(plan.blocks):
-            responses = table_of(job, block)
-            for name in NAMES:
-                maps_of(job, METHODS[name], block, responses)
-
-    captum_maps(score, job.batch(np.array([0])), Settings(steps=1, samples=1))  # warm
-    result: dict[str, Any] = {
-        "pairs": len(plan),
-        "backbone": network.name,
-        "draws": given.draws,
-        "threads": torch.get_num_threads(),
-    }
-    for name, work in (("table", table), ("batched", batched), ("loop", loop)):
-        result[name] = measured(work, counter, maps)
-    fast = result["table"]["seconds"]
-    print(f"{'':10}{'forwards':>10}{'seconds':>10}{'maps/s':>10}{'table is':>10}")
-    for name in ("loop", "batched", "table"):
-        row = result[name]
-        print(
-            f"{name:10}{row['forwards']:>10,}{row['seconds']:>10.1f}{row['maps_per_s']:>10.3f}"
-            f"{row['seconds'] / fast:>9.1f}×"
-        )
+    everyone, settings = job.batch(np.arange(len(plan))), options.method
+    counter, slow = Counter(score), np.arange(min(given.slow, len(plan)))
+    result: dict[str, Any] = {"backbone": network.name, "pairs": len(plan), "probes": given.probes}
     if given.arc:
-        result["arc"] = arc_table(score, batch)
-        print("\nmedian (largest) completeness error, share of the score's change")
-        for row in result["arc"]:
+        print(f"{len(plan)} pairs of {given.probes} probes, {network.name}, from black")
+        result["quadratures"] = quadratures(score, everyone)
+    else:
+
+        def loop() -> None:
+            for place in slow:
+                one = job.batch(np.array([place]))
+                found = captum_maps(score, one, Settings(chunk=1))
+                masked_rounds(score, one, found, given.draws, 1)
+
+        def batched() -> None:
+            some = job.batch(slow)
+            masked_rounds(score, some, captum_maps(score, some, settings), given.draws, BATCH)
+
+        def table() -> None:
+            job.described.clear()
+            job.batches.clear()
+            responses = table_of(job, 0)
+            for name in NAMES:
+                maps_of(job, METHODS[name], 0, responses)
+
+        captum_maps(score, job.batch(slow[:1]), Settings(steps=1, samples=1))  # warm
+        result |= {"draws": given.draws, "threads": torch.get_num_threads(), "methods": NAMES}
+        for name, work, pairs in (
+            ("table", table, len(plan)),
+            ("batched", batched, len(slow)),
+            ("loop", loop, len(slow)),
+        ):
+            result[name] = measured(work, counter, pairs)
+        print(
+            f"{network.name}, {len(NAMES)} methods, {len(plan)} pairs of {given.probes} probes "
+            f"(the list: {len(listed)} pairs of {len(np.unique(listed.probe))}), one thread"
+        )
+        print("per pair    forwards  backwards   seconds   maps/s   table is")
+        for name in ("loop", "batched", "table"):
+            row = result[name]
+            faster = row["seconds_per_pair"] / result["table"]["seconds_per_pair"]
             print(
-                f"{row['steps']:>3} steps  Gauss–Legendre {row['gauss_legendre']:.4f} "
-                f"({row['gauss_legendre_largest']:.4f})  arc {row['arc']:.4f} "
-                f"({row['arc_largest']:.4f})"
+                f"{name:10}{row['forwards_per_pair']:>10,.0f}{row['backwards_per_pair']:>11,.0f}"
+                f"{row['seconds_per_pair']:>10.1f}{row['maps_per_s']:>9.3f}{faster:>10.1f}×"
             )
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -145,6 +145,10 @@ def _share(found: dict[str, Any]) -> str:
     return "–" if found["mean"] is None else f"{found['mean']:.3f}"
 
 
+def _errors(found: dict[str, Any] | None) -> tuple[str, str]:
+    return ("–", "–") if found is None else (f"{found['median']:.1e}", f"{found['largest']:.1e}")
+
+
 def _details(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Further tables: causes, measures, regions, tests, uniform maps by stratum."""
     methods = {name: record["methods"][name] for name in drawings.ordered(record)}
@@ -164,6 +168,25 @@ def _details(record: dict[str, Any]) -> list[dict[str, Any]]:
             ],
         }
     ]
+    promised = {name: found for name, found in methods.items() if found["completeness_error"]}
+    if promised:
+        made.append(
+            {
+                "title": "Do maps add up to the change of the score? Median and largest error ↓, "
+                "share of pairs within 1 %; “open”: Integrated Gradients before its weights close",
+                "header": ["method", "n", "median", "largest", "≤ 1 %", "open", "open, largest"],
+                "rows": [
+                    [
+                        name,
+                        str(found["completeness_error"]["n"]),
+                        *_errors(found["completeness_error"]),
+                        f"{100 * found['completeness_error']['within_1_percent']:.0f} %",
+                        *_errors(found["quadrature_error"]),
+                    ]
+                    for name, found in promised.items()
+                ],
+            }
+        )
     measures = record["settings"]["measures"]
     if measures:
         made.append(

@@ -46,7 +46,7 @@ def chi_square(passed: NDArray[np.bool_]) -> dict[str, Any] | None:
     """Pearson's test of the 2×k table as if every method had pairs of its own.
 
     Returns:
-        `chi2`, `degrees`, `p`, `least_expected`, `label`; None when a margin is empty.
+        `chi2`, `degrees`, `p`, `n`, `least_expected`, `label`; None when a margin is empty.
     """
     from scipy.stats import chi2_contingency
 
@@ -58,6 +58,7 @@ def chi_square(passed: NDArray[np.bool_]) -> dict[str, Any] | None:
         "chi2": float(found.statistic),
         "degrees": int(found.dof),
         "p": float(found.pvalue),
+        "n": len(passed),
         "least_expected": float(found.expected_freq.min()),
         "label": "unpaired, for comparability: the assumption of separate samples is violated",
     }
@@ -116,6 +117,7 @@ def compare(
             {
                 "first": names[a],
                 "second": names[b],
+                "n": len(joint),
                 "only_first_passes": only_first,
                 "only_second_passes": only_second,
                 "p": p,

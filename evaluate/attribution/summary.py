@@ -217,6 +217,7 @@ def summarise(
         "mean_fr_interval": rate["interval"],
         "mean_fr_embedding": embedding["mean"],
         "mean_fr_embedding_interval": embedding["interval"],
+        "mean_fr_embedding_n": embedding["n"],
         "verdicts": verdicts,
         "falsifiable": {"count": int(judged.falsifiable.sum()), "n": n},
         "rate_histogram": {
@@ -236,6 +237,7 @@ def summarise(
         "variation_quartiles": [float(q) for q in np.quantile(finite, [0.25, 0.5, 0.75])]
         if finite
         else None,
+        "variation_n": len(finite),
         "completeness_error": _errors(maps["completeness"]),
         "quadrature_error": _errors(maps["quadrature"]),
         "measures": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
-from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels
+from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels, settled
 from torch import Tensor, nn
 
 from faceguide.evaluate.attribution import geodesic, gradients, integrated
@@ -157,6 +157,15 @@ def test_as_many_gradients_as_steps_are_paid(score: PairScore, batch: Batch) -> 
         handle.remove()
         # One more image per batch finds the CAM layers of a network that does not name them.
         assert sum(seen) == 2 * max(steps, 2) + 1
+
+
+def test_ig_adds_up_at_default_steps_on_an_ir_network() -> None:
+    score = PairScore(settled("ir_18"))
+    one = Batch(pixels(1, 5), score.reference(pixels(1, 6)), (0,))
+    found = integrated.integrated_gradients(score, one, Settings())
+    error = found.completeness_error()
+    assert error is not None
+    assert error.max() < 0.01
 
 
 def test_an_unknown_quadrature_is_refused(score: PairScore, batch: Batch) -> None:

@@ -280,6 +280,10 @@ def test_the_estimate_counts_the_images_that_go_forward(place: Path, tmp_path: P
     counted.update(forward=0, backward=0)
     assert attribution(place, tmp_path / "x", *more, methods=names).exit_code == 0
     paid = counted["forward"] + 3 * counted["backward"]
+    summed = results(tmp_path / "x")["methods"]["integrated-gradients"]
+    assert summed["completeness_error"]["within_1_percent"] == 1
+    assert summed["quadrature_error"]["n"] == summed["completeness_error"]["n"] == 6
+    assert summed["quadrature_error"]["largest"] > summed["completeness_error"]["largest"]
     # Besides: the checks at the start, the estimate's own batches, and the references.
     assert expected < paid < expected + 6 + 3 * 2 + (18 + 3 * 10) + 20
 
