@@ -8,8 +8,9 @@ networks, LayerCAM from captum's parts, and the per-step loop of `geodesic-weigh
 * table: this package: one response table per probe, one pass for four of the methods.
 
 The pairs are all those of some probes, evenly spaced over the list, so that probes recur as often
-as they do in it. Loop and batched are slow and run on the first --slow of them; figures are per
-pair.
+as they do in it. Loop and batched are slow: they run on the first --slow of them, and of the masked
+pictures --timed per region are really made (batched: one full batch) and their cost is scaled to
+all --draws. Seconds are CPU time of one thread, which hardly depends on what else runs.
 
 Example, and with --arc, instead, the quadratures of Integrated Gradients at equal gradients:
   python bench/attribution.py cache/ --pairs pairs.csv --backbone mobilefacenet \\
@@ -22,6 +23,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,18 +156,32 @@ def masked_rounds(
     return total
 
 
-def measured(work: Callable[[], object], counter: Counter, pairs: int) -> dict[str, float]:
-    """Images forward and backward, seconds and maps per second, per pair."""
-    forward, backward, start = counter.images, counter.backward, time.perf_counter()
-    work()
-    seconds = time.perf_counter() - start
-    return {
-        "pairs": pairs,
-        "forwards_per_pair": (counter.images - forward) / pairs,
-        "backwards_per_pair": (counter.backward - backward) / pairs,
-        "seconds_per_pair": seconds / pairs,
-        "maps_per_s": len(NAMES) * pairs / seconds,
-    }
+@dataclass
+class Cost:
+    """What some work cost: images forward, images backward, CPU seconds."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, counter: Counter, work: Callable[[], Any], times: float = 1.0) -> Any:
+        """Do the work; its cost counts `times`."""
+        forward, backward, start = counter.images, counter.backward, time.process_time()
+        found = work()
+        self.seconds += times * (time.process_time() - start)
+        self.forward += times * (counter.images - forward)
+        self.backward += times * (counter.backward - backward)
+        return found
+
+    def record(self, pairs: int) -> dict[str, float]:
+        """Per pair."""
+        return {
+            "pairs": pairs,
+            "forwards_per_pair": self.forward / pairs,
+            "backwards_per_pair": self.backward / pairs,
+            "seconds_per_pair": self.seconds / pairs,
+            "maps_per_s": len(NAMES) * pairs / self.seconds,
+        }
 
 
 def quadratures(score: PairScore, batch: Batch) -> list[dict[str, Any]]:
@@ -230,6 +246,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=3, help="with all their pairs")
     parser.add_argument("--slow", type=int, default=1, help="pairs of loop and batched")
     parser.add_argument("--draws", type=int, default=100, help="masked pictures per region")
+    parser.add_argument("--timed", type=int, default=10, help="masked pictures really made")
     parser.add_argument("--arc", action="store_true", help="the quadratures, and nothing else")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -252,16 +269,6 @@ def main() -> None:
         result["quadratures"] = quadratures(score, everyone)
     else:
 
-        def loop() -> None:
-            for place in slow:
-                one = job.batch(np.array([place]))
-                found = captum_maps(score, one, Settings(chunk=1))
-                masked_rounds(score, one, found, given.draws, 1)
-
-        def batched() -> None:
-            some = job.batch(slow)
-            masked_rounds(score, some, captum_maps(score, some, settings), given.draws, BATCH)
-
         def table() -> None:
             job.described.clear()
             job.batches.clear()
@@ -269,25 +276,41 @@ def main() -> None:
             for name in NAMES:
                 maps_of(job, METHODS[name], 0, responses)
 
+        def by_hand(cost: Cost, batch: Batch, own: Settings, timed: int, size: int) -> None:
+            found = cost.add(counter, lambda: captum_maps(score, batch, own))
+            cost.add(
+                counter,
+                lambda: masked_rounds(score, batch, found, timed, size),
+                given.draws / timed,
+            )
+
+        full = min(given.draws, BATCH)
         captum_maps(score, job.batch(slow[:1]), Settings(steps=1, samples=1))  # warm
-        result |= {"draws": given.draws, "threads": torch.get_num_threads(), "methods": NAMES}
-        for name, work, pairs in (
-            ("table", table, len(plan)),
-            ("batched", batched, len(slow)),
-            ("loop", loop, len(slow)),
-        ):
-            result[name] = measured(work, counter, pairs)
+        costs = {"loop": Cost(), "batched": Cost(), "table": Cost()}
+        costs["table"].add(counter, table)
+        by_hand(costs["batched"], job.batch(slow), settings, full, full)
+        for place in slow:
+            by_hand(costs["loop"], job.batch(np.array([place])), Settings(chunk=1), given.timed, 1)
+        result |= {"draws": given.draws, "timed": given.timed, "methods": NAMES}
+        result |= {
+            name: cost.record(len(plan) if name == "table" else len(slow))
+            for name, cost in costs.items()
+        }
         print(
             f"{network.name}, {len(NAMES)} methods, {len(plan)} pairs of {given.probes} probes "
             f"(the list: {len(listed)} pairs of {len(np.unique(listed.probe))}), one thread"
         )
-        print("per pair    forwards  backwards   seconds   maps/s   table is")
+        print(
+            f"of {given.draws} masked pictures per region and method {given.timed} (loop) and "
+            f"{full} (batched) were made; their cost is scaled"
+        )
+        print("per pair    forwards  backwards   CPU s   maps/s   table is")
         for name in ("loop", "batched", "table"):
             row = result[name]
             faster = row["seconds_per_pair"] / result["table"]["seconds_per_pair"]
             print(
                 f"{name:10}{row['forwards_per_pair']:>10,.0f}{row['backwards_per_pair']:>11,.0f}"
-                f"{row['seconds_per_pair']:>10.1f}{row['maps_per_s']:>9.3f}{faster:>10.1f}×"
+                f"{row['seconds_per_pair']:>8.1f}{row['maps_per_s']:>9.3f}{faster:>10.1f}×"
             )
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -91,7 +91,7 @@ def strata_heatmap(record: dict[str, Any]) -> Figure | None:
         place = columns.index((found["stratum"], found["bin"]))
         values[names.index(found["method"]), place] = found["pass_rate"]
     figure = Figure(
-        figsize=(max(6.2, 2.2 + 0.42 * len(columns)), 1.9 + 0.3 * len(names)),
+        figsize=(2.6 + 0.42 * len(columns), 1.9 + 0.3 * len(names)),
         layout="constrained",
     )
     axes = figure.add_subplot()

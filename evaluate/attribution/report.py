@@ -14,7 +14,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import figures
 from faceguide.evaluate.attribution import drawings, tables
 from faceguide.evaluate.attribution.blocks import Plan, gather
-from faceguide.evaluate.attribution.matched import UNDECIDED, UNIFORM
+from faceguide.evaluate.attribution.matched import UNDECIDED, Outcome
 from faceguide.evaluate.attribution.results import RESULTS
 from faceguide.evaluate.attribution.summary import Judged
 from faceguide.evaluate.run_directory import read_run
@@ -22,12 +22,14 @@ from faceguide.evaluate.run_directory import read_run
 REPORT, LATEX = "report.html", "methods.tex"
 GALLERY = 8
 _DATA = Path(__file__).parent / "data"
-_WORDS = {
-    "supported": "the cells it calls important matter more",
-    "falsified": "the cells it calls important matter no more than those it calls unimportant",
-    "undecided": "too close to call: the interval of the difference holds zero",
-    "uniform": "the map claims nothing",
+# Why a map claims nothing, for a reader who sees one map.
+_CAUSES = {
     "error": "the method failed",
+    "nonfinite": "it holds NaN or infinity",
+    "dead": "it is rounding noise",
+    "relu_dead": "all its evidence is negative, and this method keeps only the positive",
+    "flat": "its cells hardly differ",
+    "tied": "the highest and the lowest cells have the same value",
 }
 
 
@@ -47,14 +49,14 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
 
     record = read_json(out / RESULTS)
     drawn = [
-        ("Pass rates", drawings.forest(record)),
-        ("Rates per pair", drawings.rate_bars(record)),
+        ("Pass rates, 95 % intervals over persons", drawings.forest(record)),
+        ("Falsification rates of the pairs", drawings.rate_bars(record)),
     ]
     figures.save(drawn[0][1], out, "pass_rates")
     figures.save(drawn[1][1], out, "rates")
     heatmap = drawings.strata_heatmap(record)
     if heatmap is not None:
-        drawn.append(("Pass rate by stratum, per cent", heatmap))
+        drawn.append(("Pass rate by stratum, per cent (strata of 20 pairs or more)", heatmap))
     write_bytes(out / LATEX, tables.method_latex(record).encode("utf-8"))
     environment = Environment(
         loader=FileSystemLoader(_DATA), autoescape=True, undefined=StrictUndefined
@@ -94,6 +96,7 @@ def gallery(
     ]
     shown = [*competing, "oracle"]
     places = choose_pairs({name: judged[name] for name in competing or shown}, GALLERY)
+    settings = record["settings"]
     thumbs = {name: gather(out, plan, name, plan.key)["thumb"][places] for name in shown}
     made = []
     for number, place in enumerate(places):
@@ -111,18 +114,14 @@ def gallery(
             text = outcome.verdict
             if outcome.verdict == UNDECIDED:
                 text += ", counts as falsified" if outcome.falsified else ", counts as passed"
-            elif outcome.verdict == UNIFORM:
-                text += f": {cause or 'tied'}"
             maps.append(
                 {
                     "name": "measured effect" if name == "oracle" else name,
                     "uri": drawings.picture_uri(picture),
                     "verdict": outcome.verdict,
                     "text": text,
-                    "why": _WORDS[outcome.verdict],
-                    "high": _number(outcome.mean_high),
-                    "low": _number(outcome.mean_low),
-                    "rate": "–" if outcome.rate is None else f"{100 * outcome.rate:.0f} %",
+                    "why": _why(outcome, cause, settings["delta"]),
+                    "rate": None if outcome.rate is None else f"{100 * outcome.rate:.0f} %",
                 }
             )
         made.append(
@@ -137,8 +136,16 @@ def gallery(
     return made
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _why(outcome: Outcome, cause: str | None, delta: float) -> str:
+    """What was measured, in words: the reason of the verdict."""
+    if outcome.mean_high is None or outcome.mean_low is None:
+        return _CAUSES[cause or "tied"]
+    text = f"important cells change it by {outcome.mean_high:.3f}, "
+    text += f"unimportant by {outcome.mean_low:.3f}"
+    if outcome.interval is not None:
+        low, high = outcome.interval
+        text += f"; difference {outcome.margin:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return text + (f", at least {delta:g} wanted" if delta else "")
 
 
 def _share(found: dict[str, Any]) -> str:
