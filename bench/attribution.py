@@ -4,7 +4,7 @@ Three ways to explain and test pairs with the same methods (those of captum that
 networks, LayerCAM from captum's parts, and the per-step loop of `geodesic-weighted`):
 
 * loop: one pair and one picture at a time; per method K masked pictures of either region;
-* batched: the same, in batches of 64;
+* batched: the same, in batches of 32;
 * table: this package: one response table per probe, one pass for four of the methods.
 
 The pairs are all those of some probes, evenly spaced over the list, so that probes recur as often
@@ -60,8 +60,8 @@ NAMES = (
     *("saliency", "gradient-input", "smoothgrad", "integrated-gradients", "grad-cam"),
     *("layer-cam", "deeplift", "geodesic-weighted"),
 )
-BATCH = 64
-LIMIT = 384  # Gauss–Legendre nodes that stand for the limit
+BATCH = 32
+LIMIT = 256  # Gauss–Legendre nodes that stand for the limit
 
 
 class Counter:
@@ -194,7 +194,7 @@ def quadratures(score: PairScore, batch: Batch) -> list[dict[str, Any]]:
     print(f"median {float(error.median()):.3f}, largest {float(error.max()):.3f}\n")
     print("median (largest) over pairs       completeness error    distance from the limit")
     rows = []
-    for steps in (8, 16, 20, 32, 64):
+    for steps in (10, 20, 40):
         s = Settings(steps=steps)
         closed = integrated.adaptive(score, batch, baseline, s)
         for name, found, gap in (
@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=3, help="with all their pairs")
     parser.add_argument("--slow", type=int, default=1, help="pairs of loop and batched")
     parser.add_argument("--draws", type=int, default=100, help="masked pictures per region")
-    parser.add_argument("--timed", type=int, default=10, help="masked pictures really made")
+    parser.add_argument("--timed", type=int, default=5, help="masked pictures really made")
     parser.add_argument("--arc", action="store_true", help="the quadratures, and nothing else")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.maps import Batch, Maps, Settings
-from faceguide.evaluate.attribution.single_pass import (
-    ATTENTION,
-    attention_module,
-    cam_layers,
-    single_pass,
-)
+from faceguide.evaluate.attribution.single_pass import ATTENTION, cam_layers, single_pass
 from faceguide.evaluate.attribution.target import PairScore
 
 
@@ -71,18 +66,19 @@ def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
 def attention_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """Σ_m mean(∂s/∂A_m) · A_m over explicit attention maps, before the ReLU.
 
+    CAL's maps, else the visibility that an occlusion head predicts: one map, so what the score
+    decides is its sign and strength.
+
     Raises:
         AttributionError: when the network has none, or the score does not look at them.
     """
-    if attention_module(score) is None:
+    found = single_pass(score, batch).layers.get(ATTENTION)
+    if found is not None:
+        return Maps(_weighted(*found))
+    if score.head is None:
         raise AttributionError(
             f"{type(score.backbone).__name__} has no attention maps; attention-cam needs CAL or "
             "an occlusion head"
         )
-    found = single_pass(score, batch).layers.get(ATTENTION)
-    if found is None:
-        raise AttributionError(
-            "the score does not use the occlusion head; choose --matcher visible-embedding "
-            "or qaconv+occlusion, or leave attention-cam out"
-        )
-    return Maps(_weighted(*found))
+    visibility, slope = score.visibility_slope(batch.probe, batch.reference)
+    return Maps(visibility * slope[:, None, None])

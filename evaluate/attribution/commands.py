@@ -34,9 +34,10 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option(
     "--methods",
     callback=_names,
-    default="all",
+    default="standard",
     show_default=True,
-    help="Names or module:function, separated by commas; see `evaluate methods`.",
+    help="Names or module:function, separated by commas, see `evaluate methods`; all: every one "
+    "that suits the network; standard: without geodesic-weighted.",
 )
 @click.option("--out", type=OUT, required=True, help="Run directory.")
 @click.option(

@@ -35,6 +35,7 @@ class Method:
         rectify: positive values alone are the claim.
         control: runs with every evaluation and competes with no method.
         shares_pass: reads `single_pass`, which all such methods together pay once.
+        costly: not part of "standard": too dear for what it adds.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Method:
     rectify: bool = False
     control: bool = False
     shares_pass: bool = False
+    costly: bool = False
 
 
 def _cost(per_step: float = 0.0, fixed: float = 0.0, of: str = "steps") -> Callable[..., float]:
@@ -126,6 +128,7 @@ _LISTED = (
         _cost(fixed=3 * 50 + 1),
         COSINE,
         "the users' earlier method; not Salek and Enguehard, 2025; see docs/attribution.md",
+        costly=True,
     ),
     Method(
         "deeplift",

@@ -26,7 +26,7 @@ from faceguide.evaluate.network import Network
 from faceguide.evaluate.pair_rows import PairRows, resolve
 from faceguide.evaluate.pairs import read_pairs
 
-ALL = "all"
+ALL, STANDARD = "all", "standard"
 
 
 def plan_pairs(
@@ -93,7 +93,8 @@ def prepare(
         network: what is explained.
         pairs: the list of pairs.
         split: of an ND-TWIN list.
-        names: of methods, or "all": every one that suits the network.
+        names: of methods, or "all": every one that suits the network, or "standard": those of
+            them that are not costly.
         options: everything else.
         part: (i, N): do blocks i, i + N, …
         device: of torch.
@@ -104,9 +105,13 @@ def prepare(
         ScoreError: when the score does not depend on the probe.
     """
     options.check()
-    everything = list(names) == [ALL]
-    competing = [name for name, method in METHODS.items() if not method.control]
-    methods = choose(competing if everything else names)
+    everything = list(names) in ([ALL], [STANDARD])
+    offered = [
+        name
+        for name, method in METHODS.items()
+        if not method.control and (list(names) == [ALL] or not method.costly)
+    ]
+    methods = choose(offered if everything else names)
     score = pair_score(network, options.matcher)
     side = cache.require("image").shape[0]
     if side != score.input_spec.size and not network.name.startswith("cal_"):

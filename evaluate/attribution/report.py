@@ -97,6 +97,7 @@ def gallery(
     shown = [*competing, "oracle"]
     places = choose_pairs({name: judged[name] for name in competing or shown}, GALLERY)
     settings = record["settings"]
+    moved = "angle" if record["protocol"] == "threshold" else "score"
     thumbs = {name: gather(out, plan, name, plan.key)["thumb"][places] for name in shown}
     made = []
     for number, place in enumerate(places):
@@ -120,7 +121,7 @@ def gallery(
                     "uri": drawings.picture_uri(picture),
                     "verdict": outcome.verdict,
                     "text": text,
-                    "why": _why(outcome, cause, settings["delta"]),
+                    "why": _why(outcome, cause, settings["delta"], moved),
                     "rate": None if outcome.rate is None else f"{100 * outcome.rate:.0f} %",
                 }
             )
@@ -136,11 +137,11 @@ def gallery(
     return made
 
 
-def _why(outcome: Outcome, cause: str | None, delta: float) -> str:
+def _why(outcome: Outcome, cause: str | None, delta: float, moved: str) -> str:
     """What was measured, in words: the reason of the verdict."""
     if outcome.mean_high is None or outcome.mean_low is None:
         return _CAUSES[cause or "tied"]
-    text = f"important cells change it by {outcome.mean_high:.3f}, "
+    text = f"important cells change the {moved} by {outcome.mean_high:.3f}, "
     text += f"unimportant by {outcome.mean_low:.3f}"
     if outcome.interval is not None:
         low, high = outcome.interval

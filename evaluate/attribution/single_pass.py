@@ -36,7 +36,7 @@ class SinglePass:
         value: (N,) scores.
         gradient: (N, 3, S, S) ∂s/∂x.
         layers: name → activation and ∂s/∂activation, (N, C, h, w) each, of the CAM layers, fine to
-            coarse, and of the explicit attention maps if the score looks at them.
+            coarse, and of CAL's attention maps.
         no_layers: why there are no CAM layers, or None.
     """
 
@@ -101,12 +101,6 @@ def cam_layers(score: PairScore, probe: Tensor) -> tuple[str, ...]:
     return tuple(last[side] for side in sorted(last)[:2][::-1])
 
 
-def attention_module(score: PairScore) -> nn.Module | None:
-    """What makes explicit attention maps: CAL's, or the occlusion head."""
-    attention = getattr(score.backbone, "attentions", None)
-    return attention if isinstance(attention, nn.Module) else score.head
-
-
 def single_pass(score: PairScore, batch: Batch) -> SinglePass:
     """The pass of a batch, made at the first call.
 
@@ -127,8 +121,8 @@ def _pass(score: PairScore, batch: Batch) -> SinglePass:
         modules = {name: named[name] for name in cam_layers(score, batch.probe)}
     except AttributionError as fault:
         no_layers = fault
-    attention = attention_module(score)
-    if attention is not None:
+    attention = getattr(score.backbone, "attentions", None)
+    if isinstance(attention, nn.Module):
         modules[ATTENTION] = attention
     leaf = batch.probe.detach().requires_grad_(True)
     with torch.enable_grad(), recorded(modules) as found:

@@ -25,6 +25,7 @@ Score = Callable[..., Tensor]
 
 # A gradient this small against score / pixel is rounding noise.
 LEAST_GRADIENT = 1e-6
+_STEP = 0.01  # of visibility, 0 to 1
 
 
 def unit_embedding(backbone: nn.Module, pixels: Tensor) -> Tensor:
@@ -133,6 +134,29 @@ class PairScore(nn.Module):
     def compare(self, probe: Reference, reference: Reference) -> Tensor:
         """Scores (N,) of described faces."""
         return self.matcher.score(self._faces(probe), self._faces(reference))
+
+    @torch.no_grad()
+    def visibility_slope(self, probe: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
+        """Predicted visibility (N, H, W), and the mean over its cells of ∂s/∂visibility, (N,).
+
+        Matchers let no gradient through the visibility, so that training cannot gain by declaring
+        hidden what does not match; the slope is a central difference over all cells at once.
+
+        Raises:
+            AttributionError: when the matcher does not look at the visibility.
+        """
+        if VISIBILITY not in self._parts:
+            raise AttributionError(
+                "the score does not use the occlusion head; choose --matcher visible-embedding "
+                "or qaconv+occlusion, or leave attention-cam out"
+            )
+        parts, place = list(self.describe(probe)), self._parts.index(VISIBILITY)
+        visibility, scores = parts[place], []
+        for step in (_STEP, -_STEP):
+            parts[place] = visibility + step
+            scores.append(self.compare(tuple(parts), reference))
+        cells = visibility.flatten(1).shape[1]
+        return visibility, (scores[0] - scores[1]) / (2 * _STEP * cells)
 
     def _faces(self, parts: Reference) -> Faces:
         named = dict(zip(self._parts, parts, strict=True))

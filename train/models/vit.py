@@ -81,7 +81,7 @@ class ViT(FaceBackbone):
         self.pos_embed = nn.Parameter(torch.empty(1, SIDE * SIDE, width))
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, embedding_size)
+        self.project = nn.Linear(width, embedding_size)  # `head.` is a training head in files
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -102,7 +102,7 @@ class ViT(FaceBackbone):
     def attention_matrices(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The raw embedding (N, E) and the attention that led to it, for rollout."""
         tokens, matrices = self.tokens(images)
-        raw: Tensor = self.head(tokens.mean(1))
+        raw: Tensor = self.project(tokens.mean(1))
         return raw, matrices
 
     def raw_embedding(self, images: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class ViT(FaceBackbone):
         """Embedding, norm and the tokens as a map, (N, D, 7, 7)."""
         self._check(images, map_size)
         tokens, _ = self.tokens(images)
-        raw = self.head(tokens.mean(1)).float()
+        raw = self.project(tokens.mean(1)).float()
         norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
         unit = raw / norm.clamp_min(torch.finfo(raw.dtype).tiny)
         # (N, 49, D) -> (N, D, 7, 7)

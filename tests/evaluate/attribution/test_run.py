@@ -146,7 +146,7 @@ def test_further_measures_have_their_n(finished: Path) -> None:
 
 def test_report_is_one_harmless_file(finished: Path) -> None:
     html = (finished / "report.html").read_text()
-    assert "important cells change it by" in html  # why a map passes or not
+    assert "important cells change the score by" in html  # why a map passes or not
     assert "<script" not in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "https://" not in html
@@ -228,10 +228,17 @@ def test_methods_that_do_not_suit_are_refused_or_left_out_by_name(
     named = attribution(place, tmp_path / "d", methods="rollout")
     assert named.exit_code == 1
     assert "rollout needs a vision transformer" in named.output
-    everything = attribution(place, tmp_path / "e", "--limit", 2, methods="all")
+    everything = attribution(place, tmp_path / "e", "--limit", 2, methods="standard")
     assert everything.exit_code == 0, everything.output
     assert "rollout left out" in everything.output
-    assert "integrated-gradients" in results(tmp_path / "e")["methods"]
+    found = results(tmp_path / "e")["methods"]
+    assert "integrated-gradients" in found
+    assert "geodesic-weighted" not in found
+    dry = [
+        json.loads(attribution(place, tmp_path / "f", "--dry-run", "--json", methods=names).stdout)
+        for names in ("all", "standard")
+    ]
+    assert dry[0]["forwards"] - dry[1]["forwards"] == PAIRS * 151
 
 
 def test_threshold_protocol_reports_areas(place: Path, tmp_path: Path) -> None:
