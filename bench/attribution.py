@@ -9,8 +9,9 @@ networks, LayerCAM from captum's parts, and the per-step loop of `geodesic-weigh
 
 The pairs are all those of some probes, evenly spaced over the list, so that probes recur as often
 as they do in it. Loop and batched are slow: they run on the first --slow of them, and of the masked
-pictures --timed per region are really made (batched: one full batch) and their cost is scaled to
-all --draws. Seconds are CPU time of one thread, which hardly depends on what else runs.
+pictures --timed per region are really made (batched: one full batch), for one method, and their
+cost is scaled to all --draws and methods. Seconds are CPU time of one thread, which hardly depends
+on what else runs.
 
 Example, and with --arc, instead, the quadratures of Integrated Gradients at equal gradients:
   python bench/attribution.py cache/ --pairs pairs.csv --backbone mobilefacenet \\
@@ -61,7 +62,7 @@ NAMES = (
     *("layer-cam", "deeplift", "geodesic-weighted"),
 )
 BATCH = 32
-LIMIT = 256  # Gauss–Legendre nodes that stand for the limit
+LIMIT = 192  # Gauss–Legendre nodes that stand for the limit
 
 
 class Counter:
@@ -280,14 +281,15 @@ def main() -> None:
             found = cost.add(counter, lambda: captum_maps(score, batch, own))
             cost.add(
                 counter,
-                lambda: masked_rounds(score, batch, found, timed, size),
-                given.draws / timed,
+                lambda: masked_rounds(score, batch, found[:1], timed, size),
+                len(NAMES) * given.draws / timed,
             )
 
         full = min(given.draws, BATCH)
         captum_maps(score, job.batch(slow[:1]), Settings(steps=1, samples=1))  # warm
         costs = {"loop": Cost(), "batched": Cost(), "table": Cost()}
         costs["table"].add(counter, table)
+        print(f"table: {costs['table'].record(len(plan))}", flush=True)
         by_hand(costs["batched"], job.batch(slow), settings, full, full)
         for place in slow:
             by_hand(costs["loop"], job.batch(np.array([place])), Settings(chunk=1), given.timed, 1)
@@ -302,7 +304,7 @@ def main() -> None:
         )
         print(
             f"of {given.draws} masked pictures per region and method {given.timed} (loop) and "
-            f"{full} (batched) were made; their cost is scaled"
+            f"{full} (batched) were made for one method; their cost is scaled"
         )
         print("per pair    forwards  backwards   CPU s   maps/s   table is")
         for name in ("loop", "batched", "table"):

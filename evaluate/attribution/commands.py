@@ -201,6 +201,8 @@ def methods_command(as_json: bool) -> None:
     ]
     click.echo(to_text((header, cells)))
     click.echo("\n* one pass for all of these together")
+    costly = ", ".join(row["method"] for row in rows if row["costly"])
+    click.echo(f"--methods standard leaves out {costly}")
     click.echo(f"response table, shared by all: {table_forwards(2)} forwards per probe")
     click.echo("\n".join(f"{row['method']}: {row['citation']}" for row in rows))
 

@@ -231,6 +231,7 @@ def table(settings: Settings | None = None) -> list[dict[str, Any]]:
             "needs": method.needs or "any network",
             "control": method.control,
             "shares_pass": method.shares_pass,
+            "costly": method.costly,
             "citation": method.citation,
         }
         for method in METHODS.values()
