@@ -159,11 +159,13 @@ def attribution_command(
         ready = prepare(
             *(cache, network, pairs, split, methods, options), part=part, device=place, say=say
         )
-        cost = ready.estimate()
+        cost = ready.estimate(out)
         if dry_run:
-            echo_json(asdict(cost)) if as_json else click.echo(cost.text())
+            text = "nothing is left to compute" if cost is None else cost.text()
+            echo_json(cost and asdict(cost)) if as_json else click.echo(text)
             return
-        say(cost.text())
+        if cost is not None:
+            say(cost.text())
         record = run.run(
             *(ready, network, pairs, split, options, out),
             overwrite=overwrite,

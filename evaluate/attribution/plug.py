@@ -53,7 +53,7 @@ def load_explained(
 def pair_score(network: Network, matcher: str) -> PairScore:
     """The score of a network and a matcher's name; its weights are laid out channels last."""
     # Convolutions on CPU and on tensor cores are faster so; the values differ by rounding.
-    network.backbone.to(memory_format=torch.channels_last)
+    network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if matcher == "cosine":
         # A user's network itself: methods know its layers by the names that it gave them.
         return PairScore(inner(network.backbone))

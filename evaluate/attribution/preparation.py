@@ -11,7 +11,7 @@ import torch
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution import metrics
-from faceguide.evaluate.attribution.blocks import Plan, make_plan
+from faceguide.evaluate.attribution.blocks import Plan, make_plan, table_path
 from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.estimate import Estimate, estimate
 from faceguide.evaluate.attribution.explain import Job
@@ -69,9 +69,10 @@ class Prepared:
     mine: range
     whole: bool
 
-    def estimate(self) -> Estimate:
-        """What it will cost, by timing two batches."""
-        return estimate(self.job, self.methods, self.mine)
+    def estimate(self, out: Path) -> Estimate | None:
+        """What the blocks that are not begun in `out` will cost; None when there are none."""
+        todo = [block for block in self.mine if not table_path(out, block).exists()]
+        return estimate(self.job, self.methods, todo) if todo else None
 
 
 def prepare(

@@ -265,6 +265,8 @@ def test_dry_run_counts_and_estimates_without_a_run(place: Path, tmp_path: Path)
     assert found["forwards"] == found["probes"] * (49 * 2 + 1) + PAIRS * each
     assert found["seconds"] > 0
     assert not out.exists()
+    beyond = attribution(place, out, "--dry-run", "--part", "98/99")
+    assert "nothing is left to compute" in beyond.output
     part = attribution(place, out, "--dry-run", "--part", "0/2")
     assert "s per pair)" in part.output
     assert "about" in part.output
