@@ -53,7 +53,7 @@ def main(out: Path, only: tuple[str, ...], scale: float, seed: int) -> None:
         raise click.UsageError(f"no such campaign; there are {', '.join(known)}")
     counts: dict[str, Counts] = {}
     for name in chosen:
-        record = out / f"{name}.json"
+        record = out / f"{name.replace('/', '-')}.json"
         if record.exists():
             click.echo(f"{name}: done before ({record})", err=True)
         else:
@@ -79,7 +79,7 @@ def main(out: Path, only: tuple[str, ...], scale: float, seed: int) -> None:
 def _one(name: str, campaign: Campaign, scale: float, seed: int) -> Counts:
     count = max(1, round(campaign.full * scale))
     click.echo(f"{name}: {count} …", err=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"faults-{name}-".replace(" ", "-")))
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
     began = time.monotonic()
     try:
         counts = campaign.run(count, seed, folder)

@@ -7,6 +7,7 @@ the parser's folder and every program that is started.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
@@ -209,7 +210,9 @@ def campaign(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> 
     )
 
 
-CAMPAIGNS = {"fuzz": Campaign(campaign, 10_000)}
+CAMPAIGNS = {
+    f"fuzz: {name}": Campaign(functools.partial(campaign, names=[name]), 10_000) for name in PARSERS
+}
 
 
 if __name__ == "__main__":
