@@ -140,7 +140,7 @@ class Network:
                 )
             out["visibility"] = self.occlusion_head(maps)[:, 0].to(torch.float16)
         for column, values in out.items():
-            finite = torch.isfinite(values).flatten(1).all(1) if len(values) else values
+            finite = torch.isfinite(values)
             if not finite.all():
                 raise NotFiniteError(self.name, column, int((~finite).nonzero()[0, 0]))
         return {column: values.cpu().numpy() for column, values in out.items()}
