@@ -65,30 +65,46 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 class _Remembering:
-    """A file open for writing that keeps the error which a library makes one of its own of."""
+    """A file open for writing that keeps the first error of the system.
+
+    The library that writes may make it an error of its own, and another one while it cleans up:
+    from then on what it writes goes nowhere.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.error: OSError | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence) if self.error is None else 0
+
+    def tell(self) -> int:
+        return self._file.tell() if self.error is None else 0
+
     def write(self, data: Any) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
+        if self.error is None:
+            try:
+                return self._file.write(data)
+            except OSError as error:
+                self.error = error
+                raise
+        return memoryview(data).nbytes
 
     def flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError as error:
-            self.error = error
-            raise
+        if self.error is None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                self.error = error
+                raise
 
 
 @contextmanager
 def open_for_library(path: Path) -> Iterator[Any]:
-    """A new file for a library to write into, front to back.
+    """A new file for a library to write into.
 
     Raises:
         OSError: when the system refuses a write, also where the library makes it an error of its
@@ -99,9 +115,10 @@ def open_for_library(path: Path) -> Iterator[Any]:
         try:
             yield remembering
         except Exception:
-            if remembering.error is not None:
-                raise remembering.error from None
-            raise
+            if remembering.error is None:
+                raise
+        if remembering.error is not None:
+            raise remembering.error
 
 
 def sync(path: Path) -> None:

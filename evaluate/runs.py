@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.files import digest, replacing, write_json
+from faceguide.cache.files import digest, open_for_library, replacing, write_json
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import fusion, galleries, identification, strata, verification
 from faceguide.evaluate.block_files import ScoreBlocks
@@ -247,7 +247,7 @@ def _strata(
 
 
 def _save_search(out: Path, task: Galleries, found: identification.Search) -> None:
-    with replacing(out / "search.npz") as temporary, temporary.open("wb") as file:
+    with replacing(out / "search.npz") as temporary, open_for_library(temporary) as file:
         np.savez(
             file,
             probe=task.probe,
@@ -258,7 +258,7 @@ def _save_search(out: Path, task: Galleries, found: identification.Search) -> No
             top_person=found.top_person,
         )
     if (found.rank > 0).any():
-        with replacing(out / CMC) as temporary, temporary.open("wb") as file:
+        with replacing(out / CMC) as temporary, open_for_library(temporary) as file:
             np.save(file, identification.cmc(found))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.console import printable
-from faceguide.cache.files import append_digest, digest_intact, replacing
+from faceguide.cache.files import append_digest, digest_intact, open_for_library, replacing
 from faceguide.evaluate.bootstrap import verification_intervals
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.folds import (
@@ -156,7 +156,7 @@ def save_scores(
     """
     # numpy would add a suffix to the temporary name; an open file keeps it.
     with replacing(out / SCORES) as temporary:
-        with temporary.open("wb") as file:
+        with open_for_library(temporary) as file:
             np.savez(
                 file,
                 listed=np.array(listed),

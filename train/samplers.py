@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from faceguide.cache.files import append_digest, digest_intact, replacing
+from faceguide.cache.files import append_digest, digest_intact, open_for_library, replacing
 from faceguide.cache.stream import Order
 from faceguide.train.errors import TrainError
 
@@ -147,7 +147,7 @@ class GraphBatches:
             if not len(nearest):
                 nearest = self._compared()
                 with replacing(self.keep) as temporary:
-                    with temporary.open("wb") as file:
+                    with open_for_library(temporary) as file:
                         np.savez(file, epoch=self._epoch, seed=self.seed, neighbours=nearest)
                     append_digest(temporary)
         if self.world > 1:
