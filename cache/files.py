@@ -42,6 +42,21 @@ def write_error(path: Path, error: OSError) -> CacheError:
 
 
 @contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A read that the system refuses names no file by itself: here it does.
+
+    Raises:
+        CacheError: instead of such an OSError; one that a missing file gives stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise CacheError(f"{path}: cannot read: {remedy(error)}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on success it takes the place of `path` for good.
 
@@ -203,7 +218,7 @@ def publish(path: Path, data: bytes) -> bool:
 
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    with _reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -220,7 +235,7 @@ def append_digest(path: Path) -> None:
 
 def digest_intact(path: Path) -> bool | None:
     """Whether a file's bytes are those before `append_digest`; None without a digest."""
-    with path.open("rb") as file:
+    with _reading(path), path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) - _TRAILER_BYTES
         if size < 0:
             return None

@@ -15,6 +15,8 @@ import pytest
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import (
+    digest_intact,
+    file_sha256,
     open_for_library,
     publish,
     read_json,
@@ -132,3 +134,11 @@ def test_a_full_disk_names_the_remedy(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_read_that_the_system_refuses_names_the_file() -> None:
+    """Reading the start of this process's own memory is an input/output error."""
+    with pytest.raises(CacheError, match=r"/proc/self/mem: cannot read: .*check the disk"):
+        file_sha256(Path("/proc/self/mem"))
+    with pytest.raises(CacheError, match=r"/proc/self/mem: cannot read: "):
+        digest_intact(Path("/proc/self/mem"))
