@@ -15,6 +15,7 @@ from tests.train.oaml_scenario import tiny_run, train_tiny
 from tests.train.own_networks import write
 from tests.train.test_oaml_run import make_caches
 
+from faceguide.cache.files import write_json
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution.plug import load_explained, pair_score
 from faceguide.evaluate.cli import main as evaluate
@@ -167,7 +168,8 @@ def test_a_file_that_names_code_imports_nothing(
     record["models"]["backbone"]["name"] = "my_trap:build"
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "run.json").write_text(json.dumps(record))
+    del record["self"]  # the digest of what it was
+    write_json(foreign / "run.json", record)
     with pytest.raises(EvaluationError, match="give --backbone my_trap:build to import it"):
         load_network(None, foreign)
     with pytest.raises(EvaluationError, match="was trained with my_trap:build, not mobilefacenet"):
