@@ -291,7 +291,9 @@ def test_the_estimate_counts_the_images_that_go_forward(place: Path, tmp_path: P
     assert attribution(place, tmp_path / "x", *more, methods=names).exit_code == 0
     paid = counted["forward"] + 3 * counted["backward"]
     summed = results(tmp_path / "x")["methods"]["integrated-gradients"]
-    assert summed["completeness_error"]["within_1_percent"] == 1
+    # Four steps are too few to close every gap with half of each weight; no error may grow.
+    assert 0 < summed["completeness_error"]["within_1_percent"] <= 1
+    assert summed["completeness_error"]["median"] < summed["quadrature_error"]["median"]
     assert summed["quadrature_error"]["n"] == summed["completeness_error"]["n"] == 6
     assert summed["quadrature_error"]["largest"] > summed["completeness_error"]["largest"]
     # Besides: the checks at the start, the estimate's own batches, and the references.
