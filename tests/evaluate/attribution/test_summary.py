@@ -25,6 +25,7 @@ def columns(cells: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         "energy": cells.max(1),
         "error": np.array([b""] * len(cells)),
         "completeness": np.full(len(cells), np.nan),
+        "quadrature": np.full(len(cells), np.nan),
     }
 
 
