@@ -78,7 +78,7 @@ def test_a_truncated_block_is_refused(tmp_path: Path) -> None:
     FaceStore.open(tmp_path, KEY).add("embedding", rows, embeddings(rows))
     (path,) = tmp_path.glob("*/embedding-*.h5")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(EvaluationError, match="not readable as HDF5"):
+    with pytest.raises(EvaluationError, match="not a readable block of faces"):
         FaceStore.open(tmp_path, KEY)
 
 
