@@ -65,7 +65,7 @@ def train(data: Path, work: Path, weight: float, seed: int, steps: int) -> Path:
         *("--occlusion-weight", f"{weight:g}", "--batch-size", "24", "--images-per-person", "2"),
         *("--occlusion-batch", "8", "--clean-share", "0", "--hold-out", "0", "--freeze-norm"),
         *(word for kind in KINDS for word in ("--occluders", kind)),
-        *("--lr", "0.01", "--epochs", "100", "--steps", str(steps), "--seed", str(seed)),
+        *("--lr", "0.0001", "--epochs", "100", "--steps", str(steps), "--seed", str(seed)),
         *("--device", "cpu", "--threads", "1"),
     ]
     if not (out / "backbone.safetensors").exists():
