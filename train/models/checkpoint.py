@@ -213,9 +213,11 @@ def load_matching(
     own = module.state_dict()
     fitting: dict[str, Tensor] = {}
     dropped = []
-    for key, value in state.items():
-        if key not in own:
+    # In the module's order: a safetensors file lists its tensors in a new order at every reading.
+    for key in own:
+        if key not in state:
             continue
+        value = state[key]
         if value.shape == own[key].shape:
             fitting[key] = value
         elif key in class_layers:
@@ -243,7 +245,7 @@ def load_matching(
         )
     # strict=False: what is missing is listed in the report instead.
     module.load_state_dict(fitting, strict=False)
-    unexpected = tuple(k for k in state if k not in own)
+    unexpected = tuple(sorted(k for k in state if k not in own))
     return LoadReport(source, len(fitting), missing, unexpected, tuple(dropped))
 
 
