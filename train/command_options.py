@@ -86,7 +86,11 @@ def loop_options(
             show_default=True,
             help="Arithmetic of the forward pass; fp16 needs CUDA.",
         ),
-        click.option("--compile", is_flag=True, help="Use torch.compile."),
+        click.option(
+            "--compile",
+            is_flag=True,
+            help="Use torch.compile; the first step takes minutes on a CPU.",
+        ),
         click.option(
             "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
         ),

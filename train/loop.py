@@ -39,6 +39,8 @@ from faceguide.train.resume import (
     save_state,
 )
 
+_COMPILERS = ("torch._dynamo", "torch._inductor")
+
 LAST, BEST = "last.pt", "best.pt"
 
 
@@ -84,6 +86,8 @@ def _train(
             f"{begin}: {steps} steps, {length} batches an epoch, processes: {processes.world}, "
             f"device: {device}, amp: {settings.amp}"
         )
+        if settings.compile:
+            say("the first step compiles the network, which takes minutes on a CPU")
     if step >= steps and not due:
         return step
     forward = _wrapped(module, settings, device, processes)
@@ -128,7 +132,7 @@ def _train(
                 )
                 done += 1
                 last = done == length or done % settings.accumulate == 0
-                with _synchronised(forward, last):
+                with _compiler_faults(settings), _synchronised(forward, last):
                     with torch.autocast(
                         device.type,
                         torch.float16 if settings.amp == "fp16" else torch.bfloat16,
@@ -232,6 +236,21 @@ def _wrapped(
                 broadcast_buffers=False,
             )
     return torch.compile(forward) if settings.compile else forward
+
+
+@contextlib.contextmanager
+def _compiler_faults(settings: LoopSettings) -> Iterator[None]:
+    """What torch.compile cannot do, in one line; other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        if settings.compile and type(error).__module__.startswith(_COMPILERS):
+            what = str(error).strip().partition("\n")[0]
+            raise TrainError(
+                f"torch.compile failed: {type(error).__name__}: {what}. On a CPU it needs a C++ "
+                "compiler such as g++; leave --compile out to train without it"
+            ) from error
+        raise
 
 
 @contextlib.contextmanager

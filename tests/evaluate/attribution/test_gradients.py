@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from faceguide.evaluate.attribution import geodesic, gradients, integrated
 from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.maps import Batch, Settings, baseline_for, pixel_range
+from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, baseline_for, pixel_range
 from faceguide.evaluate.attribution.target import PairScore
 
 
@@ -146,17 +146,60 @@ def test_adaptive_nodes_of_a_pair_do_not_depend_on_its_neighbours(
     assert_alike(values[0], together[1])
 
 
+def paid(score: PairScore, batch: Batch, settings: Settings) -> tuple[int, Maps]:
+    """Images that go forward for the maps of a batch whose single pass is not made yet."""
+    fresh, seen = Batch(batch.probe, batch.reference, batch.pairs), [0]
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[0] += len(inputs[0])
+
+    handle = score.backbone.register_forward_pre_hook(count)
+    baseline = baseline_for(score, batch.probe, "black")
+    found = integrated.adaptive(score, fresh, baseline, settings)
+    handle.remove()
+    # One more image per batch finds the CAM layers of a network that does not name them.
+    return seen[0] - 1, found
+
+
 def test_as_many_gradients_as_steps_are_paid(score: PairScore, batch: Batch) -> None:
-    for steps in (1, 2, 9, 10, 20):
-        fresh = Batch(batch.probe, batch.reference, batch.pairs)
-        seen: list[int] = []
-        handle = score.backbone.register_forward_pre_hook(
-            lambda m, inputs, seen=seen: seen.append(len(inputs[0]))
-        )
-        integrated.adaptive(score, fresh, torch.zeros_like(fresh.probe), Settings(steps=steps))
-        handle.remove()
-        # One more image per batch finds the CAM layers of a network that does not name them.
-        assert sum(seen) == 2 * max(steps, 2) + 1
+    for steps in (9, 10, 20):
+        assert paid(score, batch, Settings(steps=steps))[0] == 2 * steps
+
+
+class Jump(nn.Module):
+    """A score that rises steeply at one place along the path from black, later for dim pictures."""
+
+    input_spec = Smooth.input_spec
+
+    def forward(self, images: Tensor) -> Tensor:
+        light = (images + 1).flatten(1).mean(1)
+        return torch.stack([torch.sigmoid(400 * (light - 0.3)), torch.ones_like(light)], 1)
+
+
+def test_pairs_that_do_not_add_up_get_more_gradients_and_the_others_do_not() -> None:
+    score = PairScore(Jump())
+    hard, easy = torch.full((1, 3, 28, 28), 0.4), torch.full((1, 3, 28, 28), -0.99)
+    reference = score.reference(torch.full((2, 3, 28, 28), 0.9))
+    settings = Settings(steps=9)
+    batch = Batch(torch.cat([hard, easy]), reference, (0, 1))
+    count, found = paid(score, batch, settings)
+    assert count in {9 + 2 * 9, 9 + integrated.MOST_STEPS * 9}
+    error, missed = found.completeness_error(), found.quadrature_error()
+    assert error is not None
+    assert missed is not None
+    assert error.max() <= integrated.TOLERANCE
+    alone = Batch(hard, tuple(part[:1] for part in reference), (0,))
+    assert_alike(paid(score, alone, settings)[1].values[0], found.values[0], 1e-6)
+
+
+def test_what_most_gradients_leave_open_is_told() -> None:
+    score = PairScore(Jump())
+    batch = Batch(torch.full((1, 3, 28, 28), 0.4), score.reference(pixels(1, 6, 28)), (0,))
+    count, found = paid(score, batch, Settings(steps=2))
+    assert count == 2 * integrated.MOST_STEPS
+    error = found.completeness_error()
+    assert error is not None
+    assert error.max() > integrated.TOLERANCE
 
 
 def test_ig_adds_up_at_default_steps_on_an_ir_network() -> None:
