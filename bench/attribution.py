@@ -1,10 +1,10 @@
 """How much the response table, shared passes and batches save: forwards and maps per second.
 
-Three ways to explain and test pairs with the same methods (those of captum that run on face
-networks, LayerCAM from captum's parts, and the per-step loop of `geodesic-weighted`):
+Three ways to explain and test pairs with the same methods (the standard ones that captum has, with
+LayerCAM from captum's parts):
 
 * loop: one pair and one picture at a time; per method K masked pictures of either region;
-* batched: the same, in batches of 32;
+* batched: the same, in batches of 16;
 * table: this package: one response table per probe, one pass for four of the methods.
 
 The pairs are all those of some probes, evenly spaced over the list, so that probes recur as often
@@ -59,9 +59,9 @@ from faceguide.evaluate.pairs import read_pairs
 
 NAMES = (
     *("saliency", "gradient-input", "smoothgrad", "integrated-gradients", "grad-cam"),
-    *("layer-cam", "deeplift", "geodesic-weighted"),
+    *("layer-cam", "deeplift"),
 )
-BATCH = 32
+BATCH = 16
 LIMIT = 192  # Gauss–Legendre nodes that stand for the limit
 
 
@@ -75,23 +75,6 @@ class Counter:
     def _count(self, module: object, inputs: tuple[Tensor, ...]) -> None:
         self.images += len(inputs[0])
         self.backward += len(inputs[0]) * inputs[0].requires_grad
-
-
-def weighted_loop(score: PairScore, batch: Batch) -> Tensor:
-    """`geodesic-weighted` as a loop over its 50 steps."""
-    baseline = baseline_for(score, batch.probe, "black")
-    with torch.no_grad():
-        start, end = score.describe(baseline)[0], score.describe(batch.probe)[0]
-    total = torch.zeros_like(batch.probe)
-    for step in range(1, 51):
-        point = torch.lerp(baseline, batch.probe, step / 50).requires_grad_(True)
-        described = score.describe(point)
-        (gradient,) = torch.autograd.grad(score.compare(described, batch.reference).sum(), point)
-        ideal = geodesic.slerp(start, end, torch.full((len(point), 1), step / 50))[:, 0]
-        closeness = (described[0].detach() * ideal).sum(1)
-        weight = torch.sigmoid(geodesic.SHARPNESS * (closeness - geodesic.NEAR))
-        total += weight[:, None, None, None] * gradient / 50
-    return ((batch.probe - baseline) * total).abs().sum(1)
 
 
 def captum_maps(score: PairScore, batch: Batch, settings: Settings) -> list[Tensor]:
@@ -133,7 +116,6 @@ def captum_maps(score: PairScore, batch: Batch, settings: Settings) -> list[Tens
         LayerGradCam(score, layers[-1]).attribute(probe, **more)[:, 0],
         torch.cat(cams, 1).mean(1),
         DeepLift(score).attribute(probe, baselines=baseline, **more).sum(1),
-        weighted_loop(score, batch),
     ]
 
 

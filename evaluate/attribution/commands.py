@@ -86,7 +86,13 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--limit", type=click.IntRange(1), help="Draw so many pairs, for a first look.")
 @part_option
 @click.option("--block", type=click.IntRange(1), default=8, show_default=True, help="Probes each.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Images of one backward pass; more for a GPU.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")
 @click.option("--dry-run", is_flag=True, help="Check, count and estimate the time; no run.")

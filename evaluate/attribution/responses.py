@@ -19,7 +19,7 @@ from faceguide.evaluate.attribution.infill import cell_masks, replaced
 from faceguide.evaluate.attribution.target import PairScore, Reference
 from faceguide.evaluate.attribution.threshold import angles
 
-TABLE_CHUNK = 64  # images of one forward
+TABLE_CHUNK = 32  # images of one forward, see `maps.Settings.chunk`
 
 
 @dataclass(frozen=True)
