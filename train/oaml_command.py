@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from faceguide.train.command_options import (
-    FILE,
     FOLDER,
     device_of,
     loop_options,
@@ -34,7 +34,11 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
     metavar="NAME|module:function",
     help=f"One of {', '.join(BACKBONES)}, or a function that makes your own network.",
 )  # fmt: skip
-@click.option("--init", type=FILE, help="Weights to start from, such as an AdaFace .ckpt.")
+@click.option(
+    "--init",
+    type=click.Path(exists=True, path_type=Path),
+    help="Start from weights, such as an AdaFace .ckpt, or from a finished run of train oaml.",
+)
 @click.option(
     "--train",
     "part",
@@ -133,6 +137,7 @@ def oaml_command(**options: Any) -> None:
       train oaml cache/ --out runs/oaml --init adaface_ir50_ms1mv2.ckpt --niqab niqab/ --lr 0.01
       train oaml niqab/ --out runs/head --train occlusion --init adaface_ir50_ms1mv2.ckpt
       torchrun --nproc-per-node 4 -m faceguide.train oaml cache/ --out runs/four --amp bf16
+      train oaml cache/ --out runs/whole --init runs/heads --lr 0.001
       train oaml cache/ --out runs/own --backbone my_networks:build --lr 0.01
       train oaml --from runs/oaml/run.json --out runs/again
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from faceguide.cache.console import say
 from faceguide.cache.files import write_bytes
+from faceguide.cache.plan import read_identities
 from faceguide.train.errors import TrainError
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
@@ -37,7 +39,7 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
     Args:
         run: what is asked for.
         classes: persons of the margin head.
-        fresh: whether training starts, so that a user's network is to read `run.init`.
+        fresh: whether training starts, so that a user's network is to read the file `run.init`.
 
     Returns:
         role → name and arguments, and role → module.
@@ -46,8 +48,9 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
         ModelError: when the backbone lacks the map, or a user's network what is needed.
     """
     own = is_own(run.backbone)
+    reads = fresh and run.init is not None and not run.init.is_dir()
     probe: FaceBackbone = (
-        own_backbone(run.backbone, run.init if fresh else None) if own else create(run.backbone)
+        own_backbone(run.backbone, run.init if reads else None) if own else create(run.backbone)
     )
     side = run.recipe.map_size
     if side not in probe.map_channels:
@@ -75,8 +78,29 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
     return described, parts
 
 
-def initialise(parts: dict[str, Any], run: OamlRun, path: Path, speak: bool) -> None:
-    """Backbone, and the margin head where the file has one of as many classes."""
+def initialise(
+    parts: dict[str, Any], run: OamlRun, path: Path, people: Sequence[str], speak: bool
+) -> None:
+    """Fill the models with the weights of `path`.
+
+    Args:
+        parts: role → module.
+        run: what is asked for.
+        path: a weights file, of which backbone and margin head are taken, the head where it has as
+            many classes; or a finished run, of which every model is, the head where it learnt the
+            same persons.
+        people: the persons to be learnt, in the order of their classes.
+        speak: say what was taken, one line per model.
+
+    Raises:
+        TrainError: when the run is not a finished one.
+        CheckpointError: when a tensor does not fit.
+    """
+    if path.is_dir():
+        for line in _from_run(parts, path, people):
+            if speak:
+                say(line)
+        return
     if is_own(run.backbone):
         if speak:
             say(f"{path}: read by {run.backbone} itself; the margin head starts anew")
@@ -88,6 +112,25 @@ def initialise(parts: dict[str, Any], run: OamlRun, path: Path, speak: bool) -> 
     if speak:
         for line in lines:
             say(line)
+
+
+def _from_run(parts: dict[str, Any], directory: Path, people: Sequence[str]) -> list[str]:
+    """Fill the models that an earlier run has too; what was taken, a line each."""
+    if not (directory / "backbone.safetensors").exists():
+        raise TrainError(
+            f"{directory}: no backbone.safetensors; --init takes a weights file or a finished run "
+            "of `train oaml`"
+        )
+    lines = []
+    for role, module in parts.items():
+        file = directory / f"{role}.safetensors"
+        if not file.exists():
+            continue
+        if role == "head" and read_identities(directory) != list(people):
+            lines.append(f"{file}: left out, its classes are other persons")
+            continue
+        lines.append(load_matching(inner(module), read_state(file), str(file)).summary())
+    return lines
 
 
 def optimiser_of(trainee: OamlTrainee, run: OamlRun) -> torch.optim.Optimizer:

@@ -29,7 +29,7 @@ class OamlRun:
         weight_decay: on all weights but those of BatchNorm.
         min_images: persons with fewer images are left out.
         meta: required values of meta columns.
-        init: weights file to start from, or None.
+        init: weights file or finished run of `train oaml` to start from, or None.
         threads: of each stream.
     """
 

@@ -83,6 +83,7 @@ def run_oaml(
             f"{(second or cache).directory}: no face with a known mask; `prep masks` makes them"
         )
     say_mixture(covered, run, alone or second is not None, processes)
+    names = [cache.identities[label] for label in people.tolist()]
     torch.manual_seed(run.recipe.seed)
     fresh = not (directory / LAST).exists()
     described, parts = build(run, len(people), fresh)
@@ -112,10 +113,10 @@ def run_oaml(
         }
         settings = {**plain(asdict(run)), "loop": asdict(loop)}
         begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
-        write_identities(directory, [cache.identities[label] for label in people.tolist()])
+        write_identities(directory, names)
     barrier()
     if run.init is not None and fresh:
-        initialise(parts, run, run.init, processes.first)
+        initialise(parts, run, run.init, names, processes.first)
     if processes.world > 1 and device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(device)

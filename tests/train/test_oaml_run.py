@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from tests.cache.builder import build
 from tests.train.oaml_scenario import tiny_run, train_tiny
 
@@ -163,6 +164,37 @@ def test_a_checkpoint_with_other_classes_loses_its_head_aloud(
     assert "kernel dropped: (128, 5) in the file, (128, 7) here" in text
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["module"]
     assert torch.equal(saved["backbone.conv3.weight"], backbone.conv3.weight)
+
+
+def exported(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Role → tensors of a finished run."""
+    files = {path.stem: load_file(path) for path in run.glob("*.safetensors")}
+    assert set(files) == {"backbone", "head", "matcher", "occlusion_head"}
+    return files
+
+
+def test_a_finished_run_is_gone_on_from_with_all_its_models(
+    caches: tuple[FaceCache, FaceCache], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "heads", tmp_path / "whole"
+    train_tiny(caches[0], first, tiny_run(OamlSettings(part="heads")), caches[1], steps=2)
+    # At this rate nothing but statistics of batches moves.
+    still = tiny_run(OamlSettings(freeze_norm=True), init=first, rate=1e-30)
+    train_tiny(caches[0], second, still, caches[1], steps=1)
+    kept, found = exported(first), exported(second)
+    for role, tensors in kept.items():
+        for name, tensor in tensors.items():
+            if role == "backbone" or ("running_" not in name and "batch" not in name):
+                torch.testing.assert_close(found[role][name], tensor, rtol=0, atol=1e-12)
+    assert "occlusion_head.safetensors" in capsys.readouterr().err
+    # Classes in the order of other persons are not taken.
+    names = (first / "identities.txt").read_text().splitlines(keepends=True)
+    (first / "identities.txt").write_text("".join(names[::-1]))
+    train_tiny(caches[0], tmp_path / "other", still, caches[1], steps=1)
+    assert "head.safetensors: left out, its classes are other persons" in capsys.readouterr().err
+    (first / "backbone.safetensors").unlink()
+    with pytest.raises(TrainError, match=r"a weights file or a finished run of `train oaml`"):
+        train_tiny(caches[0], tmp_path / "none", still, caches[1], steps=1)
 
 
 def test_covered_and_clean_faces_are_told_apart(caches: tuple[FaceCache, FaceCache]) -> None:

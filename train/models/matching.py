@@ -34,7 +34,7 @@ from faceguide.train.models.errors import ModelError
 from faceguide.train.models.qaconv import QAConv
 
 # Bytes of correlations in flight: on a CPU what its last cache holds, on a GPU enough to fill it.
-CPU_BLOCK_BYTES = 8 << 20
+CPU_BLOCK_BYTES = 16 << 20
 CUDA_BLOCK_BYTES = 1 << 28
 # Gallery faces per block: with 64 or more in the innermost dimension the maxima over cells run
 # whole vectors wide (bfloat16 on AVX-512: ten times faster than with 32).
