@@ -2,14 +2,17 @@
 
 Every cycle streams one shuffled epoch of a cache, trains CAL for some steps, resumes it for some
 more, and does the same with AdaFace and QAConv. After each cycle the process's resident memory and
-open files are counted. The first quarter warms up; through the rest a straight line is fitted by
-least squares, and the drift is what it rises by from its beginning to its end, as a share of its
-beginning.
+open files are counted: memory once as it is, and once after the C library has given back what it
+holds in reserve, which comes and goes by some per cent (fragments, and the thresholds of glibc that
+follow the largest block freed). The first quarter warms up; through the rest of the second figure a
+straight line is fitted by least squares, and the drift is what it rises by from its beginning to
+its end, as a share of its beginning.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -43,6 +46,7 @@ def judge(samples: list[dict[str, float]]) -> Counts:
     """Whether memory and open files stayed as they were."""
     warm = samples[int(len(samples) * WARM) :]
     files = {int(sample["files"]) for sample in warm}
+    held = [sample["held"] for sample in warm]
     moved = drift(samples)
     last = samples[-1]
     details = {
@@ -50,6 +54,8 @@ def judge(samples: list[dict[str, float]]) -> Counts:
         "batches streamed": int(last["batches"]),
         "training steps": int(last["steps"]),
         "MiB resident": round(warm[0]["resident"] / 2**20, 1),
+        "MiB with reserves, least": round(min(held) / 2**20, 1),
+        "MiB with reserves, most": round(max(held) / 2**20, 1),
         "drift per cent": round(100 * moved, 3),
         "open files": max(files),
     }
@@ -102,10 +108,13 @@ def soak(seconds: float, seed: int, folder: Path) -> list[dict[str, float]]:
             for which in ("cal", "oaml"):
                 steps += _train(cache, folder / which, which)
         gc.collect()
+        held = _resident()
+        _give_back()
         samples.append(
             {
                 "seconds": time.monotonic() - began,
                 "resident": _resident(),
+                "held": held,
                 "files": len(list(Path("/proc/self/fd").iterdir())),
                 "batches": batches,
                 "steps": steps,
@@ -135,10 +144,18 @@ def _resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _give_back() -> None:
+    """Let the C library return its free pages, where it can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _tell(sample: dict[str, float]) -> None:
     print(
         f"soak: {sample['seconds']:.0f} s, {sample['batches']:.0f} batches streamed, "
-        f"{sample['steps']:.0f} steps trained, {sample['resident'] / 2**20:.1f} MiB, "
+        f"{sample['steps']:.0f} steps trained, {sample['resident'] / 2**20:.1f} MiB "
+        f"({sample['held'] / 2**20:.1f} with reserves), "
         f"{sample['files']:.0f} open files",
         file=sys.stderr,
         flush=True,
