@@ -17,7 +17,7 @@ from faceguide.train.command_options import (
     tell,
     verification_pairs,
 )
-from faceguide.train.option_types import Backbone, FiniteRange
+from faceguide.train.option_types import Backbone, FiniteRange, Start
 from faceguide.train.repeat import record_of
 
 BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
@@ -36,7 +36,7 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 )  # fmt: skip
 @click.option(
     "--init",
-    type=click.Path(exists=True, path_type=Path),
+    type=Start(exists=True, path_type=Path),
     help="Start from weights, such as an AdaFace .ckpt, or from a finished run of train oaml.",
 )
 @click.option(

@@ -93,7 +93,6 @@ def initialise(
         speak: say what was taken, one line per model.
 
     Raises:
-        TrainError: when the run is not a finished one.
         CheckpointError: when a tensor does not fit.
     """
     if path.is_dir():
@@ -116,15 +115,10 @@ def initialise(
 
 def _from_run(parts: dict[str, Any], directory: Path, people: Sequence[str]) -> list[str]:
     """Fill the models that an earlier run has too; what was taken, a line each."""
-    if not (directory / "backbone.safetensors").exists():
-        raise TrainError(
-            f"{directory}: no backbone.safetensors; --init takes a weights file or a finished run "
-            "of `train oaml`"
-        )
     lines = []
     for role, module in parts.items():
         file = directory / f"{role}.safetensors"
-        if not file.exists():
+        if role != "backbone" and not file.exists():
             continue
         if role == "head" and read_identities(directory) != list(people):
             lines.append(f"{file}: left out, its classes are other persons")

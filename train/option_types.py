@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,6 +30,22 @@ class FiniteRange(click.FloatRange):
         found = super().convert(value, param, ctx)
         if not math.isfinite(found):
             self.fail(f"{value} is not finite", param, ctx)
+        return found
+
+
+class Start(click.Path):
+    """A weights file, or the directory of a finished run of `train oaml`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        found = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if found.is_dir() and not (found / "backbone.safetensors").exists():
+            self.fail(
+                f"{found} is neither weights nor a finished run of train oaml (it has no "
+                "backbone.safetensors)",
+                param,
+                ctx,
+            )
         return found
 
 

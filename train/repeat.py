@@ -70,12 +70,15 @@ def _value(parameter: click.Parameter, value: Any) -> Any:
 
 
 def _content(path: Path) -> dict[str, str]:
-    """Names what a file or a cache holds: sha256 of bytes, or of the manifest of each group."""
+    """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
     from faceguide.cache.files import digest, file_sha256
     from faceguide.cache.pair_lists import IMAGES_OF_TWINS
     from faceguide.cache.reader import FaceCache
 
     if path.is_dir():
+        weights = sorted(path.glob("*.safetensors"))
+        if weights:
+            return {file.name: file_sha256(file) for file in weights}
         groups = FaceCache.open(path).groups
         return {group: digest(manifest) for group, manifest in groups.items()}
     # ND-TWIN's list of pairs says nothing without the list of images beside it.

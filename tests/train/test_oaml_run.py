@@ -18,6 +18,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.network import load_network
 from faceguide.train.errors import TrainError
 from faceguide.train.models import create
+from faceguide.train.models.errors import CheckpointError
 from faceguide.train.oaml import OamlSettings
 from faceguide.train.oaml_augment import FaceAugmentation
 from faceguide.train.oaml_batches import covered_faces
@@ -193,8 +194,25 @@ def test_a_finished_run_is_gone_on_from_with_all_its_models(
     train_tiny(caches[0], tmp_path / "other", still, caches[1], steps=1)
     assert "head.safetensors: left out, its classes are other persons" in capsys.readouterr().err
     (first / "backbone.safetensors").unlink()
-    with pytest.raises(TrainError, match=r"a weights file or a finished run of `train oaml`"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*backbone\.safetensors"):
         train_tiny(caches[0], tmp_path / "none", still, caches[1], steps=1)
+
+
+def test_the_command_goes_on_from_a_run_and_names_its_weights(
+    caches: tuple[FaceCache, FaceCache], tmp_path: Path
+) -> None:
+    words = [str(caches[0].directory), "--niqab", str(caches[1].directory), "--steps", "1"]
+    words += ["--backbone", "mobilefacenet", "--batch-size", "8", "--device", "cpu"]
+    for name, more in (("heads", ["--train", "heads"]), ("all", ["--init", f"{tmp_path}/heads"])):
+        given = [*words, "--out", str(tmp_path / name), *more]
+        result = CliRunner().invoke(oaml_command, given, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    inputs = read_json(tmp_path / "all" / "run.json")["inputs"]["init"]
+    files = sorted(path.name for path in (tmp_path / "heads").glob("*.safetensors"))
+    assert sorted(inputs) == files
+    result = CliRunner().invoke(oaml_command, [*words, "--out", "x", "--init", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "neither weights nor a finished run" in result.output
 
 
 def test_covered_and_clean_faces_are_told_apart(caches: tuple[FaceCache, FaceCache]) -> None:
