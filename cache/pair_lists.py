@@ -83,7 +83,7 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
     if path.suffix.lower() == ".json":
         return _pair_list(path, _twins(path, text, split))
     if split is not None:
-        raise ListError(f"{path}: --split is for ND-TWIN's .json files; leave it out")
+        raise ListError(f"{path}: a split is for ND-TWIN's .json files; leave it out")
     if path.suffix.lower() == ".csv":
         return _pair_list(path, _csv(path, text))
     lines = [
@@ -230,7 +230,10 @@ def _twins(path: Path, text: str, split: str | None) -> Iterator[Row]:
     if not isinstance(pairs, dict) or not isinstance(images, dict):
         raise ListError(f"{path}: expected {{split: [[id, id], …]}} and {{id: [paths]}} beside it")
     if split not in pairs:
-        raise ListError(f"{path}: choose --split from {', '.join(map(str, pairs))}")
+        raise ListError(
+            f"{path}: choose its split, with --split or --pairs-split, from "
+            f"{', '.join(map(str, pairs))}"
+        )
     twins = pairs[split]
     sound = isinstance(twins, list) and all(map(_is_pair, twins))
     if not sound:

@@ -40,7 +40,7 @@ def main() -> None:
 
     \b
     Example:
-      train cal cache/ --out runs/cal --guide regions
+      train cal cache/ --out runs/cal --guide regions-log
     """
 
 
@@ -126,7 +126,7 @@ def cal_command(**options: Any) -> None:
 
     \b
     Examples:
-      train cal cache/ --out runs/twins --init resnet101.pth --guide regions --pairs pairs.csv
+      train cal cache/ --out runs/twins --init resnet101.pth --guide regions-log --pairs pairs.csv
       torchrun --nproc-per-node 4 -m faceguide train cal cache/ --out runs/four --amp bf16
       train cal --from runs/twins/run.json --out runs/again
     """
