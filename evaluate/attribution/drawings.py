@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.cells import GRID, cell_bounds
+from faceguide.evaluate.attribution.tables import pass_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ def ordered(record: dict[str, Any]) -> list[str]:
 
 
 def forest(record: dict[str, Any]) -> Figure:
-    """Pass rate of every method with its 95 % interval over persons, else Wilson's."""
+    """Pass rate of every method with the interval of `pass_interval`."""
     from matplotlib.figure import Figure
 
     names = ordered(record)
@@ -33,7 +34,7 @@ def forest(record: dict[str, Any]) -> Figure:
     axes = figure.add_subplot()
     for place, name in enumerate(names):
         found = record["methods"][name]
-        low, high = found["pass_rate_cluster_interval"] or found["pass_rate_interval"]
+        low, high = pass_interval(found) or (found["pass_rate"],) * 2
         colour = "0.55" if found["control"] else "#0072B2"
         axes.plot([low, high], [place, place], color=colour, linewidth=2)
         axes.plot(found["pass_rate"], place, "o", color=colour, markersize=5)

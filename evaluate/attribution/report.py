@@ -49,7 +49,7 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
 
     record = read_json(out / RESULTS)
     drawn = [
-        ("Pass rates, 95 % intervals over persons", drawings.forest(record)),
+        (f"Pass rates, 95 % intervals {tables.INTERVALS}", drawings.forest(record)),
         ("Falsification rates of the pairs", drawings.rate_bars(record)),
     ]
     figures.save(drawn[0][1], out, "pass_rates")

@@ -6,9 +6,22 @@ from typing import Any
 
 from faceguide.evaluate.tables import Table, percent, to_latex, to_text
 
+INTERVALS = "over persons, Wilson's where all maps pass or none"
+
 
 def _between(found: list[float] | None) -> str:
     return f" [{percent(found[0], 1)}, {percent(found[1], 1)}]" if found else ""
+
+
+def pass_interval(found: dict[str, Any]) -> list[float] | None:
+    """95 % interval of a method's pass rate: over persons, else Wilson's.
+
+    Where every map passes, or none, all resamples of persons are alike and claim no uncertainty;
+    Wilson's interval of the count then says what so many pairs can show.
+    """
+    over_persons: list[float] | None = found["pass_rate_cluster_interval"]
+    counted: list[float] | None = found["pass_rate_interval"]
+    return over_persons if over_persons and over_persons[0] < over_persons[1] else counted
 
 
 def method_table(record: dict[str, Any], *, plain: bool = False) -> Table:
@@ -43,7 +56,7 @@ def method_table(record: dict[str, Any], *, plain: bool = False) -> Table:
             [
                 name,
                 "control" if found["control"] else "",
-                percent(found["pass_rate"], 1) + _between(found["pass_rate_cluster_interval"]),
+                percent(found["pass_rate"], 1) + _between(pass_interval(found)),
                 str(found["n"]),
                 str(found["n_tested"]),
                 percent(found["uniform_share"], 1),
@@ -64,7 +77,7 @@ def method_text(record: dict[str, Any]) -> str:
         "",
         f"{pairs['n']:,} pairs ({pairs['genuine']:,} of one person), {pairs['persons']:,} persons; "
         f"protocol {record['protocol']}, response: {record['response']}. Per cent; brackets: 95 % "
-        "over persons.",
+        f"{INTERVALS}.",
         "↑ higher is better, ↓ lower is better. Mean FR: 50 is chance. Uniform and failed maps "
         "count as not passed.",
     ]
@@ -81,7 +94,7 @@ def method_latex(record: dict[str, Any]) -> str:
     pairs = record["pairs"]
     caption = (
         f"Attribution methods on {pairs['n']} pairs, protocol {record['protocol']}, per cent; "
-        "brackets: 95 % over persons. Mean FR: 50 is chance."
+        f"brackets: 95 % {INTERVALS}. Mean FR: 50 is chance."
     )
     return to_latex(method_table(record, plain=True), caption)
 
