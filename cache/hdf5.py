@@ -9,6 +9,8 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
+from faceguide.cache.hdf5_text import require_bounded_text
+
 _MAXIMUM_CHUNK = 1 << 28  # bytes, unpacked
 
 
@@ -35,10 +37,16 @@ def open_dataset(
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise ValueError(f"{name} is no dataset of this file")
-    kind = dataset.dtype
-    fits = h5py.check_string_dtype(kind) is not None if dtype is None else kind == dtype
+    try:
+        kind = dataset.dtype
+    except TypeError as error:  # a damaged type
+        raise ValueError(f"{name} is of no known type ({error})") from None
+    text = h5py.check_string_dtype(kind)
+    fits = text is not None and text.length is None if dtype is None else kind == dtype
     if dataset.shape != shape or not fits:
         raise ValueError(f"{name} is {kind} {dataset.shape}, expected {dtype or 'text'} {shape}")
     if dataset.chunks and np.prod(dataset.chunks, dtype=float) * kind.itemsize > _MAXIMUM_CHUNK:
         raise ValueError(f"{name} has chunks of {dataset.chunks}")
+    if dtype is None:
+        require_bounded_text(dataset)
     return dataset

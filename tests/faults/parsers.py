@@ -303,9 +303,13 @@ def _cache(folder: Path, store: str = "raw") -> Path:
 
 
 def _shards(group: str, folder: Path) -> list[bytes]:
-    path = _cache(folder, "jpeg" if group == "jpeg" else "raw") / (
-        f"{'faces' if group == 'jpeg' else group}-00000.h5"
-    )
+    name = "faces" if group == "jpeg" else group
+    path = _cache(folder, "jpeg" if group == "jpeg" else "raw") / f"{name}-00000.h5"
+    return [path.read_bytes(), _packed(path)]
+
+
+def _packed(path: Path) -> bytes:
+    """The same datasets, compressed in chunks."""
     stream = io.BytesIO()
     with h5py.File(path) as file, h5py.File(stream, "w") as packed:
 
@@ -315,7 +319,7 @@ def _shards(group: str, folder: Path) -> list[bytes]:
                 packed.create_dataset(name, data=item[:], dtype=item.dtype, **filters)
 
         file.visititems(add)
-    return [path.read_bytes(), stream.getvalue()]
+    return stream.getvalue()
 
 
 def _read_shard(group: str, folder: Path, data: bytes) -> object:
@@ -340,7 +344,8 @@ def _read_shard(group: str, folder: Path, data: bytes) -> object:
 
 @functools.cache
 def _packed_size(folder: Path) -> int:
-    return len(_shards("faces", folder)[1])
+    # Of the untouched one: the shard in the cache is what was read last.
+    return len(_packed(folder / "pristine" / "faces-00000.h5"))
 
 
 _JSONS = ("plan.json", "manifest-faces.json", "manifest-guidance.json", "recipe-guidance.json",
