@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from faceguide.cache.errors import CacheError
 
 TEMPORARY = ".tmp"
+
+T = TypeVar("T")
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -94,27 +97,25 @@ class _Remembering:
         return getattr(self._file, name)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence) if self.error is None else 0
+        return self._try(lambda: self._file.seek(offset, whence), 0)  # it writes what is buffered
 
     def tell(self) -> int:
-        return self._file.tell() if self.error is None else 0
+        return self._try(self._file.tell, 0)
 
     def write(self, data: Any) -> int:
-        if self.error is None:
-            try:
-                return self._file.write(data)
-            except OSError as error:
-                self.error = error
-                raise
-        return memoryview(data).nbytes
+        return self._try(lambda: self._file.write(data), memoryview(data).nbytes)
 
     def flush(self) -> None:
-        if self.error is None:
-            try:
-                self._file.flush()
-            except OSError as error:
-                self.error = error
-                raise
+        self._try(self._file.flush, None)
+
+    def _try(self, action: Callable[[], T], otherwise: T) -> T:
+        if self.error is not None:
+            return otherwise
+        try:
+            return action()
+        except OSError as error:
+            self.error = error
+            raise
 
 
 @contextmanager
@@ -134,6 +135,15 @@ def open_for_library(path: Path) -> Iterator[Any]:
                 raise
         if remembering.error is not None:
             raise remembering.error
+
+
+def npz_bytes(**arrays: Any) -> bytes:
+    """Arrays as numpy's archive, made in memory: zipfile cannot be stopped when a disk is full."""
+    import numpy as np
+
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
 
 
 def sync(path: Path) -> None:
@@ -172,14 +182,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object that `json_bytes` made.
 
     Raises:
-        CacheError: when the file is missing, is no JSON object, or was changed since.
+        CacheError: when the file is missing, is no JSON object, or was changed since; its cause is
+            an OSError when the system refused to read it.
     """
     try:
         data = path.read_bytes()
         value = json.loads(data)
     except FileNotFoundError:
         raise CacheError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CacheError(f"{path}: cannot read: {remedy(error)}") from error
+    except (ValueError, RecursionError) as error:
         raise CacheError(f"{path}: not readable as JSON ({error}); restore or remake it") from None
     if not isinstance(value, dict):
         raise CacheError(f"{path}: expected a JSON object, found {type(value).__name__}")

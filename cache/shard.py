@@ -41,13 +41,20 @@ def sidecar_path(directory: Path, group: str, shard: int) -> Path:
 def is_done(directory: Path, group: str, shard: int, recipe: dict[str, Any]) -> bool:
     """Whether the shard stands finished, made with this very recipe.
 
-    A sidecar that cannot be read, or a file of another size than it says, counts as unfinished:
-    the shard is then made again.
+    A damaged sidecar, or a file of another size than it says, counts as unfinished: the shard is
+    then made again.
+
+    Raises:
+        CacheError: when the system refuses to read the sidecar, which says nothing of the shard.
     """
     try:
         sidecar = read_json(sidecar_path(directory, group, shard))
         size = shard_path(directory, group, shard).stat().st_size
-    except (CacheError, OSError):
+    except FileNotFoundError:
+        return False
+    except CacheError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return False
     return sidecar.get("recipe") == digest(recipe) and sidecar.get("bytes") == size
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.files import open_for_library, replacing, write_json
+from faceguide.cache.files import npz_bytes, write_bytes, write_json
 from faceguide.evaluate import fusion, ijb, ijb_faces, ijb_meta, templates
 from faceguide.evaluate.block_files import ScoreBlocks
 from faceguide.evaluate.embed import blocks_of, fill, unfinished
@@ -125,7 +125,6 @@ def run_ijb(
         "verification": verification,
         "identification": identified,
     }
-    with replacing(run.out / "ijb_scores.npz") as temporary, open_for_library(temporary) as file:
-        np.savez(file, **arrays)
+    write_bytes(run.out / "ijb_scores.npz", npz_bytes(**arrays))
     write_json(run.out / ijb.RECORD, record)
     return record

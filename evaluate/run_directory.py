@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide import __version__
-from faceguide.cache.files import digest, json_bytes, publish, read_json, write_json
+from faceguide.cache.files import digest, json_bytes, publish, read_json, remedy, write_json
 from faceguide.cache.plan import read_identities
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.errors import EvaluationError
@@ -65,7 +65,7 @@ def begin(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EvaluationError(f"{out}: cannot be made: {error.strerror}") from None
+        raise EvaluationError(f"{out}: cannot be made: {remedy(error)}") from None
     path = out / RUN
     record = {
         "command": command,

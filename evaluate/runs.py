@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.files import digest, open_for_library, replacing, write_json
+from faceguide.cache.files import (
+    digest,
+    npz_bytes,
+    open_for_library,
+    replacing,
+    write_bytes,
+    write_json,
+)
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import fusion, galleries, identification, strata, verification
 from faceguide.evaluate.block_files import ScoreBlocks
@@ -247,16 +254,15 @@ def _strata(
 
 
 def _save_search(out: Path, task: Galleries, found: identification.Search) -> None:
-    with replacing(out / "search.npz") as temporary, open_for_library(temporary) as file:
-        np.savez(
-            file,
-            probe=task.probe,
-            person=task.probe_person,
-            rank=found.rank,
-            mate=found.mate,
-            top=found.top,
-            top_person=found.top_person,
-        )
+    archive = npz_bytes(
+        probe=task.probe,
+        person=task.probe_person,
+        rank=found.rank,
+        mate=found.mate,
+        top=found.top,
+        top_person=found.top_person,
+    )
+    write_bytes(out / "search.npz", archive)
     if (found.rank > 0).any():
         with replacing(out / CMC) as temporary, open_for_library(temporary) as file:
             np.save(file, identification.cmc(found))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.console import printable
-from faceguide.cache.files import append_digest, digest_intact, open_for_library, replacing
+from faceguide.cache.files import append_digest, digest_intact, npz_bytes, replacing
 from faceguide.evaluate.bootstrap import verification_intervals
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.folds import (
@@ -154,20 +154,18 @@ def save_scores(
         correct: (N,) right decisions.
         people: (N, 2).
     """
-    # numpy would add a suffix to the temporary name; an open file keeps it.
+    archive = npz_bytes(
+        listed=np.array(listed),
+        number=number,
+        probe=probe,
+        reference=reference,
+        same=same,
+        score=score,
+        correct=correct,
+        people=people,
+    )
     with replacing(out / SCORES) as temporary:
-        with open_for_library(temporary) as file:
-            np.savez(
-                file,
-                listed=np.array(listed),
-                number=number,
-                probe=probe,
-                reference=reference,
-                same=same,
-                score=score,
-                correct=correct,
-                people=people,
-            )
+        temporary.write_bytes(archive)
         append_digest(temporary)
 
 

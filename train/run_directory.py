@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide import __version__
-from faceguide.cache.files import digest, read_json, write_bytes, write_json
+from faceguide.cache.files import digest, read_json, remedy, write_bytes, write_json
 from faceguide.cache.reader import FaceCache
 from faceguide.train.errors import TrainError
 
@@ -93,7 +93,7 @@ def begin_run(
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainError(f"{directory}: cannot be made: {error.strerror}") from None
+        raise TrainError(f"{directory}: cannot be made: {remedy(error)}") from None
     path = directory / RUN
     if path.exists():
         before = read_json(path)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from faceguide.cache.files import append_digest, digest_intact, open_for_library, replacing
+from faceguide.cache.files import append_digest, digest_intact, npz_bytes, replacing
 from faceguide.cache.stream import Order
 from faceguide.train.errors import TrainError
 
@@ -146,9 +146,9 @@ class GraphBatches:
             nearest = self._kept()
             if not len(nearest):
                 nearest = self._compared()
+                archive = npz_bytes(epoch=self._epoch, seed=self.seed, neighbours=nearest)
                 with replacing(self.keep) as temporary:
-                    with open_for_library(temporary) as file:
-                        np.savez(file, epoch=self._epoch, seed=self.seed, neighbours=nearest)
+                    temporary.write_bytes(archive)
                     append_digest(temporary)
         if self.world > 1:
             shared = torch.from_numpy(nearest)
