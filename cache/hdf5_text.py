@@ -8,6 +8,7 @@ HDF5 file format specification, III.D (global heap) and IV.A.2.d (variable-lengt
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from math import prod
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _DESCRIPTOR = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
+_OBJECT = struct.Struct("<HH4xQ")  # index, references, length
 _HEAP = np.dtype([("magic", "S4"), ("version", "u1"), ("reserved", "V3"), ("size", "<u8")])
 
 
@@ -44,8 +46,24 @@ def require_bounded_text(dataset: h5py.Dataset) -> None:
         for place in heaps:
             head = os.pread(file.fileno(), _HEAP.itemsize, place) if place < size else b""
             heap = np.frombuffer(head.ljust(_HEAP.itemsize, b"\0"), _HEAP)[0]
-            if heap["magic"] != b"GCOL" or int(heap["size"]) > size - place:
+            length = int(heap["size"])
+            if heap["magic"] != b"GCOL" or length > size - place:
                 raise ValueError(f"{dataset.name} points to no text at byte {place}")
+            if not _walks(os.pread(file.fileno(), length, place)):
+                raise ValueError(f"{dataset.name}: its texts at byte {place} are damaged")
+
+
+def _walks(heap: bytes) -> bool:
+    """Whether the objects of a heap lead to its end, which HDF5 would else look for forever."""
+    place = _HEAP.itemsize
+    while place + _OBJECT.size <= len(heap):
+        index, _, length = _OBJECT.unpack_from(heap, place)
+        # Index 0 is what is free, its own header counted; the others are padded to 8 bytes.
+        step = length if index == 0 else _OBJECT.size + (length + 7) // 8 * 8
+        if not 0 < step <= len(heap) - place:
+            return False
+        place += step
+    return True
 
 
 def _descriptors(dataset: h5py.Dataset, descriptor: int, size: int) -> Iterator[NDArray[np.void]]:

@@ -125,7 +125,7 @@ def load_plan(directory: Path) -> Plan | None:
             and isinstance(plan.recipe, dict)
             and all(isinstance(name, str) for name in plan.meta)
             and 0 <= plan.rows <= _MOST_ROWS
-            and plan.shard_rows >= 1
+            and 1 <= plan.shard_rows <= _MOST_ROWS
             and plan.shards <= _MOST_SHARDS
             and plan.identities >= 0
             and plan.shards == -(-plan.rows // plan.shard_rows)

@@ -13,7 +13,7 @@ from torch import nn
 
 from faceguide.cache.files import file_sha256
 from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.run_directory import read_run
+from faceguide.evaluate.run_directory import file_of_run, read_run
 from faceguide.train.models import MODELS, create
 from faceguide.train.models.backbone import FaceBackbone
 from faceguide.train.models.cal import WSDANCAL
@@ -275,8 +275,8 @@ def _load_run(backbone: str | None, run: Path) -> Network:
             raise EvaluationError(
                 f"{run / 'run.json'}: models.{role} needs name, arguments and weights"
             )
-        path = run / entry["weights"]
-        if path.resolve().parent != run.resolve():
+        path = file_of_run(run, entry["weights"])
+        if path is None:
             raise EvaluationError(f"{run / 'run.json'}: models.{role} lies outside the run")
         own = role == "backbone" and is_own(entry["name"])
         loaded[role] = (
@@ -303,7 +303,7 @@ def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.M
     try:
         with torch.device("meta"):  # sizes without memory
             sizes = [tensor.numel() for tensor in create(entry["name"], **arguments).parameters()]
-        stored = weights.stat().st_size if weights.is_file() else 0
+            stored = weights.stat().st_size if weights.is_file() else 0
         if sum(sizes) > max(stored, 1 << 20):
             raise ValueError(f"{sum(sizes)} numbers do not come out of {stored} bytes of weights")
         module: nn.Module = create(entry["name"], **arguments)

@@ -13,6 +13,7 @@ A training run's `run.json` may hold, besides its settings:
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -157,6 +158,18 @@ def read_run(directory: Path) -> dict[str, Any]:
     return read_json(path) if record.keys() & {"self", "argv", "versions"} else record
 
 
+def file_of_run(run: Path, name: str) -> Path | None:
+    """The file that run.json names; None when no file inside the run can have that name."""
+    try:
+        path = run / name
+        path.lstat()  # too long a name, or one with a zero byte
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        return None
+    return path if path.resolve().parent == run.resolve() else None
+
+
 def training_identities(run: Path) -> set[str] | None:
     """Names of the persons that a training run learnt; None when the run does not tell.
 
@@ -166,14 +179,13 @@ def training_identities(run: Path) -> set[str] | None:
     record = read_run(run)
     own, cache = record.get("identities"), record.get("cache")
     if isinstance(own, str) and own:
-        path = run / own
-        if path.resolve().parent != run.resolve() or path.name != "identities.txt":
+        if own != "identities.txt" or file_of_run(run, own) is None:
             raise EvaluationError(
                 f"{run / RUN}: `identities` must be identities.txt, found {own!r}"
             )
         return set(read_identities(run))
     if isinstance(cache, str) and cache:
-        if not Path(cache).is_dir():
+        if not os.path.isdir(cache):  # noqa: PTH112 - a name that no file can have is none
             raise EvaluationError(
                 f"{run / RUN}: its training cache {cache} is gone, so shared persons cannot be "
                 "looked for; restore it, or put its identities.txt into the run directory and "

@@ -54,6 +54,9 @@ def test_lengths_and_heaps_that_the_file_cannot_hold_are_refused_before_any_room
         (start + 4, 8, 2**40, "points to no text at byte 1099511627776"),
         (start + 4, 8, place + 8, f"points to no text at byte {place + 8}"),
         (place + 8, 8, 2**33, f"points to no text at byte {place}"),
+        # The third object is what is free: with no length its end would never be reached.
+        (place + 16 + 24 + 24 + 8, 8, 0, f"its texts at byte {place} are damaged"),
+        (place + 16 + 8, 8, 2**20, f"its texts at byte {place} are damaged"),
     ):
         damaged = bytearray(pristine)
         damaged[at : at + width] = value.to_bytes(width, "little")
