@@ -6,12 +6,15 @@ into a thousandth of their size, or are as large as their header claims.
 
 from __future__ import annotations
 
+from typing import Any
+
 import h5py
 import numpy as np
 
 from faceguide.cache.hdf5_text import require_bounded_text
 
 _MAXIMUM_CHUNK = 1 << 28  # bytes, unpacked
+_MAXIMUM_ATTRIBUTE = 4096  # bytes
 
 
 def open_dataset(
@@ -50,3 +53,19 @@ def open_dataset(
     if dtype is None:
         require_bounded_text(dataset)
     return dataset
+
+
+def attribute(item: h5py.File | h5py.Dataset, name: str) -> Any:
+    """An attribute of fixed size, None where there is none.
+
+    Text of variable length counts as none: in a damaged file HDF5 may look for it forever.
+
+    Raises:
+        OSError, TypeError: when the file is damaged.
+    """
+    if name not in item.attrs:
+        return None
+    kind = item.attrs.get_id(name).dtype
+    if kind.hasobject or kind.itemsize > _MAXIMUM_ATTRIBUTE:
+        return None
+    return item.attrs[name]

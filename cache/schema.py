@@ -102,6 +102,6 @@ def columns(group: str, recipe: dict[str, Any]) -> tuple[Column, ...]:
 
 def _size(recipe: dict[str, Any], name: str, limit: int) -> int:
     value = recipe.get(name)
-    if not isinstance(value, int) or not 1 <= value <= limit:
+    if type(value) is not int or not 1 <= value <= limit:  # True is an int too
         raise CacheError(f"recipe: {name} must be a whole number from 1 to {limit}, found {value}")
     return value

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.files import append_digest, digest, digest_intact, replacing
+from faceguide.cache.hdf5 import attribute
 from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.cache.parts import WHOLE, shards_of
 from faceguide.evaluate.errors import EvaluationError, Unfinished
@@ -29,7 +30,7 @@ def write_arrays(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         with new_hdf5(temporary) as file:
-            file.attrs["key"] = key
+            file.attrs["key"] = np.bytes_(key.encode())
             file.attrs["digest"] = "behind"
             for name, values in arrays.items():
                 file.create_dataset(name, data=values)
@@ -49,7 +50,7 @@ def read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
         intact = digest_intact(path)
         if intact is False or (intact is None and "digest" in file.attrs):
             raise ValueError("changed since it was written")
-        if file.attrs.get("key") != key:
+        if attribute(file, "key") != key.encode():
             return None
         return {name: file[name][()] for name in file}
 
@@ -62,7 +63,7 @@ def is_there(path: Path, key: str) -> bool:
     Raises:
         EvaluationError: when the file cannot be opened.
     """
-    return bool(_read(path, lambda file: file.attrs.get("key") == key))
+    return bool(_read(path, lambda file: attribute(file, "key") == key.encode()))
 
 
 def _read(path: Path, take: Callable[[h5py.File], Any]) -> Any:

@@ -35,6 +35,7 @@ from faceguide.cache.files import (
     read_json,
     replacing,
 )
+from faceguide.cache.hdf5 import attribute
 from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.evaluate.errors import EvaluationError
 
@@ -200,7 +201,7 @@ def _require_intact(path: Path) -> None:
     if intact is None:
         with _opened(path) as file:
             intact = "digest" not in file.attrs and all(
-                _crc(dataset[:]) == int(dataset.attrs["crc32"]) for dataset in file.values()
+                _crc(dataset[:]) == attribute(dataset, "crc32") for dataset in file.values()
             )
     if not intact:
         raise EvaluationError(
@@ -211,7 +212,7 @@ def _require_intact(path: Path) -> None:
 def _rows_of(path: Path) -> NDArray[np.int64]:
     with _opened(path) as file:
         rows = np.asarray(file["row"][:], np.int64)
-        intact = rows.ndim == 1 and _crc(rows) == int(file["row"].attrs["crc32"])
+        intact = rows.ndim == 1 and _crc(rows) == attribute(file["row"], "crc32")
     if not intact:
         raise EvaluationError(
             f"{path}: row differs from its checksum; remove the file and run the same command again"

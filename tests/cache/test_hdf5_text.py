@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faceguide.cache.hdf5 import open_dataset
+from faceguide.cache.hdf5 import attribute, open_dataset
 from faceguide.cache.hdf5_text import require_bounded_text
 
 TEXT = h5py.string_dtype("utf-8")
@@ -75,3 +75,14 @@ def test_other_layouts_and_text_of_fixed_length_are_refused(tmp_path: Path) -> N
         file["key"] = np.array([b"a", b"b"], "S5")
     with h5py.File(path) as file, pytest.raises(ValueError, match=r"is \|S5 \(2,\), expected text"):
         open_dataset(file, "key", (2,), None)
+
+
+def test_attributes_of_variable_or_great_length_are_none(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        file.attrs["fixed"] = np.bytes_(b"key")
+        file.attrs["number"] = np.uint32(7)
+        file.attrs["text"] = "of variable length"
+        file.attrs["long"] = np.bytes_(b"a" * 5000)
+        assert attribute(file, "fixed") == b"key"
+        assert attribute(file, "number") == 7
+        assert attribute(file, "text") is attribute(file, "long") is attribute(file, "no") is None
