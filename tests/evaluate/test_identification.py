@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -241,8 +240,8 @@ def test_search_equals_the_whole_matrix(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_ten_thousand_by_ten_thousand_within_two_gibibytes(tmp_path: Path) -> None:
     random_store(tmp_path, 20_000, 512)
-    script = """
-import resource, sys, time
+    script = r"""
+import re, sys
 from pathlib import Path
 import numpy as np
 from faceguide.evaluate.identification import search, summarise
@@ -253,7 +252,8 @@ reader = FaceReader(FaceStore(next(Path(sys.argv[1]).glob("embeddings-*"))))
 gallery, probe = np.arange(0, 20_000, 2), np.arange(1, 20_000, 2)
 found = search(reader, Cosine(), gallery, gallery // 4, probe, probe // 4)
 rate = summarise(found, probe // 4, replicates=100, seed=0)["rank"]["1"]
-print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Since it was started; getrusage counts what the process was forked from, too.
+print(rate, re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
     result = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
@@ -261,4 +261,3 @@ print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     rate, kibibytes = map(float, result.stdout.split())
     assert rate > 0.99
     assert kibibytes < 2 * 1024**2
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >= kibibytes
