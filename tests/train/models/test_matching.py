@@ -116,10 +116,10 @@ def test_memory_is_that_of_blocks_and_scores() -> None:
             return result
 
     made = matcher("2.1", "common", 8, 7)
-    (probe, v_probe), (gallery, v_gallery) = draw(130, 0, 8, 7), draw(140, 1, 8, 7)
+    (probe, v_probe), (gallery, v_gallery) = draw(200, 0, 8, 7), draw(210, 1, 8, 7)
     with Watch():
         matching.match(made, probe, gallery, v_probe, v_gallery)
-    whole = 130 * 140 * 49 * 49 * 4
+    whole = 200 * 210 * 49 * 49 * 4
     assert matching.CPU_BLOCK_BYTES / 2 < largest < whole / 20
 
 
