@@ -7,6 +7,7 @@ drawn number of temporary files has been seen: between the write of a file and i
 from __future__ import annotations
 
 import functools
+import os
 import random
 import signal
 from pathlib import Path
@@ -93,7 +94,10 @@ def wait_for_files(folder: Path, count: int, running: Running) -> None:
     seen: set[str] = set()
     with running.ended() as ended:
         while len(seen) < count and not ended(0.0005):
-            seen.update(path.name for path in folder.rglob(f".*{TEMPORARY}"))
+            # Unlike rglob, walk does not mind folders that vanish while it looks.
+            for _, folders, files in os.walk(folder):
+                names = (*folders, *files)
+                seen.update(n for n in names if n.startswith(".") and n.endswith(TEMPORARY))
 
 
 CAMPAIGNS = {

@@ -47,7 +47,10 @@ def test_the_table_adds_up_and_one_lost_row_fails() -> None:
 
 def test_a_leak_of_one_per_cent_and_a_lost_handle_are_seen() -> None:
     flat = [
-        {"seconds": i, "resident": 1e9 + i % 3 * 1e6, "files": 9, "batches": i, "steps": i}
+        {
+            **{"seconds": i, "resident": 1e9 + i % 3 * 1e6, "held": 2e9},
+            **{"files": 9, "batches": i, "steps": i},
+        }
         for i in range(40)
     ]
     assert soak.judge(flat).passed
