@@ -303,7 +303,7 @@ def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.M
     try:
         with torch.device("meta"):  # sizes without memory
             sizes = [tensor.numel() for tensor in create(entry["name"], **arguments).parameters()]
-            stored = weights.stat().st_size if weights.is_file() else 0
+        stored = weights.stat().st_size if weights.is_file() else 0
         if sum(sizes) > max(stored, 1 << 20):
             raise ValueError(f"{sum(sizes)} numbers do not come out of {stored} bytes of weights")
         module: nn.Module = create(entry["name"], **arguments)

@@ -10,6 +10,7 @@ import pytest
 from tests.cache.builder import build
 
 from faceguide.cache.errors import CacheError
+from faceguide.cache.shard import is_done, sidecar_path
 from faceguide.cache.verify import verify
 
 
@@ -68,3 +69,14 @@ def test_stray_files_are_a_note(pristine: Path, tmp_path: Path) -> None:
     assert problems == []
     assert "faces-00001.h5.abc.tmp" in notes[0]
     assert "cache seal --clean" in notes[-1]
+
+
+def test_a_sidecar_that_cannot_be_read_is_not_one_that_is_missing(tmp_path: Path) -> None:
+    path = sidecar_path(tmp_path, "faces", 0)
+    assert not is_done(tmp_path, "faces", 0, {})
+    path.write_text("{")
+    assert not is_done(tmp_path, "faces", 0, {}), "damaged: made again"
+    path.unlink()
+    path.mkdir()  # the system refuses to read it
+    with pytest.raises(CacheError, match="cannot read"):
+        is_done(tmp_path, "faces", 0, {})

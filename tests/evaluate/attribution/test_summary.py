@@ -13,6 +13,7 @@ from faceguide.evaluate import block_files
 from faceguide.evaluate.attribution import blocks, summary
 from faceguide.evaluate.attribution.diagnosis import Limits
 from faceguide.evaluate.attribution.matched import Falsifiability
+from faceguide.evaluate.attribution.tables import pass_interval
 from faceguide.evaluate.errors import EvaluationError, Unfinished
 from faceguide.evaluate.pair_rows import PairRows
 
@@ -119,3 +120,10 @@ def test_methods_of_users_have_files_of_their_own(tmp_path: Path) -> None:
     path = blocks.maps_path(tmp_path, "my_methods:best/../x", 3)
     assert path.parent == tmp_path / "blocks"
     assert path.name == "maps-my_methods.best....x-00003.h5"
+
+
+def test_a_pass_rate_of_all_or_none_shows_what_so_many_pairs_can_tell() -> None:
+    counted = [0.88, 1.0]
+    for over_persons, shown in (([1.0, 1.0], counted), (None, counted), ([0.5, 0.9], [0.5, 0.9])):
+        found = {"pass_rate_cluster_interval": over_persons, "pass_rate_interval": counted}
+        assert pass_interval(found) == shown
