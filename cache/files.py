@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 import uuid
@@ -135,15 +134,6 @@ def open_for_library(path: Path) -> Iterator[Any]:
                 raise
         if remembering.error is not None:
             raise remembering.error
-
-
-def npz_bytes(**arrays: Any) -> bytes:
-    """Arrays as numpy's archive, made in memory: zipfile cannot be stopped when a disk is full."""
-    import numpy as np
-
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)
-    return stream.getvalue()
 
 
 def sync(path: Path) -> None:

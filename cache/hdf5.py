@@ -6,6 +6,7 @@ into a thousandth of their size, or are as large as their header claims.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import h5py
@@ -32,14 +33,7 @@ def open_dataset(
         ValueError: when it is another kind of thing; in words that follow the file's name.
         OSError: when the file is damaged.
     """
-    place = ""
-    for part in name.split("/"):
-        place = f"{place}/{part}".lstrip("/")
-        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
-            raise ValueError(f"{place} is missing or a link")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise ValueError(f"{name} is no dataset of this file")
+    dataset = own_dataset(file, name)
     try:
         kind = dataset.dtype
     except TypeError as error:  # a damaged type
@@ -52,6 +46,43 @@ def open_dataset(
         raise ValueError(f"{name} has chunks of {dataset.chunks}")
     if dtype is None:
         require_bounded_text(dataset)
+    return dataset
+
+
+def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """The dataset `name`, once its values lie in this file.
+
+    Raises:
+        ValueError: when it is another kind of thing; in words that follow the file's name.
+        OSError: when the file is damaged.
+    """
+    place = ""
+    for part in name.split("/"):
+        place = f"{place}/{part}".lstrip("/")
+        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
+            raise ValueError(f"{place} is missing or a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is no dataset of this file")
+    return dataset
+
+
+def contiguous_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """The dataset `name`, once all its values lie in one piece of this file.
+
+    So reading it takes no more memory than the file is long.
+
+    Raises:
+        ValueError: when it is another kind of thing; in words that follow the file's name.
+        OSError, TypeError: when the file is damaged.
+    """
+    dataset = own_dataset(file, name)
+    if dataset.shape is None or dataset.dtype.hasobject:
+        raise ValueError(f"{name} is no array of numbers")
+    size = math.prod(dataset.shape) * dataset.dtype.itemsize
+    start = dataset.id.get_offset()
+    if size and (start is None or start + size > file.id.get_filesize()):
+        raise ValueError(f"{name} does not lie in this file in one piece")
     return dataset
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.files import append_digest, digest, digest_intact, replacing
-from faceguide.cache.hdf5 import attribute
+from faceguide.cache.hdf5 import attribute, contiguous_dataset
 from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.cache.parts import WHOLE, shards_of
 from faceguide.evaluate.errors import EvaluationError, Unfinished
@@ -52,7 +52,7 @@ def read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
             raise ValueError("changed since it was written")
         if attribute(file, "key") != key.encode():
             return None
-        return {name: file[name][()] for name in file}
+        return {name: contiguous_dataset(file, name)[()] for name in file}
 
     return _read(path, take)
 

@@ -23,6 +23,7 @@ from faceguide.evaluate.scores import EMBEDDING, Matcher
 
 RANKS = (1, 5, 10, 20)
 FPIRS = (1e-3, 1e-2, 1e-1)
+SEARCH = "search.npz"
 _BLOCK_BYTES = 32 << 20  # of probes × persons
 
 
@@ -252,8 +253,13 @@ class _Rates:
         return np.array([*ranks, *rates])
 
 
-def cmc(found: Search, ranks: int = 100) -> NDArray[np.float64]:
-    """(ranks,) share of enrolled probes whose person is among the first 1, 2, … found."""
-    enrolled = found.rank[found.rank > 0]
+def cmc(rank: NDArray[np.int64], ranks: int = 100) -> NDArray[np.float64]:
+    """(ranks,) share of enrolled probes whose person is among the first 1, 2, … found.
+
+    Args:
+        rank: (P,) of `Search`.
+        ranks: how many.
+    """
+    enrolled = rank[rank > 0]
     counts = np.bincount(np.minimum(enrolled, ranks + 1), minlength=ranks + 2)[1 : ranks + 1]
     return np.cumsum(counts) / max(len(enrolled), 1)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.files import npz_bytes, write_bytes, write_json
+from faceguide.cache.archives import write_npz
+from faceguide.cache.files import write_json
 from faceguide.evaluate import fusion, ijb, ijb_faces, ijb_meta, templates
 from faceguide.evaluate.block_files import ScoreBlocks
 from faceguide.evaluate.embed import blocks_of, fill, unfinished
@@ -125,6 +126,6 @@ def run_ijb(
         "verification": verification,
         "identification": identified,
     }
-    write_bytes(run.out / "ijb_scores.npz", npz_bytes(**arrays))
+    write_npz(run.out / "ijb_scores.npz", **arrays)
     write_json(run.out / ijb.RECORD, record)
     return record

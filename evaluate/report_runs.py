@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.archives import read_npz
 from faceguide.cache.errors import FaceguideError
 from faceguide.cache.files import read_json
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.errors import EvaluationError
+from faceguide.evaluate.identification import SEARCH, cmc
 from faceguide.evaluate.reader import cached_visibility
 from faceguide.evaluate.run_directory import read_run
 from faceguide.evaluate.store import FaceStore
@@ -21,7 +23,6 @@ from faceguide.evaluate.tables import percent
 from faceguide.evaluate.verification import load_scores
 
 VERIFICATION, IDENTIFICATION, IJB = "verification", "identification", "ijb"
-CMC = "cmc.npy"
 _HIDDEN = np.array([214, 39, 40], np.float32)  # the colour laid over hidden cells
 
 
@@ -309,9 +310,14 @@ def _ijb(run: Path, about: dict[str, Any], record: dict[str, Any], hardest: int)
 
 
 def load_cmc(run: Path) -> NDArray[np.float64] | None:
-    """The identification rates at ranks 1, 2, …, or None when the file is not there."""
+    """The identification rates at ranks 1, 2, …, or None when no probe's person is enrolled.
+
+    Raises:
+        CacheError: when the file of the search is damaged.
+        EvaluationError: when there is none.
+    """
     try:
-        found: NDArray[np.float64] = np.load(run / CMC, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return found
+        rank = read_npz(run / SEARCH, ["rank"], "run the evaluation again")["rank"]
+    except FileNotFoundError:
+        raise EvaluationError(f"{run}: no {SEARCH}; run the evaluation again") from None
+    return cmc(rank) if (rank > 0).any() else None

@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.files import (
-    digest,
-    npz_bytes,
-    open_for_library,
-    replacing,
-    write_bytes,
-    write_json,
-)
+from faceguide.cache.archives import write_npz
+from faceguide.cache.files import digest, write_json
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import fusion, galleries, identification, strata, verification
 from faceguide.evaluate.block_files import ScoreBlocks
@@ -36,7 +30,6 @@ from faceguide.evaluate.prepare import (
     shared_identities,
 )
 from faceguide.evaluate.reader import score_pairs_by_blocks
-from faceguide.evaluate.report_runs import CMC
 
 
 def run_embed(
@@ -171,7 +164,7 @@ def run_identification(
 ) -> dict[str, Any]:
     """Search probes in a gallery and summarise the search.
 
-    Writes run.json, identification.json, search.npz, cmc.npy and, if need be, left_out.csv.
+    Writes run.json, identification.json, search.npz and, if need be, left_out.csv.
 
     Args:
         lists: gallery and probe CSV, or None: one image per identity is enrolled.
@@ -254,7 +247,8 @@ def _strata(
 
 
 def _save_search(out: Path, task: Galleries, found: identification.Search) -> None:
-    archive = npz_bytes(
+    write_npz(
+        out / identification.SEARCH,
         probe=task.probe,
         person=task.probe_person,
         rank=found.rank,
@@ -262,10 +256,6 @@ def _save_search(out: Path, task: Galleries, found: identification.Search) -> No
         top=found.top,
         top_person=found.top_person,
     )
-    write_bytes(out / "search.npz", archive)
-    if (found.rank > 0).any():
-        with replacing(out / CMC) as temporary, open_for_library(temporary) as file:
-            np.save(file, identification.cmc(found))
 
 
 def _leak(cache: FaceCache, network: Network, rows: Any) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from faceguide.cache.files import (
     read_json,
     replacing,
 )
-from faceguide.cache.hdf5 import attribute
+from faceguide.cache.hdf5 import attribute, contiguous_dataset
 from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.evaluate.errors import EvaluationError
 
@@ -174,7 +174,7 @@ class FaceStore:
             _require_intact(block.path)
         if column not in block.arrays:
             with _opened(block.path) as file:
-                dataset = file[column]
+                dataset = contiguous_dataset(file, column)
                 block.arrays[column] = np.memmap(
                     block.path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape
                 )
@@ -201,7 +201,8 @@ def _require_intact(path: Path) -> None:
     if intact is None:
         with _opened(path) as file:
             intact = "digest" not in file.attrs and all(
-                _crc(dataset[:]) == attribute(dataset, "crc32") for dataset in file.values()
+                _crc(dataset[:]) == attribute(dataset, "crc32")
+                for dataset in (contiguous_dataset(file, name) for name in file)
             )
     if not intact:
         raise EvaluationError(
@@ -211,8 +212,9 @@ def _require_intact(path: Path) -> None:
 
 def _rows_of(path: Path) -> NDArray[np.int64]:
     with _opened(path) as file:
-        rows = np.asarray(file["row"][:], np.int64)
-        intact = rows.ndim == 1 and _crc(rows) == attribute(file["row"], "crc32")
+        dataset = contiguous_dataset(file, "row")
+        rows = np.asarray(dataset[:], np.int64)
+        intact = rows.ndim == 1 and _crc(rows) == attribute(dataset, "crc32")
     if not intact:
         raise EvaluationError(
             f"{path}: row differs from its checksum; remove the file and run the same command again"

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.archives import read_npz, write_npz
 from faceguide.cache.console import printable
-from faceguide.cache.files import append_digest, digest_intact, npz_bytes, replacing
+from faceguide.cache.files import replacing
 from faceguide.evaluate.bootstrap import verification_intervals
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.folds import (
@@ -154,7 +155,8 @@ def save_scores(
         correct: (N,) right decisions.
         people: (N, 2).
     """
-    archive = npz_bytes(
+    write_npz(
+        out / SCORES,
         listed=np.array(listed),
         number=number,
         probe=probe,
@@ -164,30 +166,22 @@ def save_scores(
         correct=correct,
         people=people,
     )
-    with replacing(out / SCORES) as temporary:
-        temporary.write_bytes(archive)
-        append_digest(temporary)
 
 
 def load_scores(run: Path) -> dict[str, NDArray[Any]]:
     """What `save_scores` wrote.
 
     Raises:
-        EvaluationError: when the run has none, or the file is damaged.
+        EvaluationError: when the run has none.
+        CacheError: when the file is damaged.
     """
-    path = run / SCORES
+    names = ("listed", "number", "probe", "reference", "same", "score", "correct", "people")
     try:
-        if not digest_intact(path):
-            raise ValueError("changed since it was written")
-        with np.load(path, allow_pickle=False) as file:
-            names = ("listed", "number", "probe", "reference", "same", "score", "correct", "people")
-            return {name: file[name] for name in names}
+        return read_npz(run / SCORES, names, "run the evaluation again")
     except FileNotFoundError:
         raise EvaluationError(
             f"{run}: no {SCORES}; expected a run of `evaluate verification`"
         ) from None
-    except Exception as error:  # a damaged archive raises almost anything
-        raise EvaluationError(f"{path}: not readable ({error}); run the evaluation again") from None
 
 
 def write_left_out(out: Path, left_out: list[LeftOut]) -> dict[str, Any]:

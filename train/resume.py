@@ -12,6 +12,7 @@ from torch import Tensor
 
 from faceguide.cache.files import append_digest, digest_intact, open_for_library, replacing
 from faceguide.train.errors import TrainError
+from faceguide.train.models.torch_files import load_tensors
 
 FORMAT = 2  # 1 had no digest behind it
 
@@ -61,7 +62,7 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
     """Read the file, or None when there is none.
 
     Args:
-        path: of the file; no code in it is run (`weights_only`).
+        path: of the file; no code in it is run.
         recipe: digest of this run's settings.
 
     Raises:
@@ -73,7 +74,7 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
         intact = digest_intact(path)
         if intact is False:
             raise ValueError("changed since it was written")
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path, strict=True)
         version = found.pop("format")
         if version not in (1, FORMAT) or (version == FORMAT and intact is None):
             raise ValueError("another format, or changed since it was written")

@@ -6,7 +6,6 @@ and the rank alone, and gives each rank the same number of batches.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from faceguide.cache.files import append_digest, digest_intact, npz_bytes, replacing
+from faceguide.cache.archives import read_npz, write_npz
 from faceguide.cache.stream import Order
 from faceguide.train.errors import TrainError
 
@@ -146,10 +145,7 @@ class GraphBatches:
             nearest = self._kept()
             if not len(nearest):
                 nearest = self._compared()
-                archive = npz_bytes(epoch=self._epoch, seed=self.seed, neighbours=nearest)
-                with replacing(self.keep) as temporary:
-                    temporary.write_bytes(archive)
-                    append_digest(temporary)
+                write_npz(self.keep, epoch=self._epoch, seed=self.seed, neighbours=nearest)
         if self.world > 1:
             shared = torch.from_numpy(nearest)
             if dist.get_backend() == "nccl":
@@ -160,19 +156,11 @@ class GraphBatches:
 
     def _kept(self) -> Rows:
         """The neighbours in the file, if they are of this epoch; else none."""
+        remedy = "remove it to compare the persons anew, which changes the rest of this epoch"
         if self.keep.exists():
-            if not digest_intact(self.keep):
-                raise TrainError(
-                    f"{self.keep}: changed since it was written; remove it to compare the persons "
-                    "anew, which changes the rest of this epoch"
-                )
-            try:
-                with np.load(self.keep, allow_pickle=False) as kept:
-                    if int(kept["epoch"]) == self._epoch and int(kept["seed"]) == self.seed:
-                        found: Rows = kept["neighbours"]
-                        return found
-            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-                raise TrainError(f"{self.keep}: not readable ({error}); remove it") from None
+            kept = read_npz(self.keep, ("epoch", "seed", "neighbours"), remedy)
+            if int(kept["epoch"]) == self._epoch and int(kept["seed"]) == self.seed:
+                return kept["neighbours"]
         return np.empty((0, self._per_batch), np.int64)
 
     def _compared(self) -> Rows:

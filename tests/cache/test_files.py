@@ -10,14 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import (
     digest_intact,
     file_sha256,
-    npz_bytes,
     open_for_library,
     publish,
     read_json,
@@ -102,13 +100,6 @@ def test_a_library_that_hides_what_the_system_said(tmp_path: Path) -> None:
     with replacing(path) as temporary, open_for_library(temporary) as file:
         save(file)
     assert path.read_bytes() == b"half"
-
-
-@pytest.mark.parametrize("size", [5, 100_000])
-def test_numpy_archives_are_equal_bytes(tmp_path: Path, size: int) -> None:
-    values = np.arange(size)
-    np.savez(tmp_path / "plain.npz", values=values)
-    assert npz_bytes(values=values) == (tmp_path / "plain.npz").read_bytes()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

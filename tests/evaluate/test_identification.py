@@ -78,7 +78,7 @@ def test_rates_by_hand() -> None:
     assert record["refused"]["tpir 1e-2"] == (
         "needs 1,000 probes of persons that are not enrolled, found 101"
     )
-    np.testing.assert_allclose(cmc(found)[[0, 1, 6]], [0.5, 0.75, 1.0])
+    np.testing.assert_allclose(cmc(found.rank)[[0, 1, 6]], [0.5, 0.75, 1.0])
 
 
 @given(st.integers(0, 2**31), st.integers(100, 400))

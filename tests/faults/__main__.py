@@ -1,7 +1,7 @@
 """`python -m tests.faults`: inject every fault, print the closing table, fail unless all survived.
 
 Each campaign writes its counts to --out when it has ended; running the command again goes on with
-those that are missing.
+those that are missing. Inputs that a parser did not survive are left in --out/failed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(out: Path, only: tuple[str, ...], scale: float, seed: int) -> None:
             click.echo(f"{name}: done before ({record})", err=True)
         else:
             try:
-                _one(name, known[name], scale, seed).save(record)
+                _one(name, known[name], scale, seed, out / "failed").save(record)
             except UnavailableError as error:
                 click.echo(f"{name}: not run here: {error}", err=True)
                 continue
@@ -76,7 +76,7 @@ def main(out: Path, only: tuple[str, ...], scale: float, seed: int) -> None:
         sys.exit(1)
 
 
-def _one(name: str, campaign: Campaign, scale: float, seed: int) -> Counts:
+def _one(name: str, campaign: Campaign, scale: float, seed: int, failed: Path) -> Counts:
     count = max(1, round(campaign.full * scale))
     click.echo(f"{name}: {count} …", err=True)
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -84,6 +84,8 @@ def _one(name: str, campaign: Campaign, scale: float, seed: int) -> Counts:
     try:
         counts = campaign.run(count, seed, folder)
     finally:
+        if (folder / "failed").is_dir():  # inputs that a parser did not survive
+            shutil.copytree(folder / "failed", failed, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
     return replace(counts, seconds=time.monotonic() - began)
 

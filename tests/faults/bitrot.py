@@ -22,11 +22,14 @@ from tests.cache.builder import build
 from tests.faults.counts import Campaign, Counts
 
 from faceguide.cache import FaceCache, Stream
+from faceguide.cache.archives import write_npz
 from faceguide.cache.errors import CacheError, FaceguideError
 from faceguide.cache.files import read_json
 from faceguide.cache.verify import verify
 from faceguide.evaluate.attribution.blocks import table_path
 from faceguide.evaluate.block_files import read_arrays, write_arrays
+from faceguide.evaluate.identification import SEARCH
+from faceguide.evaluate.report_runs import load_cmc
 from faceguide.evaluate.run_directory import read_run
 from faceguide.evaluate.store import FaceStore
 from faceguide.evaluate.verification import load_scores, save_scores
@@ -202,6 +205,7 @@ def _evaluation(directory: Path) -> list[Kind]:
         correct=place >= 0,
         people=np.stack([place, place], 1),
     )
+    write_npz(directory / SEARCH, rank=place)
     return [
         Kind("embeddings", (*blocks, blocks[0].with_name("key.json")), partial(_refused, stored)),
         Kind("attribution blocks", (table,), partial(_refused, lambda at: read_arrays(at, "k"))),
@@ -209,6 +213,7 @@ def _evaluation(directory: Path) -> list[Kind]:
             "scores", (directory / "scores.npz",),
             partial(_refused, lambda path: load_scores(path.parent)),
         ),
+        Kind("search", (directory / SEARCH,), partial(_refused, lambda at: load_cmc(at.parent))),
     ]  # fmt: skip
 
 

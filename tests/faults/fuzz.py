@@ -124,7 +124,10 @@ def folder_name(name: str) -> str:
 
 
 def inputs_of(parser: Parser, count: int, seed: int, folder: Path) -> list[bytes]:
-    """The corpus of a parser, then `count` fresh inputs; the same for the same seed."""
+    """The corpus of a parser, then `count` fresh inputs.
+
+    The same for the same seed, except for the addresses that torch writes into old checkpoints.
+    """
     seeds = parser.seeds(folder)
     kept = sorted((CORPUS / folder_name(parser.name)).glob("*"))
     rng = random.Random(f"{seed} {parser.name}")

@@ -29,6 +29,7 @@ from tests.faults.mutations import BYTES, JSON, TEXT, Mutator
 from tests.preprocess import recordio_writer
 
 from faceguide.cache import verification_bin
+from faceguide.cache.archives import read_npz, write_npz
 from faceguide.cache.errors import FaceguideError
 from faceguide.cache.files import append_digest, json_bytes, read_json, write_json
 from faceguide.cache.manifest import failures, seal
@@ -376,6 +377,7 @@ def _read_cache(name: str, folder: Path, data: bytes) -> object:
 
 def _checkpoints(folder: Path) -> list[bytes]:
     out = []
+    torch.manual_seed(0)
     weights = create("occlusion_head", channels=8).state_dict()
     floats = {key: value for key, value in weights.items() if value.is_floating_point()}
     for content in (
@@ -391,7 +393,8 @@ def _checkpoints(folder: Path) -> list[bytes]:
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(out[0])) as old, zipfile.ZipFile(stream, "w") as packed:
         for entry in old.infolist():
-            packed.writestr(entry.filename, old.read(entry), zipfile.ZIP_DEFLATED)
+            undated = zipfile.ZipInfo(entry.filename)
+            packed.writestr(undated, old.read(entry), zipfile.ZIP_DEFLATED)
     return [*out, stream.getvalue()]
 
 
@@ -405,12 +408,14 @@ def _read_checkpoint(suffix: str, folder: Path, data: bytes) -> object:
 def _safetensors(folder: Path) -> list[bytes]:
     from safetensors.torch import save
 
+    torch.manual_seed(0)
     state = create("occlusion_head", channels=8).state_dict()
     weights = {key: value.contiguous() for key, value in state.items()}
     return [save(weights, {"arch": "x"}), safetensors_bytes(weights, {"arch": "x"})]
 
 
 def _states(folder: Path) -> list[bytes]:
+    torch.manual_seed(0)
     module = create("occlusion_head", channels=8)
     optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
     state = TrainingState(
@@ -440,6 +445,7 @@ def _runs(folder: Path) -> list[bytes]:
                                          "arguments": {"channels": 8}}},
               map=7, identities="identities.txt", cache="cache")  # fmt: skip
     (folder / "run" / "identities.txt").write_text("Ann\nBob\n")
+    torch.manual_seed(0)
     torch.save(create("occlusion_head", channels=8).state_dict(), folder / "run" / "o.pt")
     record = read_json(folder / "run" / "run.json")
     return [json_bytes(record), json.dumps({"models": record["models"], "map": 7}).encode()]
@@ -479,6 +485,18 @@ def _read_block(folder: Path, data: bytes) -> object:
         store = FaceStore(folder / "embeddings")
         store.read("embedding", store.rows("embedding"))
     return read_arrays(folder / "t.h5", "k")
+
+
+def _archives(folder: Path) -> list[bytes]:
+    write_npz(folder / "a.npz", rank=np.arange(5), name=np.array("x"))
+    return [(folder / "a.npz").read_bytes()[:-83]]
+
+
+def _read_archive(folder: Path, data: bytes) -> object:
+    path = folder / "a.npz"
+    path.write_bytes(data)
+    append_digest(path)
+    return read_npz(path, ["rank", "name"], "make it again")
 
 
 def _scales(folder: Path) -> list[bytes]:
@@ -564,6 +582,7 @@ ALL = (
     Parser("last.pt", _states, _read_state, BYTES),
     Parser("run.json", _runs, _read_run, JSON),
     Parser("blocks", _blocks, _read_block, BYTES),
+    Parser("npz", _archives, _read_archive, BYTES),
     Parser("fusion.json", _scales, _read_scales, JSON),
     Parser("gallery", _galleries, _read_gallery, TEXT),
 )

@@ -27,11 +27,11 @@ from faceguide.cache.errors import CacheError, FaceguideError
 from faceguide.cache.files import append_digest, file_sha256, read_json, write_json
 from faceguide.cache.manifest import failures
 from faceguide.cache.verify import verify
+from faceguide.evaluate.block_files import read_arrays
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.network import load_network
 from faceguide.evaluate.verification import load_scores
 from faceguide.preprocess.mask_files import MaskError, MaskFinder
-from faceguide.train.errors import TrainError
 from faceguide.train.models.checkpoint import read_state
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.resume import load_state
@@ -157,6 +157,25 @@ def test_values_of_another_file_are_not_read_through_a_shard(cache: Path) -> Non
         FaceCache.open(cache).read([0], ["label"])
 
 
+def test_blocks_of_scores_show_no_other_file_and_unpack_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(range(1, 97)))
+    outside = [(str(tmp_path / "secret"), 0, 96)]
+    wrong: list[dict[str, Any]] = [
+        {"shape": (12,), "external": outside},
+        {"shape": (1 << 40,)},
+        {"shape": (1 << 28,), "chunks": (1 << 20,), "compression": "gzip"},
+        {"shape": (2,), "dtype": h5py.string_dtype()},
+    ]
+    for number, settings in enumerate(wrong):
+        path = tmp_path / f"{number}.h5"
+        with h5py.File(path, "w") as file:
+            file.attrs["key"] = np.bytes_(b"k")
+            file.create_dataset("maps", **{"dtype": "<f8", **settings})
+        append_digest(path)
+        with pytest.raises(EvaluationError, match=r"\.h5: not readable as HDF5 \(maps (is|does)"):
+            read_arrays(path, "k")
+
+
 def test_a_shard_of_absurd_size_is_refused_unread(cache: Path) -> None:
     def bomb(file: h5py.File) -> None:
         del file["image"]
@@ -258,5 +277,5 @@ def test_a_damaged_file_of_neighbours_is_refused(tmp_path: Path) -> None:
     kept.write_bytes(b"PK")
     rows = np.arange(24)
     graph = GraphBatches(rows, rows // 4, 8, lambda chosen: np.eye(len(chosen)), kept)
-    with pytest.raises(TrainError, match="remove it to compare the persons anew"):
+    with pytest.raises(CacheError, match="remove it to compare the persons anew"):
         graph.neighbours()

@@ -1,17 +1,7 @@
-"""Read weights files that others wrote, without running anything that is in them.
-
-A plain state_dict loads through torch's own restricted reader. A training checkpoint (Lightning)
-also carries settings and callbacks of classes that may not be installed here: for those a second
-reader keeps tensors and plain containers and puts an inert object in the place of everything
-else. No class or function that a file names is ever looked up, except the few that make tensors.
-"""
+"""Weights from files that others wrote, into a network of ours."""
 
 from __future__ import annotations
 
-import collections
-import pickle
-import types
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +12,7 @@ from torch import Tensor, nn
 
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.safetensors_file import read_safetensors
+from faceguide.train.models.torch_files import load_tensors
 
 # Last layers whose shape follows the number of classes: another number drops them.
 CLASS_LAYERS = ("kernel", "head.kernel", "fc.weight", "fc.bias")
@@ -29,84 +20,18 @@ CLASS_LAYERS = ("kernel", "head.kernel", "fc.weight", "fc.bias")
 STATE_KEYS = ("state_dict", "model", "model_state", "net")
 
 
-class _Inert:
-    """Stands where a file names a class that is not loaded: it can be built and filled only."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
-        return _Inert()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-    def add(self, value: Any) -> None:
-        pass
-
-
-_TENSOR_MAKERS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch", "Size"): torch.Size,
-}
-
-
-class _TensorsOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        return _TENSOR_MAKERS.get((module, name), _Inert)
-
-
-def _tensors_only(path: Path) -> Any:
-    reader = types.ModuleType("faceguide_tensors_only")
-    reader.Unpickler = _TensorsOnly  # type: ignore[attr-defined]
-    # weights_only=False means "through the reader that is given here", which is stricter.
-    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
-
-
 def _load(path: Path) -> Any:
     try:
-        _require_unpacked(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except FileNotFoundError:
         raise CheckpointError(f"no weights file {path}") from None
     except IsADirectoryError:
         raise CheckpointError(f"expected a weights file, found the folder {path}") from None
-    except CheckpointError:
-        raise
-    except Exception as fault:  # a damaged pickle raises almost anything
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(
-                f"expected weights written by torch.save (version 1.6 or later), found "
-                f"something else in {path}: {_first_line(fault)}"
-            ) from None
-    try:
-        return _tensors_only(path)
-    except Exception as fault:  # a foreign file may fail in any way; none of its code has run
-        raise CheckpointError(f"no tensors can be read from {path}: {_first_line(fault)}") from None
-
-
-def _require_unpacked(path: Path) -> None:
-    """torch.save packs nothing; a packed file may be a thousandth of what it unpacks to."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as file:
-        entries = file.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(f"{path}: is a packed archive; expected a file that torch.save wrote")
+    except Exception as fault:  # a damaged file raises almost anything; none of its code has run
+        raise CheckpointError(
+            f"expected weights written by torch.save, found something else in {path}: "
+            f"{_first_line(fault)}"
+        ) from None
 
 
 def _first_line(fault: BaseException) -> str:
