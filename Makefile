@@ -23,8 +23,10 @@ $(STAMP): setup.cfg constraints.txt
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh bench/demo.sh demo
 
+# A file's tests stay in one process: they share what is dear to make. One thread each, for torch's
+# threads would wait for each other.
 test: $(STAMP)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check

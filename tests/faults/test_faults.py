@@ -15,7 +15,7 @@ CAMPAIGNS = kills.CAMPAIGNS | failing_calls.CAMPAIGNS | full_disk.CAMPAIGNS | tw
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("kill: prep landmarks", 2),
+        ("kill: prep landmarks", 20),
         ("kill: evaluate verification", 2),
         ("refused writes: prep guidance", 4),
         ("refused reads: prep guidance", 1),

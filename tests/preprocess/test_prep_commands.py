@@ -464,36 +464,3 @@ def test_sigterm_stops_cleanly_and_the_same_command_goes_on(
         assert "Traceback" not in said
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert content(cache) == content(made[0])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_twenty_kills_leave_the_same_bytes(
-    made: tuple[Path, dict[str, object]], demo: Path, tmp_path: Path
-) -> None:
-    """SIGKILL at random moments, resume, and the shards equal those of an undisturbed run."""
-    directory, _ = made
-    rng = np.random.default_rng(0)
-    cache = tmp_path / "cache"
-    command = [
-        *PREP, "landmarks", str(demo / "photos"), "--out", str(cache), "--shard-rows", "5",
-        "--jobs", "1", "--allow-failures",
-    ]  # fmt: skip
-    started = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    whole = time.monotonic() - started
-    kills = 0
-    while kills < 20:
-        shutil.rmtree(cache, ignore_errors=True)
-        for _ in range(4):
-            running = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-            time.sleep(rng.uniform(0.3, 1.0) * whole)
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGKILL)
-                kills += 1
-            running.wait()
-        subprocess.run(command, check=True, capture_output=True)
-        assert content(cache) == content(directory)
