@@ -44,7 +44,7 @@ def write_error(path: Path, error: OSError) -> CacheError:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """A read that the system refuses names no file by itself: here it does.
 
     Raises:
@@ -221,7 +221,7 @@ def publish(path: Path, data: bytes) -> bool:
 
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with _reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -238,7 +238,7 @@ def append_digest(path: Path) -> None:
 
 def digest_intact(path: Path) -> bool | None:
     """Whether a file's bytes are those before `append_digest`; None without a digest."""
-    with _reading(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) - _TRAILER_BYTES
         if size < 0:
             return None

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
+from faceguide.cache.files import reading
 from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.schema import Column
 
@@ -174,13 +175,13 @@ class _AddressRange:
         """Map part of a file at a position of the range.
 
         Raises:
-            CacheError: when the system refuses.
+            OSError: when the system refuses.
         """
         flags = _MAP_SHARED | _MAP_FIXED
         address = self._base + position
         if self._map(address, length, _PROT_READ, flags, descriptor, offset) is None:
-            reason = os.strerror(ctypes.get_errno())
-            raise CacheError(f"cannot map {length} bytes of a shard: {reason}")
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def array(self, spec: Column, rows: int) -> NDArray[Any]:
         """A read-only array over the range; it keeps the range alive."""
@@ -229,7 +230,10 @@ class MappedColumn:
             position = first * self.spec.row_bytes - before
             descriptor = open_checked(path, size)
             try:
-                self._addresses.place(position, end - start + before, descriptor, start - before)
+                with reading(path):
+                    self._addresses.place(
+                        position, end - start + before, descriptor, start - before
+                    )
             finally:
                 os.close(descriptor)
 
@@ -266,7 +270,8 @@ class SplitColumn:
             shape = (self._rows[shard], *spec.shape)
             if self._offsets is not None:
                 start = self._offsets[shard][spec.name]
-                view = np.memmap(path, spec.dtype, "r", start, shape)
+                with reading(path):
+                    view = np.memmap(path, spec.dtype, "r", start, shape)
                 self._readers[shard] = lambda slots: view[slots]
             else:
                 with _damage(path):
@@ -301,7 +306,8 @@ class EncodedRows:
     def _map(self, shard: int) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         descriptor = open_checked(self._paths[shard], self._sizes[shard])
         try:
-            whole = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+            with reading(self._paths[shard]):
+                whole = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         finally:
             os.close(descriptor)
         place, rows = self._offsets[shard], self._rows[shard]

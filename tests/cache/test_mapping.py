@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cache.builder import build
 
-from faceguide.cache import FaceCache
+from faceguide.cache import FaceCache, mapping
+from faceguide.cache.errors import CacheError
 from faceguide.cache.mapping import MappedColumn, SplitColumn, place_shards
 from faceguide.cache.shard import ALIGNMENT
 
@@ -83,6 +86,25 @@ def test_every_way_to_read_gives_the_same_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize(("store", "way"), [("raw", "all"), ("raw", "split"), ("jpeg", "all")])
+def test_a_map_that_the_system_refuses_names_the_shard(
+    store: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, rows=20, shard_rows=8, store=store)
+    if way == "split":
+        monkeypatch.setattr(mapping, "place_shards", lambda *_: None)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    # A file that may be written only cannot be mapped for reading; numpy opens it by itself.
+    monkeypatch.setattr(mapping, "open_checked", lambda path, _: os.open(path, os.O_WRONLY))
+    monkeypatch.setattr(mmap, "mmap", refused)
+    cache = FaceCache.open(tmp_path)
+    with pytest.raises(CacheError, match=r"faces-0000\d\.h5: cannot read: .*(again|owner)"):
+        cache.read(np.arange(20), ["image"])
+
+
 def test_few_addresses_are_enough(tmp_path: Path) -> None:
     """A batch system that limits the address space of a process still gets its rows."""
     build(tmp_path / "cache", rows=200, shard_rows=32)
