@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from faceguide.cache.errors import CacheError
 from faceguide.cache.files import append_digest, digest_intact, open_for_library, replacing
 from faceguide.train.errors import TrainError
 from faceguide.train.models.torch_files import load_tensors
@@ -66,7 +67,8 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
         recipe: digest of this run's settings.
 
     Raises:
-        TrainError: when it cannot be read, was changed since, or belongs to other settings.
+        TrainError: when it is damaged, was changed since, or belongs to other settings.
+        CacheError: when the system refuses to read it.
     """
     if not path.exists():
         return None
@@ -81,6 +83,8 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
         state = TrainingState(**found)
         if not _sound(state):
             raise ValueError("a field is of another kind")
+    except CacheError:  # the disk failed: the file itself may be whole
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise TrainError(

@@ -57,7 +57,7 @@ def campaign(reading: bool, name: str, count: int, seed: int, folder: Path) -> C
             continue
         what = re.sub(r"[0-9a-f]{32}", "*", hit[0].split(" = ")[0].partition(" ")[2])
         where = str(one.world.folder)
-        tally.judge(f"{error} of {what}", status, traced.running.said, where=where)
+        tally.judge(f"{error} of {what}", status, traced.running.said, where=where, reading=reading)
     return tally.counts(calls=len(sites), missed=missed)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from faceguide.cache.errors import CacheError
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.safetensors_file import read_safetensors
 from faceguide.train.models.torch_files import load_tensors
@@ -27,6 +28,8 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"no weights file {path}") from None
     except IsADirectoryError:
         raise CheckpointError(f"expected a weights file, found the folder {path}") from None
+    except CacheError:  # the disk failed: the file itself may be whole
+        raise
     except Exception as fault:  # a damaged file raises almost anything; none of its code has run
         raise CheckpointError(
             f"expected weights written by torch.save, found something else in {path}: "
@@ -53,7 +56,8 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         Name → tensor. The head of an AdaFace checkpoint stays under `head.`.
 
     Raises:
-        CheckpointError: when the file is missing, unreadable or holds no tensors.
+        CheckpointError: when the file is missing, damaged or holds no tensors.
+        CacheError: when the system refuses to read it.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

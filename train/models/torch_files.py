@@ -20,8 +20,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from faceguide.cache.files import reading
+
 # What pickle.dumps(torch.serialization.MAGIC_NUMBER, 2) gives: files before torch 1.6 begin so.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+_ZIP = b"PK\x03\x04"
 
 
 class _Inert:
@@ -107,6 +110,7 @@ def load_tensors(path: Path, *, strict: bool = False) -> Any:
 
     Raises:
         pickle.UnpicklingError: for another kind of file, a packed one, and a program.
+        CacheError: when the system refuses to read it.
         Exception: of almost any kind, when the file is damaged.
     """
     unpickler = _Strict if strict else _TensorsOnly
@@ -114,13 +118,15 @@ def load_tensors(path: Path, *, strict: bool = False) -> Any:
     reader.Unpickler = unpickler  # type: ignore[attr-defined]
     reader.load = lambda file, **settings: unpickler(file, **settings).load()  # type: ignore[attr-defined]
     source: Path | io.BytesIO = path
-    if zipfile.is_zipfile(path):
+    with reading(path), path.open("rb") as file:
+        head = file.read(len(_LEGACY))
+    if head.startswith(_ZIP):
         _require_plain(path)
-    else:
+    elif head == _LEGACY:
         # From memory: of a file on the disk torch would try whether it is a tar, and unpack that.
         source = io.BytesIO(path.read_bytes())
-        if not source.getbuffer()[: len(_LEGACY)] == _LEGACY:
-            raise pickle.UnpicklingError("it was not written by torch.save")
+    else:
+        raise pickle.UnpicklingError("it was not written by torch.save")
     # weights_only=False means "by the reader that is given here", which is stricter.
     return torch.load(source, map_location="cpu", weights_only=False, pickle_module=reader)
 

@@ -8,13 +8,17 @@ import pickle
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from faceguide.cache.errors import CacheError
+from faceguide.train.models.checkpoint import read_state
 from faceguide.train.models.torch_files import load_tensors
+from faceguide.train.resume import load_state
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -162,3 +166,14 @@ def test_a_place_in_the_memo_takes_no_memory(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert load_tensors(path) == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB
+
+
+@pytest.mark.parametrize("read", [load_tensors, read_state, lambda path: load_state(path, "")])
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "last.pt"
+    path.symlink_to("/proc/self/mem")  # there is nothing at its beginning: reading gives EIO
+    with pytest.raises(CacheError, match=r"last\.pt: cannot read: ") as refused:
+        read(path)
+    assert "remove" not in str(refused.value)
