@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tests.faults import failing_calls, full_disk, kills, soak, two_runs
 from tests.faults.counts import Campaign, Counts, UnavailableError, table
+from tests.faults.refused import Tally
+from tests.faults.stages import Undisturbed
 
 CAMPAIGNS = kills.CAMPAIGNS | failing_calls.CAMPAIGNS | full_disk.CAMPAIGNS | two_runs.CAMPAIGNS
 
@@ -30,6 +32,25 @@ def test_a_sample_is_survived(name: str, count: int, tmp_path: Path) -> None:
     except UnavailableError as error:
         pytest.skip(str(error))
     assert counts.passed, counts
+
+
+@pytest.mark.slow
+def test_a_refused_read_is_harmless_only_where_the_result_is_whole() -> None:
+    one = Undisturbed.measure("prep guidance")
+    tally = Tally(one)
+
+    def judge(reading: bool, damage: bool) -> None:
+        one.begin()
+        assert one.start().finish() == 0
+        if damage:
+            next(one.world.work.rglob("guidance-*.h5")).write_bytes(b"half")
+        tally.judge("a call", 0, "", where="", reading=reading)
+
+    judge(reading=True, damage=False)
+    assert (tally.injected, tally.survived) == (1, 1)
+    judge(reading=True, damage=True)
+    judge(reading=False, damage=False)
+    assert (tally.injected, tally.survived) == (3, 1)
 
 
 def test_the_table_adds_up_and_one_lost_row_fails() -> None:

@@ -30,9 +30,6 @@ _ZIP = b"PK\x03\x04"
 class _Inert:
     """Stands where a file names a class that is not loaded: it can be built and filled only."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
-        return super().__new__(cls)
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
