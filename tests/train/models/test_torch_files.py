@@ -17,6 +17,7 @@ import torch
 
 from faceguide.cache.errors import CacheError
 from faceguide.train.models.checkpoint import read_state
+from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.torch_files import load_tensors
 from faceguide.train.resume import load_state
 
@@ -88,21 +89,25 @@ def test_a_program_is_not_loaded(tmp_path: Path, strict: bool) -> None:
 def test_a_tar_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A name that begins as torch's files do: a tar none the less.
     path = tmp_path / "a.pt"
-    with tarfile.open(path, "w", encoding="latin-1") as tar:
-        name = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e").decode("latin-1")
+    begin = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as tar:
+        name = begin.decode("latin-1")
         for entry in (name, "storages", "tensors"):
             about = tarfile.TarInfo(entry)
             about.size = 3
             tar.addfile(about, io.BytesIO(b"abc"))
 
-    def unpacked(*_: Any, **__: Any) -> None:
-        raise AssertionError("it was unpacked")
+    assert path.read_bytes().startswith(begin)
 
-    monkeypatch.setattr(tarfile.TarFile, "extract", unpacked)
-    with pytest.raises(AssertionError, match="it was unpacked"):
-        torch.load(path, weights_only=False)  # the case is real
-    with pytest.raises((pickle.UnpicklingError, EOFError, RuntimeError)):
-        load_tensors(path)
+    unpacked: list[str] = []
+    monkeypatch.setattr(tarfile.TarFile, "extract", lambda _, name, **__: unpacked.append(name))
+    with pytest.raises(FileNotFoundError):
+        torch.load(path, weights_only=False)
+    assert unpacked == ["storages"], "the case is real"
+    unpacked.clear()
+    with pytest.raises(CheckpointError, match="found something else"):
+        read_state(path)
+    assert not unpacked
 
 
 class _Claim:
