@@ -1,0 +1,92 @@
+"""What looks wrong about an input, although it could be used: counted, said, and kept.
+
+An error stops a command. A doubt does not: it is one line on stderr and one number in `--json`
+(`"doubts"`), and the figures are made all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from faceguide.cache.console import say
+from faceguide.cache.errors import CacheError
+from faceguide.cache.files import read_json, write_json
+
+# Kind → what is counted, as the line on stderr says it after the number.
+KINDS: Mapping[str, str] = {
+    # lists of pairs, galleries, tables
+    "contradict_labels": "pairs contradict the labels of the cache",
+    "self_pairs": "pairs compare an image with itself",
+    "equal_images": "pairs compare two rows with equal pixels",
+    "repeated_pairs": "pairs repeat an earlier pair",
+    "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
+    "loose_names": "names match a row only in part",
+}
+
+
+class Doubts:
+    """Counts of doubts by kind, each with its first example."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, kind: str, example: str = "", count: int = 1) -> None:
+        """Count a doubt.
+
+        Args:
+            kind: one of `KINDS`.
+            example: names an item, for the line; the first is shown.
+            count: 0 adds nothing.
+        """
+        if kind not in KINDS:
+            raise KeyError(kind)
+        if count:
+            so_far, first = self._found.get(kind, (0, example))
+            self._found[kind] = so_far + count, first
+
+    def update(self, other: Doubts) -> None:
+        """Add the counts of another."""
+        for kind, (count, example) in other._found.items():
+            self.add(kind, example, count)
+
+    def counts(self) -> dict[str, int]:
+        """Kind → count, as `--json` prints it; kinds without a doubt are absent."""
+        return {kind: count for kind, (count, _) in self._found.items()}
+
+    def lines(self) -> list[str]:
+        """One line a kind."""
+        return [
+            f"{count:,} {KINDS[kind]}" + (f" (the first: {example})" if example else "")
+            for kind, (count, example) in self._found.items()
+        ]
+
+    def say(self) -> None:
+        """Each line on stderr."""
+        for line in self.lines():
+            say(f"Warning: {line}")
+
+    def keep(self, directory: Path, stage: str) -> None:
+        """Keep them beside what they are about, for a resumed command and for `cache info`."""
+        path = directory / f"doubts-{stage}.json"
+        if self:
+            write_json(path, {kind: list(found) for kind, found in self._found.items()})
+        else:
+            path.unlink(missing_ok=True)
+
+    @classmethod
+    def kept(cls, directory: Path, stage: str) -> Doubts:
+        """Those that `keep` wrote; none where there is no file."""
+        doubts = cls()
+        path = directory / f"doubts-{stage}.json"
+        if path.exists():
+            for kind, found in read_json(path).items():
+                match found:
+                    case [int(count), str(example)] if kind in KINDS and count > 0:
+                        doubts.add(kind, example, count)
+                    case _:
+                        raise CacheError(f"{path}: not a file of this version; remove it")
+        return doubts

@@ -1,0 +1,44 @@
+"""Doubts: counted by kind, said a line each, kept beside what they are about."""
+
+from pathlib import Path
+
+import pytest
+
+from faceguide.cache.doubts import KINDS, Doubts
+from faceguide.cache.errors import CacheError
+from faceguide.cache.files import write_json
+
+
+def test_counts_and_lines() -> None:
+    doubts = Doubts()
+    assert not doubts
+    doubts.add("self_pairs", "pair 3: a.jpg")
+    doubts.add("self_pairs", "pair 9: b.jpg", 1_200)
+    doubts.add("repeated_pairs", count=0)
+    assert doubts.counts() == {"self_pairs": 1_201}
+    assert doubts.lines() == [
+        f"1,201 {KINDS['self_pairs']} (the first: pair 3: a.jpg)",
+    ]
+
+
+def test_a_kind_without_a_meaning_is_a_fault_of_ours() -> None:
+    with pytest.raises(KeyError):
+        Doubts().add("anything")
+
+
+def test_kept_and_forgotten(tmp_path: Path) -> None:
+    assert not Doubts.kept(tmp_path, "sources")
+    doubts = Doubts()
+    doubts.add("self_pairs", "a", 2)
+    doubts.keep(tmp_path, "sources")
+    assert Doubts.kept(tmp_path, "sources").lines() == doubts.lines()
+    assert not Doubts.kept(tmp_path, "masks")
+    Doubts().keep(tmp_path, "sources")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [{"self_pairs": 2}, {"other": [1, "a"]}, {"self_pairs": [0, ""]}])
+def test_a_foreign_file_is_named(tmp_path: Path, content: dict[str, object]) -> None:
+    write_json(tmp_path / "doubts-sources.json", content)
+    with pytest.raises(CacheError, match=r"doubts-sources\.json: not a file of this version"):
+        Doubts.kept(tmp_path, "sources")
