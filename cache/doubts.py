@@ -6,7 +6,7 @@ An error stops a command. A doubt does not: it is one line on stderr and one num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from faceguide.cache.console import say
@@ -23,6 +23,19 @@ KINDS: Mapping[str, str] = {
     "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
     "loose_names": "names match a row only in part",
 }
+
+
+# Group → the stages that may keep doubts about it.
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "faces": ("sources", "images", "faces"),
+    "guidance": (),
+    "occlusion": ("masks",),
+}
+
+
+def doubts_path(directory: Path, stage: str) -> Path:
+    """Where a stage keeps its doubts."""
+    return directory / f"doubts-{stage}.json"
 
 
 class Doubts:
@@ -71,7 +84,7 @@ class Doubts:
 
     def keep(self, directory: Path, stage: str) -> None:
         """Keep them beside what they are about, for a resumed command and for `cache info`."""
-        path = directory / f"doubts-{stage}.json"
+        path = doubts_path(directory, stage)
         if self:
             write_json(path, {kind: list(found) for kind, found in self._found.items()})
         else:
@@ -81,7 +94,7 @@ class Doubts:
     def kept(cls, directory: Path, stage: str) -> Doubts:
         """Those that `keep` wrote; none where there is no file."""
         doubts = cls()
-        path = directory / f"doubts-{stage}.json"
+        path = doubts_path(directory, stage)
         if path.exists():
             for kind, found in read_json(path).items():
                 match found:
@@ -89,4 +102,13 @@ class Doubts:
                         doubts.add(kind, example, count)
                     case _:
                         raise CacheError(f"{path}: not a file of this version; remove it")
+        return doubts
+
+    @classmethod
+    def kept_of(cls, directory: Path, groups: Iterable[str]) -> Doubts:
+        """Those that all stages of some groups kept."""
+        doubts = cls()
+        for group in groups:
+            for stage in STAGES[group]:
+                doubts.update(cls.kept(directory, stage))
         return doubts

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.cache.console import printable
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.manifest import group_recipe, load_manifest, require_plan
 from faceguide.cache.schema import GROUPS
 
@@ -35,6 +36,7 @@ def summary(directory: Path) -> dict[str, Any]:
         "limit": plan.limit,
         "meta": list(plan.meta),
         "groups": groups,
+        "doubts": Doubts.kept_of(directory, GROUPS).counts(),
     }
 
 
@@ -57,6 +59,8 @@ def describe(found: dict[str, Any]) -> str:
             counts += f"; landmarks: {_counts(facts['origin'])}"
         lines.append(f"{group}: {facts['bytes'] / 1e6:,.1f} MB; {counts}")
         lines.append(f"  {_settings(facts['recipe'])}")
+    doubts = Doubts.kept_of(Path(found["directory"]), GROUPS)
+    lines += [f"doubt: {line}" for line in doubts.lines()]
     return "\n".join(printable(line) for line in lines)
 
 

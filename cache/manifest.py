@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from faceguide.cache.doubts import STAGES, doubts_path
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import (
     digest,
@@ -249,6 +250,8 @@ def start_over(directory: Path) -> None:
     for group in GROUPS:
         manifest_path(directory, group).unlink(missing_ok=True)
         recipe_path(directory, group).unlink(missing_ok=True)
+        for stage in STAGES[group]:
+            doubts_path(directory, stage).unlink(missing_ok=True)
         for path in directory.glob(f"{group}-[0-9]*"):
             if path.suffix in (".h5", ".json"):
                 path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import click
 from faceguide import __version__
 from faceguide.cache import manifest
 from faceguide.cache.console import Group, echo_json, printable
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.errors import CacheError
 from faceguide.cache.plan import Plan
 from faceguide.preprocess import dry_run as rehearsal
@@ -88,6 +89,7 @@ def landmarks_command(
     here = where(jobs, part, dask)
     if dry_run:
         echo = rehearsal.rehearse(wanted.source, wanted.settings, wanted.limit, here.jobs)
+        wanted.source.doubts.say()
         echo_json(echo) if as_json else click.echo(rehearsal.describe(echo))
         return
     if overwrite:
@@ -148,7 +150,9 @@ def plan_command(overwrite: bool, as_json: bool, **options: Any) -> None:
         manifest.start_over(wanted.directory)
     plan, _ = settle(wanted)
     if as_json:
-        echo_json({"rows": plan.rows, "shards": plan.shards, "identities": plan.identities})
+        doubts = Doubts.kept(wanted.directory, "sources").counts()
+        counts = {"rows": plan.rows, "shards": plan.shards, "identities": plan.identities}
+        echo_json({**counts, "doubts": doubts})
     else:
         click.echo(
             f"{printable(wanted.directory)}: {plan.rows} rows of {plan.identities} identities "

@@ -27,7 +27,7 @@ def rehearse(
 
     Returns:
         images, rows, shards, bytes, seconds (estimated, with `jobs` processes), first (keys),
-        problems (one line each: all of them, not only the first).
+        problems (one line each: all of them, not only the first), doubts (counts by kind).
     """
     first: list[SourceRow] = []
     identities: set[str] = set()
@@ -61,6 +61,7 @@ def rehearse(
         "seconds": round(_seconds_per_image(source, settings, first) * count / jobs, 3),
         "first": [row.key for row in first[:5]],
         "problems": problems,
+        "doubts": source.doubts.counts(),
     }
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from faceguide.cache import manifest
 from faceguide.cache.console import say
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import replacing
 from faceguide.cache.plan import Plan, Row, make_plan
 from faceguide.preprocess import landmark_text
@@ -84,7 +85,7 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
     with tqdm(unit=" images", desc="listing", disable=None) as bar:
         plan = make_plan(
             directory,
-            lambda: _rows(wanted.source),
+            lambda: _rows(wanted.source, directory),
             recipe=recipe,
             meta=wanted.source.columns,
             seed=wanted.seed,
@@ -95,6 +96,7 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
         )
     for problem in wanted.source.problems():
         say(f"Note: {problem}")
+    Doubts.kept(directory, "sources").say()  # also where the plan was there already
     if settings.landmark_index is not None and not settings.landmark_index.exists():
         assert settings.landmarks is not None
         with replacing(settings.landmark_index) as temporary:
@@ -105,6 +107,8 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
     return plan, guidance_recipe
 
 
-def _rows(source: Source) -> Iterator[Row]:
+def _rows(source: Source, directory: Path) -> Iterator[Row]:
     for row in source.rows():
         yield Row(row.key, row.identity, row.at, tuple(row.meta[name] for name in source.columns))
+    # Before the plan is published: who finds a plan finds the doubts about it.
+    source.doubts.keep(directory, "sources")

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.errors import FaceguideError
 
 ReadReason = Literal["missing", "outside", "unreadable", "too_large", "damaged"]
@@ -57,13 +58,14 @@ class Source(Protocol):
     """What every kind of source offers.
 
     Keys are unique in folders; a manifest or an index may repeat one, and finding that needs
-    all keys, so it is left to whoever plans the rows. `problems()` is complete once `rows()`
-    was exhausted.
+    all keys, so it is left to whoever plans the rows. `problems()` and `doubts` are complete once
+    `rows()` was exhausted.
     """
 
     kind: str
     path: Path
     columns: tuple[str, ...]  # names of the meta columns
+    doubts: Doubts
 
     def rows(self) -> Iterator[SourceRow]: ...
 

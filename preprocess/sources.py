@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache import verification_bin
+from faceguide.cache.doubts import Doubts
 from faceguide.preprocess import recordio
 from faceguide.preprocess.source_row import (
     Findings,
@@ -83,10 +84,10 @@ class FolderSource:
     def __init__(self, path: Path, flat: bool = False) -> None:
         self.path = path
         self.flat = flat
-        self._findings = Findings()
+        self._findings, self.doubts = Findings(), Doubts()
 
     def rows(self) -> Iterator[SourceRow]:
-        self._findings = Findings()
+        self._findings, self.doubts = Findings(), Doubts()
         root = os.fsencode(self.path)
         linked: set[tuple[int, int]] = set()
         # Folders from the root to the one at hand: (prefix of keys, its entries, identity).
@@ -163,6 +164,7 @@ class ManifestSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.doubts = Doubts()
         with path.open("rb") as file:
             self._header = self._read_header(csv.reader(_lines(file, path)))
         self.columns = tuple(n for n in self._header if n not in ("path", "identity"))
@@ -220,7 +222,7 @@ class RecordSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._findings = Findings()
+        self._findings, self.doubts = Findings(), Doubts()
 
     def rows(self) -> Iterator[SourceRow]:
         """A damaged record is a row too: reading it fails, and that is recorded.
@@ -228,7 +230,7 @@ class RecordSource:
         Raises:
             RecordError: when the index is no index.
         """
-        self._findings = Findings()
+        self._findings, self.doubts = Findings(), Doubts()
         for entry in recordio.entries(self.path):
             if entry.fault:
                 self._findings.add("records that cannot be read", entry.fault)
@@ -258,6 +260,7 @@ class BinSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.doubts = Doubts()
 
     def rows(self) -> Iterator[SourceRow]:
         """Two rows for each pair, in the file's order.

@@ -12,6 +12,7 @@ import click
 
 from faceguide.cache import manifest
 from faceguide.cache.console import SomeFailed, echo_json, printable
+from faceguide.cache.doubts import STAGES, Doubts
 from faceguide.cache.files import read_json
 from faceguide.cache.parts import own_part, shards_of
 from faceguide.cache.plan import Plan
@@ -102,6 +103,9 @@ class Work:
     def close(self, started: float) -> dict[str, Any]:
         """Seal what is complete and count what came of this part, as --json prints it.
 
+        Doubts that a stage kept about these groups are said here; those about the source were
+        said when it was listed.
+
         Args:
             started: `time.monotonic()` at the beginning.
         """
@@ -114,6 +118,12 @@ class Work:
             sidecar = read_json(sidecar_path(self.directory, self.groups[0], shard))
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
+        doubts = Doubts()
+        for stage in (stage for group in self.groups for stage in STAGES[group]):
+            kept = Doubts.kept(self.directory, stage)
+            if stage != "sources":
+                kept.say()
+            doubts.update(kept)
         return {
             "images": sum(status.values()),
             "rows": self.plan.rows,
@@ -123,6 +133,7 @@ class Work:
             "complete": all(sealed),
             "origins": {name: origin.get(name, 0) for name in ORIGINS},
             "status": dict(status.most_common()),
+            "doubts": doubts.counts(),
         }
 
     def describe(self, done: dict[str, Any]) -> str:
