@@ -22,6 +22,25 @@ KINDS: Mapping[str, str] = {
     "repeated_pairs": "pairs repeat an earlier pair",
     "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
     "loose_names": "names match a row only in part",
+    # sources of images
+    "parts_as_identities": "folders taken for identities look like parts of a set; give prep one "
+    "of them, or --flat",
+    "single_identity": "identity is all there is; nothing can be compared",
+    "spellings": "identities differ from another only in case, blanks, Unicode form or zeros",
+    "no_identity": "images name nobody (empty, nan, -1 or the like) and stay without identity",
+    "guessed_identity_column": "column is taken for the identity, as none is called identity",
+    "two_identities": "images stand under more than one identity",
+    "repeated_images": "images stand under the same identity again",
+    "masks_beside_images": "masks lie beside their photographs and are not taken for faces",
+    "thumbnail_folders": "folders of thumbnails or waste are left out",
+    "unread_formats": "pictures are of a format that is not read here; convert them to JPEG or PNG",
+    "links_outside": "folder links lead out of the source and are not followed; give prep the "
+    "folder they lead to, or a CSV of the images in a folder above both",
+    "links_upwards": "folder links lead to a folder above them and are not followed",
+    "links_repeated": "folder links lead to a folder that another link leads to, and are not "
+    "followed",
+    "odd_labels": "records have a label that is no whole number below 2**24; it is taken as it is",
+    "header_count": "header of the records promises another number of images",
 }
 
 

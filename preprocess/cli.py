@@ -88,8 +88,8 @@ def landmarks_command(
         raise click.UsageError("--polarity and --class are about --masks FOLDER, which is missing")
     here = where(jobs, part, dask)
     if dry_run:
-        echo = rehearsal.rehearse(wanted.source, wanted.settings, wanted.limit, here.jobs)
-        wanted.source.doubts.say()
+        echo, doubts = rehearsal.rehearse(wanted.source, wanted.settings, wanted.limit, here.jobs)
+        doubts.say()
         echo_json(echo) if as_json else click.echo(rehearsal.describe(echo))
         return
     if overwrite:

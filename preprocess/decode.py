@@ -27,6 +27,7 @@ from PIL import (
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
+    features,
 )
 
 from faceguide.cache.errors import FaceguideError
@@ -47,6 +48,11 @@ FORMATS = tuple(
         GifImagePlugin.GifImageFile,
     )
 )
+# Pillow reads AVIF from 11.3 on, where it was built with it.
+if "avif" in features.modules and features.check("avif"):
+    from PIL import AvifImagePlugin
+
+    FORMATS += (AvifImagePlugin.AvifImageFile.format,)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 _ORIENTATION = 0x0112  # EXIF tag
 

@@ -11,9 +11,12 @@ import joblib
 from tqdm import tqdm
 
 from faceguide.cache.console import printable
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.plan import default_shard_rows
 from faceguide.preprocess.decode import DecodeError, decode
+from faceguide.preprocess.identities import checked_rows
 from faceguide.preprocess.landmarks import FaceSettings, Failure, find
+from faceguide.preprocess.repeated_images import SeenImages, pixel_digest
 from faceguide.preprocess.sources import ReadError, Source, SourceRow
 
 _TIMED = 8  # images that go through the whole chain for the estimate
@@ -22,37 +25,40 @@ _GUIDANCE_ROW_BYTES = 4 * 28 * 28
 
 def rehearse(
     source: Source, settings: FaceSettings, limit: int | None, jobs: int
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Doubts]:
     """Read and decode every image, find the face in a few; write nothing.
 
     Returns:
         images, rows, shards, bytes, seconds (estimated, with `jobs` processes), first (keys),
-        problems (one line each: all of them, not only the first), doubts (counts by kind).
+        problems (one line each: all of them, not only the first), doubts (counts by kind); and
+        the doubts themselves.
     """
     first: list[SourceRow] = []
-    identities: set[str] = set()
+    identities: dict[str, int] = {}
 
-    def rows() -> Iterator[SourceRow]:
-        for row in source.rows():
+    def rows() -> Iterator[tuple[SourceRow, int]]:
+        for row in checked_rows(source):
             if len(first) < _TIMED:
                 first.append(row)
-            if row.identity:
-                identities.add(row.identity)
-            yield row
+            label = identities.setdefault(row.identity, len(identities)) if row.identity else -1
+            yield row, label
 
     listed = tqdm(rows(), unit=" images", desc="checking", disable=None)
     parallel = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
-    checked = parallel(joblib.delayed(_problem)(source, row) for row in listed)
-    images, problems = 0, []
-    for problem in checked:
+    checked = parallel(joblib.delayed(_checked)(source, row, label) for row, label in listed)
+    images, problems, seen = 0, [], SeenImages()
+    for problem, label, pixels in checked:
         images += 1
         if problem:
             problems.append(problem)
+        seen.add(pixels, -1 if problem else label)
     problems += source.problems()
+    doubts = source.doubts
+    doubts.update(seen.doubts(source))
     count = min(limit or images, images)
     row_bytes = settings.row_bytes()
     shards = -(-count // default_shard_rows(count, row_bytes)) if count else 0
-    return {
+    rehearsal = {
         "images": images,
         "identities": len(identities),
         "rows": count,
@@ -61,8 +67,9 @@ def rehearse(
         "seconds": round(_seconds_per_image(source, settings, first) * count / jobs, 3),
         "first": [row.key for row in first[:5]],
         "problems": problems,
-        "doubts": source.doubts.counts(),
+        "doubts": doubts.counts(),
     }
+    return rehearsal, doubts
 
 
 def describe(rehearsal: dict[str, Any]) -> str:
@@ -78,12 +85,13 @@ def describe(rehearsal: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _problem(source: Source, row: SourceRow) -> str:
+def _checked(source: Source, row: SourceRow, label: int) -> tuple[str, int, bytes]:
+    """What is wrong with an image, or else its digest."""
     try:
-        decode(source.read(row.key, row.at))
+        pixels = decode(source.read(row.key, row.at))
     except (ReadError, DecodeError) as error:
-        return f"{row.key}: {error.reason}: {error}"
-    return ""
+        return f"{row.key}: {error.reason}: {error}", label, b""
+    return "", label, pixel_digest(pixels)
 
 
 def _seconds_per_image(source: Source, settings: FaceSettings, rows: list[SourceRow]) -> float:

@@ -16,8 +16,9 @@ from faceguide.cache.files import replacing
 from faceguide.cache.plan import Plan, Row, make_plan
 from faceguide.preprocess import landmark_text
 from faceguide.preprocess.guidance import GuidanceSettings, load_points
+from faceguide.preprocess.identities import checked_rows
 from faceguide.preprocess.landmarks import FaceSettings, faces_recipe
-from faceguide.preprocess.sources import Source, open_source
+from faceguide.preprocess.sources import Source, SourceError, open_source
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,11 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
 
 
 def _rows(source: Source, directory: Path) -> Iterator[Row]:
-    for row in source.rows():
+    row = None
+    for row in checked_rows(source):
         yield Row(row.key, row.identity, row.at, tuple(row.meta[name] for name in source.columns))
+    if row is None:
+        reasons = [*source.doubts.lines(), *source.problems()]
+        raise SourceError(f"{source.path}: no images found" + "".join(f"; {r}" for r in reasons))
     # Before the plan is published: who finds a plan finds the doubts about it.
     source.doubts.keep(directory, "sources")

@@ -6,19 +6,14 @@ Listing tolerates what it can and reports it in `problems()`; a row that cannot 
 """
 
 # Names are handled as bytes here, which pathlib does not know, and resolved before they are opened.
-# ruff: noqa: PTH116, PTH117, PTH118, PTH122, PTH123
+# ruff: noqa: PTH116, PTH118
 
 from __future__ import annotations
 
-import csv
-import errno
-import functools
 import math
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +21,15 @@ from numpy.typing import NDArray
 from faceguide.cache import verification_bin
 from faceguide.cache.doubts import Doubts
 from faceguide.preprocess import recordio
-from faceguide.preprocess.source_row import (
-    Findings,
-    ReadError,
-    ReadReason,
-    Source,
-    SourceError,
-    SourceRow,
-)
+from faceguide.preprocess.csv_source import ManifestSource
+from faceguide.preprocess.folder_names import THUMBNAIL_FOLDERS, Layout, MaskNames, is_image
+from faceguide.preprocess.source_files import is_inside, read_inside
+from faceguide.preprocess.source_row import Findings, ReadError, Source, SourceError, SourceRow
 
 __all__ = ["ReadError", "Source", "SourceError", "SourceRow", "open_source"]
 
-IMAGE_SUFFIXES = frozenset(b".jpg .jpeg .png .bmp .webp .ppm .pgm .tif .tiff .gif".split())
-MAXIMUM_BYTES = 1 << 29  # of one image file
-_MAXIMUM_LINE = 1 << 20  # bytes of one line of a manifest
+
+_EXACT = 1 << 24  # float32 has every whole number below
 
 
 def open_source(path: Path, *, flat: bool = False) -> Source:
@@ -74,8 +64,9 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
 class FolderSource:
     """Images in folders, in the order of their name's bytes, hidden ones left out.
 
-    Links are followed while they stay inside the folder, each linked folder once. No more than
-    the listings from the root to the folder at hand are held.
+    So are masks that stand beside their photographs, and folders of thumbnails. Links are followed
+    while they stay inside the folder, each linked folder once. No more than the listings from the
+    root to the folder at hand are held.
     """
 
     kind = "folder"
@@ -89,6 +80,7 @@ class FolderSource:
     def rows(self) -> Iterator[SourceRow]:
         self._findings, self.doubts = Findings(), Doubts()
         root = os.fsencode(self.path)
+        self._masks, layout = MaskNames(), Layout(self.path.name)
         linked: set[tuple[int, int]] = set()
         # Folders from the root to the one at hand: (prefix of keys, its entries, identity).
         stack = [(b"", self._entries(b""), _inode(root))]
@@ -103,6 +95,8 @@ class FolderSource:
             if not is_folder:
                 text = os.fsdecode(key)
                 known = not self.flat and "/" in text
+                if known:
+                    layout.see(text)
                 yield SourceRow(text, text.split("/", 1)[0] if known else "", {})
                 continue
             try:
@@ -111,111 +105,74 @@ class FolderSource:
                 self._findings.add("folders that could not be read", _shown(key))
                 continue
             if any(inode == above for _, _, above in stack):
-                self._findings.add("links to a folder above them, not followed", _shown(key))
+                self.doubts.add("links_upwards", _shown(key))
                 continue
             if is_link:
-                if not _is_inside(os.path.join(root, key), root):
-                    self._findings.add(
-                        "folder links that leave the source, not followed", _shown(key)
-                    )
+                if not is_inside(os.path.join(root, key), root):
+                    self.doubts.add("links_outside", _shown(key))
                     continue
                 if inode in linked:
-                    self._findings.add("further links to one folder, not followed", _shown(key))
+                    self.doubts.add("links_repeated", _shown(key))
                     continue
                 linked.add(inode)
             stack.append((key + b"/", self._entries(key), inode))
+        layout.judge(self.doubts)
 
     def _entries(self, key: bytes) -> Iterator[tuple[bytes, bool, bool]]:
         """(name, is a folder, is a link) of the folders and images in one folder, sorted."""
         found: list[tuple[bytes, bool, bool]] = []
+        folder = os.path.join(os.fsencode(self.path), key)
         try:
-            with os.scandir(os.path.join(os.fsencode(self.path), key)) as entries:
+            with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.startswith(b"."):
                         continue
                     try:
-                        is_link = entry.is_symlink()
-                        if entry.is_dir():
-                            found.append((entry.name, True, is_link))
-                        elif os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
-                            self._findings.add("files that are no images", _shown(key, entry))
-                        elif is_link or entry.is_file():  # a broken link fails when it is read
-                            found.append((entry.name, False, is_link))
-                        else:
-                            self._findings.add("named as images, but no files", _shown(key, entry))
+                        self._enter(folder, key, entry, found)
                     except OSError:
                         self._findings.add("entries that could not be read", _shown(key, entry))
         except OSError:
             self._findings.add("folders that could not be read", _shown(key))
-        found.sort()
-        return iter(found)
+        masks = self._masks.among(folder, [name for name, is_folder, _ in found if not is_folder])
+        if masks:
+            first = _shown(os.path.join(key, min(masks)))
+            self.doubts.add("masks_beside_images", first, len(masks))
+        return iter(sorted(entry for entry in found if entry[1] or entry[0] not in masks))
+
+    def _enter(
+        self,
+        folder: bytes,
+        key: bytes,
+        entry: os.DirEntry[bytes],
+        found: list[tuple[bytes, bool, bool]],
+    ) -> None:
+        is_link = entry.is_symlink()
+        if entry.is_dir():
+            if entry.name.lower() in THUMBNAIL_FOLDERS:
+                self.doubts.add("thumbnail_folders", _shown(key, entry))
+            else:
+                found.append((entry.name, True, is_link))
+            return
+        is_file = is_link or entry.is_file()  # a broken link fails when it is read
+        picture = is_image(folder, entry.name, look_inside=is_file and not is_link)
+        if picture is None:
+            self.doubts.add("unread_formats", _shown(key, entry))
+        elif not picture:
+            self._findings.add("files that are no images", _shown(key, entry))
+        elif is_file:
+            found.append((entry.name, False, is_link))
+        else:
+            self._findings.add("named as images, but no files", _shown(key, entry))
 
     def read(self, row_key: str, at: int) -> bytes:
-        return _read_inside(self.path, row_key)
+        return read_inside(self.path, row_key)
 
     def problems(self) -> list[str]:
         return self._findings.lines()
 
 
-class ManifestSource:
-    """A CSV with the columns `path` (relative to the CSV's folder), `identity` and any others."""
-
-    kind = "manifest"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.doubts = Doubts()
-        with path.open("rb") as file:
-            self._header = self._read_header(csv.reader(_lines(file, path)))
-        self.columns = tuple(n for n in self._header if n not in ("path", "identity"))
-
-    def _read_header(self, reader: Iterator[list[str]]) -> list[str]:
-        try:
-            header = [name.strip() for name in next(reader, [])]
-        except csv.Error as error:
-            raise SourceError(f"{self.path}, line 1: {error}") from error
-        if "path" not in header or len(set(header)) != len(header) or "" in header:
-            raise SourceError(
-                f"{self.path}: expected a header of distinct columns with path and identity, "
-                f"found {', '.join(header)[:200]!r}"
-            )
-        return header
-
-    def rows(self) -> Iterator[SourceRow]:
-        """The rows in the file's order; repeated paths are not looked for.
-
-        Raises:
-            SourceError: naming the line that does not fit the header.
-        """
-        with self.path.open("rb") as file:
-            reader = csv.reader(_lines(file, self.path))
-            header = self._read_header(reader)
-            try:
-                for fields in reader:
-                    if not fields:
-                        continue
-                    if len(fields) != len(header):
-                        raise SourceError(
-                            f"{self.path}, line {reader.line_num}: expected {len(header)} fields "
-                            f"({', '.join(header)[:200]}), found {len(fields)}"
-                        )
-                    meta = dict(zip(header, fields, strict=True))
-                    key = meta.pop("path")
-                    if not key:
-                        raise SourceError(f"{self.path}, line {reader.line_num}: the path is empty")
-                    yield SourceRow(key, meta.pop("identity", ""), meta)
-            except csv.Error as error:
-                raise SourceError(f"{self.path}, line {reader.line_num}: {error}") from error
-
-    def read(self, row_key: str, at: int) -> bytes:
-        return _read_inside(self.path.parent, row_key)
-
-    def problems(self) -> list[str]:
-        return []
-
-
 class RecordSource:
-    """The images of an insightface .rec file; the identity is the first label."""
+    """The images of an insightface .rec file; the identity is the first label, −1 is nobody's."""
 
     kind = "rec"
     columns: tuple[str, ...] = ()
@@ -231,11 +188,18 @@ class RecordSource:
             RecordError: when the index is no index.
         """
         self._findings, self.doubts = Findings(), Doubts()
+        images = 0
         for entry in recordio.entries(self.path):
+            images += 1
             if entry.fault:
                 self._findings.add("records that cannot be read", entry.fault)
-            identity = str(int(entry.label)) if math.isfinite(entry.label) else ""
+            elif math.isfinite(entry.label) and _is_odd(entry.label):
+                self.doubts.add("odd_labels", f"{entry.label:g} of record {entry.key}")
+            identity = "" if entry.fault else _identity(entry.label)
             yield SourceRow(f"{entry.key:08d}", identity, {}, entry.offset)
+        declared = recordio.declared_images(self.path)
+        if declared is not None and np.float32(declared + 1) != np.float32(images + 1):
+            self.doubts.add("header_count", f"{declared:,.0f} promised, {images:,} there")
 
     def read(self, row_key: str, at: int) -> bytes:
         try:
@@ -286,6 +250,17 @@ class BinSource:
         return []
 
 
+def _is_odd(label: float) -> bool:
+    return not label.is_integer() or abs(label) >= _EXACT
+
+
+def _identity(label: float) -> str:
+    """A label's name; of labels with a fraction none are merged."""
+    if not math.isfinite(label):
+        return "nan"
+    return str(int(label)) if label.is_integer() else str(np.float32(label))
+
+
 def _shown(key: bytes, entry: os.DirEntry[bytes] | None = None) -> str:
     """A name as it may appear in a message: control characters escaped."""
     return repr(os.fsdecode(os.path.join(key, entry.name) if entry else key))
@@ -294,55 +269,3 @@ def _shown(key: bytes, entry: os.DirEntry[bytes] | None = None) -> str:
 def _inode(path: bytes) -> tuple[int, int]:
     found = os.stat(path)
     return found.st_dev, found.st_ino
-
-
-def _is_inside(path: bytes, root: bytes) -> bool:
-    real_root = os.path.realpath(root)
-    return os.path.commonpath([os.path.realpath(path), real_root]) == real_root
-
-
-@functools.lru_cache(maxsize=1024)
-def _real(folder: str | Path) -> str:
-    """Asked once per folder: it costs a call to the system for each of the path's parts."""
-    return os.path.realpath(folder)
-
-
-def _read_inside(root: Path, key: str) -> bytes:
-    """The bytes of the file `key` below `root`, which no link and no ".." may leave."""
-    place = repr(key)  # without the root: a recorded reason must not differ between machines
-    if not key or "\0" in key:
-        raise ReadError("missing", f"{place}: no file can have this name")
-    real_root = _real(root)
-    folder, _, name = key.rpartition("/")
-    resolved = os.path.join(_real(os.path.join(real_root, folder)), name)
-    if name in ("", ".", "..") or os.path.islink(resolved):  # noqa: PTH114
-        resolved = os.path.realpath(resolved)
-    if os.path.isabs(key) or not resolved.startswith(real_root.rstrip("/") + "/"):
-        raise ReadError("outside", f"{place}: leaves the source's folder; copy the file into it")
-    try:
-        # NONBLOCK: opening a pipe would wait for its writer for ever.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        with open(os.open(resolved, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ReadError("unreadable", f"{place}: no regular file")
-            if status.st_size > MAXIMUM_BYTES:
-                raise ReadError(
-                    "too_large", f"{place}: {status.st_size} bytes, at most {MAXIMUM_BYTES}"
-                )
-            return file.read(status.st_size)
-    except OSError as error:
-        reason: ReadReason = (
-            "missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable"
-        )
-        raise ReadError(reason, f"{place}: {error.strerror}") from error
-
-
-def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
-    """Lines of bounded length, so that a file without newlines cannot fill the memory."""
-    first = True
-    while line := file.readline(_MAXIMUM_LINE):
-        if len(line) == _MAXIMUM_LINE and not line.endswith(b"\n"):
-            raise SourceError(f"{path}: a line is longer than {_MAXIMUM_LINE} bytes; is it a CSV?")
-        yield os.fsdecode(line.removeprefix(b"\xef\xbb\xbf") if first else line)
-        first = False

@@ -16,9 +16,11 @@ from faceguide.cache.doubts import STAGES, Doubts
 from faceguide.cache.files import read_json
 from faceguide.cache.parts import own_part, shards_of
 from faceguide.cache.plan import Plan
+from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import ORIGINS
 from faceguide.cache.shard import sidecar_path
 from faceguide.preprocess import parallel
+from faceguide.preprocess.repeated_images import repeated_rows
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class Work:
             sidecar = read_json(sidecar_path(self.directory, self.groups[0], shard))
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
+        if "faces" in self.groups and all(sealed):
+            repeated_rows(FaceCache.open(self.directory)).keep(self.directory, "images")
         doubts = Doubts()
         for stage in (stage for group in self.groups for stage in STAGES[group]):
             kept = Doubts.kept(self.directory, stage)

@@ -1,0 +1,56 @@
+"""What is seen only over all rows of a source: who is nobody, and who stands under two names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+
+from faceguide.preprocess.source_row import Source, SourceRow
+
+# What pandas reads as missing, and what else stands in tables for nobody.
+NOBODY = frozenset(
+    name
+    for names in (
+        "nan,NaN,NAN,-nan,-NaN,NA,N/A,n/a,#N/A,#NA,<NA>,NaT,NULL,null,None,none",  # pandas'
+        "unknown,-1,-1.0",
+    )
+    for name in names.split(",")
+)
+
+
+def checked_rows(source: Source) -> Iterator[SourceRow]:
+    """The rows of a source, those of nobody without an identity.
+
+    What looks wrong about the identities is added to the source's doubts; they are complete at
+    the end. Names are held once for each identity, as by whoever numbers them.
+    """
+    spellings: dict[str, str] = {}
+    seen: set[str] = set()
+    rows = 0
+    for row in source.rows():
+        rows += 1
+        identity = row.identity
+        if identity in NOBODY:
+            source.doubts.add("no_identity", f"{identity!r}, of {row.key!r}")
+            row = replace(row, identity="")
+        elif identity and identity not in seen:
+            seen.add(identity)
+            first = spellings.setdefault(_folded(identity), identity)
+            if first is not identity:
+                source.doubts.add("spellings", f"{first!r} and {identity!r}")
+        yield row
+    if len(seen) == 1 and rows > 1:
+        source.doubts.add("single_identity", repr(next(iter(seen))))
+
+
+def _folded(identity: str) -> str:
+    """Equal for spellings of one name: case, blanks, Unicode forms, 3.0 and 3 and 003."""
+    folded = identity
+    if not identity.isascii():
+        folded = unicodedata.normalize("NFKC", identity)
+        folded = "".join(c for c in folded if unicodedata.category(c) != "Cf")
+    folded = " ".join(folded.casefold().replace("_", " ").split())
+    number = re.fullmatch(r"0*(\d+)(\.0*)?", folded)
+    return number[1] if number else folded
