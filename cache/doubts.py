@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "spellings": "identities differ from another only in case, blanks, Unicode form or zeros",
     "no_identity": "images name nobody (empty, nan, -1 or the like) and stay without identity",
     "guessed_identity_column": "column is taken for the identity, as none is called identity",
+    "no_identity_column": "list has no column of identities, only others; call it identity",
     "two_identities": "images stand under more than one identity",
     "repeated_images": "images stand under the same identity again",
     "masks_beside_images": "masks lie beside their photographs and are not taken for faces",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from faceguide.cache.doubts import Doubts
 from faceguide.preprocess.source_files import read_inside
-from faceguide.preprocess.source_row import SourceError, SourceRow
+from faceguide.preprocess.source_row import ReadError, SourceError, SourceRow
 
 _MAXIMUM_LINE = 1 << 20  # bytes of one line
 _DELIMITERS = ",;\t|"
@@ -57,6 +59,8 @@ class ManifestSource:
             names, reader = header.names, header.reader
             if header.guessed:
                 self.doubts.add("guessed_identity_column", repr(header.guessed))
+            elif header.identity_at is None and header.meta:
+                self.doubts.add("no_identity_column", repr(", ".join(header.meta)[:80]))
             try:
                 for fields in reader:
                     if not fields:
@@ -86,7 +90,16 @@ class ManifestSource:
         return key.removeprefix("./")
 
     def read(self, row_key: str, at: int) -> bytes:
-        return read_inside(self.path.parent, row_key)
+        try:
+            return read_inside(self.path.parent, row_key)
+        except ReadError as error:
+            # The list may come from a Mac and the files not, or the other way round.
+            forms = () if row_key.isascii() else ("NFC", "NFD")
+            for other in (unicodedata.normalize(form, row_key) for form in forms):
+                if error.reason == "missing" and other != row_key:
+                    with contextlib.suppress(ReadError):
+                        return read_inside(self.path.parent, other)
+            raise
 
     def problems(self) -> list[str]:
         return []

@@ -101,7 +101,10 @@ class MaskNames:
         found = set()
         for name, stem in marked.items():
             ending = next(e for e in endings if stem.lower().endswith(e))
-            if stem[: -len(ending)] in stems and self._is_mask(os.path.join(folder, name)):
+            photograph = stem[: -len(ending)]  # 1.jpg_mask.png is one of 1.jpg too
+            if (photograph in stems or photograph in wanted) and self._is_mask(
+                os.path.join(folder, name)
+            ):
                 found.add(name)
         return found
 

@@ -15,6 +15,7 @@ from faceguide.preprocess.recordio import (
     MAGIC,
     MAXIMUM_PARTS,
     RecordError,
+    declared_images,
     entries,
     read_index,
     read_record,
@@ -200,3 +201,109 @@ def test_any_bytes_give_entries_or_one_error(
             continue
         labels = read_record(path, entry.offset).labels
         assert labels[:1] == (entry.label,) or math.isnan(entry.label)
+
+
+# An index that is not the file's
+
+
+def lines_of(rec: Path) -> list[str]:
+    return rec.with_suffix(".idx").read_text().splitlines()
+
+
+def with_index(rec: Path, *lines: str) -> None:
+    rec.with_suffix(".idx").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_blank_lines_of_an_index_are_none(rec: Path) -> None:
+    wanted = list(entries(rec))
+    with_index(rec, *lines_of(rec), "")
+    assert list(entries(rec)) == wanted
+    with_index(rec, *lines_of(rec)[:2], "  ", *lines_of(rec)[2:], "", "")
+    assert list(entries(rec)) == wanted
+    rec.with_suffix(".idx").write_bytes("\r\n".join(lines_of(rec)).encode())
+    assert list(entries(rec)) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "\n", " \n\n"])
+def test_an_empty_index_is_refused(rec: Path, text: str) -> None:
+    rec.with_suffix(".idx").write_text(text)
+    with pytest.raises(RecordError, match=r"train\.idx: holds no line; .* or remove it"):
+        list(entries(rec))
+
+
+@pytest.mark.parametrize("kept", [range(2), range(3), (0, 1, 3, 4, 5), (0, 2, 3, 4, 5), (3, 1, 0)])
+def test_an_index_that_leaves_an_image_out_is_refused(rec: Path, kept: range | tuple[int]) -> None:
+    lines = lines_of(rec)
+    with_index(rec, *(lines[at] for at in kept))
+    with pytest.raises(RecordError, match=r"train\.idx: has no line for the image at byte \d+"):
+        list(entries(rec))
+
+
+@pytest.mark.parametrize("kept", [range(4), range(5), (5, 3, 1, 2, 4, 0)])
+def test_an_index_may_leave_out_what_is_no_image(rec: Path, kept: range | tuple[int]) -> None:
+    wanted = {entry.key: entry for entry in entries(rec)}
+    lines = lines_of(rec)
+    with_index(rec, *(lines[at] for at in kept))
+    assert {entry.key: entry for entry in entries(rec)} == wanted
+
+
+def test_one_key_or_one_offset_for_all_is_refused(rec: Path) -> None:
+    fields = [line.split("\t") for line in lines_of(rec)]
+    with_index(rec, *(f"1\t{offset}" for _, offset in fields))
+    with pytest.raises(RecordError, match="5 lines repeat the key of another, 1 the first"):
+        list(entries(rec))
+    with_index(rec, *(f"{key}\t{fields[2][1]}" for key, _ in fields))
+    with pytest.raises(RecordError, match="5 lines repeat the offset of another"):
+        list(entries(rec))
+    with_index(rec, *lines_of_last_twice(fields))
+    with pytest.raises(RecordError, match="1 lines repeat the key of another, 5 the first"):
+        list(entries(rec))
+
+
+def lines_of_last_twice(fields: list[list[str]]) -> list[str]:
+    return ["\t".join(field) for field in [*fields, fields[-1]]]
+
+
+@pytest.mark.parametrize("shift", [4, 1, 1000])
+def test_an_index_of_another_file_is_refused(rec: Path, shift: int) -> None:
+    fields = [line.split("\t") for line in lines_of(rec)]
+    with_index(rec, *(f"{key}\t{int(offset) + shift}" for key, offset in fields))
+    with pytest.raises(RecordError, match=r"train\.idx: fits no image of train\.rec .* remove it"):
+        list(entries(rec))
+    # The beginning of a file fits every index.
+    with_index(rec, *(f"{k}\t{int(o) + shift if int(o) else 0}" for k, o in fields))
+    with pytest.raises(RecordError, match=r"train\.idx: "):
+        list(entries(rec))
+
+
+def test_offsets_beyond_all_files_are_no_index(rec: Path) -> None:
+    with_index(rec, "0\t0", "1\t" + "9" * 30)
+    with pytest.raises(RecordError, match="line 2: expected key<TAB>offset"):
+        list(entries(rec))
+
+
+@pytest.mark.parametrize("with_an_index", [True, False])
+def test_big_endian_is_said(rec: Path, with_an_index: bool) -> None:
+    data = rec.read_bytes()
+    words = struct.unpack(f"<{len(data) // 4}I", data)
+    rec.write_bytes(struct.pack(f">{len(words)}I", *words))
+    if not with_an_index:
+        rec.with_suffix(".idx").unlink()
+    with pytest.raises(RecordError, match="big-endian; write it little-endian"):
+        list(entries(rec))
+
+
+@pytest.mark.parametrize("begin", [b"\x1f\x8b\x08\0", b"<!DOCTYPE html>", b"\0" * 64])
+def test_a_file_that_begins_with_no_record_is_refused(rec: Path, begin: bytes) -> None:
+    rec.write_bytes(begin + rec.read_bytes())
+    rec.with_suffix(".idx").unlink()
+    with pytest.raises(RecordError, match=r"train\.rec: byte 0: expected a record"):
+        list(entries(rec))
+
+
+def test_what_the_header_promises(rec: Path) -> None:
+    assert declared_images(rec) == 3
+    rec.with_suffix(".idx").unlink()
+    assert declared_images(rec) == 3
+    write(rec, [record(b"one", 5.0)])
+    assert declared_images(rec) is None

@@ -198,7 +198,9 @@ def test_a_file_of_half_a_gigabyte_is_not_read(tmp_path: Path) -> None:
         file.truncate(source_files.MAXIMUM_BYTES + 1)  # sparse: takes no space
     error = refused(tmp_path, "1.jpg")
     assert error.reason == "too_large"
-    assert f"{source_files.MAXIMUM_BYTES + 1} bytes, at most {source_files.MAXIMUM_BYTES}" in str(error)
+    assert f"{source_files.MAXIMUM_BYTES + 1} bytes, at most {source_files.MAXIMUM_BYTES}" in str(
+        error
+    )
 
 
 def test_control_characters_are_escaped(tmp_path: Path) -> None:
