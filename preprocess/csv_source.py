@@ -94,9 +94,9 @@ class ManifestSource:
             return read_inside(self.path.parent, row_key)
         except ReadError as error:
             # The list may come from a Mac and the files not, or the other way round.
-            forms = () if row_key.isascii() else ("NFC", "NFD")
-            for other in (unicodedata.normalize(form, row_key) for form in forms):
-                if error.reason == "missing" and other != row_key:
+            if error.reason == "missing" and not row_key.isascii():
+                composed = unicodedata.normalize("NFC", row_key)
+                for other in (composed, unicodedata.normalize("NFD", row_key)):
                     with contextlib.suppress(ReadError):
                         return read_inside(self.path.parent, other)
             raise

@@ -35,7 +35,7 @@ def test_a_plan_makes_no_shard_and_is_the_one_that_landmarks_would_make(
     source, options = photos / "photos", ["--shard-rows", 3, "--limit", 7, "--seed", 4]
     result = prep("plan", source, "--out", tmp_path / "planned", *options, "--json")
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == {"rows": 7, "shards": 3, "identities": 2}
+    assert json.loads(result.stdout) == {"rows": 7, "shards": 3, "identities": 2, "doubts": {}}
     planned = names(tmp_path / "planned")
     assert not [name for name in planned if name.startswith(("faces", "guidance"))]
     done = ["--out", tmp_path / "made", *options, "--jobs", 1, "--allow-failures"]
