@@ -69,6 +69,7 @@ def landmarks_command(
 
     SOURCE is a folder of identities (person/photo.jpg), with --flat any folder of images, a CSV
     file (columns path, identity, others are kept), an insightface train.rec or a .bin file.
+    What looks wrong about it is said in one line and counted in --json as doubts.
     Running the same command again goes on where it stopped. With --masks or --clean, visibility
     is made as `prep masks` makes it, once the faces are there.
 

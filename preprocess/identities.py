@@ -39,7 +39,10 @@ def checked_rows(source: Source) -> Iterator[SourceRow]:
             seen.add(identity)
             first = spellings.setdefault(_folded(identity), identity)
             if first is not identity:
-                source.doubts.add("spellings", f"{first!r} and {identity!r}")
+                # Two Unicode forms look the same unless they are escaped.
+                composed = unicodedata.is_normalized("NFC", first + identity)
+                shown = map(repr if composed else ascii, (first, identity))
+                source.doubts.add("spellings", " and ".join(shown))
         yield row
     if len(seen) == 1 and rows > 1:
         source.doubts.add("single_identity", repr(next(iter(seen))))

@@ -165,6 +165,7 @@ def _indexed(descriptor: int, size: int, path: Path, index: Path) -> Iterator[En
     limits = np.empty(len(lines), np.int64)
     limits[order] = np.append(lines["offset"][order][1:], size)
     good, fault = 0, ""
+    left_out = _image_between(descriptor, 0, int(lines["offset"].min()), size)
     for key, offset, limit in zip(
         lines["key"].tolist(), lines["offset"].tolist(), limits.tolist(), strict=True
     ):
@@ -176,7 +177,8 @@ def _indexed(descriptor: int, size: int, path: Path, index: Path) -> Iterator[En
             if promised or not math.isfinite(end):
                 yield Entry(key, offset, math.nan, str(error))
             continue
-        left_out = _image_between(descriptor, following, limit, size)
+        if left_out is None:
+            left_out = _image_between(descriptor, following, limit, size)
         if left_out is not None:
             raise RecordError(
                 f"{index}: has no line for the image at byte {left_out} of {path.name}; it is "

@@ -50,6 +50,7 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
         raise SourceError(f"{path}: no such file or folder")
     kinds: dict[str, Callable[[Path], Source]] = {
         ".csv": ManifestSource,
+        ".tsv": ManifestSource,
         ".rec": RecordSource,
         ".bin": BinSource,
     }
@@ -251,7 +252,7 @@ class BinSource:
 
 
 def _is_odd(label: float) -> bool:
-    return not label.is_integer() or abs(label) >= _EXACT
+    return not label.is_integer() or not -1 <= label < _EXACT
 
 
 def _identity(label: float) -> str:

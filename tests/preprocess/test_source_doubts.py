@@ -122,6 +122,9 @@ def test_one_identity_under_two_spellings(tmp_path: Path, first: str, second: st
     doubts, found = planned(tmp_path / "set", tmp_path / "cache")
     assert doubts == {"spellings": 1}
     assert len(set(found.values())) == 3  # said, not merged
+    line = prep("plan", tmp_path / "set", "--out", tmp_path / "cache").stderr
+    assert ascii(first) in line  # again, by a rerun, and to be told apart
+    assert ascii(second) in line
 
 
 @pytest.mark.parametrize("names", [("an na", "anna"), ("1", "11"), ("1_1", "11"), ("Jose", "José")])
@@ -386,8 +389,8 @@ def test_labels_that_are_no_numbers_of_identities(tmp_path: Path) -> None:
     assert doubts == {"odd_labels": 2, "no_identity": 2}
     assert list(found.values()).count("") == 2
     assert set(found.values()) == {"3.7", "3.2", "3", "4", ""}  # none are merged
-    path = recorded(tmp_path, [float(1 << 24), 5.0], [3.0, 4.0])
-    assert planned(path, tmp_path / "large")[0] == {"odd_labels": 1}
+    path = recorded(tmp_path, [float(1 << 24), 5.0, -2.0], [4.0, 5.0])
+    assert planned(path, tmp_path / "large")[0] == {"odd_labels": 2}
 
 
 @pytest.mark.parametrize("end", [3.0, 9.0])
