@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from faceguide.cache.doubts import Doubts
 from faceguide.preprocess.decode import FORMATS
 from faceguide.preprocess.mask_files import SUFFIXES as MASK_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = tuple(
     b".jpg .jpeg .jpe .jfif .jif .png .bmp .dib .webp .ppm .pgm .pbm .pnm .tif .tiff .gif".split()
 )
 # Not opened to see what they are: they may be as many as the photographs beside them.
@@ -40,6 +41,8 @@ PARTS_OF_SETS = frozenset(
 
 _READ = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 _NOT_READ = (b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\xff\x0a")
+_MARKS = "|".join(re.escape(suffix) for suffix in MASK_SUFFIXES if suffix)
+_MARKED = re.compile(rf"(.+)(?:{_MARKS})\.[^.]*".encode(), re.IGNORECASE | re.DOTALL)
 _SHOWN = 32  # of a source's would-be masks are looked at
 _FEW_COLOURS = 256
 _MOST_PIXELS = 1 << 25  # of a would-be mask that is looked at
@@ -56,9 +59,9 @@ def is_image(folder: bytes, name: bytes, *, look_inside: bool) -> bool | None:
     Returns:
         None for a picture of a format that is not read here.
     """
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix in IMAGE_SUFFIXES:
+    if name.lower().endswith(IMAGE_SUFFIXES):
         return True
+    suffix = os.path.splitext(name)[1].lower()
     if suffix in _RAW_SUFFIXES:
         return None
     if suffix in _OTHER_SUFFIXES or not look_inside:
@@ -92,21 +95,16 @@ class MaskNames:
 
     def among(self, folder: bytes, names: Sequence[bytes]) -> set[bytes]:
         """Those of a folder's images that are masks of others there."""
-        endings = tuple(os.fsencode(suffix) for suffix in MASK_SUFFIXES if suffix)
-        wanted = {name: os.path.splitext(name)[0] for name in names}
-        marked = {name: stem for name, stem in wanted.items() if stem.lower().endswith(endings)}
+        marked = [match for name in names if (match := _MARKED.fullmatch(name))]
         if not marked:
             return set()
-        stems = set(wanted.values())
-        found = set()
-        for name, stem in marked.items():
-            ending = next(e for e in endings if stem.lower().endswith(e))
-            photograph = stem[: -len(ending)]  # 1.jpg_mask.png is one of 1.jpg too
-            if (photograph in stems or photograph in wanted) and self._is_mask(
-                os.path.join(folder, name)
-            ):
-                found.add(name)
-        return found
+        # 1_mask.png is one of 1.jpg, and 1.jpg_mask.png too.
+        photographs = {*names, *(os.path.splitext(name)[0] for name in names)}
+        return {
+            match[0]
+            for match in marked
+            if match[1] in photographs and self._is_mask(os.path.join(folder, match[0]))
+        }
 
     def _is_mask(self, path: bytes) -> bool:
         if self._looked_at < _SHOWN:

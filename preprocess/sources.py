@@ -134,11 +134,12 @@ class FolderSource:
                         self._findings.add("entries that could not be read", _shown(key, entry))
         except OSError:
             self._findings.add("folders that could not be read", _shown(key))
+        found.sort()
         masks = self._masks.among(folder, [name for name, is_folder, _ in found if not is_folder])
         if masks:
             first = _shown(os.path.join(key, min(masks)))
             self.doubts.add("masks_beside_images", first, len(masks))
-        return iter(sorted(entry for entry in found if entry[1] or entry[0] not in masks))
+        return iter([entry for entry in found if entry[1] or entry[0] not in masks])
 
     def _enter(
         self,
