@@ -113,7 +113,7 @@ def _rows(source: Source, directory: Path) -> Iterator[Row]:
     for row in checked_rows(source):
         yield Row(row.key, row.identity, row.at, tuple(row.meta[name] for name in source.columns))
     if row is None:
-        reasons = [*source.doubts.lines(), *source.problems()]
-        raise SourceError(f"{source.path}: no images found" + "".join(f"; {r}" for r in reasons))
+        reasons = [*source.doubts.lines(), *source.problems()] or ["there is nothing else in it"]
+        raise SourceError(f"{source.path}: no images found; {'; '.join(reasons)}")
     # Before the plan is published: who finds a plan finds the doubts about it.
     source.doubts.keep(directory, "sources")

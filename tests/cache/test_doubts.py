@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from faceguide.cache.doubts import KINDS, Doubts
+from faceguide.cache.doubts import KINDS, STAGES, Doubts
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import write_json
+from faceguide.cache.manifest import start_over
 
 
 def test_counts_and_lines() -> None:
@@ -37,8 +38,23 @@ def test_kept_and_forgotten(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [{"self_pairs": 2}, {"other": [1, "a"]}, {"self_pairs": [0, ""]}])
+@pytest.mark.parametrize(
+    "content", [{"self_pairs": 2}, {"other": [1, "a"]}, {"self_pairs": [0, ""]}]
+)
 def test_a_foreign_file_is_named(tmp_path: Path, content: dict[str, object]) -> None:
     write_json(tmp_path / "doubts-sources.json", content)
     with pytest.raises(CacheError, match=r"doubts-sources\.json: not a file of this version"):
         Doubts.kept(tmp_path, "sources")
+
+
+def test_groups_have_stages_and_starting_over_forgets_all(tmp_path: Path) -> None:
+    doubts = Doubts()
+    doubts.add("self_pairs", "a")
+    stages = [stage for group in STAGES.values() for stage in group]
+    for stage in stages:
+        doubts.keep(tmp_path, stage)
+    assert Doubts.kept_of(tmp_path, STAGES).counts() == {"self_pairs": len(stages)}
+    assert Doubts.kept_of(tmp_path, ["occlusion"]).counts() == {"self_pairs": 1}
+    assert not Doubts.kept_of(tmp_path, ["guidance"])
+    start_over(tmp_path)
+    assert list(tmp_path.iterdir()) == []
