@@ -40,7 +40,7 @@ KINDS: Mapping[str, str] = {
     "links_upwards": "folder links lead to a folder above them and are not followed",
     "links_repeated": "folder links lead to a folder that another link leads to, and are not "
     "followed",
-    "odd_labels": "records have a label that is no whole number from 0 to 2**24; it is taken as it is",
+    "odd_labels": "records have a label that is no whole number from 0 to 2**24; it is kept",
     "header_count": "header of the records promises another number of images",
 }
 
