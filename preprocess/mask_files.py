@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import filecmp
+import functools
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from faceguide.cache.errors import FaceguideError
+from faceguide.preprocess.mask_values import FEW_SHADES, MaskError, shares_of
 
 SUFFIXES = ("", "_mask", "_gt", "-mask")
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
@@ -22,14 +24,7 @@ EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "WEBP")
 MAX_PIXELS = 2**26  # more than cameras make; a mask of so many takes a second or two
 
-# Grey values up to this share of the full range are class ids rather than shades.
-FEW_SHADES = 31 / 255
-
 MaskClass = int | tuple[int, int, int]
-
-
-class MaskError(FaceguideError):
-    """A mask that is missing, ambiguous or cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,9 @@ def read_mask(
     Without classes: black is 0 and white 1 for 1-bit, 8-bit, 16-bit and float grey, for colour
     images and palettes that hold only greys; files with no value above 1 are 0/1; the alpha
     channel is the mask where there is one, unless it is opaque everywhere over a grey image. A
-    coloured palette with indices 0 and 1 marks index 1. With classes: pixels with one of the
-    ids (grey value or palette index) or colours are marked.
+    coloured palette with indices 0 and 1 marks index 1. Values that look like class ids, by
+    their histogram, are refused. With classes: pixels with one of the ids (grey value or palette
+    index) or colours are marked.
 
     Args:
         path: PNG, BMP, TIFF, JPEG or WebP.
@@ -90,7 +86,7 @@ def read_mask(
         if not settings.classes:
             marked = _shares(image, lossy)
         elif lossy:
-            raise MaskError("JPEG smears class ids and colours; convert the original to PNG")
+            raise MaskError(f"{lossy} smears class ids and colours; convert the original to PNG")
         else:
             marked = _classes(image, settings.classes, seen)
     except MaskError as error:
@@ -98,8 +94,8 @@ def read_mask(
     return marked if settings.polarity == "visible" else 1.0 - marked
 
 
-def _load(path: Path) -> tuple[Image.Image, bool]:
-    """Decode within limits; also whether the format is lossy."""
+def _load(path: Path) -> tuple[Image.Image, str]:
+    """Decode within limits; also the name of the format when it is lossy, else ""."""
     try:
         with warnings.catch_warnings():
             # The size is checked below, with a limit of our own.
@@ -110,7 +106,7 @@ def _load(path: Path) -> tuple[Image.Image, bool]:
                     raise MaskError(f"{width}×{height} pixels are too many; reduce it")
                 if getattr(image, "n_frames", 1) != 1:
                     raise MaskError("holds several images, expected one; split it")
-                return ImageOps.exif_transpose(image), image.format == "JPEG"
+                return ImageOps.exif_transpose(image), _lossy(image, path)
     except MaskError:
         raise
     except Image.DecompressionBombError as error:
@@ -123,6 +119,20 @@ def _load(path: Path) -> tuple[Image.Image, bool]:
         else:
             reason = " ".join(str(error).split()) or type(error).__name__
         raise MaskError(f"cannot be read ({reason}); write it again as PNG") from error
+
+
+def _lossy(image: Image.Image, path: Path) -> str:
+    if image.format == "TIFF" and "jpeg" in str(image.info.get("compression", "")):
+        return "JPEG"
+    if image.format != "WEBP":
+        return "JPEG" if image.format == "JPEG" else ""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            if chunk[:4] in (b"VP8 ", b"VP8L"):
+                return "lossy WebP" if chunk[:4] == b"VP8 " else ""
+            file.seek(int.from_bytes(chunk[4:], "little") + 1 & ~1, os.SEEK_CUR)
+    return ""
 
 
 def _classes(
@@ -163,57 +173,39 @@ def _grey(image: Image.Image, tolerance: int) -> NDArray[np.uint8] | None:
     return green if spread.max() <= tolerance else None
 
 
-def _shares(image: Image.Image, lossy: bool) -> NDArray[np.float32]:
+def _shares(image: Image.Image, lossy: str) -> NDArray[np.float32]:
     mode = image.mode
     if mode == "1":
         return np.asarray(image).astype(np.float32)
     if mode == "L":
-        return _scaled(np.asarray(image), 255, lossy)
+        return shares_of(np.asarray(image), 255, lossy)
     if mode in ("I", "I;16", "I;16B"):
-        return _scaled(np.asarray(image), 65535, lossy)
+        return shares_of(np.asarray(image), 65535, lossy)
     if mode == "F":
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
             raise MaskError("its floating-point values leave 0 … 1; scale them")
+        if 0.0 < values.max() <= FEW_SHADES:
+            raise MaskError(f"its largest value is {values.max():.4f} of 1; scale them")
         return values.astype(np.float32)
     if mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         alpha = np.asarray(rgba.getchannel("A"))
         # Paint programs add an alpha channel that says nothing to a black and white picture.
         grey = _grey(rgba, tolerance=0) if alpha.min() == 255 else None
-        return _scaled(alpha if grey is None else grey, 255, lossy)
+        return shares_of(alpha if grey is None else grey, 255, lossy)
     if mode == "P":
         indices = np.asarray(image)
         grey = _grey(image, tolerance=0)
-        return _scaled(indices if grey is None else grey, 255, lossy)
+        return shares_of(indices if grey is None else grey, 255, lossy)
     if mode == "RGB":
         grey = _grey(image, tolerance=16 if lossy else 0)
         if grey is None:
             raise MaskError(
                 "holds colours; name those of marked pixels with --class, as in --class 0,128,0"
             )
-        return _scaled(grey, 255, lossy)
+        return shares_of(grey, 255, lossy)
     raise MaskError(f"has the colour mode {mode}, expected grey, RGB, RGBA or a palette")
-
-
-def _scaled(values: NDArray[np.generic], full: int, lossy: bool) -> NDArray[np.float32]:
-    """Integers → 0 … 1; refuses values that look like class ids."""
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > full:
-        raise MaskError(f"holds values from {low} to {high}, expected 0 to {full}")
-    shares = values.astype(np.float32)
-    if lossy:
-        return shares / full
-    if high <= 1:
-        return shares
-    if high == 255 and np.isin(values, (0, 255)).all():
-        return shares / 255.0
-    if high <= full * FEW_SHADES:
-        raise MaskError(
-            f"its largest value is {high} of {full}: name the marked ones with --class if these "
-            "are class ids, scale them to the full range if they are shades"
-        )
-    return shares / full
 
 
 class MaskFinder:
@@ -229,8 +221,8 @@ class MaskFinder:
             root: folder of masks.
             table: CSV with the columns image (key of a row: path relative to the images' folder)
                 and mask (path relative to `root`); nothing else is then looked for.
-            source: folder of the images, which may be the folder of masks too; an image is not
-                taken for its own mask.
+            source: folder of the images, which may be the folder of masks too; an image, or a
+                copy of it, is not taken for its own mask.
 
         Raises:
             MaskError: when `root` is no folder or `table` cannot be used.
@@ -261,7 +253,6 @@ class MaskFinder:
         if not _stays_inside(key):
             raise MaskError(f"the row key {key!r} leads out of the folder of masks")
         image = PurePosixPath(key)
-        own = None if self.source is None else str(self.source / key)
         found: list[str] = []
         for folder in dict.fromkeys((str(image.parent), ".")):
             if not self._has(folder):
@@ -271,13 +262,24 @@ class MaskFinder:
                 for extension in EXTENSIONS:
                     candidate = stem + suffix + extension
                     # os.path.isfile is false, not an error, for names the system refuses.
-                    if os.path.isfile(candidate) and candidate != own:  # noqa: PTH113
+                    if os.path.isfile(candidate) and not self._is_image(candidate, key):  # noqa: PTH113
                         found.append(candidate)
         if len(found) > 1:
             raise MaskError(
-                f"two masks for {key!r}: {found[0]} and {found[1]}; remove one or say which by CSV"
+                f"two masks for {key!r}: {found[0]} and {found[1]}; remove one or say which by CSV",
+                *found,
             )
         return self._inside(Path(found[0])) if found else None
+
+    def _is_image(self, candidate: str, key: str) -> bool:
+        """Whether a file is the image `key` itself, or a copy of it."""
+        if self.source is None or not candidate.endswith("/" + PurePosixPath(key).name):
+            return False
+        own = str(self.source / key)
+        try:  # bytes are read only where the sizes agree
+            return candidate == own or filecmp.cmp(candidate, own, shallow=False)
+        except OSError:
+            return False
 
     def _inside(self, path: Path) -> Path:
         """The mask, unless a link leads out of the folder."""
@@ -293,10 +295,31 @@ class MaskFinder:
         return self._folders[folder]
 
     def walk(self) -> Iterator[Path]:
-        """Every mask once: those the table names, else all files under the folder."""
+        """Every mask once: those the table names, else all files under the folder.
+
+        Where the masks lie among the images, only names with a suffix such as _mask are masks.
+        """
         if self.table is not None:
             yield from (self.root / name for name in dict.fromkeys(self.table.values()))
             return
+        for path in self._files():
+            named = not self.beside or mask_stem(path) != path.stem
+            if path.suffix.lower() in EXTENSIONS and named:
+                yield path
+
+    def others(self) -> Iterator[Path]:
+        """Files under the folder of kinds that are not read as masks."""
+        if self.table is None:
+            for path in self._files():
+                if path.suffix.lower() not in EXTENSIONS and not path.name.startswith("."):
+                    yield path
+
+    @functools.cached_property
+    def beside(self) -> bool:
+        """Whether the folder of masks is the folder of the images."""
+        return self.source is not None and os.path.realpath(self.source) == self._real
+
+    def _files(self) -> Iterator[Path]:
         visited: set[tuple[int, int]] = set()
         for folder, below, names in os.walk(self.root, followlinks=True):
             status = os.stat(folder)  # noqa: PTH116
@@ -307,8 +330,16 @@ class MaskFinder:
             for name in names:
                 path = Path(folder, name)
                 # os.path.isfile is false, not an error, for names the system refuses.
-                if path.suffix.lower() in EXTENSIONS and os.path.isfile(path):  # noqa: PTH113
+                if os.path.isfile(path):  # noqa: PTH113
                     yield path
+
+
+def mask_stem(path: PurePath) -> str:
+    """The name of the image that a mask belongs to: its own without folders and suffixes."""
+    for suffix in SUFFIXES[1:]:
+        if path.stem.endswith(suffix):
+            return path.stem.removesuffix(suffix)
+    return path.stem
 
 
 def _stays_inside(name: str) -> bool:
