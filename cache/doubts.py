@@ -42,6 +42,10 @@ KINDS: Mapping[str, str] = {
     "followed",
     "odd_labels": "records have a label that is no whole number from 0 to 2**24; it is kept",
     "header_count": "header of the records promises another number of images",
+    # masks
+    "eyes_hidden": "faces have their eyes mostly hidden; is --polarity the other way round?",
+    "polarity_against_layout": "masks beside kept_faces/, where white means visible, are read as "
+    "occluded",
 }
 
 

@@ -14,7 +14,7 @@ from faceguide.cache.schema import GROUPS
 def summary(directory: Path) -> dict[str, Any]:
     """Rows, groups, bytes and counts; reads no shard, however many there are."""
     plan = require_plan(directory)
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for group in GROUPS:
         recipe = group_recipe(directory, plan, group)
         manifest = load_manifest(directory, group, plan)
@@ -26,6 +26,8 @@ def summary(directory: Path) -> dict[str, Any]:
                 "status": manifest["status"] if manifest else None,
                 "origin": manifest["origin"] if manifest else None,
             }
+            if manifest and manifest.get("masks"):
+                groups[group].update(_visible(manifest["masks"]))
     return {
         "directory": str(directory),
         "schema": plan.schema,
@@ -37,6 +39,15 @@ def summary(directory: Path) -> dict[str, Any]:
         "meta": list(plan.meta),
         "groups": groups,
         "doubts": Doubts.kept_of(directory, GROUPS).counts(),
+    }
+
+
+def _visible(masks: dict[str, Any]) -> dict[str, Any]:
+    """Faces with a mask, and the mean share of them that is visible."""
+    faces = masks["faces"]
+    return {
+        "masked_faces": faces,
+        "visible_share": round(masks["visible"] / faces, 4) if faces else None,
     }
 
 
@@ -59,6 +70,11 @@ def describe(found: dict[str, Any]) -> str:
             counts += f"; landmarks: {_counts(facts['origin'])}"
         lines.append(f"{group}: {facts['bytes'] / 1e6:,.1f} MB; {counts}")
         lines.append(f"  {_settings(facts['recipe'])}")
+        if facts.get("masked_faces"):
+            lines.append(
+                f"  {facts['visible_share']:.1%} of a face visible on average, "
+                f"over {facts['masked_faces']:,} faces with a mask"
+            )
     doubts = Doubts.kept_of(Path(found["directory"]), GROUPS)
     lines += [f"doubt: {line}" for line in doubts.lines()]
     return "\n".join(printable(line) for line in lines)

@@ -137,6 +137,7 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
         )
     status: Counter[str] = Counter()
     origin: Counter[str] = Counter()
+    masks: Counter[str] = Counter()  # what they show, in a group made of masks
     shards, total = [], 0
     for shard in range(plan.shards):
         path = sidecar_path(directory, group, shard)
@@ -144,10 +145,11 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
             sidecar = read_json(path)
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
+            masks.update(dict(sidecar.get("masks", {})))
             shards.append({name: sidecar[name] for name in ("rows", "bytes", "sha256", "offsets")})
             total += sidecar["bytes"]
         except (KeyError, TypeError, ValueError) as error:
-            raise _wrong(path, error) from None
+            raise wrong_sidecar(path, error) from None
     manifest = {
         "schema": SCHEMA,
         "group": group,
@@ -157,6 +159,7 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
         "bytes": total,
         "status": dict(status),
         "origin": dict(origin),
+        **({"masks": dict(masks)} if masks else {}),
         "shards": shards,
     }
     write_json(manifest_path(directory, group), manifest)
@@ -193,7 +196,8 @@ def load_manifest(directory: Path, group: str, plan: Plan) -> dict[str, Any] | N
     return manifest
 
 
-def _wrong(path: Path, error: Exception) -> CacheError:
+def wrong_sidecar(path: Path, error: Exception) -> CacheError:
+    """What to say about a sidecar that reads well and holds something else."""
     return CacheError(
         f"{path}: not what a writer of shards leaves ({error}); remove it and run the same prep "
         "command again"
@@ -230,7 +234,7 @@ def failures(directory: Path) -> Iterator[dict[str, Any]]:
                         row = shard * plan.shard_rows + failure["row"]
                         yield {"group": group, **failure, "row": row}
                 except (KeyError, TypeError) as error:
-                    raise _wrong(path, error) from None
+                    raise wrong_sidecar(path, error) from None
 
 
 def clean(directory: Path) -> list[Path]:

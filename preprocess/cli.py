@@ -84,7 +84,9 @@ def landmarks_command(
     wanted = face_plan(**options)
     visibility = None
     if mask_root is not None or clean:
-        visibility = mask_plan(mask_root, polarity=polarity, classes=classes, clean=clean)
+        visibility = mask_plan(
+            mask_root, polarity=polarity, classes=classes, clean=clean, source=options["source"]
+        )
     elif polarity or classes:
         raise click.UsageError("--polarity and --class are about --masks FOLDER, which is missing")
     here = where(jobs, part, dask)
@@ -116,7 +118,7 @@ def landmarks_command(
     theirs = covers.run(here)
     seen = theirs.close(begun)
     if as_json:
-        echo_json({**faces, "masks": seen})
+        echo_json({**faces, "masks": seen, "doubts": {**faces["doubts"], **seen["doubts"]}})
     else:
         click.echo(f"{mine.describe(faces)}\nmasks: {theirs.describe(seen)}")
     failures = faces["failures"] + seen["failures"]

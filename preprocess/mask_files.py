@@ -285,7 +285,9 @@ class MaskFinder:
         """The mask, unless a link leads out of the folder."""
         real = os.path.realpath(path)
         if not real.startswith(self._real.rstrip("/") + "/"):
-            raise MaskError(f"{path}: leads out of the folder of masks; copy the file into it")
+            raise MaskError(
+                f"{path}: leads out of the folder of masks; copy the file into it", str(path)
+            )
         return path
 
     def _has(self, folder: str) -> bool:

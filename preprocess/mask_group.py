@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +14,12 @@ import click
 
 from faceguide.cache import manifest
 from faceguide.cache.console import say
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.files import read_json
 from faceguide.cache.plan import Plan
-from faceguide.preprocess import masks
-from faceguide.preprocess.mask_files import MaskFinder, MaskSettings, parse_class
+from faceguide.cache.shard import sidecar_path
+from faceguide.preprocess import mask_match, masks
+from faceguide.preprocess.mask_files import MaskError, MaskFinder, MaskSettings, parse_class
 from faceguide.preprocess.work import Where, Work
 
 Polarity = Literal["visible", "occluded"]
@@ -25,11 +31,11 @@ class MaskPlan:
 
     Attributes:
         settings: where the masks are and what they mean.
-        finder: finds them; None without masks.
+        against_layout: they are read in another sense than their layout has.
     """
 
     settings: masks.OcclusionSettings
-    finder: MaskFinder | None
+    against_layout: bool
 
 
 def mask_plan(
@@ -40,6 +46,7 @@ def mask_plan(
     clean: tuple[str, ...],
     table: Path | None = None,
     grid: int = 7,
+    source: Path | None = None,
 ) -> MaskPlan:
     """The options of masks as settings.
 
@@ -50,6 +57,7 @@ def mask_plan(
         clean: folders below the source root whose faces nothing covers.
         table: CSV that says which mask belongs to which image.
         grid: cells on a side of a visibility map.
+        source: the images' folder, where it is known.
 
     Raises:
         click.UsageError: when nothing, or no polarity, is known.
@@ -59,8 +67,14 @@ def mask_plan(
         raise click.UsageError("give a folder of masks, or --clean for faces that nothing covers")
     root = root.absolute() if root else None
     table = table.absolute() if table else None
+    means_visible = root is not None and (root.parent / "kept_faces").is_dir()
     if root is not None and polarity is None:
-        polarity = _known_polarity(root)
+        if not means_visible:
+            raise click.UsageError(
+                "--polarity visible|occluded: say whether the marked pixels of the masks are the "
+                "visible or the occluded part of the face"
+            )
+        polarity = "visible"
     settings = masks.OcclusionSettings(
         root=root,
         table=table,
@@ -69,8 +83,11 @@ def mask_plan(
         else None,
         clean=clean,
         grid=grid,
+        source=source.absolute() if source and source.is_dir() else None,
     )
-    return MaskPlan(settings, MaskFinder(root, table) if root else None)
+    if root is not None:
+        MaskFinder(root, table)  # a table's faults are named before anything is settled
+    return MaskPlan(settings, means_visible and polarity == "occluded" and not classes)
 
 
 @dataclass(frozen=True)
@@ -91,17 +108,78 @@ class MaskWork:
     recipe: dict[str, Any]
     shared: frozenset[int]
 
-    def run(self, here: Where) -> Work:
-        """Make the missing shards of a part; its faces are there."""
+    def run(self, here: Where) -> MadeMasks:
+        """Make the missing shards of a part; its faces are there.
+
+        Raises:
+            MaskError: when no mask belongs to a face; nothing of the group is left then.
+        """
+        settings = self.wanted.settings
         work = functools.partial(
-            masks.make_occlusion, self.directory, self.plan, self.recipe, self.wanted.settings,
-            self.shared,
-        )  # fmt: skip
-        mine = Work(self.directory, self.plan, ("occlusion",), here)
-        whole, used = mine.run(work)
-        if self.wanted.finder is not None and whole:
-            _name_unused(self.wanted.finder, {path for paths in used for path in paths})
+            masks.make_occlusion, self.directory, self.plan, self.recipe, settings, self.shared
+        )
+        mine = MadeMasks(self.directory, self.plan, ("occlusion",), here)
+        if here.part == (0, 1) and not mine.begun():
+            try:
+                mask_match.require_masks(self.directory, self.plan, settings)
+            except MaskError:
+                manifest.recipe_path(self.directory, "occlusion").unlink()
+                raise
+        whole, found = mine.run(work)
+        if settings.root is not None and whole:
+            taken = {path for paths in found for path in paths}
+            for note in mask_match.name_unused(self.directory, self.plan, settings, taken):
+                say(f"Note: {note}")
+        self._keep_doubts(mine)
         return mine
+
+    def _keep_doubts(self, mine: MadeMasks) -> None:
+        complete = mine.begun() == self.plan.shards
+        seen = mine.seen(range(self.plan.shards) if complete else mine.mine)
+        doubts = Doubts()
+        if 2 * seen.eyes_hidden > seen.faces:
+            doubts.add("eyes_hidden", count=seen.eyes_hidden)
+        if self.wanted.against_layout:
+            doubts.add("polarity_against_layout", count=seen.faces)
+        if doubts or complete:  # a part without doubts leaves those of another part
+            doubts.keep(self.directory, "masks")
+
+
+@dataclass(frozen=True)
+class MadeMasks(Work):
+    """The occlusion shards of one part, with what their masks show."""
+
+    def begun(self) -> int:
+        """How many shards of the group are there, by one listing of the directory."""
+        names = (entry.name for entry in os.scandir(self.directory))
+        return sum(name.startswith("occlusion-") and name.endswith(".json") for name in names)
+
+    def seen(self, shards: Iterable[int]) -> masks.Seen:
+        """What the masks of some shards show."""
+        total = masks.Seen()
+        for shard in shards:
+            path = sidecar_path(self.directory, "occlusion", shard)
+            try:
+                total.add(masks.Seen(**read_json(path).get("masks", {})))
+            except TypeError as error:
+                raise manifest.wrong_sidecar(path, error) from None
+        return total
+
+    def close(self, started: float) -> dict[str, Any]:
+        """The counts of `Work.close`, and the mean visible share of the faces with a mask."""
+        seen = self.seen(self.mine)
+        share = round(seen.visible / seen.faces, 4) if seen.faces else None
+        return {**super().close(started), "masked_faces": seen.faces, "visible_share": share}
+
+    def describe(self, done: dict[str, Any]) -> str:
+        """The counts of `close` in words."""
+        text = super().describe(done)
+        if done["masked_faces"]:
+            text += (
+                f"\nvisible: {done['visible_share']:.1%} of a face on average, "
+                f"over {done['masked_faces']:,} faces with a mask"
+            )
+        return text
 
 
 def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool) -> MaskWork:
@@ -109,34 +187,17 @@ def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool
 
     Raises:
         CacheError: when masks of other settings are there and `replace` is False.
+        MaskError: when no mask belongs to an image; nothing was written then.
     """
     settings = wanted.settings
+    by_stem = settings.root is not None and settings.table is None
+    if by_stem and mask_match.are_photographs(directory, plan, settings):
+        settings = dataclasses.replace(settings, source=settings.root)
+    if replace or manifest.group_recipe(directory, plan, "occlusion") is None:
+        mask_match.require_masks(directory, plan, settings)
     manifest.set_recipe(directory, plan, "occlusion", settings.recipe(), replace=replace)
     recipe = manifest.group_recipe(directory, plan, "occlusion")
     assert recipe is not None
-    by_stem = settings.root is not None and settings.table is None
     shared = masks.find_shared_stems(directory, plan) if by_stem else frozenset[int]()
+    wanted = dataclasses.replace(wanted, settings=settings)
     return MaskWork(directory, plan, wanted, recipe, shared)
-
-
-def _known_polarity(root: Path) -> Polarity:
-    """The layout kept_faces/ + masks/ says itself what white means; no other does."""
-    if (root.parent / "kept_faces").is_dir():
-        return "visible"
-    raise click.UsageError(
-        "--polarity visible|occluded: say whether the marked pixels of the masks are the visible "
-        "or the occluded part of the face"
-    )
-
-
-def _name_unused(finder: MaskFinder, taken: set[str]) -> None:
-    count = 0
-    examples: list[str] = []
-    for path in finder.walk():
-        if str(path) not in taken:
-            count += 1
-            if len(examples) < 3:
-                examples.append(str(path))
-    if count:
-        more = ", …" if count > 3 else ""
-        say(f"Note: {count} masks belong to no cached face ({', '.join(examples)}{more})")

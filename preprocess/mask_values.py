@@ -53,10 +53,17 @@ def shares_of(values: NDArray[np.integer], full: int, lossy: str) -> NDArray[np.
         raise MaskError(f"holds values from {low} to {high}, expected 0 to {full}")
     if high <= 1 and not lossy:
         return values.astype(np.float32)
+    pixels: NDArray[np.unsignedinteger]
     pixels = values.astype(np.uint8 if full == 255 else np.uint16, copy=False)
     counts = np.bincount(pixels.ravel(), minlength=full + 1)
     if high == 255 and counts[0] + counts[255] == pixels.size:  # 16 bits may hold these too
         return pixels.astype(np.float32) / 255.0
+    if (
+        lossy
+        and high == 1
+        and (_flat_counts(pixels, _FLAT, full)[:2] > _RINGING * pixels.size).all()
+    ):
+        return pixels.astype(np.float32)
     if high and high <= full * FEW_SHADES:
         raise MaskError(
             f"its largest value is {high} of {full}: "
@@ -120,9 +127,7 @@ def _refuse_grey_levels(
     )
 
 
-def _flat_counts(
-    pixels: NDArray[np.unsignedinteger], side: int, full: int
-) -> NDArray[np.int64]:
+def _flat_counts(pixels: NDArray[np.unsignedinteger], side: int, full: int) -> NDArray[np.int64]:
     """How many pixels of each value have it all around them, `side` pixels across."""
     kernel = np.ones((side, side), np.uint8)
     flat = cv2.dilate(pixels, kernel) == cv2.erode(pixels, kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import json_bytes, publish, read_json
+from faceguide.cache.pair_rows import find_rows
 from faceguide.cache.plan import Plan, read_sources
+from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done, row_checksums, write_shard
+from faceguide.preprocess import align
+from faceguide.preprocess.guidance import load_points
 from faceguide.preprocess.guidance_shards import read_faces
 from faceguide.preprocess.mask_files import MaskError, MaskFinder, MaskSettings, read_mask
 from faceguide.preprocess.parallel import Tick
-from faceguide.preprocess.visibility import cell_visibility
+from faceguide.preprocess.visibility import cell_visibility, eyes_visible
 
 REVISION = 1
 
@@ -34,6 +38,7 @@ class OcclusionSettings:
         masks: polarity and classes; None without masks.
         clean: folders below the source root ("." for all of it) whose faces nothing covers.
         grid: cells on a side of a visibility map.
+        source: folder of the images, where that is known.
     """
 
     root: Path | None
@@ -41,6 +46,7 @@ class OcclusionSettings:
     masks: MaskSettings | None
     clean: tuple[str, ...]
     grid: int
+    source: Path | None = None
 
     def recipe(self) -> dict[str, Any]:
         """Whatever changes a byte of the result."""
@@ -57,9 +63,52 @@ class OcclusionSettings:
         }
 
 
+@dataclass
+class Seen:
+    """What the masks of a shard show, as its sidecar keeps it.
+
+    Attributes:
+        faces: faces with a mask.
+        visible: their visible shares, added up.
+        eyes_hidden: faces with less than half of their eyes visible.
+    """
+
+    faces: int = 0
+    visible: float = 0.0
+    eyes_hidden: int = 0
+
+    def add(self, other: Seen) -> None:
+        """Add those of another shard."""
+        self.faces += other.faces
+        self.visible += other.visible
+        self.eyes_hidden += other.eyes_hidden
+
+
 @functools.lru_cache(maxsize=1)
-def _opened_finder(root: Path, table: Path | None) -> MaskFinder:
-    return MaskFinder(root, table)
+def open_finder(settings: OcclusionSettings, directory: Path) -> MaskFinder:
+    """The finder of a process; a table's names of images are those of the cache's rows.
+
+    Raises:
+        MaskError: when the folder or the table cannot be used, or a row has two masks.
+        CacheError: when there is a table and the faces are not finished.
+    """
+    assert settings.root is not None
+    finder = MaskFinder(settings.root, settings.table, settings.source)
+    if finder.table is None:
+        return finder
+    cache = FaceCache.open(directory)
+    rows = {name: row for name, row in find_rows(cache, finder.table).items() if type(row) is int}
+    resolved: dict[str, str] = {}
+    for (name, mask), key in zip(
+        ((name, finder.table[name]) for name in rows), cache.texts("key", list(rows.values())),
+        strict=True,
+    ):  # fmt: skip
+        if resolved.setdefault(key, mask) != mask:
+            raise MaskError(
+                f"{settings.table}: {name!r} is the image {key!r}, which has another mask already"
+            )
+    finder.table = resolved
+    return finder
 
 
 def make_occlusion(
@@ -83,7 +132,7 @@ def make_occlusion(
         tick: called after each row.
 
     Returns:
-        The masks that were used (none for a shard that was finished before).
+        The masks that were found, used or refused (none for a shard that was finished before).
     """
     rows = read_sources(directory, plan, shard)
     if is_done(directory, "occlusion", shard, recipe):
@@ -93,36 +142,42 @@ def make_occlusion(
     face_status = read_faces(directory, plan, shard, "status")
     transforms = read_faces(directory, plan, shard, "transform")
     sizes = read_faces(directory, plan, shard, "source_size")
+    landmarks = read_faces(directory, plan, shard, "landmarks")
+    size, eyes = int(plan.recipe["size"]), load_points()
     # Unknown cells say visible: a matcher that ignores `known` then ignores no part of the face.
     visibility = np.ones((len(rows), settings.grid, settings.grid), np.float16)
     known = np.zeros(len(rows), bool)
     status = face_status.copy()
     failures: list[dict[str, Any]] = []
-    used: list[str] = []
+    found: list[str] = []
+    seen = Seen()
     for slot, row in enumerate(rows):
         if face_status[slot] == STATUS_CODE["ok"]:
             try:
-                path = _mask_of(row.key, settings, shared_stems)
+                path = _mask_of(row.key, directory, settings, shared_stems)
                 if path is not None:
                     assert settings.masks is not None
+                    found.append(str(path))
+                    mask = read_mask(path, settings.masks)
+                    photograph = (int(sizes[slot, 0]), int(sizes[slot, 1]))
                     visibility[slot] = cell_visibility(
-                        read_mask(path, settings.masks),
-                        (int(sizes[slot, 0]), int(sizes[slot, 1])),
-                        transforms[slot],
-                        int(plan.recipe["size"]),
-                        settings.grid,
+                        mask, photograph, transforms[slot], size, settings.grid
                     )
                     known[slot] = True
-                    used.append(str(path))
+                    points = align.apply(align.invert(transforms[slot]), landmarks[slot] * size)
+                    seen.faces += 1
+                    seen.visible += float(visibility[slot].mean(dtype=np.float64))
+                    seen.eyes_hidden += eyes_visible(mask, photograph, points, eyes) < 0.5
                 elif any(_below(row.key, folder) for folder in settings.clean):
                     known[slot] = True
             except MaskError as error:
+                found.extend(error.paths)
                 status[slot] = STATUS_CODE["mask_refused"]
                 failures.append(
                     {"row": slot, "key": row.key, "status": "mask_refused", "reason": str(error)}
                 )
         tick()
-    report = {"status": _counts(status, known), "failures": failures}
+    report = {"status": _counts(status, known), "failures": failures, "masks": asdict(seen)}
     with write_shard(
         directory, "occlusion", shard, recipe, rows=len(rows), texts={}, report=report
     ) as writer:
@@ -132,7 +187,7 @@ def make_occlusion(
         for name, values in columns.items():
             writer.write(name, 0, values)
         writer.write("crc", 0, row_checksums(list(columns.values())))
-    return used
+    return found
 
 
 def find_shared_stems(directory: Path, plan: Plan) -> frozenset[int]:
@@ -163,10 +218,12 @@ def _count_stems(directory: Path, plan: Plan) -> list[int]:
     return [int(value) for value in np.unique(hashes[1:][again])]
 
 
-def _mask_of(key: str, settings: OcclusionSettings, shared_stems: frozenset[int]) -> Path | None:
+def _mask_of(
+    key: str, directory: Path, settings: OcclusionSettings, shared_stems: frozenset[int]
+) -> Path | None:
     if settings.root is None:
         return None
-    path = _opened_finder(settings.root, settings.table).find(key)
+    path = open_finder(settings, directory).find(key)
     if path is None or settings.table is not None:
         return path
     with_folder, alone = _stem_hashes(key)
@@ -174,7 +231,8 @@ def _mask_of(key: str, settings: OcclusionSettings, shared_stems: frozenset[int]
     if (alone if flat else with_folder) in shared_stems:
         raise MaskError(
             f"{path}: several images are called {PurePosixPath(key).stem!r}; "
-            "keep the images' folders under the masks', or name the pairs with --table"
+            "keep the images' folders under the masks', or name the pairs with --table",
+            str(path),
         )
     return path
 

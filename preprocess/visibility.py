@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.preprocess import align
-from faceguide.preprocess.mask_files import MaskError
+from faceguide.preprocess.guidance import PointTable
+from faceguide.preprocess.mask_values import MaskError
 from faceguide.preprocess.polygon import cut, from_cells
 
 # 7×7 is made of 14×14, so that the two agree to the bit.
@@ -78,6 +79,34 @@ def cell_visibility(
     # From the rounded values: whoever averages a stored 14×14 gets the stored 7×7.
     blocks = averages.astype(np.float64).reshape(grid, fold, grid, fold)
     return blocks.mean(axis=(1, 3)).astype(np.float16)
+
+
+def eyes_visible(
+    mask: NDArray[np.float32],
+    source_size: tuple[int, int],
+    landmarks: NDArray[np.floating],
+    table: PointTable,
+) -> float:
+    """The visible share of the eyes' middle, which a veil with a slit leaves free.
+
+    Args:
+        mask: (H, W) visible share of each pixel, 0 … 1.
+        source_size: width and height of the photograph in pixels.
+        landmarks: (478, 2 or 3) in pixels of the photograph.
+        table: names the outlines of the eyes.
+
+    Returns:
+        0 … 1; what lies outside the photograph is hidden; NaN without landmarks.
+    """
+    outlines = [landmarks[list(outline.points), :2] for outline in table.hull["eyes"]]
+    middle = np.concatenate([(points + points.mean(axis=0)) / 2 for points in outlines])
+    if not np.isfinite(middle).all():
+        return float("nan")
+    height, width = mask.shape
+    x, y = np.floor((middle + 0.5) * (width / source_size[0], height / source_size[1])).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    values = mask[y[inside].astype(int), x[inside].astype(int)]
+    return float(values.sum() / len(middle))
 
 
 def same_geometry(mask_size: tuple[int, int], source_size: tuple[int, int]) -> bool:

@@ -1,0 +1,128 @@
+"""Which masks belong to which faces of a cache, and which to none; asked before any is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+
+import cv2
+
+from faceguide.cache import manifest
+from faceguide.cache.errors import FaceguideError
+from faceguide.cache.plan import Plan, read_sources
+from faceguide.cache.reader import FaceCache
+from faceguide.cache.schema import STATUS_CODE
+from faceguide.cache.shard import is_done
+from faceguide.preprocess import align
+from faceguide.preprocess.decode import decode
+from faceguide.preprocess.guidance_shards import read_faces
+from faceguide.preprocess.mask_files import EXTENSIONS, MaskError, MaskFinder, mask_stem
+from faceguide.preprocess.masks import OcclusionSettings, open_finder
+
+_TRIED = 1000  # faces whose photograph is looked for among the masks
+_COMPARED = 3  # of those found
+_ALIKE = 4.0  # grey levels between a crop and the same crop from a JPEG
+
+
+def require_masks(directory: Path, plan: Plan, settings: OcclusionSettings) -> None:
+    """Refuse masks of which none belongs to a face, as far as the faces are there.
+
+    Raises:
+        MaskError: one line that says what the folder holds instead.
+    """
+    if settings.root is None:
+        return
+    finder = open_finder(settings, directory)
+    first = ""
+    for key in _keys(directory, plan, faces=True):
+        first = first or key
+        try:
+            if finder.find(key) is not None:
+                return
+        except MaskError as error:
+            if error.paths:  # there are masks of this face, though none can be used
+                return
+    masks = list(finder.walk())
+    others = [] if masks else list(finder.others())
+    if masks:
+        says = f"none of {len(masks):,} masks belongs to a face of the cache ({_shown(masks)})"
+    elif others:
+        says = f"holds no mask of a kind that is read, only {_shown(others)}; save masks as PNG"
+    else:
+        says = "holds no masks"
+    wanted = f"; {first!r} would have {PurePath(first).stem}_mask.png" if first else ""
+    raise MaskError(f"{settings.table or settings.root}: {says}{wanted}")
+
+
+def name_unused(
+    directory: Path, plan: Plan, settings: OcclusionSettings, taken: set[str]
+) -> Iterator[str]:
+    """Lines about masks of no face, and about files of other kinds that are named as masks.
+
+    Args:
+        directory: the cache.
+        plan: its plan.
+        settings: where the masks are.
+        taken: masks that were found, used or refused.
+    """
+    assert settings.root is not None
+    finder = MaskFinder(settings.root, settings.table, settings.source)
+    unused = [path for path in finder.walk() if str(path) not in taken]
+    if unused:
+        yield f"{len(unused):,} masks belong to no cached face ({_shown(unused)})"
+    others = {mask_stem(path): path for path in finder.others()}
+    if others:
+        matched = {mask_stem(PurePath(path)) for path in taken}
+        stems = {PurePath(key).stem for key in _keys(directory, plan, faces=False)}
+        unread = [path for stem, path in others.items() if stem in stems - matched]
+        if unread:
+            yield (
+                f"{len(unread):,} files among the masks are of kinds that are not read "
+                f"({_shown(unread)}); masks are {', '.join(sorted(EXTENSIONS))}"
+            )
+
+
+def are_photographs(directory: Path, plan: Plan, settings: OcclusionSettings) -> bool:
+    """Whether files with the images' own names are the images, not masks called alike.
+
+    The cache does not know where its images came from, but has their crops.
+    """
+    root = settings.root
+    if root is None or settings.source or manifest.load_manifest(directory, "faces", plan) is None:
+        return False
+    cache = FaceCache.open(directory)
+    rows = cache.select()[:_TRIED]
+    compared = 0
+    for row, key in zip(rows.tolist(), cache.texts("key", rows), strict=True):
+        path = root / key
+        if compared == _COMPARED or not path.is_file():
+            continue
+        compared += 1
+        sample = cache.read([row], ["image", "transform", "source_size"])
+        try:
+            image = decode(path.read_bytes())
+        except (OSError, FaceguideError):
+            continue
+        if image.shape[1::-1] == tuple(sample["source_size"][0]):
+            crop = align.warp(image, sample["transform"][0], plan.recipe["size"])
+            greys = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (crop, sample["image"][0])]
+            if cv2.absdiff(*greys).mean() < _ALIKE:
+                return True
+    return False
+
+
+def _keys(directory: Path, plan: Plan, *, faces: bool) -> Iterator[str]:
+    """Keys of the rows; with `faces` without those of which it is known that they have none."""
+    for shard in range(plan.shards):
+        rows = read_sources(directory, plan, shard)
+        status = None
+        if faces and is_done(directory, "faces", shard, plan.recipe):
+            status = read_faces(directory, plan, shard, "status")
+        for slot, row in enumerate(rows):
+            if status is None or status[slot] == STATUS_CODE["ok"]:
+                yield row.key
+
+
+def _shown(paths: Iterable[PurePath]) -> str:
+    names = [str(path) for path in paths]
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
