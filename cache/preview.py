@@ -12,20 +12,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 from faceguide.cache.console import printable
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.schema import ORIGINS, STATUSES
+from faceguide.cache.schema import ORIGINS, REGIONS, STATUSES
 
 _PANEL = 160  # pixels of one panel
 _GAP = 4
 _CAPTION = 34
 _COLUMNS = 2  # faces side by side
 _INK, _PAPER = (25, 25, 25), (255, 255, 255)
+_LANDMARK = (0, 255, 128)
 _REGION_COLOURS = np.array([(64, 160, 255), (255, 176, 0), (255, 64, 96)], np.float32)
+_VISIBLE, _HIDDEN, _UNKNOWN = (40, 200, 80), (220, 30, 40), (128, 128, 128)
+_SWATCH = 11
+_LEGEND = 22  # height of a line of the legend
 
 
 def contact_sheet(cache: FaceCache, rows: Sequence[int] | NDArray[np.integer]) -> Image.Image:
     """Crop with landmarks, heatmap, regions and visibility of each row, with a caption.
 
-    Panels whose column group is not in the cache are left out.
+    Panels whose column group is not in the cache are left out. A legend below says what the
+    colours are.
 
     Args:
         cache: an open cache.
@@ -38,11 +43,45 @@ def contact_sheet(cache: FaceCache, rows: Sequence[int] | NDArray[np.integer]) -
     width, height = strips[0].size
     across = min(_COLUMNS, len(strips))
     down = -(-len(strips) // across)
-    sheet = Image.new("RGB", (across * (width + 3 * _GAP), down * (height + 3 * _GAP)), _PAPER)
+    legend = _legend(cache, across * (width + 3 * _GAP))
+    below = down * (height + 3 * _GAP)
+    sheet = Image.new("RGB", (legend.width, below + legend.height), _PAPER)
+    sheet.paste(legend, (0, below))
     for position, strip in enumerate(strips):
         y, x = divmod(position, across)
         sheet.paste(strip, (x * (width + 3 * _GAP) + _GAP, y * (height + 3 * _GAP) + _GAP))
     return sheet
+
+
+def _legend(cache: FaceCache, width: int) -> Image.Image:
+    """What the colours of the panels in this cache are; as many lines as the width needs."""
+    dots: list[tuple[str, tuple[int, ...] | None]] = [("landmarks", _LANDMARK)]
+    if "heatmap" in cache.columns:
+        scale = np.linspace(0, 255, 6 * _SWATCH).astype(np.uint8)[None]
+        dots.append(("heatmap: where attention is wanted", None))
+        regions = _REGION_COLOURS.astype(int).tolist()
+        dots += [(name, tuple(c)) for name, c in zip(REGIONS, regions, strict=True)]
+    if "visibility" in cache.columns:
+        dots += [("visible", _VISIBLE), ("hidden", _HIDDEN), ("grey picture: unknown", _UNKNOWN)]
+    font = ImageFont.load_default(13)
+    places, x, y = [], _GAP, 0
+    for text, colour in dots:
+        swatch = _SWATCH if colour else scale.shape[1]
+        length = swatch + 5 + int(font.getlength(text)) + 16
+        if x > _GAP and x + length > width:
+            x, y = _GAP, y + _LEGEND
+        places.append((x, y + 4, swatch))
+        x += length
+    legend = Image.new("RGB", (width, y + _LEGEND + _GAP), _PAPER)
+    draw = ImageDraw.Draw(legend)
+    for (text, colour), (left, top, swatch) in zip(dots, places, strict=True):
+        if colour:
+            draw.rectangle((left, top, left + swatch - 1, top + _SWATCH - 1), fill=colour)
+        else:
+            bar = cv2.applyColorMap(np.repeat(scale, _SWATCH, axis=0), cv2.COLORMAP_INFERNO)
+            legend.paste(Image.fromarray(bar[:, :, ::-1]), (left, top))
+        draw.text((left + swatch + 5, top - 3), text, _INK, font)
+    return legend
 
 
 def _strip(cache: FaceCache, sample: dict[str, Any]) -> Image.Image:
@@ -69,7 +108,10 @@ def _captions(cache: FaceCache, sample: dict[str, Any]) -> list[str]:
     yaw, pitch, roll = (f"{angle:+.0f}°" for angle in sample["pose"])
     quality = "" if np.isnan(sample["quality"]) else f"  quality {sample['quality']:.2f}"
     pose = f"yaw {yaw} pitch {pitch} roll {roll}"
-    return [f"{sample['row']}  {sample['key']}", f"{status}  {origin}{quality}  {pose}"]
+    visible = (
+        f"  visible {sample['visibility'].mean(dtype=float):.0%}" if sample.get("known") else ""
+    )
+    return [f"{sample['row']}  {sample['key']}", f"{status}  {origin}{quality}  {pose}{visible}"]
 
 
 def _write(strip: Image.Image, lines: list[str]) -> None:
@@ -92,7 +134,7 @@ def _with_landmarks(
             # Centre of the first pixel is 0 in the crop and in the enlarged panel.
             place = ((x * size + 0.5) * scale - 0.5, (y * size + 0.5) * scale - 0.5)
             if all(-1 < value < _PANEL for value in place):
-                cv2.circle(out, (round(place[0]), round(place[1])), 0, (0, 255, 128), -1)
+                cv2.circle(out, (round(place[0]), round(place[1])), 0, _LANDMARK, -1)
     return out
 
 
@@ -131,5 +173,5 @@ def _with_visibility(
         visibility.astype(np.float32), (_PANEL, _PANEL), interpolation=cv2.INTER_NEAREST
     )[:, :, None]
     # Green where the face can be seen, red where it is hidden.
-    colour = large * np.array((40, 200, 80)) + (1 - large) * np.array((220, 30, 40))
+    colour = large * np.array(_VISIBLE) + (1 - large) * np.array(_HIDDEN)
     return _blend(image, colour.astype(np.float32), np.full((1, 1, 1), 0.45, np.float32))

@@ -17,7 +17,7 @@ from faceguide.cache.errors import CacheError
 from faceguide.cache.plan import Plan
 from faceguide.preprocess import dry_run as rehearsal
 from faceguide.preprocess import guidance_shards, landmarks, parallel
-from faceguide.preprocess.guidance import GuidanceSettings, load_points
+from faceguide.preprocess.guidance import GuidanceSettings, settings_of
 from faceguide.preprocess.mask_group import MaskPlan, MaskWork, mask_plan, settle_masks
 from faceguide.preprocess.options import (
     EXISTING,
@@ -195,15 +195,28 @@ def guidance_command(
 ) -> None:
     """Render heatmaps and region masks again with other settings; nothing is detected.
 
+    --points FILE has the fields of the built-in table: lists of landmark indices (0 to 477 of
+    MediaPipe's face mesh), radius and sigmas in pixels of a crop of 448 whatever the cache's
+    size. "points" and "radius" are the discs of --regions points, "hull" the contours of
+    --regions hull, "heatmap" counts with both.
+
     \b
-    Example:
+    Examples:
       prep guidance --cache cache/ --regions points --grid 56
+      prep guidance --cache cache/ --regions points --points mine.json
+    \b
+    mine.json, shortened:
+      {"points": {"eyes": [33, 133], "nose": [1, 4], "mouth": [61, 291]},
+       "radius": 20,
+       "heatmap": {"eyes": {"points": [33, 133], "sigma": 8}},
+       "hull": {"eyes": [{"ring": [33, 159, 133, 145]}], "nose": [{"convex": [1, 98, 327]}],
+                "mouth": [{"ring": [61, 0, 291, 17]}]}}
     """
     started = time.monotonic()
     here = where(jobs, part, dask)
     directory = directory.absolute()
     plan = manifest.require_plan(directory)
-    settings = GuidanceSettings(regions=regions, grid=grid, table=load_points(points_file))
+    settings = settings_of(regions, grid, points_file)
     manifest.set_recipe(directory, plan, "guidance", settings.recipe(), replace=True)
     recipe = manifest.group_recipe(directory, plan, "guidance")
     assert recipe is not None

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.console import say
 from faceguide.cache.errors import FaceguideError
 from faceguide.preprocess.polygon import coverage, to_cells
 
@@ -209,6 +210,25 @@ class GuidanceSettings:
             for region in REGIONS
         }
         return recipe | {"hull": hull}
+
+
+def settings_of(
+    regions: Literal["hull", "points"], grid: int, points_file: Path | None
+) -> GuidanceSettings:
+    """The settings that options ask for; says when they leave the file's discs unused.
+
+    Raises:
+        PointsError: one line that names the file and the field.
+    """
+    table = load_points(points_file)
+    ours = load_points()
+    unused = [name for name in ("points", "radius") if getattr(table, name) != getattr(ours, name)]
+    if unused and regions == "hull":
+        say(
+            f"Note: {points_file}: {' and '.join(unused)} of this file count with --regions points "
+            "only, and --regions is hull"
+        )
+    return GuidanceSettings(regions=regions, grid=grid, table=table)
 
 
 def render(

@@ -196,6 +196,8 @@ def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool
     if replace or manifest.group_recipe(directory, plan, "occlusion") is None:
         mask_match.require_masks(directory, plan, settings)
     manifest.set_recipe(directory, plan, "occlusion", settings.recipe(), replace=replace)
+    if replace and not manifest.manifest_path(directory, "occlusion").exists():
+        Doubts().keep(directory, "masks")  # those of the masks that were there
     recipe = manifest.group_recipe(directory, plan, "occlusion")
     assert recipe is not None
     shared = masks.find_shared_stems(directory, plan) if by_stem else frozenset[int]()

@@ -55,11 +55,13 @@ def guidance_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--regions", type=click.Choice(["hull", "points"]), default="hull", show_default=True,
-            help="hull: filled contours of eyes, nose and mouth; points: discs at landmarks.",
+            help="hull: filled contours of eyes, nose and mouth; points: discs at landmarks, of "
+            "the radius in --points.",
         ),
         click.option(
             "--points", "points_file", type=EXISTING,
-            help="JSON file of landmark indices, radius and sigmas instead of ours.",
+            help="JSON file of landmark indices, and of radius and sigmas in pixels at 448, "
+            "instead of ours; `prep guidance --help` shows one.",
         ),
     ]  # fmt: skip
     return _all(command, options)

@@ -15,7 +15,7 @@ from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import replacing
 from faceguide.cache.plan import Plan, Row, make_plan
 from faceguide.preprocess import landmark_text
-from faceguide.preprocess.guidance import GuidanceSettings, load_points
+from faceguide.preprocess.guidance import GuidanceSettings, settings_of
 from faceguide.preprocess.identities import checked_rows
 from faceguide.preprocess.landmarks import FaceSettings, faces_recipe
 from faceguide.preprocess.sources import Source, SourceError, open_source
@@ -68,7 +68,7 @@ def face_plan(
             landmark_index=directory / "landmarks.index" if landmark_file else None,
             **settings,
         ),
-        guidance=GuidanceSettings(regions=regions, grid=grid, table=load_points(points_file)),
+        guidance=settings_of(regions, grid, points_file),
         limit=limit,
         seed=seed,
         shard_rows=shard_rows,

@@ -118,8 +118,7 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
     names += [f"{name}: {count}" for name, count in zip(REGIONS, assignment, strict=True)]
     grid = np.concatenate([_headings(names), *rows], axis=0)
     with replacing(path) as temporary:
-        # 256 colours show as much in a quarter of the space; a run writes many of these.
-        Image.fromarray(grid).quantize(256).save(temporary, "PNG", optimize=True)
+        Image.fromarray(grid).save(temporary, "PNG")
 
 
 def _headings(names: list[str]) -> NDArray[np.uint8]:
