@@ -252,13 +252,18 @@ def start_over(directory: Path) -> None:
     """Remove everything that a plan and its groups wrote, the plan first, and nothing else."""
     (directory / "plan.json").unlink(missing_ok=True)
     for group in GROUPS:
-        manifest_path(directory, group).unlink(missing_ok=True)
-        recipe_path(directory, group).unlink(missing_ok=True)
-        for stage in STAGES[group]:
-            doubts_path(directory, stage).unlink(missing_ok=True)
-        for path in directory.glob(f"{group}-[0-9]*"):
-            if path.suffix in (".h5", ".json"):
-                path.unlink(missing_ok=True)
+        start_group_over(directory, group)
     shutil.rmtree(directory / "sources", ignore_errors=True)
     for name in ("identities.txt", "landmarks.index", "shared-stems.json"):
         (directory / name).unlink(missing_ok=True)
+
+
+def start_group_over(directory: Path, group: str) -> None:
+    """Remove everything that one group wrote, its manifest first."""
+    manifest_path(directory, group).unlink(missing_ok=True)
+    recipe_path(directory, group).unlink(missing_ok=True)
+    for stage in STAGES[group]:
+        doubts_path(directory, stage).unlink(missing_ok=True)
+    for path in directory.glob(f"{group}-[0-9]*"):
+        if path.suffix in (".h5", ".json"):
+            path.unlink(missing_ok=True)

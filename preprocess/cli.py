@@ -240,7 +240,9 @@ def guidance_command(
     show_default=True,
     help="Cells on a side of a visibility map.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace visibility made with other settings.")
+@click.option(
+    "--overwrite", is_flag=True, help="Start over: remove the visibility that is there first."
+)
 @prepare_option
 @job_options
 def masks_command(
@@ -277,6 +279,11 @@ def masks_command(
     here = where(jobs, part, dask)
     directory = directory.absolute()
     plan = manifest.require_plan(directory)
+    if overwrite and here.part != (0, 1) and not prepare:
+        raise click.UsageError(
+            "--overwrite would remove what other parts made; run `prep masks … --prepare "
+            "--overwrite` once, then the parts without it"
+        )
     covers = settle_masks(directory, plan, wanted, replace=overwrite)
     if prepare:
         return

@@ -185,6 +185,12 @@ class MadeMasks(Work):
 def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool) -> MaskWork:
     """What all parts share: the recipe, and the stems that several images have.
 
+    Args:
+        directory: the cache.
+        plan: its plan.
+        wanted: the masks.
+        replace: start over, whatever masks were there.
+
     Raises:
         CacheError: when masks of other settings are there and `replace` is False.
         MaskError: when no mask belongs to an image; nothing was written then.
@@ -195,9 +201,9 @@ def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool
         settings = dataclasses.replace(settings, source=settings.root)
     if replace or manifest.group_recipe(directory, plan, "occlusion") is None:
         mask_match.require_masks(directory, plan, settings)
-    manifest.set_recipe(directory, plan, "occlusion", settings.recipe(), replace=replace)
-    if replace and not manifest.manifest_path(directory, "occlusion").exists():
-        Doubts().keep(directory, "masks")  # those of the masks that were there
+    if replace:  # the same names may have other masks now
+        manifest.start_group_over(directory, "occlusion")
+    manifest.set_recipe(directory, plan, "occlusion", settings.recipe(), replace=False)
     recipe = manifest.group_recipe(directory, plan, "occlusion")
     assert recipe is not None
     shared = masks.find_shared_stems(directory, plan) if by_stem else frozenset[int]()

@@ -42,6 +42,7 @@ def require_masks(directory: Path, plan: Plan, settings: OcclusionSettings) -> N
         except MaskError as error:
             if error.paths:  # there are masks of this face, though none can be used
                 return
+    finder = MaskFinder(settings.root, settings.table, settings.source)
     masks = list(finder.walk())
     others = [] if masks else list(finder.others())
     if masks:
@@ -50,8 +51,11 @@ def require_masks(directory: Path, plan: Plan, settings: OcclusionSettings) -> N
         says = f"holds no mask of a kind that is read, only {_shown(others)}; save masks as PNG"
     else:
         says = "holds no masks"
-    wanted = f"; {first!r} would have {PurePath(first).stem}_mask.png" if first else ""
-    raise MaskError(f"{settings.table or settings.root}: {says}{wanted}")
+    if first and settings.table:
+        says += f"; the images of the cache have names such as {first!r}"
+    elif first:
+        says += f"; that of {first!r} would be called {PurePath(first).stem}_mask.png"
+    raise MaskError(f"{settings.table or settings.root}: {says}")
 
 
 def name_unused(

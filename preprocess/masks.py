@@ -84,7 +84,6 @@ class Seen:
         self.eyes_hidden += other.eyes_hidden
 
 
-@functools.lru_cache(maxsize=1)
 def open_finder(settings: OcclusionSettings, directory: Path) -> MaskFinder:
     """The finder of a process; a table's names of images are those of the cache's rows.
 
@@ -92,6 +91,12 @@ def open_finder(settings: OcclusionSettings, directory: Path) -> MaskFinder:
         MaskError: when the folder or the table cannot be used, or a row has two masks.
         CacheError: when there is a table and the faces are not finished.
     """
+    stamp = settings.table.stat().st_mtime_ns if settings.table else 0
+    return _opened_finder(settings, directory, stamp)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened_finder(settings: OcclusionSettings, directory: Path, _: int) -> MaskFinder:
     assert settings.root is not None
     finder = MaskFinder(settings.root, settings.table, settings.source)
     if finder.table is None:
@@ -151,10 +156,11 @@ def make_occlusion(
     failures: list[dict[str, Any]] = []
     found: list[str] = []
     seen = Seen()
+    finder = open_finder(settings, directory) if settings.root else None
     for slot, row in enumerate(rows):
         if face_status[slot] == STATUS_CODE["ok"]:
             try:
-                path = _mask_of(row.key, directory, settings, shared_stems)
+                path = _mask_of(row.key, finder, shared_stems)
                 if path is not None:
                     assert settings.masks is not None
                     found.append(str(path))
@@ -218,16 +224,12 @@ def _count_stems(directory: Path, plan: Plan) -> list[int]:
     return [int(value) for value in np.unique(hashes[1:][again])]
 
 
-def _mask_of(
-    key: str, directory: Path, settings: OcclusionSettings, shared_stems: frozenset[int]
-) -> Path | None:
-    if settings.root is None:
-        return None
-    path = open_finder(settings, directory).find(key)
-    if path is None or settings.table is not None:
+def _mask_of(key: str, finder: MaskFinder | None, shared_stems: frozenset[int]) -> Path | None:
+    path = finder.find(key) if finder else None
+    if finder is None or path is None or finder.table is not None:
         return path
     with_folder, alone = _stem_hashes(key)
-    flat = path.parent == settings.root
+    flat = path.parent == finder.root
     if (alone if flat else with_folder) in shared_stems:
         raise MaskError(
             f"{path}: several images are called {PurePosixPath(key).stem!r}; "
