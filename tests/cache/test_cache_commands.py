@@ -87,6 +87,10 @@ def test_preview_is_a_picture(directory: Path, tmp_path: Path) -> None:
     with Image.open(out) as picture:
         assert picture.width > 1000
         assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 1000
+        legend = np.asarray(picture)[-24:]
+    # What green, red and grey are in a map of visibility, and the three regions.
+    for colour in ((40, 200, 80), (220, 30, 40), (64, 160, 255), (255, 176, 0), (255, 64, 96)):
+        assert (legend == colour).all(-1).sum() == 11 * 11
     result = run("preview", directory, "--out", out, "--origin", "template")
     assert result.exit_code == 1
     assert "no rows pass these filters" in result.stderr

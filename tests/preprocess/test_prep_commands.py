@@ -23,6 +23,7 @@ from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
 from faceguide.preprocess.align import template
 from faceguide.preprocess.cli import main
+from faceguide.preprocess.guidance import POINTS_FILE
 
 PREP = [sys.executable, "-c", "from faceguide.preprocess.cli import main; main()"]
 
@@ -168,6 +169,33 @@ def test_landmarks_go_out_and_come_in_again(
     assert np.isnan(second["landmarks"][:, :, 2]).all()
     assert np.abs(first["image"].astype(int) - second["image"]).mean() < 0.1
     assert np.abs(first["pose"] - second["pose"])[:, 2].max() < 5
+
+
+def test_points_say_what_the_regions_make_of_them(demo: Path, tmp_path: Path) -> None:
+    """A radius counts with discs only; the example of the help is a file that works."""
+    cache, mine = tmp_path / "cache", tmp_path / "mine.json"
+    prep("landmarks", demo / "photos", "--out", cache, "--limit", 4, "--allow-failures")
+    text = prep("guidance", "--help").stdout
+    assert "pixels at 448" in " ".join(text.split())
+    mine.write_text(text[text.index('{"points"') : text.index("}}") + 2])
+    words = ("guidance", "--cache", cache, "--points", mine)
+    hull = prep(*words)
+    assert hull.exit_code == 0
+    assert (
+        f"Note: {mine}: points and radius of this file count with --regions points only, and "
+        "--regions is hull\n"
+    ) in hull.stderr
+    assert "Note" not in prep(*words, "--regions", "points").stderr
+    rows = FaceCache.open(cache).select()
+    small = FaceCache.open(cache).read(rows, ["regions"])["regions"].astype(float)
+    table = json.loads(mine.read_text())
+    mine.write_text(json.dumps({**table, "radius": 2 * table["radius"]}))
+    assert prep(*words, "--regions", "points").exit_code == 0
+    large = FaceCache.open(cache).read(rows, ["regions"])["regions"].astype(float)
+    assert large.mean() > 2 * small.mean()
+    ours = tmp_path / "ours.json"
+    shutil.copy(POINTS_FILE, ours)
+    assert "Note" not in prep("guidance", "--cache", cache, "--points", ours).stderr
 
 
 def test_masks_go_through_the_same_transform(demo: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_run_from_cache_to_evaluation(
     assert {"guide_regions", "guide_contrastive", "energy_inside", "head_cosine"} <= set(lines[0])
     grid = cv2.imread(str(run / "step-0000005.png"))
     assert grid.shape == (20 + 6 * 160, 5 * 160, 3)
+    assert len(np.unique(grid.reshape(-1, 3), axis=0)) > 256  # no palette, which posterises
     assert cv2.imread(str(run / "energy.png")) is not None
     # What evaluate reads.
     from faceguide.evaluate.network import load_network
