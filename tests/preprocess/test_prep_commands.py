@@ -177,7 +177,7 @@ def test_points_say_what_the_regions_make_of_them(demo: Path, tmp_path: Path) ->
     prep("landmarks", demo / "photos", "--out", cache, "--limit", 4, "--allow-failures")
     text = prep("guidance", "--help").stdout
     assert "pixels at 448" in " ".join(text.split())
-    mine.write_text(text[text.index('{"points"') : text.index("}}") + 2])
+    mine.write_text(text[text.index('{"points"') : text.rindex("}}") + 2])
     words = ("guidance", "--cache", cache, "--points", mine)
     hull = prep(*words)
     assert hull.exit_code == 0
