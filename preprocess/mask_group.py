@@ -83,11 +83,18 @@ def mask_plan(
         else None,
         clean=clean,
         grid=grid,
-        source=source.absolute() if source and source.is_dir() else None,
+        source=_images_folder(source),
     )
     if root is not None:
         MaskFinder(root, table)  # a table's faults are named before anything is settled
     return MaskPlan(settings, means_visible and polarity == "occluded" and not classes)
+
+
+def _images_folder(source: Path | None) -> Path | None:
+    """The folder that the keys of a folder's or a CSV's images begin in."""
+    if source is None:
+        return None
+    return source.absolute() if source.is_dir() else source.absolute().parent
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ class MaskWork:
         Raises:
             MaskError: when no mask belongs to a face; nothing of the group is left then.
         """
-        settings = self.wanted.settings
+        settings = mask_match.without_photographs(self.directory, self.plan, self.wanted.settings)
         work = functools.partial(
             masks.make_occlusion, self.directory, self.plan, self.recipe, settings, self.shared
         )
@@ -195,10 +202,7 @@ def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool
         CacheError: when masks of other settings are there and `replace` is False.
         MaskError: when no mask belongs to an image; nothing was written then.
     """
-    settings = wanted.settings
-    by_stem = settings.root is not None and settings.table is None
-    if by_stem and mask_match.are_photographs(directory, plan, settings):
-        settings = dataclasses.replace(settings, source=settings.root)
+    settings = mask_match.without_photographs(directory, plan, wanted.settings)
     if replace or manifest.group_recipe(directory, plan, "occlusion") is None:
         mask_match.require_masks(directory, plan, settings)
     if replace:  # the same names may have other masks now
@@ -206,6 +210,7 @@ def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool
     manifest.set_recipe(directory, plan, "occlusion", settings.recipe(), replace=False)
     recipe = manifest.group_recipe(directory, plan, "occlusion")
     assert recipe is not None
+    by_stem = settings.root is not None and settings.table is None
     shared = masks.find_shared_stems(directory, plan) if by_stem else frozenset[int]()
     wanted = dataclasses.replace(wanted, settings=settings)
     return MaskWork(directory, plan, wanted, recipe, shared)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 import cv2
+import numpy as np
 
 from faceguide.cache import manifest
-from faceguide.cache.errors import FaceguideError
+from faceguide.cache.errors import CacheError, FaceguideError
 from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
@@ -86,16 +88,29 @@ def name_unused(
             )
 
 
-def are_photographs(directory: Path, plan: Plan, settings: OcclusionSettings) -> bool:
-    """Whether files with the images' own names are the images, not masks called alike.
+def without_photographs(
+    directory: Path, plan: Plan, settings: OcclusionSettings
+) -> OcclusionSettings:
+    """The settings, by which no image is its own mask: the folder of masks may hold the images.
 
-    The cache does not know where its images came from, but has their crops.
+    The cache does not know where its images came from, but has their crops, once it is sealed.
     """
-    root = settings.root
-    if root is None or settings.source or manifest.load_manifest(directory, "faces", plan) is None:
+    if settings.root is None or settings.table is not None:
+        return settings
+    try:
+        found = _are_photographs(directory, plan, settings.root)
+    except CacheError:  # a shard that cannot be read is named by whoever needs it
+        return settings
+    return dataclasses.replace(settings, source=settings.root) if found else settings
+
+
+def _are_photographs(directory: Path, plan: Plan, root: Path) -> bool:
+    """Whether files with the images' own names are the images, not masks called alike."""
+    if manifest.load_manifest(directory, "faces", plan) is None:
         return False
     cache = FaceCache.open(directory)
-    rows = cache.select()[:_TRIED]
+    rows = np.arange(min(len(cache), _TRIED))
+    rows = rows[cache.read(rows, ["status"])["status"] == STATUS_CODE["ok"]]
     compared = 0
     for row, key in zip(rows.tolist(), cache.texts("key", rows), strict=True):
         path = root / key

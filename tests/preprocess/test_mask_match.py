@@ -105,21 +105,36 @@ def test_masks_beside_their_images(
     assert known(tmp_path / "b") == known(tmp_path / "a")
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_grey_photographs_are_not_their_own_masks(demo: Path, tmp_path: Path, copied: bool) -> None:
+@pytest.mark.parametrize("given", ["the folder", "a copy", "grey versions"])
+def test_grey_photographs_are_not_their_own_masks(demo: Path, tmp_path: Path, given: str) -> None:
     photos, cache = tmp_path / "photos", tmp_path / "cache"
-    beside(demo, photos, "", ".png", grey=True)
+    beside(demo, photos, "", ".png", grey=given != "grey versions")
     prep("landmarks", photos, "--out", cache, "--allow-failures", "--jobs", 1)
     before = files(cache)
-    folder = Path(shutil.copytree(photos, tmp_path / "copy")) if copied else photos
+    folder = photos
+    if given == "a copy":
+        folder = Path(shutil.copytree(photos, tmp_path / "copy"))
+    elif given == "grey versions":
+        folder = tmp_path / "grey"
+        beside(demo, folder, "", ".png", grey=True)
     result = masks(folder, cache)
     assert result.exit_code == 1
     assert f"{folder}: holds no masks" in result.stderr
     assert files(cache) == before
     both = prep("landmarks", photos, "--out", tmp_path / "new", "--masks", folder, "--polarity",
-                "visible", "--jobs", 1)  # fmt: skip
+                "visible", "--jobs", 1, "--allow-failures")  # fmt: skip
     assert both.exit_code == 1
+    assert "holds no masks" in both.stderr or "belongs to a face" in both.stderr
     assert not list(tmp_path.glob("new/*occlusion*"))
+    listed = tmp_path / "list.csv"
+    paths = sorted(photos.rglob("*.png"))
+    listed.write_text(
+        "path,identity\n" + "".join(f"{p.relative_to(tmp_path)},{p.parent.name}\n" for p in paths)
+    )
+    both = prep("landmarks", listed, "--out", tmp_path / "listed", "--masks", tmp_path,
+                "--polarity", "visible", "--jobs", 1, "--allow-failures")  # fmt: skip
+    assert both.exit_code == 1
+    assert not list(tmp_path.glob("listed/*occlusion*"))
 
 
 # Of nobody -----------------------------------------------------------------------------------
