@@ -183,6 +183,7 @@ def load_manifest(directory: Path, group: str, plan: Plan) -> dict[str, Any] | N
         isinstance(shards, list)
         and len(shards) == plan.shards
         and isinstance(manifest.get("recipe"), dict)
+        and _are_sums(manifest.get("masks", {}))
         and all(
             isinstance(shard, dict)
             and shard.get("rows") == plan.rows_of(number)
@@ -202,6 +203,13 @@ def wrong_sidecar(path: Path, error: Exception) -> CacheError:
         f"{path}: not what a writer of shards leaves ({error}); remove it and run the same prep "
         "command again"
     )
+
+
+def _are_sums(masks: Any) -> bool:
+    if not isinstance(masks, dict):
+        return False
+    named = not masks or {"faces", "visible"} <= set(masks)
+    return named and all(type(number) in (int, float) for number in masks.values())
 
 
 def _inside(group: str, recipe: dict[str, Any], shards: list[dict[str, Any]]) -> bool:
