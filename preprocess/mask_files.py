@@ -278,7 +278,7 @@ class MaskFinder:
         own = str(self.source / key)
         try:  # bytes are read only where the sizes agree
             return candidate == own or filecmp.cmp(candidate, own, shallow=False)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _inside(self, path: Path) -> Path:

@@ -130,7 +130,7 @@ class MaskWork:
             try:
                 mask_match.require_masks(self.directory, self.plan, settings)
             except MaskError:
-                manifest.recipe_path(self.directory, "occlusion").unlink()
+                manifest.recipe_path(self.directory, "occlusion").unlink(missing_ok=True)
                 raise
         whole, found = mine.run(work)
         if settings.root is not None and whole:
