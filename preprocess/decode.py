@@ -20,7 +20,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -55,6 +54,12 @@ if "avif" in features.modules and features.check("avif"):
     FORMATS += (AvifImagePlugin.AvifImageFile.format,)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 _ORIENTATION = 0x0112  # EXIF tag
+# Orientations 2 to 4, as OpenCV and as Pillow call them; 5 to 8 are 1 to 4 after a transposition.
+_FLIPS = {
+    1: (1, Image.Transpose.FLIP_LEFT_RIGHT),
+    2: (-1, Image.Transpose.ROTATE_180),
+    3: (0, Image.Transpose.FLIP_TOP_BOTTOM),
+}
 
 DecodeReason = Literal["empty", "not_an_image", "truncated", "unreadable", "too_large", "too_small"]
 
@@ -77,8 +82,8 @@ def decode(
     """Decode one picture.
 
     Grey and palette pictures become RGB, 16-bit values keep their high byte, CMYK is converted
-    without a profile, transparency is dropped (the colours beneath it are kept). The EXIF
-    orientation is applied. Of an animation or a picture with several pages, the first is taken.
+    without a profile, transparency is dropped (the colours beneath it are kept). The picture is
+    turned as `orientation` says. Of an animation or one with several pages, the first is taken.
 
     A JPEG that lost something in its middle, its end marker being in place, cannot be told from
     content: the decoder fills the gap and goes on.
@@ -120,6 +125,25 @@ def decode(
         raise _refusal(data, error) from error
 
 
+def orientation(picture: Image.Image) -> int:
+    """How a picture is stored, 1 (upright) to 8, from its EXIF or else its XMP; 1 where neither
+    says it in a way that Pillow takes."""
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata is no reason to lose the pixels
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The loaded picture, turned as `orientation` says. Photographs and masks both go this way."""
+    picture.load()  # PNG may carry its EXIF after the pixels; TIFF is turned by this
+    transposed, flip = divmod(orientation(picture) - 1, 4)
+    if transposed:
+        picture = picture.transpose(Image.Transpose.TRANSPOSE)
+    return picture.transpose(_FLIPS[flip][1]) if flip else picture
+
+
 def _check_size(width: int, height: int, maximum_pixels: int) -> None:
     if width * height > maximum_pixels:
         raise DecodeError(
@@ -149,17 +173,21 @@ def _check_jpeg(data: bytes, start: int, picture: Image.Image) -> None:
 
 def _fast_jpeg(data: bytes, picture: Image.Image) -> NDArray[np.uint8] | None:
     """Decode by OpenCV, which is faster; None leaves the decision to Pillow."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None or pixels.size != picture.width * picture.height * 3:
+    # OpenCV reads EXIF from the first APP1 segment only, and other types of numbers than Pillow.
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None or pixels.shape != (picture.height, picture.width, 3):
         return None
+    transposed, flip = divmod(orientation(picture) - 1, 4)
+    if transposed:
+        pixels = cv2.transpose(pixels)
+    if flip:
+        pixels = cv2.flip(pixels, _FLIPS[flip][0])
     return np.asarray(pixels, np.uint8)
 
 
 def _by_pillow(picture: Image.Image) -> NDArray[np.uint8]:
-    picture.load()
-    # PNG may carry its EXIF after the pixels, so this is asked after load().
-    if picture.getexif().get(_ORIENTATION, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     # Pillow clips 16-bit grey on conversion instead of scaling it.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
         grey = (np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8)

@@ -14,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from faceguide.preprocess.decode import upright
 from faceguide.preprocess.mask_values import FEW_SHADES, MaskError, shares_of
 
 SUFFIXES = ("", "_mask", "_gt", "-mask")
@@ -106,7 +107,7 @@ def _load(path: Path) -> tuple[Image.Image, str]:
                     raise MaskError(f"{width}×{height} pixels are too many; reduce it")
                 if getattr(image, "n_frames", 1) != 1:
                     raise MaskError("holds several images, expected one; split it")
-                return ImageOps.exif_transpose(image), _lossy(image, path)
+                return upright(image), _lossy(image, path)
     except MaskError:
         raise
     except Image.DecompressionBombError as error:
