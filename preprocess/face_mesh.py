@@ -26,7 +26,7 @@ from faceguide.cache.console import undisturbed
 from faceguide.cache.errors import FaceguideError
 
 POINTS = 478
-MAX_FACES = 5
+MAX_FACES = 64  # more than the detector tells apart in one image; each costs a mesh
 
 # One landmark in a serialised NormalizedLandmarkList: a tag, the length of the message, then
 # x, y and z, each a tag and a little-endian float32.
@@ -110,6 +110,27 @@ def _to_pixels(faces: list[NDArray[np.float64]], image: NDArray[np.uint8]) -> ND
     return (np.stack(faces) * (width, height, width)).astype(np.float32)
 
 
+def _boxes(detections: list[Any], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Detections → (B, 5) left, top, right, bottom in pixels and score, the surest first."""
+    found = sorted(detections, key=lambda detection: -detection.score[0])
+    shares = [(d.location_data.relative_bounding_box, d.score[0]) for d in found]
+    boxes = [(b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height, s) for b, s in shares]
+    height, width = image.shape[:2]
+    scaled = np.array(boxes, np.float64).reshape(-1, 5) * (width, height, width, height, 1)
+    return scaled.astype(np.float32)
+
+
+def _face_mesh_graph() -> Any:
+    """`mediapipe.solutions.face_mesh.FaceMesh`, which also tells what its detector saw."""
+    from mediapipe.python.solution_base import SolutionBase
+
+    return SolutionBase(
+        binary_graph_path="mediapipe/modules/face_landmark/face_landmark_front_cpu.binarypb",
+        side_inputs={"num_faces": MAX_FACES, "with_attention": True, "use_prev_landmarks": False},
+        outputs=["multi_face_landmarks", "face_detections"],
+    )
+
+
 class FaceMesh:
     """The Face Mesh that mediapipe up to 0.10.21 carries, with refined eyes and lips.
 
@@ -128,14 +149,12 @@ class FaceMesh:
                 "0.10.21): pip install mediapipe==0.10.21, or give --model face_landmarker.task"
             )
         with _quiet():
-            self._graph = mediapipe.solutions.face_mesh.FaceMesh(
-                static_image_mode=True, refine_landmarks=True, max_num_faces=MAX_FACES
-            )
+            self._graph = _face_mesh_graph()
             self._graph.process(_BLANK)
         self._met_a_face = False
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Landmarks of up to five faces.
+        """Landmarks of all faces.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -144,11 +163,21 @@ class FaceMesh:
             (F, 478, 3) x, y and z in pixels, F = 0 without a face. z grows away from the
             camera and is 0 near the middle of the head.
         """
+        return self.look(image)[0]
+
+    def look(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Landmarks, as `__call__` gives them, and what the detector saw before them.
+
+        Returns:
+            (F, 478, 3), and (B, 5) boxes with their scores, as `BoxDetector.scored` gives them.
+        """
         # The part of the graph behind a found face logs once more, when it runs first.
         with contextlib.nullcontext() if self._met_a_face else _quiet():
-            messages = self._graph.process(image).multi_face_landmarks or []
+            found = self._graph.process(image)
+        messages = found.multi_face_landmarks or []
         self._met_a_face = self._met_a_face or bool(messages)
-        return _to_pixels([points_from_message(message) for message in messages], image)
+        points = [points_from_message(message) for message in messages]
+        return _to_pixels(points, image), _boxes(found.face_detections or [], image)
 
     def close(self) -> None:
         """Release the graph."""
@@ -192,11 +221,15 @@ class FaceLandmarker:
             ) from error
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Landmarks of up to five faces; as `FaceMesh.__call__`."""
+        """Landmarks of all faces; as `FaceMesh.__call__`."""
         pixels = np.ascontiguousarray(image)
         found = self._task.detect(self._image(image_format=self._rgb, data=pixels))
         faces = [np.array([(p.x, p.y, p.z) for p in face]) for face in found.face_landmarks]
         return _to_pixels(faces, image)
+
+    def look(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], None]:
+        """Landmarks alone: the task tells nothing of its detector."""
+        return self(image), None
 
     def close(self) -> None:
         """Release the graph."""
@@ -232,23 +265,23 @@ class BoxDetector:
     def __call__(
         self, image: NDArray[np.uint8], reach: Literal["short", "full"]
     ) -> NDArray[np.float32]:
-        """Boxes of faces.
+        """Boxes of faces; as `scored`, without the scores."""
+        return self.scored(image, reach)[:, :4]
+
+    def scored(
+        self, image: NDArray[np.uint8], reach: Literal["short", "full"]
+    ) -> NDArray[np.float32]:
+        """Boxes of faces and how sure of them the detector is.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             reach: ``full`` sees small faces in scenes, ``short`` faces that fill the image.
 
         Returns:
-            (B, 4) left, top, right, bottom in pixels, the surest first; they may reach beyond
-            the image.
+            (B, 5) left, top, right, bottom in pixels and a score of .5 to 1, the surest first;
+            boxes may reach beyond the image.
         """
-        found = self._graph(reach).process(image).detections or []
-        found = sorted(found, key=lambda detection: -detection.score[0])
-        shares = [detection.location_data.relative_bounding_box for detection in found]
-        boxes = [(b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height) for b in shares]
-        height, width = image.shape[:2]
-        scaled = np.array(boxes, np.float64).reshape(-1, 4) * (width, height, width, height)
-        return scaled.astype(np.float32)
+        return _boxes(self._graph(reach).process(image).detections or [], image)
 
     def close(self) -> None:
         """Release the graphs."""

@@ -37,7 +37,7 @@ from faceguide.preprocess.pose import head_pose, mean_landmarks
 from faceguide.preprocess.sources import ReadError, Source, open_source
 
 # Raise it when the same settings and tools would give other bytes.
-REVISION = 1
+REVISION = 2
 
 JPEG_QUALITY = 95
 _BLOCK = 256  # rows held in memory before their images go to the file
@@ -228,6 +228,8 @@ def find(data: bytes | NDArray[np.uint8], settings: FaceSettings, key: str) -> F
         face = find_face(image, mesh, boxes, choose=settings.choose, check_all=settings.check_all)
         landmarks, origin, reason = face.landmarks, face.origin, face.reason
         quality, faces = face.quality, face.count
+        if face.reason == "upside_down":
+            raise Failure("implausible", "the face stands upside down; turn the image", size)
     if settings.align == "none":
         transform = align.whole_image(width, height, settings.size)
         if landmarks is None:
