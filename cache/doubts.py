@@ -46,6 +46,12 @@ KINDS: Mapping[str, str] = {
     "eyes_hidden": "faces have their eyes mostly hidden; is --polarity the other way round?",
     "polarity_against_layout": "masks beside kept_faces/, where white means visible, are read as "
     "occluded",
+    # imported landmarks
+    "derived_irises": "imported faces have 468 points; their irises are derived from the contours "
+    "of the eyes, refine_landmarks=True would give them",
+    "unchecked_landmarks": "imported landmarks are unchecked, as there is no detection to compare "
+    "them with",
+    "landmarks_elsewhere": "compared landmarks lie elsewhere than the face that detection finds",
 }
 
 

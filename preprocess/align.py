@@ -90,6 +90,26 @@ def similarity(points: NDArray[np.floating], target: NDArray[np.floating]) -> Tr
     )
 
 
+def misfit(points: NDArray[np.floating]) -> tuple[float, float]:
+    """How badly five points fit the template, and how far they are turned.
+
+    Args:
+        points: (5, 2) in pixels.
+
+    Returns:
+        Root mean square distance of the fitted points to the template's, in eye distances of the
+        template, and the rotation that takes them there in degrees, −180 to 180.
+
+    Raises:
+        ValueError: as `similarity`.
+    """
+    target = template(112)
+    transform = similarity(points, target)
+    away = np.linalg.norm(apply(transform, points) - target, axis=1)
+    residual = math.sqrt(float(np.mean(away**2))) / float(np.linalg.norm(target[1] - target[0]))
+    return residual, math.degrees(math.atan2(transform[1, 0], transform[0, 0]))
+
+
 def whole_image(width: int, height: int, size: int) -> Transform:
     """The transform of ``--align none``: the whole image, its aspect kept, centred in the crop."""
     scale = size / max(width, height)

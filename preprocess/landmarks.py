@@ -31,6 +31,7 @@ from faceguide.preprocess import align
 from faceguide.preprocess.decode import DecodeError, decode
 from faceguide.preprocess.detect import find_face
 from faceguide.preprocess.face_mesh import mesh_name, open_boxes, open_mesh
+from faceguide.preprocess.landmark_check import fault
 from faceguide.preprocess.landmark_text import lookup, read_at
 from faceguide.preprocess.parallel import Tick
 from faceguide.preprocess.pose import head_pose, mean_landmarks
@@ -223,6 +224,9 @@ def find(data: bytes | NDArray[np.uint8], settings: FaceSettings, key: str) -> F
         if at is None:
             raise Failure("no_landmarks", f"not in {settings.landmarks.name}", size)
         landmarks, origin, reason = read_at(settings.landmarks, at), "imported", ""
+        wrong = fault(landmarks, width, height)
+        if wrong:
+            raise Failure("implausible", wrong, size)
     else:
         mesh, boxes = _finder(settings.model)
         face = find_face(image, mesh, boxes, choose=settings.choose, check_all=settings.check_all)

@@ -13,10 +13,12 @@ from faceguide.cache import manifest
 from faceguide.cache.console import say
 from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import replacing
-from faceguide.cache.plan import Plan, Row, make_plan
+from faceguide.cache.plan import Plan, Row, load_plan, make_plan, read_sources
 from faceguide.preprocess import landmark_text
 from faceguide.preprocess.guidance import GuidanceSettings, settings_of
 from faceguide.preprocess.identities import checked_rows
+from faceguide.preprocess.landmark_check import compare
+from faceguide.preprocess.landmark_text import LandmarkTextError
 from faceguide.preprocess.landmarks import FaceSettings, faces_recipe
 from faceguide.preprocess.sources import Source, SourceError, open_source
 
@@ -82,6 +84,7 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
         The plan and the guidance's recipe.
     """
     directory, settings = wanted.directory, wanted.settings
+    begun = load_plan(directory) is not None
     recipe = faces_recipe(settings, wanted.source)
     with tqdm(unit=" images", desc="listing", disable=None) as bar:
         plan = make_plan(
@@ -98,14 +101,33 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
     for problem in wanted.source.problems():
         say(f"Note: {problem}")
     Doubts.kept(directory, "sources").say()  # also where the plan was there already
-    if settings.landmark_index is not None and not settings.landmark_index.exists():
-        assert settings.landmarks is not None
-        with replacing(settings.landmark_index) as temporary:
-            landmark_text.index_file(settings.landmarks, temporary)
+    try:
+        _settle_landmarks(wanted, plan)
+    except LandmarkTextError:
+        if not begun:  # a table that is refused leaves no claim on the directory
+            manifest.start_over(directory)
+        raise
     manifest.set_recipe(directory, plan, "guidance", wanted.guidance.recipe(), replace=False)
     guidance_recipe = manifest.group_recipe(directory, plan, "guidance")
     assert guidance_recipe is not None
     return plan, guidance_recipe
+
+
+def _settle_landmarks(wanted: FacePlan, plan: Plan) -> None:
+    """Index a table of landmarks, once it is compared with what detection finds."""
+    directory, table = wanted.directory, wanted.settings.landmarks
+    index = wanted.settings.landmark_index
+    if table is None or index is None:
+        return
+    if not index.exists():
+        with replacing(index) as temporary:
+            landmark_text.index_file(table, temporary)
+            rows = (row for k in range(plan.shards) for row in read_sources(directory, plan, k))
+            doubts = compare(table, temporary, rows, wanted.source, wanted.settings.model)
+            irises = landmark_text.without_irises(temporary)
+            doubts.add("derived_irises", count=irises)
+            doubts.keep(directory, "faces")
+    Doubts.kept(directory, "faces").say()
 
 
 def _rows(source: Source, directory: Path) -> Iterator[Row]:
