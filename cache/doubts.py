@@ -47,11 +47,11 @@ KINDS: Mapping[str, str] = {
     "polarity_against_layout": "masks beside kept_faces/, where white means visible, are read as "
     "occluded",
     # imported landmarks
-    "derived_irises": "imported faces have 468 points; their irises are derived from the contours "
-    "of the eyes, refine_landmarks=True would give them",
-    "unchecked_landmarks": "imported landmarks are unchecked, as there is no detection to compare "
-    "them with",
-    "landmarks_elsewhere": "compared landmarks lie elsewhere than the face that detection finds",
+    "derived_irises": "imported faces have 468 points, their irises derived from the contours of "
+    "the eyes; refine_landmarks=True gives 478",
+    "unchecked_landmarks": "imported faces are unchecked: no finder is installed "
+    "(pip install 'faceguide[prep]') or it finds no face in their images",
+    "landmarks_elsewhere": "of up to 32 compared faces lie elsewhere than detection finds them",
 }
 
 

@@ -121,9 +121,9 @@ def _settle_landmarks(wanted: FacePlan, plan: Plan) -> None:
         return
     if not index.exists():
         with replacing(index) as temporary:
-            landmark_text.index_file(table, temporary)
+            faces = landmark_text.index_file(table, temporary)
             rows = (row for k in range(plan.shards) for row in read_sources(directory, plan, k))
-            doubts = compare(table, temporary, rows, wanted.source, wanted.settings.model)
+            doubts = compare(table, temporary, faces, rows, wanted.source, wanted.settings.model)
             irises = landmark_text.without_irises(temporary)
             doubts.add("derived_irises", count=irises)
             doubts.keep(directory, "faces")
