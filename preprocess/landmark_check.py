@@ -180,7 +180,7 @@ def _is_elsewhere(one: _Compared, sample: list[_Compared]) -> bool:
         return True
     # Aligned crops have their faces in one place: there the points of another image lie near.
     others = [one.away(other.points) for other in sample if other is not one]
-    return own > _TOOLS and len(others) >= _FEW and own > 0.8 * float(np.median(others))
+    return own > _TOOLS and len(others) >= _FEW and own > float(np.quantile(others, 0.25))
 
 
 def _explained(table: Path, index: Path, wrong: list[_Compared]) -> str:
@@ -192,9 +192,7 @@ def _cause(table: Path, index: Path, one: _Compared) -> str:
     for lines, where in ((1, "below"), (-1, "above")):
         at = lookup(index, one.key, lines)
         if at is not None and one.away(read_at(table, at)[:, :2]) <= _TOOLS:
-            return (
-                f"the points of an image are in the line {where}; the paths are shifted by a line"
-            )
+            return f"those of each image are in the line {where}: shifted by a line"
     (right, bottom), (x, y) = one.size - 1, one.points.T
     for turned in ((right - y, x), (y, bottom - x)):
         if one.away(np.stack(turned, axis=1)) <= _TOOLS:

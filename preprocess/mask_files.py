@@ -101,7 +101,8 @@ def _load(path: Path) -> tuple[Image.Image, str]:
         with warnings.catch_warnings():
             # The size is checked below, with a limit of our own.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            # By its name, Pillow would map a plain TIFF that is stored turned, and read it wrongly.
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise MaskError(f"{width}×{height} pixels are too many; reduce it")

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from faceguide.cache.errors import FaceguideError
 from faceguide.preprocess.decode import MAXIMUM_SCANS, DecodeError, decode
+from faceguide.preprocess.mask_files import MaskSettings, read_mask
 
 WIDTH, HEIGHT = 48, 32
 
@@ -334,6 +335,101 @@ def test_the_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(DecodeError("too_small", "3×3 pixels")))
     assert (error.reason, str(error)) == ("too_small", "3×3 pixels")
     assert isinstance(error, FaceguideError)
+
+
+def segment(payload: bytes, marker: int = 0xE1) -> bytes:
+    """One segment of a JPEG's header."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(payload) + 2) + payload
+
+
+def exif(value: int = 6, order: str = "<", kind: int = 3, at: int = 8, second: int = 0) -> bytes:
+    """A TIFF structure of one orientation: 1 BYTE, 3 SHORT, 4 LONG; `second` is the thumbnail's."""
+    number = {1: bytes([value, 0, 0, 0]), 3: struct.pack(order + "HH", value, 0)}.get(
+        kind, struct.pack(order + "I", value)
+    )
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, at) + bytes(at - 8)
+    entry = struct.pack(order + "HHHI", 1, 0x112, kind, 1) + number
+    if not second:
+        return head + entry + bytes(4)
+    return head + entry + struct.pack(order + "I", at + 18) + exif(second, order)[8:]
+
+
+def app1(structure: bytes) -> bytes:
+    return segment(b"Exif\0\0" + structure)
+
+
+XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x='adobe:ns:meta/'%b/>"
+PLAIN_XMP, TURNED_XMP = segment(XMP % b""), segment(XMP % b' tiff:Orientation="6"')
+
+
+def stored(picture: Image.Image) -> dict[str, bytes]:
+    """One picture, stored turned in every way."""
+
+    def jpeg(*segments: bytes, jfif: int = 0, **options: Any) -> bytes:
+        data = encoded("JPEG", picture, quality=95, **options)
+        return data[: 2 + jfif] + b"".join(segments) + data[2 + jfif :]
+
+    return {
+        **{f"value {value}": jpeg(app1(exif(value))) for value in range(10)},
+        "big-endian": jpeg(app1(exif(order=">"))),
+        "LONG": jpeg(app1(exif(kind=4))),
+        "big-endian LONG": jpeg(app1(exif(order=">", kind=4))),
+        "BYTE": jpeg(app1(exif(kind=1))),
+        "big-endian BYTE": jpeg(app1(exif(order=">", kind=1))),
+        "late directory": jpeg(app1(exif(at=20))),
+        "behind XMP": jpeg(PLAIN_XMP, app1(exif())),
+        "behind JFIF and XMP": jpeg(PLAIN_XMP, app1(exif()), jfif=18),
+        "behind APP2": jpeg(segment(b"x" * 50, 0xE2), app1(exif()), jfif=18),
+        "behind three others": jpeg(PLAIN_XMP, segment(b"y" * 9, 0xED), PLAIN_XMP, app1(exif(8))),
+        "two, the second turned": jpeg(app1(exif(1)), app1(exif(6))),
+        "two, the first turned": jpeg(app1(exif(6)), app1(exif(1))),
+        "in XMP only": jpeg(TURNED_XMP),
+        "in XMP against EXIF": jpeg(TURNED_XMP, app1(exif(3))),
+        "cut off": jpeg(app1(exif()[:16])),
+        "of the thumbnail": jpeg(app1(exif(1, second=6))),
+        "progressive": jpeg(PLAIN_XMP, app1(exif(5)), progressive=True),
+        "PNG": encoded("PNG", picture, exif=exif(6)),
+        "WebP": encoded("WEBP", picture, lossless=True, exif=exif(7)),
+        "WebP with XMP": encoded("WEBP", picture, lossless=True, xmp=TURNED_XMP[33:]),
+        "TIFF": encoded("TIFF", picture, tiffinfo={0x112: 5}),
+    }
+
+
+PHOTOGRAPHS = {
+    **stored(photograph()),
+    "grey": stored(photograph().convert("L"))["behind XMP"],
+    "CMYK": encoded("JPEG", photograph().convert("CMYK"), exif=exif(8)),
+}
+_SHAPE = np.zeros((HEIGHT, WIDTH), np.uint8)
+_SHAPE[:16, :32] = 255
+MASKS = stored(Image.fromarray(_SHAPE))
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_photograph_is_turned_as_pillow_turns_it(name: str) -> None:
+    with Image.open(io.BytesIO(PHOTOGRAPHS[name])) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    pixels = decode(PHOTOGRAPHS[name])
+    assert pixels.shape == upright.shape
+    assert np.abs(pixels.astype(int) - upright).max() <= 1
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_is_turned_as_its_photograph(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"  # the reader asks the content, not the name
+    path.write_bytes(MASKS[name])
+    shares = read_mask(path, MaskSettings("visible"))
+    np.testing.assert_allclose(shares, decode(MASKS[name])[..., 0] / 255, atol=0.02)
+
+
+def test_damaged_exif_is_no_reason_to_lose_the_picture() -> None:
+    good = stored(photograph())["value 1"]
+    at = good.index(b"Exif\0\0") + 6
+    for change in (b"garbage!", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\0"):
+        changed = good[:at] + change + good[at + 8 :]
+        assert np.array_equal(decode(changed), decode(good))
 
 
 def test_real_photographs_decode_as_opencv_does(shared: Path) -> None:

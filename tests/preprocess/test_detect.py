@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from skimage import data
 
 from faceguide.preprocess.align import five_points
 from faceguide.preprocess.detect import _face_in_box, find_face, mirror_disagreement, square_crop
-from faceguide.preprocess.face_mesh import BoxDetector, FaceMesh
+from faceguide.preprocess.face_mesh import BoxDetector, FaceLandmarker, FaceMesh
 
 # Read off the photograph by eye: both irises, nose tip, corners of the mouth.
 ASTRONAUT = np.array([(203, 101), (246, 103), (223, 129), (202, 139), (245, 140)])
@@ -137,6 +138,90 @@ def test_largest_and_central_of_two_faces(mesh: FaceMesh, boxes: BoxDetector) ->
     assert find_face(image, mesh, boxes, check_all=True).quality > 0.8
     with pytest.raises(ValueError, match="'largest' or 'center', not 'best'"):
         find_face(image, mesh, boxes, choose="best")  # type: ignore[arg-type]
+
+
+def grid_of_nine(sides: list[int], blurred: int) -> NDArray[np.uint8]:
+    """Nine times the astronaut in squares of 160 pixels; one of them out of focus."""
+    head = data.astronaut()[45:180, 155:290]
+    image = np.full((480, 480, 3), 90, np.uint8)
+    for number, side in enumerate(sides):
+        tile = cv2.resize(head, (side, side), interpolation=cv2.INTER_AREA)
+        if number == blurred:
+            tile = cv2.GaussianBlur(tile, (0, 0), 2.5)
+        row, column = divmod(number, 3)
+        y, x = row * 160 + (160 - side) // 2, column * 160 + (160 - side) // 2
+        image[y : y + side, x : x + side] = tile
+    return image
+
+
+@pytest.mark.parametrize(
+    ("choose", "sides", "blurred", "chosen"),
+    [
+        ("center", [140] * 9, 4, 4),
+        ("center", [130] * 4 + [158] + [130] * 4, 4, 4),
+        ("largest", [130] * 4 + [158] + [130] * 4, 4, 4),
+        ("largest", [140] * 7 + [159] + [140], 7, 7),
+    ],
+)
+def test_the_face_is_chosen_among_more_than_five(
+    mesh: FaceMesh, boxes: BoxDetector, choose: Literal["center", "largest"],
+    sides: list[int], blurred: int, chosen: int,
+) -> None:  # fmt: skip
+    """The detector is least sure of the face out of focus, which is the one that is asked for."""
+    face = find_face(grid_of_nine(sides, blurred), mesh, boxes, choose=choose)
+    assert face.count > 5
+    assert face.landmarks is not None
+    row, column = divmod(chosen, 3)
+    nose = face.landmarks[1, :2]
+    assert np.abs(nose - (column * 160 + 80, row * 160 + 95)).max() < 30
+
+
+# Rows and columns of the photograph, and the side they are brought to.
+CUTS = [
+    ((0, 256, 96, 352), 256), ((0, 256, 96, 352), 384), ((20, 200, 130, 310), 112),
+    ((20, 200, 130, 310), 384), ((40, 190, 150, 300), 256), ((0, 300, 70, 370), 384),
+    ((0, 300, 70, 370), 1200),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cut", "side"), CUTS)
+def test_a_face_upside_down_is_told_from_an_upright_one(
+    mesh: FaceMesh, boxes: BoxDetector, cut: tuple[int, int, int, int], side: int
+) -> None:
+    top, bottom, left, right = cut
+    image = cv2.resize(data.astronaut()[top:bottom, left:right], (side, side)).astype(np.uint8)
+    assert find_face(image, mesh, boxes).origin == "detected"
+    turned = np.ascontiguousarray(image[::-1, ::-1])
+    assert len(mesh(turned)), "Face Mesh alone takes it for a face"
+    face = find_face(turned, mesh, boxes)
+    assert (face.landmarks, face.origin, face.reason) == (None, "none", "upside_down")
+    # Without the detectors there is nothing to compare with.
+    assert find_face(turned, mesh, None).origin == "detected"
+
+
+def test_upright_and_inverted_faces_of_real_photographs(
+    shared: Path, mesh: FaceMesh, boxes: BoxDetector
+) -> None:
+    paths = sorted((shared / "data/lfw112_dev/images").glob("*/*.jpg"))[::16]
+    found = inverted = 0
+    for path in paths:
+        image = cv2.copyMakeBorder(read(path), 40, 40, 40, 40, cv2.BORDER_REFLECT)
+        image = cv2.resize(image, (384, 384)).astype(np.uint8)
+        assert find_face(image, mesh, boxes).reason != "upside_down", path.name
+        face = find_face(np.ascontiguousarray(image[::-1, ::-1]), mesh, boxes)
+        found += face.landmarks is not None
+        inverted += face.reason == "upside_down"
+    assert inverted > 10
+    assert found <= 1
+
+
+def test_the_task_model_sees_inverted_faces_too(shared: Path, boxes: BoxDetector) -> None:
+    task = FaceLandmarker(shared / "data" / "mediapipe" / "face_landmarker.task")
+    image = cv2.resize(data.astronaut()[:256, 96:352], (384, 384)).astype(np.uint8)
+    turned = np.ascontiguousarray(image[::-1, ::-1])
+    assert find_face(image, task, boxes).origin == "detected"
+    assert find_face(turned, task, boxes).landmarks is None
+    task.close()
 
 
 def test_the_order_of_images_changes_no_bit(mesh: FaceMesh, boxes: BoxDetector) -> None:
