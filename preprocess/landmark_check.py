@@ -185,10 +185,10 @@ def _is_elsewhere(one: _Compared, sample: list[_Compared]) -> bool:
 
 def _explained(table: Path, index: Path, wrong: list[_Compared]) -> str:
     """What most of the faces that lie elsewhere have in common."""
-    return Counter(_cause(table, index, one) for one in wrong).most_common(1)[0][0]
+    return Counter(_cause(table, index, one, wrong) for one in wrong).most_common(1)[0][0]
 
 
-def _cause(table: Path, index: Path, one: _Compared) -> str:
+def _cause(table: Path, index: Path, one: _Compared, wrong: list[_Compared]) -> str:
     for lines, where in ((1, "below"), (-1, "above")):
         at = lookup(index, one.key, lines)
         if at is not None and one.away(read_at(table, at)[:, :2]) <= _TOOLS:
@@ -198,7 +198,8 @@ def _cause(table: Path, index: Path, one: _Compared) -> str:
         if one.away(np.stack(turned, axis=1)) <= _TOOLS:
             return "they are the points of the images before EXIF turns them; turn them too"
     scale, shift, rest = one.relation()
-    if rest > _SAME_FACE:
+    others = [other.away(one.points) for other in wrong if other is not one]
+    if rest > _SAME_FACE or min(others, default=np.inf) <= _TOOLS:
         return "they are the points of other images"
     if np.linalg.norm(shift) > 0.5 * one.eyes()[0]:
         return "they are the points of crops; take them back to the whole images"
