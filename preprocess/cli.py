@@ -153,7 +153,7 @@ def plan_command(overwrite: bool, as_json: bool, **options: Any) -> None:
         manifest.start_over(wanted.directory)
     plan, _ = settle(wanted)
     if as_json:
-        doubts = Doubts.kept(wanted.directory, "sources").counts()
+        doubts = Doubts.kept_of(wanted.directory, ("faces",)).counts()
         counts = {"rows": plan.rows, "shards": plan.shards, "identities": plan.identities}
         echo_json({**counts, "doubts": doubts})
     else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -15,6 +17,8 @@ from faceguide.cache.doubts import Doubts
 from faceguide.cache.plan import default_shard_rows
 from faceguide.preprocess.decode import DecodeError, decode
 from faceguide.preprocess.identities import checked_rows
+from faceguide.preprocess.landmark_check import checked_index
+from faceguide.preprocess.landmark_text import LandmarkTextError
 from faceguide.preprocess.landmarks import FaceSettings, Failure, find
 from faceguide.preprocess.repeated_images import SeenImages, pixel_digest
 from faceguide.preprocess.sources import ReadError, Source, SourceRow
@@ -54,6 +58,16 @@ def rehearse(
         seen.add(pixels, -1 if problem else label)
     problems += source.problems()
     doubts = source.doubts
+    if settings.landmarks is not None:
+        rows_again = ((row.key, row.at) for row in source.rows())
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                index = Path(folder) / "landmarks.index"
+                doubts.update(
+                    checked_index(settings.landmarks, index, rows_again, source, settings.model)
+                )
+        except LandmarkTextError as error:
+            problems.append(str(error))
     doubts.update(seen.doubts(source))
     count = min(limit or images, images)
     row_bytes = settings.row_bytes()

@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 
 from faceguide.cache.doubts import Doubts
 from faceguide.cache.errors import FaceguideError
-from faceguide.cache.plan import PlannedRow
 from faceguide.preprocess import align
 from faceguide.preprocess.decode import DecodeError, decode
 from faceguide.preprocess.detect import Image, Mesh, square_crop
 from faceguide.preprocess.face_mesh import open_mesh
-from faceguide.preprocess.landmark_text import SHARES, LandmarkTextError, lookup, read_at
+from faceguide.preprocess.landmark_text import (
+    SHARES,
+    LandmarkTextError,
+    index_file,
+    lookup,
+    read_at,
+    without_irises,
+)
 from faceguide.preprocess.sources import ReadError, Source
 
 COMPARED = 32  # images in which detection finds a face
@@ -105,21 +111,19 @@ class _Compared:
         return best
 
 
-def compare(
+def checked_index(
     table: Path,
     index: Path,
-    faces: int,
-    rows: Iterable[PlannedRow],
+    rows: Iterable[tuple[str, int]],
     source: Source,
     model: Path | None,
 ) -> Doubts:
-    """Compare a landmark table with what detection finds in a sample of the images.
+    """Index a landmark table and compare it with what detection finds in a sample of the images.
 
     Args:
-        table: the landmark file, and
-        index: its index.
-        faces: how many it has.
-        rows: the images in random order.
+        table: the landmark file.
+        index: to be written.
+        rows: key and place of the images, as `source.read` takes them, in random order.
         source: where they are read.
         model: for `open_mesh`.
 
@@ -127,9 +131,12 @@ def compare(
         What is doubtful about single rows, or that nothing could be compared.
 
     Raises:
-        LandmarkTextError: when most of the faces lie elsewhere; says what was found.
+        LandmarkTextError: when the table cannot be read, or most of its faces lie elsewhere than
+            detection finds them; says what was found.
     """
+    faces = index_file(table, index)
     doubts = Doubts()
+    doubts.add("derived_irises", count=without_irises(index))
     try:
         mesh = open_mesh(model)
     except FaceguideError:
@@ -137,14 +144,14 @@ def compare(
         return doubts
     sample: list[_Compared] = []
     plausible, looked_at = False, 0
-    for listed, row in enumerate(rows):
+    for listed, (key, place) in enumerate(rows):
         if len(sample) == COMPARED or looked_at == _LOOKED_AT or listed == _LISTED:
             break
-        at = lookup(index, row.key)
+        at = lookup(index, key)
         if at is None:
             continue
         try:
-            image = decode(source.read(row.key, row.at))
+            image = decode(source.read(key, place))
         except (ReadError, DecodeError):
             continue
         looked_at += 1
@@ -152,7 +159,7 @@ def compare(
         if fault(points, image.shape[1], image.shape[0]):
             continue
         plausible = True
-        compared = _Compared(row.key, points, image, mesh)
+        compared = _Compared(key, points, image, mesh)
         if len(compared.found):
             sample.append(compared)
     mesh.close()

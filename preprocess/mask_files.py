@@ -99,8 +99,8 @@ def _load(path: Path) -> tuple[Image.Image, str]:
     """Decode within limits; also the name of the format when it is lossy, else ""."""
     try:
         with warnings.catch_warnings():
-            # The size is checked below, with a limit of our own.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # The size is checked below, with a limit of our own; odd metadata hides no pixel.
+            warnings.simplefilter("ignore")
             # By its name, Pillow would map a plain TIFF that is stored turned, and read it wrongly.
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 width, height = image.size

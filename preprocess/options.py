@@ -119,8 +119,8 @@ def face_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--landmarks", "landmark_file", type=EXISTING,
-            help="Import these landmarks (text or CSV, 478 points in source pixels); detect "
-            "nothing.",
+            help="Import these landmarks (text or CSV, 478 or 468 points in source pixels); detect "
+            "only to compare some.",
         ),
         click.option(
             "--face", "choose", type=click.Choice(["largest", "center"]), default="largest",

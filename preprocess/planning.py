@@ -14,10 +14,9 @@ from faceguide.cache.console import say
 from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import replacing
 from faceguide.cache.plan import Plan, Row, load_plan, make_plan, read_sources
-from faceguide.preprocess import landmark_text
 from faceguide.preprocess.guidance import GuidanceSettings, settings_of
 from faceguide.preprocess.identities import checked_rows
-from faceguide.preprocess.landmark_check import compare
+from faceguide.preprocess.landmark_check import checked_index
 from faceguide.preprocess.landmark_text import LandmarkTextError
 from faceguide.preprocess.landmarks import FaceSettings, faces_recipe
 from faceguide.preprocess.sources import Source, SourceError, open_source
@@ -121,11 +120,9 @@ def _settle_landmarks(wanted: FacePlan, plan: Plan) -> None:
         return
     if not index.exists():
         with replacing(index) as temporary:
-            faces = landmark_text.index_file(table, temporary)
-            rows = (row for k in range(plan.shards) for row in read_sources(directory, plan, k))
-            doubts = compare(table, temporary, faces, rows, wanted.source, wanted.settings.model)
-            irises = landmark_text.without_irises(temporary)
-            doubts.add("derived_irises", count=irises)
+            shards = (read_sources(directory, plan, shard) for shard in range(plan.shards))
+            rows = ((row.key, row.at) for shard in shards for row in shard)
+            doubts = checked_index(table, temporary, rows, wanted.source, wanted.settings.model)
             doubts.keep(directory, "faces")
     Doubts.kept(directory, "faces").say()
 

@@ -105,8 +105,8 @@ class Work:
     def close(self, started: float) -> dict[str, Any]:
         """Seal what is complete and count what came of this part, as --json prints it.
 
-        Doubts that a stage kept about these groups are said here; those about the source were
-        said when it was listed.
+        Doubts that a stage kept about these groups are said here; those about the source and
+        its landmarks were said when the plan was settled.
 
         Args:
             started: `time.monotonic()` at the beginning.
@@ -125,7 +125,7 @@ class Work:
         doubts = Doubts()
         for stage in (stage for group in self.groups for stage in STAGES[group]):
             kept = Doubts.kept(self.directory, stage)
-            if stage != "sources":
+            if stage not in ("sources", "faces"):
                 kept.say()
             doubts.update(kept)
         return {

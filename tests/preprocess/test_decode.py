@@ -405,6 +405,7 @@ _SHAPE[:16, :32] = 255
 MASKS = stored(Image.fromarray(_SHAPE))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's, of the picture to compare with
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_a_photograph_is_turned_as_pillow_turns_it(name: str) -> None:
     with Image.open(io.BytesIO(PHOTOGRAPHS[name])) as picture:

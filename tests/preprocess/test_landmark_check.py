@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,9 @@ def test_a_table_in_another_space_is_refused_by_name(
     assert result.stderr.startswith(f"Error: {table}: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+    rehearsal = imported(photos, table, "--dry-run", "--json")
+    assert rehearsal.exit_code == 0
+    assert message in json.loads(rehearsal.stdout)["problems"][-1]
     # Nothing is claimed: the mended table of the same name goes through.
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert imported(photos, write(table, found)).exit_code == 0
@@ -177,8 +181,9 @@ def test_a_few_rows_elsewhere_are_doubted(
     assert result.exit_code == 0
     assert "lie elsewhere than detection finds them (the first: 0.png)" in result.stderr
     assert Doubts.kept(tmp_path / "cache", "faces").counts() == {"landmarks_elsewhere": 1}
-    again = imported(photos, tmp_path / "table.txt")
-    assert "the first: 0.png" in again.stderr
+    again = imported(photos, tmp_path / "table.txt", "--json")
+    assert again.stderr.count("the first: 0.png") == 1
+    assert json.loads(again.stdout)["doubts"]["landmarks_elsewhere"] == 1
 
 
 @pytest.mark.parametrize("layout", ["text", "numbers.csv", "pairs.csv"])
