@@ -51,9 +51,10 @@ from faceguide.evaluate.attribution.infill import Donors, cell_masks
 from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, baseline_for, pixel_range
 from faceguide.evaluate.attribution.methods import METHODS
 from faceguide.evaluate.attribution.options import Options
-from faceguide.evaluate.attribution.plug import load_explained, pair_score
+from faceguide.evaluate.attribution.plug import pair_score
 from faceguide.evaluate.attribution.single_pass import cam_layers
 from faceguide.evaluate.attribution.target import PairScore
+from faceguide.evaluate.network import load_network
 from faceguide.evaluate.pair_rows import PairRows, resolve
 from faceguide.evaluate.pairs import read_pairs
 
@@ -236,7 +237,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     cache = FaceCache.open(given.cache)
-    network = load_explained(given.backbone, given.weights)
+    network = load_network(given.backbone, given.weights)
     score = pair_score(network, "cosine")
     options = Options()
     listed = resolve(cache, read_pairs(given.pairs, None))

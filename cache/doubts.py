@@ -52,6 +52,9 @@ KINDS: Mapping[str, str] = {
     "unchecked_landmarks": "imported faces are unchecked: no finder is installed "
     "(pip install 'faceguide[prep]') or it finds no face in their images",
     "landmarks_elsewhere": "of up to 32 compared faces lie elsewhere than detection finds them",
+    # networks
+    "colour_assumed": "weights file does not tell its colour order",
+    "untrained": "network has the BatchNorm statistics of a new one, as if never trained",
 }
 
 

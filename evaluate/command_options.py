@@ -43,13 +43,27 @@ part_option = click.option(
 )
 
 
+def _order(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else value.upper()
+
+
+colour_option = click.option(
+    "--colour",
+    type=click.Choice(["rgb", "bgr"]),
+    callback=_order,
+    help="Order of the channels that the weights were trained on.  [default: as the file or the "
+    "network tells]",
+)
+
+
 def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--backbone, --weights, --device, --batch-size."""
+    """--backbone, --weights, --colour, --device, --batch-size."""
     for option in (
         click.option(
             "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Crops."
         ),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
+        colour_option,
         click.option(
             "--weights", type=EXISTING, required=True, help="A weights file or a training run."
         ),
@@ -108,13 +122,16 @@ visibility_option = click.option(
 )
 
 
-def load(backbone: str | None, weights: Path, device: str, batch_size: int) -> tuple[Any, int]:
+def load(
+    backbone: str | None, weights: Path, colour: str | None, device: str, batch_size: int
+) -> tuple[Any, int]:
     """The network of `network_options`, and the batch size."""
     from faceguide.evaluate.network import load_network, on_device
 
-    network = load_network(backbone, weights, on_device(device))
+    network = load_network(backbone, weights, on_device(device), colour)
     for note in network.notes:
         say(note)
+    network.doubts.say()
     return network, batch_size
 
 
@@ -122,6 +139,7 @@ def prepare(
     *,
     backbone: str | None,
     weights: Path,
+    colour: str | None,
     device: str,
     batch_size: int,
     matcher: str,
@@ -159,7 +177,7 @@ def prepare(
     options.names()  # before weights are read
     if fit_pairs is not None and part[1] > 1:
         raise click.UsageError(FIT_IN_PARTS)
-    network, _ = load(backbone, weights, device, batch_size)
+    network, _ = load(backbone, weights, colour, device, batch_size)
     return network, options, RunOptions(out, embeddings, bootstrap, overwrite, progress_bar, part)
 
 

@@ -62,9 +62,7 @@ def run_ijb(
         settings,
         folder=str(folder.resolve()),
         content=content,
-        backbone=network.name,
-        weights=None if network.source is None else str(network.source.resolve()),
-        weights_sha256=network.sha256,
+        **network.record(),
     )
     images = np.unique(meta.image)
     failures: dict[int, str] = {}

@@ -44,7 +44,7 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
             f"{out}: not a run of embed, verification, identification, ijb or attribution that "
             f"can be merged (its command is {command!r})"
         )
-    network = load_network(about["backbone"], Path(about["weights"]))
+    network = load_network(about["backbone"], Path(about["weights"]), colour=_asked_colour(about))
     _unchanged(out, about["weights"], network.sha256, about["weights_sha256"])
     settings, embeddings = about["settings"], about["embeddings"]
     run = RunOptions(
@@ -54,6 +54,12 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
         part=None,
     )
     return command, again[command](about, network, run)
+
+
+def _asked_colour(about: dict[str, Any]) -> str | None:
+    """What --colour said; what the weights tell by themselves they tell again."""
+    found: str | None = about["colour"] if about["colour_from"] == "option" else None
+    return found
 
 
 def _unchanged(out: Path, what: str, now: str, then: str) -> None:

@@ -11,25 +11,40 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import file_sha256
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.run_directory import file_of_run, read_run
 from faceguide.train.models import MODELS, create
 from faceguide.train.models.backbone import FaceBackbone
 from faceguide.train.models.cal import WSDANCAL
-from faceguide.train.models.checkpoint import LoadReport, load_weights, read_state
+from faceguide.train.models.checkpoint import LoadReport, fill, find_state
+from faceguide.train.models.colour import ORDERS, Colour, assumed, colour_of, feed
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.layout import State, Table
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.own import inner, is_own, own_backbone
 from faceguide.train.models.qaconv import QAConv
+from faceguide.train.models.recognise import looks_like
 from faceguide.train.models.safetensors_file import read_safetensors
 
 # A file is no reason to run the code that it names; the user's own word is.
 _UNASKED = (
     "{where}: was trained with a network of your own, {name}; give --backbone {name} to import it"
 )
-BACKBONES = tuple(name for name in MODELS if name.startswith(("mobilefacenet", "ir_", "cal_")))
+BACKBONES = tuple(
+    name
+    for name in MODELS
+    if name.startswith(("mobilefacenet", "ir_", "inception_resnet", "vit_", "cal_"))
+)
+# Which tensor's first side tells a size that `create` is to be given.
+_SIZES = (
+    ("conv3.weight", "embedding_size"),
+    ("output_layer.3.weight", "embedding_size"),
+    ("project.weight", "embedding_size"),
+)
+_CAL_SIZES = (("fc.weight", "num_classes"), ("attentions.conv.weight", "heads"))
 
 
 class NotFiniteError(EvaluationError):
@@ -61,6 +76,8 @@ class Network:
         run: the training run's directory, or None for a weights file.
         notes: what was loaded, a line each.
         source: the weights file or the run, or None.
+        colour: order of the channels, and how it is known; None for a user's network.
+        doubts: about the weights.
     """
 
     name: str
@@ -72,6 +89,8 @@ class Network:
     run: Path | None = None
     notes: list[str] = field(default_factory=list)
     source: Path | None = None
+    colour: Colour | None = None
+    doubts: Doubts = field(default_factory=Doubts)
 
     @property
     def input_spec(self) -> InputSpec:
@@ -86,14 +105,27 @@ class Network:
 
     def key(self) -> dict[str, Any]:
         """What the rows of a store depend on, apart from the images."""
-        return {"backbone": self.name, "weights": self.sha256, "map": self.map_side}
+        key = {"backbone": self.name, "weights": self.sha256, "map": self.map_side}
+        if self.colour is not None and self.colour.source in ("option", "layout"):
+            key["colour"] = self.colour.order  # the same file may be fed either way
+        return key
+
+    def record(self) -> dict[str, Any]:
+        """Which weights and how they are fed, as run.json holds it."""
+        return {
+            "backbone": self.name,
+            "weights": None if self.source is None else str(self.source.resolve()),
+            "weights_sha256": self.sha256,
+            "colour": self.input_spec.colour,
+            "colour_from": "network" if self.colour is None else self.colour.source,
+        }
 
     def check_size(self, size: int, where: str) -> None:
         """Crops of this side can be embedded, or an EvaluationError.
 
-        CAL's attention networks take any side; the face backbones their own alone.
+        CAL's attention networks take any side; all others their own only.
         """
-        if isinstance(self.backbone, FaceBackbone) and size != self.input_spec.size:
+        if not isinstance(self.backbone, WSDANCAL) and size != self.input_spec.size:
             raise EvaluationError(
                 f"{where}: its crops are {size} pixels, {self.name} was trained on "
                 f"{self.input_spec.size}; make a cache with `prep landmarks --size "
@@ -148,19 +180,22 @@ class Network:
     def _embed(
         self, pixels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        if isinstance(self.backbone, FaceBackbone) and not self.has_maps:
-            embedding, norm = self.backbone(pixels)
-            return embedding.float(), norm.float(), None
-        if isinstance(self.backbone, FaceBackbone):
+        if isinstance(self.backbone, WSDANCAL):
+            # Its attention-pooled features have length 1 and no norm of their own.
+            features = self.backbone(pixels).features.float()
+            return features, features.new_ones(len(features), 1), None
+        if isinstance(self.backbone, FaceBackbone) and self.has_maps:
             found = self.backbone.forward_all(pixels, self.map_side)
             return found.embedding.float(), found.norm.float(), found.feature_map
-        # CAL: its attention-pooled features have length 1 and no norm of their own.
-        features = self.backbone(pixels).features.float()
-        return features, features.new_ones(len(features), 1), None
+        embedding, norm = self.backbone(pixels)
+        return embedding.float(), norm.float(), None
 
 
 def load_network(
-    backbone: str | None, weights: Path, device: str | torch.device = "cpu"
+    backbone: str | None,
+    weights: Path,
+    device: str | torch.device = "cpu",
+    colour: str | None = None,
 ) -> Network:
     """Load a weights file or a training run.
 
@@ -169,52 +204,81 @@ def load_network(
             or for a `.safetensors`, that names one of ours.
         weights: the file, or the run's directory.
         device: where it will work.
+        colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None =
+            as the file or the network tells.
 
     Raises:
         EvaluationError: when the name is missing or the run does not describe its models.
         ModelError: when a user's network lacks what is needed.
-        CheckpointError: when a file cannot be read, or does not hold the whole network.
+        CheckpointError: when a file cannot be read, does not hold the whole network, or tells
+            another colour order.
     """
     if weights.is_dir():
-        network = _load_run(backbone, weights)
+        network = _load_run(backbone, weights, colour)
     else:
         name = backbone or _named_in(weights)
-        module, notes = _own(name, weights) if is_own(name) else _ours(name, weights)
-        network = Network(name, module, file_sha256(weights), notes=notes, source=weights)
+        network = _own(name, weights, colour) if is_own(name) else _ours(name, weights, colour)
+    if _untrained(network.backbone):
+        network.doubts.add("untrained", f"{network.name} of {weights}")
     for part in (network.backbone, network.matcher, network.occlusion_head):
         if part is not None:
             part.eval().requires_grad_(False).to(device)
     return network
 
 
-def build(name: str, weights: Path, arguments: dict[str, Any] | None = None) -> nn.Module:
-    """An empty network of the size that the weights have."""
+def _untrained(module: nn.Module) -> bool:
+    """Whether no BatchNorm of the network has ever seen an image."""
+    norms = [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
+    ]
+    return bool(norms) and not any(
+        norm.running_mean.any() or (norm.running_var != 1).any()  # type: ignore[union-attr]
+        for norm in norms
+    )
+
+
+def _ours(name: str, weights: Path, asked: str | None) -> Network:
     if name not in BACKBONES:
         raise EvaluationError(f"no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-    if arguments is None:
-        state = read_state(weights)
-        if name.startswith("cal_"):
-            sizes = {"num_classes": "fc.weight", "heads": "attentions.conv.weight"}
-        elif name == "mobilefacenet":
-            sizes = {"embedding_size": "conv3.weight"}
-        else:
-            sizes = {"embedding_size": "output_layer.3.weight"}
-        arguments = {argument: len(state[key]) for argument, key in sizes.items() if key in state}
-    module: nn.Module = create(name, **arguments)
-    return module
+    least = {"num_classes": 1} if name.startswith("cal_") else {}
+    with torch.device("meta"):  # names without memory
+        empty: nn.Module = create(name, **least)
+    state = find_state(weights, empty)
+    sizes = _CAL_SIZES if least else _SIZES
+    found = {size: len(state.tensors[key]) for key, size in sizes if key in state.tensors}
+    module: nn.Module = create(name, **{**least, **found})
+    notes = [_whole(module, weights, state).summary()]
+    colour = colour_of(module, state, asked)
+    feed(module, colour.order)
+    if colour.source == "layout":
+        notes.append(f"{weights}: laid out as CVLFace's weights are, which are fed {colour.order}")
+    network = Network(
+        name, module, file_sha256(weights), notes=notes, source=weights, colour=colour
+    )
+    if colour.source == "assumed":
+        network.doubts.add("colour_assumed", assumed(colour, weights))
+    return network
 
 
-def _ours(name: str, weights: Path) -> tuple[nn.Module, list[str]]:
-    module = build(name, weights)
-    return module, [_fill(module, weights).summary()]
-
-
-def _own(reference: str, weights: Path) -> tuple[nn.Module, list[str]]:
+def _own(reference: str, weights: Path, asked: str | None) -> Network:
     """A user's network, filled by its function; here where training wrote the file."""
+    _require_own_colour(reference, asked)
+    notes: list[str] = []
     if _arch(weights) != reference:
-        return own_backbone(reference, weights), []
-    module = own_backbone(reference, None)
-    return module, [_fill(inner(module), weights).summary()]
+        module = own_backbone(reference, weights)
+    else:
+        module = own_backbone(reference, None)
+        notes.append(_whole(inner(module), weights).summary())
+    return Network(reference, module, file_sha256(weights), notes=notes, source=weights)
+
+
+def _require_own_colour(reference: str, asked: str | None) -> None:
+    if asked is not None:
+        raise EvaluationError(
+            f"--colour: {reference} says its colour order in input_spec; leave --colour out"
+        )
 
 
 def _arch(weights: Path) -> str | None:
@@ -234,17 +298,20 @@ def _named_in(weights: Path) -> str:
     return arch
 
 
-def _fill(module: nn.Module, weights: Path) -> LoadReport:
-    report = load_weights(module, weights)
+def _whole(module: nn.Module, weights: Path, state: State | None = None) -> LoadReport:
+    """Fill a network; a file that leaves a tensor at its random start is refused."""
+    state = state or find_state(weights, module)
+    report = fill(module, state, weights)
     if report.missing or report.dropped:
-        # A tensor that keeps its random start would give numbers that mean nothing.
+        other = looks_like([Table("", state.tensors, {})], module, "--backbone")
         raise CheckpointError(
             f"{weights} does not hold a whole {type(module).__name__}: {report.summary()}"
+            + (f"; {other}" if other else "")
         )
     return report
 
 
-def _load_run(backbone: str | None, run: Path) -> Network:
+def _load_run(backbone: str | None, run: Path, asked: str | None) -> Network:
     record = read_run(run)
     models = record.get("models")
     if not isinstance(models, dict) or not isinstance(models.get("backbone"), dict):
@@ -282,7 +349,7 @@ def _load_run(backbone: str | None, run: Path) -> Network:
         loaded[role] = (
             own_backbone(entry["name"], None) if own else _created(run, role, entry, path)
         )
-        notes.append(_fill(inner(loaded[role]), path).summary())
+        notes.append(_whole(inner(loaded[role]), path).summary())
         hashes.update(file_sha256(path).encode())
     matcher, head = loaded.get("matcher"), loaded.get("occlusion_head")
     if not isinstance(matcher, QAConv | None) or not isinstance(head, OcclusionHead | None):
@@ -293,8 +360,28 @@ def _load_run(backbone: str | None, run: Path) -> Network:
     if not isinstance(loaded["backbone"], FaceBackbone | WSDANCAL):
         raise EvaluationError(f"{run}: {name} is no backbone; expected one of {BACKBONES}")
     return Network(
-        name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes, run
-    )
+        name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes, run,
+        _colour_of_run(loaded["backbone"], run, models["backbone"], asked),
+    )  # fmt: skip
+
+
+def _colour_of_run(module: nn.Module, run: Path, models: Any, asked: str | None) -> Colour | None:
+    """The order that training fed its network; runs of earlier versions fed the network's own."""
+    name = models["name"]
+    if is_own(name):
+        _require_own_colour(name, asked)
+        return None
+    stated = models.get("colour")
+    if stated not in (None, *ORDERS):
+        raise EvaluationError(
+            f"{run / 'run.json'}: models.backbone.colour must be RGB or BGR, found {stated!r}"
+        )
+    spec: InputSpec = module.input_spec  # type: ignore[assignment]
+    order = str(stated or spec.colour)
+    if asked not in (None, order):
+        raise EvaluationError(f"--colour: {run} was trained on {order}; leave --colour out")
+    feed(module, order)
+    return Colour(order, "run")
 
 
 def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.Module:

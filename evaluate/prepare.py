@@ -308,9 +308,7 @@ def provenance(cache: FaceCache, network: Network) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "cache": str(cache.directory.resolve()),
         "cache_manifest": cache_hash(cache),
-        "backbone": network.name,
-        "weights": None if network.source is None else str(network.source.resolve()),
-        "weights_sha256": network.sha256,
+        **network.record(),
         "training_run": None if network.run is None else str(network.run.resolve()),
     }
     return facts

@@ -26,7 +26,9 @@ from faceguide.train.job import Batch, Job, LoopSettings, Place, total_steps
 from faceguide.train.loop import LAST, train
 from faceguide.train.models import create
 from faceguide.train.models.cal import WSDANCAL
-from faceguide.train.models.checkpoint import load_weights
+from faceguide.train.models.checkpoint import fill, find_state
+from faceguide.train.models.colour import colour_of
+from faceguide.train.models.errors import CheckpointError
 from faceguide.train.pair_batches import PairBatches
 from faceguide.train.pictures import draw_attention, draw_energy
 from faceguide.train.run_directory import (
@@ -152,10 +154,10 @@ def run_cal(
         begin_run(directory, "train cal", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
     barrier()
-    if run.init is not None and not (directory / LAST).exists():
-        report = load_weights(model, run.init)
+    if not (directory / LAST).exists():
+        line = _initialise(model, run)
         if processes.first:
-            say(report.summary())
+            say(line)
     if processes.world > 1 and device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(device)
@@ -182,6 +184,24 @@ def run_cal(
         draw_energy(directory)
     barrier()
     return {"steps": steps, "weights": str(directory / BACKBONE)}
+
+
+def _initialise(model: WSDANCAL, run: CalRun) -> str:
+    """Fill the model with the weights of `run.init`; says what was taken.
+
+    Raises:
+        CheckpointError: when they do not fit, or were trained on another colour order.
+    """
+    if run.init is None:
+        return "Warning: no --init: the network starts from random weights"
+    state = find_state(run.init, model, "--model")
+    colour = colour_of(model, state)
+    if colour.order != model.input_spec.colour:
+        raise CheckpointError(
+            f"{run.init}: was trained on {colour.order}, and train cal feeds "
+            f"{model.input_spec.colour}; choose other weights"
+        )
+    return fill(model, state, run.init, "--model").summary()
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

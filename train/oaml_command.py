@@ -40,6 +40,12 @@ RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
     help="Start from weights, such as an AdaFace .ckpt, or from a finished run of train oaml.",
 )
 @click.option(
+    "--colour",
+    type=click.Choice(["rgb", "bgr"]),
+    help="Order of the channels that --init was trained on.  [default: as the file or the network "
+    "tells]",
+)
+@click.option(
     "--train",
     "part",
     type=click.Choice(["all", "heads", "occlusion"]),
@@ -156,6 +162,7 @@ def oaml_command(**options: Any) -> None:
     run = OamlRun(
         backbone=options["backbone"],
         recipe=_recipe(options),
+        colour=options["colour"] and options["colour"].upper(),
         **{
             name: options[name]
             for name in (

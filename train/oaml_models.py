@@ -11,19 +11,27 @@ import torch
 from torch import nn
 
 from faceguide.cache.console import say
-from faceguide.cache.files import write_bytes
+from faceguide.cache.files import read_json, write_bytes
 from faceguide.cache.plan import read_identities
 from faceguide.train.errors import TrainError
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.models.backbone import FaceBackbone
-from faceguide.train.models.checkpoint import load_matching, read_state, split_head
+from faceguide.train.models.checkpoint import (
+    fill,
+    find_state,
+    load_weights,
+    read_tables,
+)
+from faceguide.train.models.colour import ORDERS, assumed, colour_of, feed
 from faceguide.train.models.errors import ModelError
+from faceguide.train.models.layout import find
 from faceguide.train.models.own import inner, is_own, own_backbone
 from faceguide.train.models.safetensors_file import safetensors_bytes
 from faceguide.train.oaml import OamlTrainee
 from faceguide.train.oaml_request import OamlRun
 from faceguide.train.resume import load_state
+from faceguide.train.run_directory import RUN
 
 MOMENTUM = 0.9
 # AdaFace's steps at epochs 12, 20 and 24 of 26.
@@ -78,52 +86,94 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
     return described, parts
 
 
-def initialise(
-    parts: dict[str, Any], run: OamlRun, path: Path, people: Sequence[str], speak: bool
-) -> None:
-    """Fill the models with the weights of `path`.
+def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak: bool) -> None:
+    """Fill the models with the weights of `run.init`, and feed the backbone as those were.
 
     Args:
         parts: role → module.
-        run: what is asked for.
-        path: a weights file, of which backbone and margin head are taken, the head where it has as
-            many classes; or a finished run, of which every model is, the head where it learnt the
-            same persons.
+        run: what is asked for. Of a weights file backbone and margin head are taken, the head
+            where it has as many classes; of a finished run every model, the head where it learnt
+            the same persons.
         people: the persons to be learnt, in the order of their classes.
-        speak: say what was taken, one line per model.
+        speak: say what was taken, one line per model, and what stays random.
 
     Raises:
         CheckpointError: when a tensor does not fit.
+        TrainError: when a frozen backbone would stay random, or parts of it.
     """
-    if path.is_dir():
-        for line in _from_run(parts, path, people):
-            if speak:
-                say(line)
-        return
-    if is_own(run.backbone):
-        if speak:
-            say(f"{path}: read by {run.backbone} itself; the margin head starts anew")
-        return
-    backbone, head = split_head(read_state(path))
-    lines = [load_matching(parts["backbone"], backbone, str(path)).summary()]
-    if head and "head" in parts:
-        lines.append(load_matching(parts["head"], head, f"{path} (head)").summary())
+    own, backbone = is_own(run.backbone), parts["backbone"]
+    if own and run.colour is not None:
+        raise TrainError(
+            f"--colour: {run.backbone} says its colour order in input_spec; leave --colour out"
+        )
+    lines: list[str] = []
+    if run.init is None:
+        lines.append(_random(run))
+        if run.colour is not None:
+            feed(backbone, run.colour)
+    elif own and not run.init.is_dir():
+        lines.append(f"{run.init}: read by {run.backbone} itself; the margin head starts anew")
+    else:
+        file = run.init / "backbone.safetensors" if run.init.is_dir() else run.init
+        state = find_state(file, inner(backbone))
+        report = fill(inner(backbone), state, file)
+        if run.recipe.part != "all" and (report.missing or report.dropped):
+            raise TrainError(
+                f"--train {run.recipe.part} leaves the backbone as it is, and parts of it would "
+                f"stay random: {report.summary()}"
+            )
+        lines.append(report.summary())
+        lines.extend(_others(parts, run.init, people))
+        if not own:
+            colour = colour_of(backbone, state, run.colour)
+            feed(backbone, colour.order)
+            if colour.source == "assumed":
+                lines.append(f"Warning: {assumed(colour, file)}")
     if speak:
         for line in lines:
             say(line)
 
 
-def _from_run(parts: dict[str, Any], directory: Path, people: Sequence[str]) -> list[str]:
-    """Fill the models that an earlier run has too; what was taken, a line each."""
+def feed_as_before(directory: Path, backbone: nn.Module) -> None:
+    """Feed the backbone of a run that goes on as its record says it was fed."""
+    stated = read_json(directory / RUN).get("models", {}).get("backbone", {}).get("colour")
+    if stated in ORDERS:
+        feed(backbone, stated)
+
+
+def _random(run: OamlRun) -> str:
+    """What to say of a start from nothing; a frozen backbone must not have one."""
+    if not is_own(run.backbone):
+        if run.recipe.part != "all":
+            raise TrainError(
+                f"--train {run.recipe.part} leaves the backbone as it is, and without --init it is "
+                "random: give --init, the weights of a face network or a run of train oaml"
+            )
+        return "Warning: no --init: the network starts from random weights"
+    if run.recipe.part != "all":
+        return (
+            f"Warning: no --init: {run.backbone} stays as its function made it, which must be "
+            f"trained already, since --train {run.recipe.part} leaves it as it is"
+        )
+    return f"Warning: no --init: the network starts as {run.backbone} makes it"
+
+
+def _others(parts: dict[str, Any], path: Path, people: Sequence[str]) -> list[str]:
+    """Fill the models beside the backbone; what was taken, a line each."""
     lines = []
     for role, module in parts.items():
-        file = directory / f"{role}.safetensors"
-        if role != "backbone" and not file.exists():
+        if role == "backbone":
             continue
-        if role == "head" and read_identities(directory) != list(people):
-            lines.append(f"{file}: left out, its classes are other persons")
-            continue
-        lines.append(load_matching(inner(module), read_state(file), str(file)).summary())
+        if path.is_dir():
+            file = path / f"{role}.safetensors"
+            if not file.exists():
+                continue
+            if role == "head" and read_identities(path) != list(people):
+                lines.append(f"{file}: left out, its classes are other persons")
+                continue
+            lines.append(load_weights(module, file).summary())
+        elif role == "head" and (state := find(read_tables(path), module)) is not None:
+            lines.append(fill(module, state, f"{path} (head)").summary())
     return lines
 
 
@@ -166,4 +216,6 @@ def export(directory: Path, described: Described, parts: dict[str, Any], recipe:
             if key.startswith(prefix)
         }
         metadata = {"arch": name, **{key: str(value) for key, value in arguments.items()}}
+        if role == "backbone":
+            metadata["colour"] = parts[role].input_spec.colour
         write_bytes(directory / f"{role}.safetensors", safetensors_bytes(weights, metadata))

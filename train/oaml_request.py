@@ -30,6 +30,8 @@ class OamlRun:
         min_images: persons with fewer images are left out.
         meta: required values of meta columns.
         init: weights file or finished run of `train oaml` to start from, or None.
+        colour: "RGB" or "BGR", the order of the channels that the backbone is fed; None = as
+            `init` or the network tells.
         threads: of each stream.
     """
 
@@ -49,4 +51,5 @@ class OamlRun:
     min_images: int = 2
     meta: tuple[tuple[str, str], ...] = ()
     init: Path | None = None
+    colour: str | None = None
     threads: int = 2

@@ -17,10 +17,18 @@ from faceguide.train.distributed import Processes, barrier
 from faceguide.train.errors import TrainError
 from faceguide.train.job import Batch, Job, LoopSettings, Place
 from faceguide.train.loop import LAST, train
+from faceguide.train.models.own import is_own
 from faceguide.train.oaml import OamlStep, OamlTrainee
 from faceguide.train.oaml_batches import covered_faces, say_mixture, streams
 from faceguide.train.oaml_evaluation import evaluation
-from faceguide.train.oaml_models import build, export, initialise, optimiser_of, rate_at
+from faceguide.train.oaml_models import (
+    build,
+    export,
+    feed_as_before,
+    initialise,
+    optimiser_of,
+    rate_at,
+)
 from faceguide.train.oaml_pictures import draw_curves, draw_visibility
 from faceguide.train.oaml_request import OamlRun
 from faceguide.train.run_directory import (
@@ -98,10 +106,19 @@ def run_oaml(
     if second is None and covered is not None:
         rows = np.setdiff1d(rows, covered.held)
     fixed = _fixed(cache, second, run, rows, loop, processes)
+    if fresh:
+        initialise(parts, run, names, processes.first)
+    elif not is_own(run.backbone):
+        feed_as_before(directory, parts["backbone"])
     if processes.first:
         facts = {
             "models": {
-                role: {"name": name, "arguments": arguments, "weights": f"{role}.safetensors"}
+                role: {
+                    "name": name,
+                    "arguments": arguments,
+                    "weights": f"{role}.safetensors",
+                    **({"colour": parts[role].input_spec.colour} if role == "backbone" else {}),
+                }
                 for role, (name, arguments) in described.items()
             },
             "map": run.recipe.map_size,
@@ -115,8 +132,6 @@ def run_oaml(
         begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
     barrier()
-    if run.init is not None and fresh:
-        initialise(parts, run, run.init, names, processes.first)
     if processes.world > 1 and device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(device)

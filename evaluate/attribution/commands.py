@@ -10,7 +10,14 @@ import click
 from tqdm import tqdm
 
 from faceguide.cache.console import SomeFailed, echo_json, interruptible, printable, say
-from faceguide.evaluate.command_options import EXISTING, FILE, FOLDER, OUT, part_option
+from faceguide.evaluate.command_options import (
+    EXISTING,
+    FILE,
+    FOLDER,
+    OUT,
+    colour_option,
+    part_option,
+)
 from faceguide.evaluate.command_output import show_part
 
 
@@ -30,6 +37,7 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--split", help="Of ND-TWIN's pairs: train, val or test.")
 @click.option("--backbone", help="Its name, or module:function; a training run knows it.")
 @click.option("--weights", type=EXISTING, required=True, help="A weights file or a training run.")
+@colour_option
 @click.option("--matcher", default="cosine", show_default=True, help="Of evaluate verification.")
 @click.option(
     "--methods",
@@ -104,6 +112,7 @@ def attribution_command(
     split: str | None,
     backbone: str | None,
     weights: Path,
+    colour: str | None,
     methods: tuple[str, ...],
     out: Path,
     part: tuple[int, int],
@@ -130,9 +139,8 @@ def attribution_command(
     from faceguide.evaluate.attribution import run
     from faceguide.evaluate.attribution.maps import Settings
     from faceguide.evaluate.attribution.options import Options
-    from faceguide.evaluate.attribution.plug import load_explained
     from faceguide.evaluate.attribution.preparation import prepare
-    from faceguide.evaluate.network import on_device
+    from faceguide.evaluate.network import load_network, on_device
 
     options = Options(
         matcher=rest["matcher"],
@@ -158,9 +166,10 @@ def attribution_command(
     options.check()
     cache = FaceCache.open(directory)
     place = on_device(device)
-    network = load_explained(backbone, weights, place)
+    network = load_network(backbone, weights, place, colour)
     for note in network.notes:
         say(note)
+    network.doubts.say()
     with interruptible():
         ready = prepare(
             *(cache, network, pairs, split, methods, options), part=part, device=place, say=say

@@ -30,7 +30,7 @@ ALL, STANDARD = "all", "standard"
 
 
 def plan_pairs(
-    cache: FaceCache, pairs: Path, split: str | None, options: Options, weights: str
+    cache: FaceCache, pairs: Path, split: str | None, options: Options, weights: str, colour: str
 ) -> tuple[Plan, PairRows]:
     """The blocks of a list's pairs, and the pairs with those that cannot be scored.
 
@@ -46,7 +46,7 @@ def plan_pairs(
     # Replicates and margins change no map and no response.
     later = ("replicates", "delta", "tau_high", "tau_low", "epsilon", "chunk", "block")
     depends = {name: value for name, value in options.record().items() if name not in later}
-    depends["weights"] = weights
+    depends |= {"weights": weights, "colour": colour}
     seed = options.method.seed
     return make_plan(rows, depends, options.block, options.limit, seed), rows
 
@@ -121,7 +121,7 @@ def prepare(
             f"{score.input_spec.size}; make a cache with `prep landmarks --size "
             f"{score.input_spec.size}`"
         )
-    plan, rows = plan_pairs(cache, pairs, split, options, network.sha256)
+    plan, rows = plan_pairs(cache, pairs, split, options, network.sha256, network.input_spec.colour)
     job = Job(
         cache,
         plan,

@@ -139,7 +139,8 @@ def merge_run(out: Path) -> dict[str, Any]:
     )
     cache = FaceCache.open(about["cache"])
     plan, rows = plan_pairs(
-        cache, Path(settings["pairs"]), settings["split"], options, about["weights_sha256"]
+        *(cache, Path(settings["pairs"]), settings["split"], options),
+        *(about["weights_sha256"], about["colour"]),
     )
     # Controls come by themselves; a method that was left out of "all" is not in the list.
     listed = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]

@@ -17,7 +17,7 @@ from tests.train.test_oaml_run import make_caches
 
 from faceguide.cache.files import write_json
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution.plug import load_explained, pair_score
+from faceguide.evaluate.attribution.plug import pair_score
 from faceguide.evaluate.cli import main as evaluate
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.network import load_network
@@ -129,7 +129,7 @@ def test_the_run_is_evaluated_with_the_name_on_the_command_line(
     single = load_network(f"{mine}:build", run / "backbone.safetensors")
     assert torch.equal(single.backbone.network.out.weight, network.backbone.network.out.weight)
     # Attribution explains the network itself, whose layers bear the user's names.
-    explained = load_explained(f"{mine}:build", run)
+    explained = load_network(f"{mine}:build", run)
     assert type(pair_score(explained, "cosine").backbone).__name__ == "Net"
     score = pair_score(explained, "qaconv+occlusion")
     layers = dict(score.backbone.named_modules())

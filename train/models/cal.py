@@ -9,7 +9,7 @@ State dict keys are those of the published code.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from faceguide.train.models.errors import ModelError
 from faceguide.train.models.input_spec import CAL_INPUT, InputSpec
 from faceguide.train.models.mobilefacenet import MobileFaceNetTrunk
 from faceguide.train.models.resnet import from_imagenet, resnet_features
+
+Value = TypeVar("Value")
 
 # Keeps the slope of the signed square root finite at 0.
 EPSILON = 1e-6
@@ -193,7 +195,15 @@ class WSDANCAL(nn.Module):
         output = CalOutput(logits, effect, features, shown)
         return CalParts(output, maps, feature_map) if parts else output
 
-    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def needed_names(self) -> list[str]:
+        """Names that weights to start from must have; ImageNet's have no biases in blocks."""
+        return [
+            name
+            for name in self.state_dict()
+            if name.startswith("features.") and not name.endswith(("conv1.bias", "conv2.bias"))
+        ]
+
+    def adapt_state(self, state: dict[str, Value]) -> dict[str, Value]:
         """Pretrained backbone weights under this model's keys; its own keys stay as they are.
 
         A torchvision ResNet file or MobileFaceNet's weights are taken; their last layers

@@ -8,6 +8,7 @@ Learning", 2017; Schroff et al., "FaceNet", 2015. 160×160 RGB, (x − 127.5) / 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ FACENET_INPUT = InputSpec(160, "RGB", (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 12
 # Keys of the classifier that published files carry and an embedding network does not have.
 CLASSIFIER = ("logits.weight", "logits.bias")
 
+Value = TypeVar("Value")
 Size = int | tuple[int, int]
 
 
@@ -165,6 +167,6 @@ class InceptionResnetV1(nn.Module):
         norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
         return raw / norm.clamp_min(torch.finfo(raw.dtype).tiny), norm
 
-    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Value]) -> dict[str, Value]:
         """A published state dict without its classifier."""
         return {key: value for key, value in state.items() if key not in CLASSIFIER}

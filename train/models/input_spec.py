@@ -6,7 +6,7 @@ scale here, so that training and evaluation cannot disagree about them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,12 @@ class InputSpec:
                 "mean and std must be three numbers each, std above 0, "
                 f"found mean {self.mean} and std {self.std}"
             )
+
+    def in_colour(self, colour: str) -> InputSpec:
+        """The same input with the channels in this order, "RGB" or "BGR"."""
+        if colour == self.colour:
+            return self
+        return replace(self, colour=colour, mean=self.mean[::-1], std=self.std[::-1])
 
     def prepare(self, images: torch.Tensor | NDArray[np.uint8]) -> torch.Tensor:
         """uint8 pixels of the cache → the network's input, on the device where they lie.

@@ -7,10 +7,14 @@ them: the modules are numbered 0 to 7, and the convolutions of a basic block hav
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from faceguide.train.models.errors import ModelError
+
+Value = TypeVar("Value")
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -121,7 +125,7 @@ def resnet_features(depth: int, stride: int = 16) -> nn.Sequential:
     return features
 
 
-def from_imagenet(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_imagenet(state: dict[str, Value]) -> dict[str, Value]:
     """A torchvision ResNet state_dict under the keys of `resnet_features`; others as they are."""
     renamed = {}
     for key, value in state.items():

@@ -18,7 +18,6 @@ from faceguide.train.models.checkpoint import (
     load_matching,
     load_weights,
     read_state,
-    split_head,
 )
 from faceguide.train.models.exchange import export_backbone, import_backbone
 from faceguide.train.models.safetensors_file import read_safetensors
@@ -171,11 +170,6 @@ def test_what_did_not_match_is_listed() -> None:
         "f.pt: 1 tensors loaded; 6 not in the file (bn1.weight, bn1.bias, bn1.running_mean and 3 "
         "more); 5 not used (extra.0, extra.1, extra.2 and 2 more)"
     )
-
-
-def test_split_head() -> None:
-    one = torch.ones(1)
-    assert split_head({"body.0": one, "head.kernel": one}) == ({"body.0": one}, {"kernel": one})
 
 
 @pytest.mark.parametrize("kind", ["absent", "folder", "text", "cut", "empty", "no tensors", "list"])
