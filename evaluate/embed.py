@@ -20,6 +20,8 @@ from faceguide.cache.stream import Stream
 from faceguide.evaluate.network import Network, NotFiniteError
 from faceguide.evaluate.run_directory import cache_hash
 from faceguide.evaluate.store import GROUPS, FaceStore
+from faceguide.train.models.own import is_own
+from faceguide.train.models.own_check import check_own
 
 BATCH = 64
 _BLOCKS = 256  # so many at least, as far as they have 64 rows: work for as many parts
@@ -135,6 +137,7 @@ def fill(
 
     Raises:
         EvaluationError: naming a face whose result is not finite.
+        ModelError: when a user's network fails on the first faces, see `own_check`.
     """
     lacking, todo = _lacking(store, rows, groups), unfinished(store, rows, groups)
     mine = [todo[n] for n in shards_of(part, len(blocks_of(rows))) if n in todo]
@@ -143,11 +146,15 @@ def fill(
         for block in mine
     ]
     crops = batches([chunk for chunks in cuts for chunk in chunks])
+    tried = not is_own(network.name)
     for block, chunks in zip(mine, cuts, strict=True):
         needed = frozenset(group for group in groups if len(_within(lacking[group], block)))
         held = []
         for chunk, (there, images) in zip(chunks, crops, strict=False):
             if len(there):
+                if not tried:
+                    check_own(network.backbone, network.name, images)
+                    tried = True
                 held.append((there, _described(network, there, images, needed, name)))
             progress(len(chunk))
         if held:

@@ -18,6 +18,7 @@ from faceguide.train.errors import TrainError
 from faceguide.train.job import Batch, Job, LoopSettings, Place
 from faceguide.train.loop import LAST, train
 from faceguide.train.models.own import is_own
+from faceguide.train.models.own_check import TRIED, check_own
 from faceguide.train.oaml import OamlStep, OamlTrainee
 from faceguide.train.oaml_batches import covered_faces, say_mixture, streams
 from faceguide.train.oaml_evaluation import evaluation
@@ -95,6 +96,11 @@ def run_oaml(
     torch.manual_seed(run.recipe.seed)
     fresh = not (directory / LAST).exists()
     described, parts = build(run, len(people), fresh)
+    if is_own(run.backbone):
+        some = cache.select()[:TRIED]
+        if len(some) and cache.require("image").shape[0] == parts["backbone"].input_spec.size:
+            crops = torch.from_numpy(cache.read(some, ["image"])["image"])
+            check_own(parts["backbone"], run.backbone, crops)
     trainee = OamlTrainee(
         parts["backbone"],
         parts["occlusion_head"],

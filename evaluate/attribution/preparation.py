@@ -25,6 +25,8 @@ from faceguide.evaluate.attribution.threshold import ThresholdRule
 from faceguide.evaluate.network import Network
 from faceguide.evaluate.pair_rows import PairRows, resolve
 from faceguide.evaluate.pairs import read_pairs
+from faceguide.train.models.own import is_own
+from faceguide.train.models.own_check import TRIED, check_own
 
 ALL, STANDARD = "all", "standard"
 
@@ -121,6 +123,10 @@ def prepare(
             f"{score.input_spec.size}; make a cache with `prep landmarks --size "
             f"{score.input_spec.size}`"
         )
+    if is_own(network.name):
+        few = cache.select()[:TRIED]
+        crops = torch.from_numpy(cache.read(few, ["image"])["image"])
+        check_own(network.backbone, network.name, crops)
     plan, rows = plan_pairs(cache, pairs, split, options, network.sha256, network.input_spec.colour)
     job = Job(
         cache,

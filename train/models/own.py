@@ -15,6 +15,7 @@ run.json, is never reason enough to run its code.
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from faceguide.cache.errors import CacheError
 from faceguide.train.models.backbone import BackboneOutput, FaceBackbone
 from faceguide.train.models.errors import ModelError
 from faceguide.train.models.input_spec import InputSpec
@@ -41,11 +43,20 @@ def load_object(reference: str) -> Any:
     module, _, name = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+    except Exception as error:  # the module is the user's: it may raise anything
         raise ModelError(
             f"{reference}: cannot be imported ({error}); expected module:function on the Python "
             "path (PYTHONPATH=. for a file of this folder)"
         ) from None
+
+
+def fault_of(error: BaseException) -> str:
+    """An error inside the user's code in one line: kind, text and the line of theirs it is from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if "site-packages" not in frame.filename]
+    last = (theirs or frames)[-1]
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def own_network(reference: str, weights: Path | None) -> nn.Module:
@@ -61,7 +72,13 @@ def own_network(reference: str, weights: Path | None) -> nn.Module:
     function: Callable[[Path | None], Any] = load_object(reference)
     if not callable(function):
         raise ModelError(f"{reference}: expected a function, found {type(function).__name__}")
-    module = function(weights)
+    try:
+        module = function(weights)
+    except CacheError:  # the disk failed
+        raise
+    except Exception as error:  # as above
+        given = "" if weights is None else f" on {weights}"
+        raise ModelError(f"{reference}: fails{given} with {fault_of(error)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"{reference}: expected an nn.Module, found {type(module).__name__}")
     if not isinstance(getattr(module, "input_spec", None), InputSpec):
@@ -85,7 +102,9 @@ class OwnBackbone(FaceBackbone):
 
     def __init__(self, network: nn.Module, reference: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.reference = network, reference
+        # An in-place `div_` would change the pixels that others look at after it.
+        network.register_forward_pre_hook(_copied)
         self.input_spec = network.input_spec  # type: ignore[assignment]
         self.layers: dict[int, str] = dict(getattr(network, "map_layers", {}))
         tail = getattr(network, "linear_tail", None)
@@ -138,9 +157,51 @@ class OwnBackbone(FaceBackbone):
         finally:
             for hook in hooks:
                 hook.remove()
-        # (unit embedding, norm), or the raw embedding alone
-        raw = found[0] * found[1] if isinstance(found, tuple) else found
-        return raw.float(), maps
+        return raw_of(found, len(images), self.reference), maps
+
+
+def raw_of(found: object, count: int, reference: str) -> Tensor:
+    """The raw embeddings (N, E) in what a network gave for `count` images.
+
+    Raises:
+        ModelError: for anything but embeddings (N, E), or a tuple of those of length 1 and norms.
+    """
+    match found:
+        case Tensor(ndim=2) if len(found) == count and found.is_floating_point():
+            return found.float()
+        case (Tensor(ndim=2) as unit, Tensor() as norm) if (
+            isinstance(found, tuple)
+            and len(unit) == count
+            and tuple(norm.shape) in ((count, 1), (count,))
+            and unit.is_floating_point()
+        ):
+            return unit.float() * norm.float().reshape(count, 1)
+    raise ModelError(
+        f"{reference}: its forward must give embeddings (N, E), or those of length 1 and their "
+        f"norms (N, 1); found {shape_of(found)} for {count} image{'s' * (count > 1)}"
+    )
+
+
+def _copied(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(one.clone() if isinstance(one, Tensor) else one for one in given)
+
+
+def shape_of(found: object) -> str:
+    """What a forward gave, for messages: "a tuple of 2: Tensor (4, 512), Tensor (4, 10)"."""
+    if isinstance(found, tuple | list):
+        return f"a {type(found).__name__} of {len(found)}: {', '.join(map(_shape, found[:4]))}"
+    if isinstance(found, dict):
+        listed = ", ".join(f"{name}: {_shape(one)}" for name, one in list(found.items())[:4])
+        return f"a {type(found).__name__} of {len(found)}: {listed}"
+    return _shape(found)
+
+
+def _shape(found: object) -> str:
+    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
+    if shape is None:
+        return type(found).__name__
+    kind = "" if dtype == torch.float32 else f" {str(dtype).removeprefix('torch.')}"
+    return f"{type(found).__name__} {tuple(shape)}{kind}"
 
 
 @torch.no_grad()
@@ -154,13 +215,14 @@ def _measured(backbone: OwnBackbone, reference: str) -> tuple[int, dict[int, int
         raw, maps = backbone._run(
             torch.zeros(2, 3, size, size, device=device), tuple(backbone.layers)
         )
+    except ModelError:
+        raise
+    except Exception as error:  # the forward is the user's
+        raise ModelError(
+            f"{reference}: its forward fails with {fault_of(error)}{precision(backbone)}"
+        ) from None
     finally:
         backbone.network.train(was_training)
-    if raw.ndim != 2 or len(raw) != 2:
-        raise ModelError(
-            f"{reference}: its forward must give embeddings (N, E), or those of length 1 and "
-            f"norms (N, 1); found {tuple(raw.shape)} for two images"
-        )
     for side, name in backbone.layers.items():
         shape = tuple(maps[side].shape) if side in maps else None
         if shape is None or len(shape) != 4 or shape[2:] != (side, side):
@@ -169,6 +231,15 @@ def _measured(backbone: OwnBackbone, reference: str) -> tuple[int, dict[int, int
                 f"for two images of {size} pixels is {shape}"
             )
     return raw.shape[1], {side: maps[side].shape[1] for side in backbone.layers}
+
+
+def precision(network: nn.Module) -> str:
+    """The remedy where weights are not of the pixels' precision; "" where they are."""
+    others = {tensor.dtype for tensor in network.parameters() if tensor.dtype != torch.float32}
+    if not others:
+        return ""
+    found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+    return f"; its weights are {found} and its pixels float32: call .float() on the network"
 
 
 def own_backbone(reference: str, weights: Path | None) -> FaceBackbone:
