@@ -18,7 +18,7 @@ from faceguide.evaluate.run_directory import file_of_run, read_run
 from faceguide.train.models import MODELS, create
 from faceguide.train.models.backbone import FaceBackbone
 from faceguide.train.models.cal import WSDANCAL
-from faceguide.train.models.checkpoint import LoadReport, fill, find_state
+from faceguide.train.models.checkpoint import LoadReport, fill, find_state, untrained
 from faceguide.train.models.colour import ORDERS, Colour, assumed, colour_of, feed
 from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.input_spec import InputSpec
@@ -101,7 +101,9 @@ class Network:
     @property
     def has_maps(self) -> bool:
         """Whether it offers feature maps to local matchers."""
-        return isinstance(self.backbone, FaceBackbone) and bool(self.backbone.map_channels)
+        return (
+            isinstance(self.backbone, FaceBackbone) and self.map_side in self.backbone.map_channels
+        )
 
     def key(self) -> dict[str, Any]:
         """What the rows of a store depend on, apart from the images."""
@@ -218,25 +220,12 @@ def load_network(
     else:
         name = backbone or _named_in(weights)
         network = _own(name, weights, colour) if is_own(name) else _ours(name, weights, colour)
-    if _untrained(network.backbone):
+    if untrained(network.backbone):
         network.doubts.add("untrained", f"{network.name} of {weights}")
     for part in (network.backbone, network.matcher, network.occlusion_head):
         if part is not None:
             part.eval().requires_grad_(False).to(device)
     return network
-
-
-def _untrained(module: nn.Module) -> bool:
-    """Whether no BatchNorm of the network has ever seen an image."""
-    norms = [
-        norm
-        for norm in module.modules()
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
-    ]
-    return bool(norms) and not any(
-        norm.running_mean.any() or (norm.running_var != 1).any()  # type: ignore[union-attr]
-        for norm in norms
-    )
 
 
 def _ours(name: str, weights: Path, asked: str | None) -> Network:

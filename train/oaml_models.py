@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from faceguide.cache.console import say
+from faceguide.cache.doubts import KINDS
 from faceguide.cache.files import read_json, write_bytes
 from faceguide.cache.plan import read_identities
 from faceguide.train.errors import TrainError
@@ -22,6 +23,7 @@ from faceguide.train.models.checkpoint import (
     find_state,
     load_weights,
     read_tables,
+    untrained,
 )
 from faceguide.train.models.colour import ORDERS, assumed, colour_of, feed
 from faceguide.train.models.errors import ModelError
@@ -123,6 +125,8 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
                 f"stay random: {report.summary()}"
             )
         lines.append(report.summary())
+        if run.recipe.part != "all" and untrained(backbone):
+            lines.append(f"Warning: {file}: {KINDS['untrained']}")
         lines.extend(_others(parts, run.init, people))
         if not own:
             colour = colour_of(backbone, state, run.colour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.train.distributed import Processes
 from faceguide.train.job import LoopSettings
 from faceguide.train.metrics import read_metrics
+from faceguide.train.models import create
 from faceguide.train.oaml import OamlSettings
 from faceguide.train.oaml_request import OamlRun
 from faceguide.train.oaml_run import run_oaml
@@ -30,6 +32,14 @@ def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:
             **options,
         },
     )
+
+
+def started(run: OamlRun, weights: Path) -> OamlRun:
+    """The same run with `weights` to start from: those that its seed draws without."""
+    torch.manual_seed(run.recipe.seed)
+    create(run.backbone)  # one is made to be looked at
+    torch.save(create(run.backbone).state_dict(), weights)
+    return replace(run, init=weights)
 
 
 def train_tiny(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.evaluate.builder import weights_file
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.cli import main as evaluate
@@ -52,9 +53,10 @@ def test_prep_train_evaluate(niqab: Path) -> None:
         str(niqab / "masks"), "--jobs", "1", "--allow-failures")  # fmt: skip
     known = FaceCache.open(cache).select(known_occlusion=True)
     assert len(known) >= 6
+    weights = weights_file(niqab / "weights.pt")
     run(oaml_command, str(cache), "--out", str(out), "--backbone", "mobilefacenet", "--train",
-        "occlusion", "--batch-size", "4", "--epochs", "4", "--hold-out", "0.3", "--device", "cpu",
-        "--log-every", "1")  # fmt: skip
+        "occlusion", "--init", str(weights), "--batch-size", "4", "--epochs", "4",
+        "--hold-out", "0.3", "--device", "cpu", "--log-every", "1")  # fmt: skip
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["occlusion"] for line in lines if line["kind"] == "train"]
     assert sum(losses[-2:]) < sum(losses[:2])

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from tests.cache.builder import build
-from tests.train.oaml_scenario import tiny_run, train_tiny
+from tests.train.oaml_scenario import started, tiny_run, train_tiny
 
 from faceguide.cache.files import read_json
 from faceguide.cache.reader import FaceCache
@@ -58,8 +58,11 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> tuple[FaceCache, FaceCac
 def sequence(caches: tuple[FaceCache, FaceCache], directory: Path, name: str) -> list[float]:
     """The loss of each step."""
     faces, veiled = caches
-    alone = RUNS[name].recipe.part == "occlusion"
-    lines = train_tiny(veiled if alone else faces, directory, RUNS[name], None if alone else veiled)
+    run = RUNS[name]
+    if run.recipe.part != "all":  # nothing can be trained on a frozen random backbone
+        run = started(run, directory.parent / f"{directory.name}.pt")
+    alone = run.recipe.part == "occlusion"
+    lines = train_tiny(veiled if alone else faces, directory, run, None if alone else veiled)
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
@@ -143,8 +146,9 @@ def test_the_head_alone_leaves_no_matcher_behind(
     caches: tuple[FaceCache, FaceCache], tmp_path: Path
 ) -> None:
     _, veiled = caches
-    train_tiny(veiled, tmp_path, RUNS["occlusion"], steps=1)
-    network = load_network(None, tmp_path)
+    run = started(RUNS["occlusion"], tmp_path / "start.pt")
+    train_tiny(veiled, tmp_path / "run", run, steps=1)
+    network = load_network(None, tmp_path / "run")
     assert network.matcher is None
     assert network.occlusion_head is not None
 
@@ -178,7 +182,8 @@ def test_a_finished_run_is_gone_on_from_with_all_its_models(
     caches: tuple[FaceCache, FaceCache], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = tmp_path / "heads", tmp_path / "whole"
-    train_tiny(caches[0], first, tiny_run(OamlSettings(part="heads")), caches[1], steps=2)
+    heads = started(tiny_run(OamlSettings(part="heads")), tmp_path / "start.pt")
+    train_tiny(caches[0], first, heads, caches[1], steps=2)
     # At this rate nothing but statistics of batches moves.
     still = tiny_run(OamlSettings(freeze_norm=True), init=first, rate=1e-30)
     train_tiny(caches[0], second, still, caches[1], steps=1)
@@ -203,7 +208,9 @@ def test_the_command_goes_on_from_a_run_and_names_its_weights(
 ) -> None:
     words = [str(caches[0].directory), "--niqab", str(caches[1].directory), "--steps", "1"]
     words += ["--backbone", "mobilefacenet", "--batch-size", "8", "--device", "cpu"]
-    for name, more in (("heads", ["--train", "heads"]), ("all", ["--init", f"{tmp_path}/heads"])):
+    start = str(started(tiny_run(), tmp_path / "start.pt").init)
+    heads = ["--train", "heads", "--init", start]
+    for name, more in (("heads", heads), ("all", ["--init", f"{tmp_path}/heads"])):
         given = [*words, "--out", str(tmp_path / name), *more]
         result = CliRunner().invoke(oaml_command, given, catch_exceptions=False)
         assert result.exit_code == 0, result.output

@@ -274,3 +274,16 @@ def load_weights(module: nn.Module, path: Path | str, option: str = "--backbone"
         CheckpointError: as these.
     """
     return fill(module, find_state(path, module, option), path, option)
+
+
+def untrained(module: nn.Module) -> bool:
+    """Whether no BatchNorm of the network has ever seen an image."""
+    norms = [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
+    ]
+    return bool(norms) and not any(
+        norm.running_mean.any() or (norm.running_var != 1).any()  # type: ignore[union-attr]
+        for norm in norms
+    )

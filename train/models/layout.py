@@ -140,7 +140,7 @@ def find(there: list[Table], module: nn.Module) -> State | None:
     return State(state, -rank[0], table.place, prefix, others, table.metadata)
 
 
-Rank = tuple[int, bool, int, int, int]
+Rank = tuple[int, bool, int, int, int, int]
 
 
 def _candidates(there: list[Table], module: nn.Module) -> Iterator[tuple[Rank, Table, str]]:
@@ -151,11 +151,12 @@ def _candidates(there: list[Table], module: nn.Module) -> Iterator[tuple[Rank, T
         if any(_INSIDE.search(name) for name in table.tensors):
             plain = {_INSIDE.sub("", name): value for name, value in table.tensors.items()}
             variants.append(Table(table.place, plain, table.metadata))
-        for variant in variants:
+        for cleaned, variant in enumerate(variants):
             for prefix, count in _prefixes(variant.tensors, module, own).items():
                 name = f"{table.place}.{prefix}"
                 order = TABLES.index(table.place) if table.place in TABLES else len(TABLES)
-                rank = (-count, _MEAN.search(name) is not None, order, len(prefix), number)
+                mean = _MEAN.search(name) is not None
+                rank = (-count, mean, order, number, cleaned, len(prefix))
                 yield rank, variant, prefix
 
 
