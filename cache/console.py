@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -15,6 +16,7 @@ import click
 
 from faceguide.cache.errors import FaceguideError
 from faceguide.cache.files import remedy
+from faceguide.cache.standard_streams import watched_streams
 
 DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4
 
@@ -46,12 +48,35 @@ def say(text: object) -> None:
     click.echo(printable(text), err=True)
 
 
+def _say_system_error(error: OSError) -> None:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    say(f"Error: {where}{remedy(error)}")
+
+
 class Group(click.Group):
     """A command group that turns our errors into one line and the promised exit code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program: also help, and what is left to write at the end, may meet a full disk.
+
+        A reader that goes away (`| head`) ends the command with exit code 1 and without a word.
+        """
+        with watched_streams():
+            try:
+                try:
+                    return super().main(*args, **kwargs)
+                finally:
+                    if sys.stdout is not None:
+                        sys.stdout.flush()
+            except BrokenPipeError:
+                sys.exit(FAILED)
+            except OSError as error:
+                _say_system_error(error)
+                sys.exit(FAILED)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; every error that a user can act on ends here."""
@@ -61,10 +86,10 @@ class Group(click.Group):
         except FaceguideError as error:
             say(f"Error: {error}")
             ctx.exit(FAILED)
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            if error.filename is None:
-                raise  # no file that a line could name: a broken pipe, or a fault of ours
-            say(f"Error: {error.filename}: {remedy(error)}")
+            _say_system_error(error)
             ctx.exit(FAILED)
         except SomeFailed as error:
             say(error)

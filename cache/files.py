@@ -7,10 +7,13 @@ half of anything.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,17 +23,23 @@ from typing import Any, BinaryIO, TypeVar
 from faceguide.cache.errors import CacheError
 
 TEMPORARY = ".tmp"
+_LOCK = ".lock"  # of a directory
 
 T = TypeVar("T")
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EROFS: "the file system is read-only; choose another place, or mount it for writing",
     errno.EACCES: "permission denied; choose another --out or change its owner",
     errno.EPERM: "permission denied; choose another --out or change its owner",
     errno.EIO: "the disk reported an input/output error; check the disk, then run again",
 }
+
+# What link says where there are no hard links (EMLINK: one name is all a file may have), and what
+# a call says that a file system does not know.
+_NOT_KNOWN = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_LINKS = (*_NOT_KNOWN, errno.EPERM, errno.EACCES, errno.EMLINK)
 
 
 def remedy(error: OSError) -> str:
@@ -74,11 +83,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise write_error(path, error) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise
+
+
+def _discard(temporary: Path) -> None:
+    """Remove a file; a disk that refuses this too must not hide what it refused before."""
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 class _Remembering:
@@ -141,6 +156,10 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems do not know what flushing a directory is.
+        if error.errno not in _NOT_KNOWN or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
         os.close(descriptor)
 
@@ -200,23 +219,62 @@ def read_json(path: Path) -> dict[str, Any]:
 def publish(path: Path, data: bytes) -> bool:
     """Create `path` with `data` unless it is there already; True when this call created it.
 
-    A hard link either appears with its whole content or fails, also over NFS, so of several
-    writers exactly one wins and the others can read what the winner wrote.
+    Of several writers exactly one wins, and the others can read what the winner wrote.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         temporary.write_bytes(data)
         sync(temporary)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        sync(path.parent)
-        return True
+        return publish_file(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
+
+
+def publish_file(finished: Path, path: Path) -> bool:
+    """Give a finished file the name `path` unless there is such a file; whether it got it.
+
+    Args:
+        finished: on the same file system; it may lose its own name.
+        path: the new name.
+
+    Raises:
+        CacheError: when the file system has neither hard links nor locks.
+        OSError: when the system refuses otherwise.
+    """
+    try:
+        # A hard link appears with its whole content or not at all, also over NFS.
+        os.link(finished, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if not _rename_locked(finished, path):
+            return False
+    sync(path.parent)
+    return True
+
+
+def _rename_locked(finished: Path, path: Path) -> bool:
+    """`publish_file` where a file has one name only: FAT, exFAT, CIFS, many of FUSE.
+
+    The lock is the system's and ends with its process, so a killed writer holds up nobody. The file
+    that carries it stays: who removes it may meet another who has just opened it.
+    """
+    with (path.parent / _LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise CacheError(
+                f"{path}: this file system has neither hard links nor locks ({error.strerror}); "
+                "choose a place on another one"
+            ) from error
+        if path.exists():
+            return False
+        finished.rename(path)
+        return True
 
 
 def file_sha256(path: Path) -> str:

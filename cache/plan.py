@@ -7,7 +7,6 @@ a few kilobytes, and `sources/NNNNN.jsonl`, its own list.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -30,6 +29,7 @@ from faceguide.cache.files import (
     file_sha256,
     json_bytes,
     publish,
+    publish_file,
     read_json,
     sync,
     write_bytes,
@@ -374,8 +374,7 @@ def _publish(directory: Path, staging: Path, plan: Plan) -> Plan:
         if not (directory / SOURCES / _LISTING).exists():
             raise
     if (directory / SOURCES / _LISTING).read_text() == plan.listing:
-        with contextlib.suppress(FileExistsError):
-            os.link(staging / IDENTITIES, directory / IDENTITIES)
+        publish_file(staging / IDENTITIES, directory / IDENTITIES)
         sync(directory)  # lists and names before the plan that vouches for them
         publish(directory / PLAN, json_bytes(asdict(plan)))
     for _ in range(_PATIENCE):
