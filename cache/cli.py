@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from faceguide import __version__
 from faceguide.cache import manifest
-from faceguide.cache.console import Group, echo_json, printable, say
+from faceguide.cache.console import SOME_FAILED, Group, echo_json, printable, say
 from faceguide.cache.errors import CacheError
 from faceguide.cache.export import export_landmarks
-from faceguide.cache.info import describe, summary
+from faceguide.cache.info import damaged_shards, describe, summary
 from faceguide.cache.parts import show_indices
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import GROUPS, ORIGINS, STATUSES
@@ -39,15 +39,22 @@ def main() -> None:
 @main.command("info")
 @click.argument("directory", type=DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info_command(directory: Path, as_json: bool) -> None:
-    """Rows, groups, sizes and counts, from the manifests alone.
+@click.pass_context
+def info_command(context: click.Context, directory: Path, as_json: bool) -> None:
+    """Rows, groups, sizes and counts; exit 3 when a shard is missing or not what was written.
+
+    `cache verify` reads every byte, this reads little.
 
     \b
     Example:
       cache info cache/
     """
-    found = summary(directory)
+    found, doubts = summary(directory), damaged_shards(directory)
+    found["doubts"] = doubts.counts()
     echo_json(found) if as_json else click.echo(describe(found))
+    doubts.say()
+    if doubts:
+        context.exit(SOME_FAILED)
 
 
 @main.command("verify")

@@ -55,6 +55,8 @@ KINDS: Mapping[str, str] = {
     # networks
     "colour_assumed": "weights file does not tell its colour order",
     "untrained": "network has the BatchNorm statistics of a new one, as if never trained",
+    # files of a cache
+    "damaged_shards": "shards are missing or not what was written",
 }
 
 

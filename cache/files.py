@@ -219,8 +219,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def publish(path: Path, data: bytes) -> bool:
     """Create `path` with `data` unless it is there already; True when this call created it.
 
-    Of several writers exactly one wins, and the others can read what the winner wrote.
+    Of several writers exactly one wins, and the others can read what the winner wrote. Nothing is
+    written where the file is there, so that what is finished can be asked for on a read-only disk.
     """
+    if path.exists():
+        return False
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""`cache info`: what a cache holds, from its plan and manifests alone."""
+"""`cache info`: what a cache holds by its plan and manifests, and whether its files are there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from faceguide.cache.console import printable
 from faceguide.cache.doubts import Doubts
 from faceguide.cache.manifest import group_recipe, load_manifest, require_plan
 from faceguide.cache.schema import GROUPS
+from faceguide.cache.shard_files import ShardFiles
+
+
+def damaged_shards(directory: Path) -> Doubts:
+    """Shards of sealed groups that cannot be opened; of each little is read."""
+    plan, doubts = require_plan(directory), Doubts()
+    for group in GROUPS:
+        manifest = load_manifest(directory, group, plan)
+        if manifest is not None:
+            for fault in ShardFiles(directory, group, manifest).faults():
+                doubts.add("damaged_shards", fault)
+    return doubts
 
 
 def summary(directory: Path) -> dict[str, Any]:

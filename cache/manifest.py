@@ -146,7 +146,10 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
             masks.update(dict(sidecar.get("masks", {})))
-            shards.append({name: sidecar[name] for name in ("rows", "bytes", "sha256", "offsets")})
+            entry = {name: sidecar[name] for name in ("rows", "bytes", "sha256", "offsets")}
+            if "opening" in sidecar:  # those of earlier versions lack it
+                entry["opening"] = sidecar["opening"]
+            shards.append(entry)
             total += sidecar["bytes"]
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_sidecar(path, error) from None
@@ -162,7 +165,10 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
         **({"masks": dict(masks)} if masks else {}),
         "shards": shards,
     }
-    write_json(manifest_path(directory, group), manifest)
+    path = manifest_path(directory, group)
+    # What is sealed already can be sealed again where nothing can be written.
+    if not path.exists() or path.read_bytes() != json_bytes(manifest):
+        write_json(path, manifest)
     return manifest
 
 

@@ -29,6 +29,7 @@ from faceguide.cache.errors import CacheError
 from faceguide.cache.files import reading
 from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.schema import Column
+from faceguide.cache.shard_files import ShardFiles
 
 # Linux allows 65,530 maps in a process; other columns and libraries need some too.
 _MAPS_PER_COLUMN = 8_000
@@ -48,31 +49,21 @@ class ShardColumn(Protocol):
         """Copy the rows into `out`, in order; shards and slots must be inside the cache."""
 
 
-def open_column(
-    paths: list[Path],
-    sizes: list[int],
-    rows: list[int],
-    offsets: list[dict[str, int]],
-    spec: Column,
-    shard_rows: int,
-) -> ShardColumn:
+def open_column(files: ShardFiles, spec: Column, shard_rows: int) -> ShardColumn:
     """Map a column over all shards, or fall back on reading shard by shard.
 
     Args:
-        paths: the HDF5 file of each shard.
-        sizes: bytes that each file must have (a shorter one would kill the process on access).
-        rows: of each shard.
-        offsets: byte offset of each contiguous dataset of each shard, from the manifest.
+        files: of the column's group.
         spec: the column.
         shard_rows: rows of every shard but the last.
 
     Raises:
-        CacheError: when a file is missing or of another size.
+        CacheError: when a file is missing or not what was written.
     """
-    if not all(spec.name in offset for offset in offsets):
-        return SplitColumn(paths, sizes, rows, None, spec)
-    starts = [offset[spec.name] for offset in offsets]
-    if sys.platform == "linux" and sys.maxsize > 2**32 and len(paths) <= _MAPS_PER_COLUMN:
+    if not all(spec.name in entry["offsets"] for entry in files.entries):
+        return SplitColumn(files, spec, contiguous=False)
+    starts = [entry["offsets"][spec.name] for entry in files.entries]
+    if sys.platform == "linux" and sys.maxsize > 2**32 and len(starts) <= _MAPS_PER_COLUMN:
         for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
             first_rows = place_shards(starts, spec.row_bytes, shard_rows, alignment)
             if first_rows is None:
@@ -82,9 +73,9 @@ def open_column(
             except _NoAddresses:  # such as a limit on the process (ulimit -v)
                 continue
             column = MappedColumn(addresses, spec, first_rows, shard_rows)
-            column.place(paths, sizes, starts, alignment)
+            column.place(files, starts, alignment)
             return column
-    return SplitColumn(paths, sizes, rows, offsets, spec)
+    return SplitColumn(files, spec, contiguous=True)
 
 
 def place_shards(
@@ -120,24 +111,6 @@ def place_shards(
         end = (row + shard_rows) * row_bytes
         free = -(-(-(-end // alignment) * alignment) // row_bytes)
     return places if free * row_bytes <= _ADDRESSES_PER_COLUMN else None
-
-
-def open_checked(path: Path, size: int) -> int:
-    """A read-only file descriptor, once the file's size is what the manifest says."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CacheError(
-            f"{path}: cannot be opened ({error.strerror}); run the same prep command again"
-        ) from None
-    found = os.fstat(descriptor).st_size
-    if found != size:
-        os.close(descriptor)
-        raise CacheError(
-            f"{path}: {found} bytes, the manifest says {size}; "
-            "remove the file and run the same prep command again"
-        )
-    return descriptor
 
 
 class _NoAddresses(Exception):
@@ -215,22 +188,23 @@ class MappedColumn:
         self._first_rows = np.array(first_rows, np.int64)
         self.view = addresses.array(spec, first_rows[-1] + shard_rows)
 
-    def place(self, paths: list[Path], sizes: list[int], starts: list[int], alignment: int) -> None:
+    def place(self, files: ShardFiles, starts: list[int], alignment: int) -> None:
         """Map every shard to its place.
 
         Raises:
-            CacheError: when a file is missing or of another size, or the system refuses.
+            CacheError: when a file is missing or not what was written, or the system refuses.
         """
         first_rows = self._first_rows.tolist()
-        for path, size, start, first in zip(paths, sizes, starts, first_rows, strict=True):
+        for shard, (start, first) in enumerate(zip(starts, first_rows, strict=True)):
             # From boundary to boundary, so that huge pages at the column's ends are used too.
             before = start % alignment
             end = start + self._shard_rows * self.spec.row_bytes
-            end = min(-(-end // alignment) * alignment, size)
+            # Behind the end of a file there is no page: an access would kill the process.
+            end = min(-(-end // alignment) * alignment, files.entries[shard]["bytes"])
             position = first * self.spec.row_bytes - before
-            descriptor = open_checked(path, size)
+            descriptor = files.open(shard)
             try:
-                with reading(path):
+                with reading(files.path(shard)):
                     self._addresses.place(
                         position, end - start + before, descriptor, start - before
                     )
@@ -245,16 +219,9 @@ class MappedColumn:
 class SplitColumn:
     """A column read shard by shard: mapped where contiguous, through h5py where chunked."""
 
-    def __init__(
-        self,
-        paths: list[Path],
-        sizes: list[int],
-        rows: list[int],
-        offsets: list[dict[str, int]] | None,
-        spec: Column,
-    ) -> None:
+    def __init__(self, files: ShardFiles, spec: Column, *, contiguous: bool) -> None:
         self.spec = spec
-        self._paths, self._sizes, self._rows, self._offsets = paths, sizes, rows, offsets
+        self._files, self._contiguous = files, contiguous
         self._readers: dict[int, Callable[[NDArray[np.int64]], NDArray[Any]]] = {}
 
     def take(self, shards: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[Any]) -> None:
@@ -265,11 +232,11 @@ class SplitColumn:
 
     def _reader(self, shard: int) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         if shard not in self._readers:
-            path, spec = self._paths[shard], self.spec
-            os.close(open_checked(path, self._sizes[shard]))
-            shape = (self._rows[shard], *spec.shape)
-            if self._offsets is not None:
-                start = self._offsets[shard][spec.name]
+            path, entry, spec = self._files.path(shard), self._files.entries[shard], self.spec
+            self._files.check(shard)
+            shape = (entry["rows"], *spec.shape)
+            if self._contiguous:
+                start = entry["offsets"][spec.name]
                 with reading(path):
                     view = np.memmap(path, spec.dtype, "r", start, shape)
                 self._readers[shard] = lambda slots: view[slots]
@@ -283,10 +250,8 @@ class SplitColumn:
 class EncodedRows:
     """Encoded images of a cache: byte strings of different lengths, cut by an offset table."""
 
-    def __init__(
-        self, paths: list[Path], sizes: list[int], offsets: list[dict[str, int]], rows: list[int]
-    ) -> None:
-        self._paths, self._sizes, self._offsets, self._rows = paths, sizes, offsets, rows
+    def __init__(self, files: ShardFiles) -> None:
+        self._files = files
         self._maps: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint8]]] = {}
 
     def get(self, shard: int, slot: int) -> NDArray[np.uint8]:
@@ -300,23 +265,23 @@ class EncodedRows:
         ends, data = self._maps[shard]
         start, end = int(ends[slot]), int(ends[slot + 1])
         if not start <= end <= len(data):
-            raise CacheError(f"{self._paths[shard]}: damaged offset table; run `cache verify`")
+            raise CacheError(f"{self._files.path(shard)}: damaged offset table; run `cache verify`")
         return data[start:end]
 
     def _map(self, shard: int) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-        descriptor = open_checked(self._paths[shard], self._sizes[shard])
+        descriptor = self._files.open(shard)
+        path, entry = self._files.path(shard), self._files.entries[shard]
         try:
-            with reading(self._paths[shard]):
+            with reading(path):
                 whole = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         finally:
             os.close(descriptor)
-        place, rows = self._offsets[shard], self._rows[shard]
+        place = entry["offsets"]
         if "offset" not in place:
             raise CacheError(
-                f"{self._paths[shard]}: the manifest does not say where its offset table is; run "
-                "`cache seal`"
+                f"{path}: the manifest does not say where its offset table is; run `cache seal`"
             )
-        ends = np.frombuffer(whole, "<u8", rows + 1, place["offset"])
+        ends = np.frombuffer(whole, "<u8", entry["rows"] + 1, place["offset"])
         # A shard in which every row failed has no jpeg dataset with a place in the file.
         start = place.get("jpeg", len(whole))
         return ends, np.frombuffer(whole, np.uint8, -1, start) if start < len(whole) else _EMPTY

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from faceguide.cache.errors import CacheError
 from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.manifest import load_manifest, require_plan
-from faceguide.cache.mapping import EncodedRows, ShardColumn, open_checked, open_column
+from faceguide.cache.mapping import EncodedRows, ShardColumn, open_column
 from faceguide.cache.plan import Plan, read_identities
 from faceguide.cache.schema import GROUPS, ORIGIN_CODE, STATUS_CODE, Column, columns
 from faceguide.cache.shard import row_checksums, shard_path
+from faceguide.cache.shard_files import ShardFiles
 
 _OPEN_FILES = 64  # HDF5 files kept open for keys, texts and encoded images
 _CHUNK = 1 << 16
@@ -57,6 +58,9 @@ class FaceCache:
             self.specs["image"] = Column("image", np.dtype("|u1"), (size, size, 3))
             self._group_of["image"] = "faces"
         self.columns = tuple(self.specs)
+        self._shards = {
+            group: ShardFiles(directory, group, manifest) for group, manifest in groups.items()
+        }
         self._process = os.getpid()
         self._columns: dict[tuple[str, str], ShardColumn] = {}
         self._files: OrderedDict[tuple[str, int], h5py.File] = OrderedDict()
@@ -291,12 +295,7 @@ class FaceCache:
             manifest = self.groups[group]
             spec = {spec.name: spec for spec in columns(group, manifest["recipe"])}[name]
             self._columns[group, name] = open_column(
-                [shard_path(self.directory, group, shard) for shard in range(self.plan.shards)],
-                [shard["bytes"] for shard in manifest["shards"]],
-                [shard["rows"] for shard in manifest["shards"]],
-                [shard["offsets"] for shard in manifest["shards"]],
-                spec,
-                self.plan.shard_rows,
+                self._shards[group], spec, self.plan.shard_rows
             )
         return self._columns[group, name]
 
@@ -305,7 +304,7 @@ class FaceCache:
         where = (group, shard)
         if where not in self._files:
             path = shard_path(self.directory, group, shard)
-            os.close(open_checked(path, self.groups[group]["shards"][shard]["bytes"]))
+            self._shards[group].check(shard)
             try:
                 self._files[where] = h5py.File(path, "r")
             except OSError as error:
@@ -319,13 +318,7 @@ class FaceCache:
         """The encoded image of a row, mapped; empty for a row without a picture."""
         self._forget_after_fork()
         if self._blobs is None:
-            shards = self.groups["faces"]["shards"]
-            self._blobs = EncodedRows(
-                [shard_path(self.directory, "faces", shard) for shard in range(self.plan.shards)],
-                [shard["bytes"] for shard in shards],
-                [shard["offsets"] for shard in shards],
-                [shard["rows"] for shard in shards],
-            )
+            self._blobs = EncodedRows(self._shards["faces"])
         return self._blobs.get(*divmod(row, self.plan.shard_rows))
 
     def _decode(self, row: int) -> NDArray[np.uint8]:

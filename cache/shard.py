@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
-from faceguide.cache.files import digest, file_sha256, read_json, replacing, write_json
+from faceguide.cache.files import digest, file_sha256, read_json, reading, replacing, write_json
 from faceguide.cache.hdf5_writing import new_hdf5
+from faceguide.cache.opening import opening_checksum, opening_fault
 from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns
 
 ALIGNMENT = 4096
@@ -41,22 +42,26 @@ def sidecar_path(directory: Path, group: str, shard: int) -> Path:
 def is_done(directory: Path, group: str, shard: int, recipe: dict[str, Any]) -> bool:
     """Whether the shard stands finished, made with this very recipe.
 
-    A damaged sidecar, or a file of another size than it says, counts as unfinished: the shard is
-    then made again.
+    A damaged sidecar, or a file that is not what it says as far as `opening_fault` tells, counts as
+    unfinished: the shard is then made again.
 
     Raises:
-        CacheError: when the system refuses to read the sidecar, which says nothing of the shard.
+        CacheError: when the system refuses to read, which says nothing of the shard.
     """
+    path = shard_path(directory, group, shard)
     try:
         sidecar = read_json(sidecar_path(directory, group, shard))
-        size = shard_path(directory, group, shard).stat().st_size
-    except FileNotFoundError:
-        return False
     except CacheError as error:
         if isinstance(error.__cause__, OSError):
             raise
         return False
-    return sidecar.get("recipe") == digest(recipe) and sidecar.get("bytes") == size
+    if sidecar.get("recipe") != digest(recipe):
+        return False
+    try:
+        with reading(path), path.open("rb", buffering=0) as file:
+            return not opening_fault(file.fileno(), sidecar, columns(group, recipe))
+    except (FileNotFoundError, KeyError, TypeError, ValueError):  # no sidecar of ours
+        return False
 
 
 class ShardWriter:
@@ -131,6 +136,8 @@ def write_shard(
         finally:
             writer.close()
         size, sha256 = temporary.stat().st_size, file_sha256(temporary)
+        with temporary.open("rb") as file:
+            opening = opening_checksum(file.fileno(), offsets, list(specs.values()), rows)
     write_json(
         sidecar_path(directory, group, shard),
         {
@@ -141,6 +148,7 @@ def write_shard(
             "rows": rows,
             "bytes": size,
             "sha256": sha256,
+            "opening": opening,
             "offsets": offsets,
             **report,
         },

@@ -19,6 +19,7 @@ from faceguide.cache import FaceCache, mapping
 from faceguide.cache.errors import CacheError
 from faceguide.cache.mapping import MappedColumn, SplitColumn, place_shards
 from faceguide.cache.shard import ALIGNMENT
+from faceguide.cache.shard_files import ShardFiles
 
 HUGE = 2 << 20
 
@@ -72,14 +73,8 @@ def test_every_way_to_read_gives_the_same_rows(tmp_path: Path) -> None:
     shards, slots = np.divmod(rows, 32)
     for name in ("image", "landmarks", "label", "visibility"):
         group = cache.group_of(name)
-        entries = cache.groups[group]["shards"]
-        split = SplitColumn(
-            [tmp_path / "cache" / f"{group}-{shard:05d}.h5" for shard in range(4)],
-            [entry["bytes"] for entry in entries],
-            [entry["rows"] for entry in entries],
-            [entry["offsets"] for entry in entries],
-            cache.specs[name],
-        )
+        files = ShardFiles(cache.directory, group, cache.groups[group])
+        split = SplitColumn(files, cache.specs[name], contiguous=True)
         expected = np.zeros((257, *cache.specs[name].shape), cache.specs[name].dtype)
         split.take(shards, slots, expected)
         np.testing.assert_array_equal(cache.read(rows, [name])[name], expected)
@@ -98,7 +93,9 @@ def test_a_map_that_the_system_refuses_names_the_shard(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     # A file that may be written only cannot be mapped for reading; numpy opens it by itself.
-    monkeypatch.setattr(mapping, "open_checked", lambda path, _: os.open(path, os.O_WRONLY))
+    monkeypatch.setattr(
+        ShardFiles, "open", lambda files, shard: os.open(files.path(shard), os.O_WRONLY)
+    )
     monkeypatch.setattr(mmap, "mmap", refused)
     cache = FaceCache.open(tmp_path)
     with pytest.raises(CacheError, match=r"faces-0000\d\.h5: cannot read: .*(again|owner)"):

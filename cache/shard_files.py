@@ -1,0 +1,86 @@
+"""The HDF5 files of a group, as its manifest describes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from faceguide.cache.errors import CacheError
+from faceguide.cache.files import reading
+from faceguide.cache.opening import opening_fault
+from faceguide.cache.schema import columns
+from faceguide.cache.shard import shard_path
+
+_THREADS = 8  # they wait for the disk
+
+
+class ShardFiles:
+    """Where the shards of a group are; each is checked when it is first opened.
+
+    Args:
+        directory: the cache.
+        group: faces, guidance or occlusion.
+        manifest: of the group, as `load_manifest` gives it.
+
+    Attributes:
+        entries: per shard its rows, bytes and the byte offset of each contiguous dataset.
+    """
+
+    def __init__(self, directory: Path, group: str, manifest: dict[str, Any]) -> None:
+        self._directory, self._group = directory, group
+        self._specs = columns(group, manifest["recipe"])
+        self.entries: list[dict[str, Any]] = manifest["shards"]
+        self._sound: set[int] = set()
+
+    def path(self, shard: int) -> Path:
+        """The file of a shard."""
+        return shard_path(self._directory, self._group, shard)
+
+    def open(self, shard: int) -> int:
+        """A read-only file descriptor of a shard, for the caller to close.
+
+        Raises:
+            CacheError: when the file is missing or not what was written, as far as
+                `opening_fault` tells; the system refuses to read it.
+        """
+        path = self.path(shard)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CacheError(
+                f"{path}: cannot be opened ({error.strerror}); run the same prep command again"
+            ) from None
+        try:
+            if shard not in self._sound:
+                with reading(path):
+                    fault = opening_fault(descriptor, self.entries[shard], self._specs)
+                if fault:
+                    raise CacheError(
+                        f"{path}: {fault}; copy it again, or remove it and run the same prep "
+                        "command again"
+                    )
+                self._sound.add(shard)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def check(self, shard: int) -> None:
+        """What `open` raises, without opening for good."""
+        os.close(self.open(shard))
+
+    def faults(self) -> list[str]:
+        """What `open` says of each shard that it refuses."""
+        threads = joblib.Parallel(n_jobs=_THREADS, prefer="threads")
+        every = threads(joblib.delayed(self._fault)(shard) for shard in range(len(self.entries)))
+        return [fault for fault in every if fault]
+
+    def _fault(self, shard: int) -> str:
+        try:
+            self.check(shard)
+        except CacheError as error:
+            return str(error)
+        return ""
