@@ -13,7 +13,7 @@ from faceguide.cache.shard_files import ShardFiles
 
 
 def damaged_shards(directory: Path) -> Doubts:
-    """Shards of sealed groups that cannot be opened; of each little is read."""
+    """Shards of sealed groups that are missing or, of those that are opened, cannot be used."""
     plan, doubts = require_plan(directory), Doubts()
     for group in GROUPS:
         manifest = load_manifest(directory, group, plan)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import digest, file_sha256, read_json, reading, replacing, write_json
 from faceguide.cache.hdf5_writing import new_hdf5
-from faceguide.cache.opening import opening_checksum, opening_fault
+from faceguide.cache.opening import SIGNATURE, opening_checksum
 from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns
 
 ALIGNMENT = 4096
@@ -42,8 +42,8 @@ def sidecar_path(directory: Path, group: str, shard: int) -> Path:
 def is_done(directory: Path, group: str, shard: int, recipe: dict[str, Any]) -> bool:
     """Whether the shard stands finished, made with this very recipe.
 
-    A damaged sidecar, or a file that is not what it says as far as `opening_fault` tells, counts as
-    unfinished: the shard is then made again.
+    A damaged sidecar, a file of another size than it says, or one that does not begin as HDF5 does,
+    as the copy of a shard that was cut off, counts as unfinished: the shard is then made again.
 
     Raises:
         CacheError: when the system refuses to read, which says nothing of the shard.
@@ -51,16 +51,16 @@ def is_done(directory: Path, group: str, shard: int, recipe: dict[str, Any]) -> 
     path = shard_path(directory, group, shard)
     try:
         sidecar = read_json(sidecar_path(directory, group, shard))
+        if sidecar.get("recipe") != digest(recipe):
+            return False
+        with reading(path), path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            return sidecar.get("bytes") == size and file.read(len(SIGNATURE)) == SIGNATURE
+    except FileNotFoundError:
+        return False
     except CacheError as error:
         if isinstance(error.__cause__, OSError):
             raise
-        return False
-    if sidecar.get("recipe") != digest(recipe):
-        return False
-    try:
-        with reading(path), path.open("rb", buffering=0) as file:
-            return not opening_fault(file.fileno(), sidecar, columns(group, recipe))
-    except (FileNotFoundError, KeyError, TypeError, ValueError):  # no sidecar of ours
         return False
 
 

@@ -15,6 +15,7 @@ from faceguide.cache.schema import columns
 from faceguide.cache.shard import shard_path
 
 _THREADS = 8  # they wait for the disk
+_MOST_OPENED = 256  # to tell what a cache holds
 
 
 class ShardFiles:
@@ -73,9 +74,16 @@ class ShardFiles:
         os.close(self.open(shard))
 
     def faults(self) -> list[str]:
-        """What `open` says of each shard that it refuses."""
+        """What `open` says of each shard that it refuses.
+
+        All are looked up in the directory; of very many only some are opened.
+        """
+        count = len(self.entries)
+        present = {entry.name for entry in os.scandir(self._directory)}
+        chosen = set(range(0, count, -(-count // _MOST_OPENED)))
+        chosen |= {shard for shard in range(count) if self.path(shard).name not in present}
         threads = joblib.Parallel(n_jobs=_THREADS, prefer="threads")
-        every = threads(joblib.delayed(self._fault)(shard) for shard in range(len(self.entries)))
+        every = threads(joblib.delayed(self._fault)(shard) for shard in sorted(chosen))
         return [fault for fault in every if fault]
 
     def _fault(self, shard: int) -> str:

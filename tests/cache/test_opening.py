@@ -113,13 +113,20 @@ def test_what_is_not_what_was_written(copy: Path, damage: Callable[..., None]) -
     assert "1 shards are missing or not what was written (the first: " in told.stderr
     assert "faces-00001.h5" in told.stderr
     assert json.loads(run("info", copy, "--json").stdout)["doubts"] == {"damaged_shards": 1}
-    # The same prep command makes it again.
+    path.unlink()
     plan = load_plan(copy)
     assert plan is not None
-    assert not is_done(copy, "faces", 1, plan.recipe)
-    assert is_done(copy, "faces", 0, plan.recipe)
     write_faces(copy, plan, 1)
     assert len(FaceCache.open(copy).select()) == 90
+
+
+def test_a_copy_that_was_cut_off_is_made_again(copy: Path) -> None:
+    plan = load_plan(copy)
+    assert plan is not None
+    path = copy / "faces-00001.h5"
+    preallocated(path, {}, path.stat().st_size)
+    assert manifest.missing_shards(copy, "faces", plan.recipe, range(4)) == [1]
+    assert is_done(copy, "faces", 0, plan.recipe)
 
 
 def test_a_whole_cache_is_not_doubted(whole: Path) -> None:
