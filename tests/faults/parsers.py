@@ -330,6 +330,7 @@ def _read_shard(group: str, folder: Path, data: bytes) -> object:
     path = directory / f"manifest-{name}.json"
     manifest = read_json(folder / "pristine" / path.name)
     shard = manifest["shards"][0]
+    del shard["opening"]
     shard["bytes"], shard["sha256"] = len(data), hashlib.sha256(data).hexdigest()
     seeds = _packed_size(folder)
     if len(data) % 2 == seeds % 2 and group != "jpeg":

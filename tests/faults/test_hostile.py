@@ -104,6 +104,7 @@ def forge(directory: Path, change: Callable[[h5py.File], object], **entry: Any) 
     with h5py.File(path, "r+") as file:
         change(file)
     manifest = read_json(directory / "manifest-faces.json")
+    manifest["shards"][0].pop("opening", None)  # nobody has to say it
     manifest["shards"][0] |= {
         "bytes": path.stat().st_size, "sha256": file_sha256(path), **entry
     }  # fmt: skip
@@ -201,7 +202,7 @@ def test_an_oversized_attribute_is_not_loaded(cache: Path) -> None:
         packed.attrs["note"] = np.zeros(32 << 20, np.uint8)
         file.copy("key", packed)
     big.replace(path)
-    forge(cache, lambda file: None)
+    forge(cache, lambda file: None, offsets={})
     tracemalloc.start()
     keys = FaceCache.open(cache).texts("key", range(12))
     _, peak = tracemalloc.get_traced_memory()
@@ -216,8 +217,10 @@ def test_a_column_outside_its_file_is_refused_before_it_is_mapped(cache: Path, s
     forge(cache, lambda file: None, offsets={**offsets, "image": start})
     with pytest.raises(CacheError, match=r"manifest-faces\.json: does not match the plan"):
         FaceCache.open(cache)
-    # The last byte that fits, and the first that does not.
+    # The last byte that fits, and the first that does not. Rows that can be put together without
+    # HDF5 would be compared with their checksums.
     size = (cache / "faces-00000.h5").stat().st_size
+    del offsets["pose"]
     forge(cache, lambda file: None, offsets={**offsets, "image": size - 12 * 768})
     stream = Stream(FaceCache.open(cache), np.arange(12), columns=("image",), batch_size=12)
     assert len(list(stream)) == 1
