@@ -15,6 +15,7 @@ from faceguide.cache import manifest
 from faceguide.cache.console import SOME_FAILED, Group, echo_json, printable, say
 from faceguide.cache.errors import CacheError
 from faceguide.cache.export import export_landmarks
+from faceguide.cache.files import replacing
 from faceguide.cache.info import damaged_shards, describe, summary
 from faceguide.cache.parts import show_indices
 from faceguide.cache.reader import FaceCache
@@ -173,7 +174,9 @@ def preview_command(
     if not len(rows):
         raise CacheError(f"{directory}: no rows pass these filters")
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:faces])
-    contact_sheet(cache, chosen).save(out)
+    sheet = contact_sheet(cache, chosen)
+    with replacing(out) as temporary:
+        sheet.save(temporary, "PNG")
     click.echo(f"{printable(out)}: {len(chosen)} of {len(rows)} rows")
 
 

@@ -280,7 +280,8 @@ def write_demo_photos(
         (folder / "pairs.csv").write_text(_draw_pairs(names, seed), encoding="utf-8", newline="")
         (folder / "ATTRIBUTION.txt").write_text(_ATTRIBUTION, encoding="utf-8")
     except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""  # a full disk names none
         raise FaceguideError(
-            f"cannot write the demo photographs to {folder}: {error.strerror} "
-            f"({error.filename}); choose a folder that can be written"
+            f"cannot write the demo photographs to {folder}: {error.strerror}{where}; choose a "
+            "folder that can be written and has room"
         ) from error

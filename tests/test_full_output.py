@@ -13,6 +13,8 @@ import click
 import pytest
 from tests.cache.builder import build
 from tests.evaluate.builder import pairs_csv, small_cache, usable_pairs, weights_file
+from tests.faults.counts import UnavailableError
+from tests.faults.full_disk import resize, small_disk
 
 from faceguide.__main__ import main
 
@@ -173,3 +175,19 @@ def test_a_closed_stderr_is_no_file_of_the_cache(tmp_path: Path) -> None:
         shell=True, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "True\n"
+
+
+def test_a_picture_on_a_full_disk_is_whole_or_not_there(tmp_path: Path) -> None:
+    build(tmp_path / "cache", rows=100)
+    disk = tmp_path / "disk"
+    try:
+        with small_disk(disk):
+            resize(disk, 16 << 10)
+            done = run("cache", "preview", tmp_path / "cache", "--out", disk / "preview.png")
+            left = list(disk.iterdir())
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: {disk}/preview.png: cannot write: the disk is full; ")
+    assert done.stderr.count("\n") == 1
+    assert left == []
