@@ -38,7 +38,9 @@ def test_kept_and_forgotten(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [{"self_pairs": 2}, {"other": [1, "a"]}, {"self_pairs": [0, ""]}])
+@pytest.mark.parametrize(
+    "content", [{"self_pairs": 2}, {"other": [1, "a"]}, {"self_pairs": [0, ""]}]
+)
 def test_a_foreign_file_is_named(tmp_path: Path, content: dict[str, object]) -> None:
     write_json(tmp_path / "doubts-sources.json", content)
     with pytest.raises(CacheError, match=r"doubts-sources\.json: not a file of this version"):
