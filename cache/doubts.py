@@ -122,7 +122,7 @@ class Doubts:
         path = doubts_path(directory, stage)
         if self:
             write_json(path, {kind: list(found) for kind, found in self._found.items()})
-        else:
+        elif path.exists():  # on a read-only disk a removal is refused even of what is not there
             path.unlink(missing_ok=True)
 
     @classmethod
