@@ -51,7 +51,7 @@ def info_command(context: click.Context, directory: Path, as_json: bool) -> None
       cache info cache/
     """
     found, doubts = summary(directory), damaged_shards(directory)
-    found["doubts"] = doubts.counts()
+    found["doubts"] |= doubts.counts()
     echo_json(found) if as_json else click.echo(describe(found))
     doubts.say()
     if doubts:
