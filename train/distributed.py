@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from faceguide.train.errors import TrainError
+from faceguide.train.rendezvous import meet
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SRUN = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
+# From here on Slurm numbers steps that srun did not start: the shell of salloc, a batch script.
+_NO_STEP_OF_SRUN = 0xFFFFFFF0
 # Rank 0 evaluates while the others wait at a barrier.
 _TIMEOUT = datetime.timedelta(hours=2)
+_RANGES = r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
+_HOST = re.compile(rf"(?:[\w.-]|\[{_RANGES}\])+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Processes:
     """Who this process is.
 
     torchrun's variables count first: inside a SLURM allocation both sets are there. Those of
-    SLURM count only in a step that srun started (SLURM_STEP_ID), not in the batch script.
+    SLURM count only in a task that srun started, not in a batch script nor in a shell that
+    `salloc` or `srun --pty` opened: there they tell how large the allocation is.
 
     Raises:
         TrainError: when only some of a set of variables are there; names them.
@@ -57,10 +64,36 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Processes:
     own = [name for name in _TORCHRUN[:3] if name in environment]
     if own:
         return Processes(*_numbers(environment, _TORCHRUN, "torchrun"))
-    if "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
-        rank, world, local, address, port = _numbers(environment, _SRUN, "srun")
-        return Processes(rank, world, local, address, port)
-    return Processes()
+    # Of the step, where this Slurm tells it: SLURM_NTASKS may be that of the whole job.
+    tasks = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else _SRUN[1]
+    step = _whole(environment, "SLURM_STEP_ID", _NO_STEP_OF_SRUN)
+    if step >= _NO_STEP_OF_SRUN or _whole(environment, tasks, 1) <= 1 or _in_a_shell(environment):
+        return Processes()
+    rank, world, local, address, port = _numbers(
+        environment, (_SRUN[0], tasks, *_SRUN[2:]), "srun"
+    )
+    return Processes(rank, world, local, address, port)
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
+    try:
+        return int(environment.get(name) or default)
+    except ValueError:
+        raise TrainError(f"{name} must be a whole number, found {environment[name]!r}") from None
+
+
+def _in_a_shell(environment: Mapping[str, str]) -> bool:
+    """Whether somebody typed the command in a shell of `srun --pty`.
+
+    Steps that are started from that shell inherit its variables, but not its terminal; a command
+    that `srun --pty` starts itself leads the session of its terminal.
+    """
+    return (
+        "SLURM_PTY_PORT" in environment
+        and sys.stdin is not None
+        and sys.stdin.isatty()
+        and os.getsid(0) != os.getpid()
+    )
 
 
 def _numbers(
@@ -79,8 +112,9 @@ def _numbers(
             address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
         else:
             address = environment.get("MASTER_ADDR") or _first_host(environment)
-            # Jobs that share a node must not share a port.
-            port = int(environment.get("MASTER_PORT", 20000 + int(environment[names[3]]) % 20000))
+            # Jobs that share a node, and steps of a job, must not share a port.
+            own = int(environment[names[3]]) + 1000 * int(environment["SLURM_STEP_ID"])
+            port = int(environment.get("MASTER_PORT", 20000 + own % 20000))
     except ValueError as error:
         raise TrainError(f"{', '.join(names)} must be whole numbers: {error}") from None
     if not 0 <= rank < world:
@@ -89,14 +123,19 @@ def _numbers(
 
 
 def _first_host(environment: Mapping[str, str]) -> str:
-    """`node[03-07,12],gpu1` → `node03`."""
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    match = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
-    if match is None:
+    """`rack[1-2]node[03-07,12]-ib,gpu1` → `rack1node03-ib`."""
+    for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
+        nodes = environment.get(name, "")
+        if nodes:
+            break
+    first = _HOST.match(nodes)
+    # Behind the first host comes another or nothing, else a part was not understood.
+    if first is None or nodes[first.end() : first.end() + 1] not in ("", ","):
         raise TrainError(
-            "SLURM_STEP_NODELIST does not name a host: set MASTER_ADDR to that of rank 0"
+            f"{name}: {nodes!r} does not name a host in a known form: set MASTER_ADDR to the host "
+            "of rank 0"
         )
-    return match[1] + (match[2] or "")
+    return re.sub(r"\[(\d+)[^]]*\]", r"\1", first[0])
 
 
 def choose_device(name: str, processes: Processes) -> torch.device:
@@ -122,15 +161,18 @@ def choose_device(name: str, processes: Processes) -> torch.device:
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connect the processes while the block runs: NCCL for CUDA, gloo for the CPU."""
+    """Connect the processes while the block runs: NCCL for CUDA, gloo for the CPU.
+
+    Raises:
+        TrainError: when not all of them come; see `rendezvous.meet`.
+    """
     if processes.world == 1:
         yield
         return
+    store = meet(processes.rank, processes.world, processes.address, processes.port)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"tcp://{processes.address}:{processes.port}"
-        if "TORCHELASTIC_RUN_ID" not in os.environ
-        else "env://",
+        store=store,
         rank=processes.rank,
         world_size=processes.world,
         timeout=_TIMEOUT,
