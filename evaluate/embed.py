@@ -18,10 +18,10 @@ from faceguide.cache.parts import WHOLE, shards_of
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.evaluate.network import Network, NotFiniteError
-from faceguide.evaluate.run_directory import cache_hash
 from faceguide.evaluate.store import GROUPS, FaceStore
 from faceguide.train.models.own import is_own
 from faceguide.train.models.own_check import check_own
+from faceguide.train.run_directory import cache_hash
 
 BATCH = 64
 _BLOCKS = 256  # so many at least, as far as they have 64 rows: work for as many parts

@@ -13,7 +13,8 @@ from faceguide.evaluate.ijb import TemplateOptions
 from faceguide.evaluate.ijb_run import run_ijb
 from faceguide.evaluate.network import Network, load_network
 from faceguide.evaluate.prepare import MatcherOptions, RunOptions
-from faceguide.evaluate.run_directory import cache_hash, read_run
+from faceguide.evaluate.run_directory import read_run
+from faceguide.train.run_directory import cache_hash
 
 
 def merge_run(out: Path) -> tuple[str, dict[str, Any]]:

@@ -24,9 +24,10 @@ from faceguide.evaluate.reader import (
     score_pairs,
     visible_mean_map,
 )
-from faceguide.evaluate.run_directory import begin, cache_hash, training_identities
+from faceguide.evaluate.run_directory import begin, training_identities
 from faceguide.evaluate.scores import EMBEDDING, VISIBILITY, Matcher, make_matcher, needs_mean_map
 from faceguide.evaluate.store import FaceStore
+from faceguide.train.run_directory import cache_hash
 
 
 @dataclass(frozen=True)

@@ -14,27 +14,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from faceguide import __version__
 from faceguide.cache.files import digest, json_bytes, publish, read_json, remedy, write_json
 from faceguide.cache.plan import read_identities
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.errors import EvaluationError
-
-RUN = "run.json"
-_PACKAGES = ("torch", "numpy", "scipy", "h5py")
-
-
-def cache_hash(cache: FaceCache) -> str:
-    """Names the content of a cache's faces: the digest of their manifest."""
-    return digest(cache.groups["faces"])
+from faceguide.train.run_directory import RUN, git_state, versions
 
 
 def begin(
@@ -72,8 +61,8 @@ def begin(
         "command": command,
         "argv": _without_part(sys.argv if argv is None else argv),
         "settings": settings,
-        "versions": _versions(),
-        "git": _git_state(),
+        "versions": versions(),
+        "git": git_state(),
         **facts,
     }
     if publish(path, json_bytes(record)):
@@ -106,36 +95,6 @@ def _without_part(argv: Sequence[str]) -> list[str]:
         place = words.index("--part")
         del words[place : place + 2]
     return [word for word in words if not word.startswith("--part=")]
-
-
-def _versions() -> dict[str, str]:
-    found = {"faceguide": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the program and whether its files were changed; None when git does not know it."""
-    own = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=own.parent, capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return None if done.returncode else done.stdout.strip()
-
-    # An installed copy may lie inside a repository of somebody else's.
-    if not git("ls-files", "--", own.name):
-        return None
-    changes = git("status", "--porcelain", "--", "..")
-    return {"commit": git("rev-parse", "HEAD"), "changed": bool(changes)}
 
 
 def read_run(directory: Path) -> dict[str, Any]:

@@ -69,9 +69,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Processes:
     step = _whole(environment, "SLURM_STEP_ID", _NO_STEP_OF_SRUN)
     if step >= _NO_STEP_OF_SRUN or _whole(environment, tasks, 1) <= 1 or _in_a_shell(environment):
         return Processes()
-    rank, world, local, address, port = _numbers(
-        environment, (_SRUN[0], tasks, *_SRUN[2:]), "srun"
-    )
+    rank, world, local, address, port = _numbers(environment, (_SRUN[0], tasks, *_SRUN[2:]), "srun")
     return Processes(rank, world, local, address, port)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from faceguide import __version__
 from faceguide.cache.files import digest, read_json, remedy, write_bytes, write_json
 from faceguide.cache.reader import FaceCache
+from faceguide.train.alone import alone
 from faceguide.train.errors import TrainError
 
 RUN = "run.json"
@@ -37,20 +39,30 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the program and whether its files were changed; None without git."""
-    folder = Path(__file__).resolve().parents[1]
-    answers = []
-    for question in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+    """Commit of the program and whether its files were changed; None when git does not know it."""
+    own = Path(__file__).resolve()
+    # GIT_DIR and its like name a repository of the caller's, not the one that this file is in.
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+
+    def git(*arguments: str) -> str | None:
         try:
-            answer = subprocess.run(
-                ["git", *question], cwd=folder, capture_output=True, text=True, timeout=10
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=own.parent,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=10,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
-        if answer.returncode:
-            return None
-        answers.append(answer.stdout.strip())
-    return {"commit": answers[0], "changed": bool(answers[1])}
+        return None if done.returncode else done.stdout.strip()
+
+    # An installed copy may lie inside a repository of somebody else's.
+    if not git("ls-files", "--", own.name):
+        return None
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", "..")
+    return {"commit": git("rev-parse", "HEAD"), "changed": bool(changes)}
 
 
 def plain(value: Any) -> Any:
@@ -79,6 +91,8 @@ def begin_run(
 ) -> None:
     """Make the directory and write run.json, or check that the one there is of the same run.
 
+    A start that saved nothing leaves a record, but nothing to go on from: another may begin there.
+
     Args:
         directory: of the run.
         command: its name.
@@ -88,36 +102,50 @@ def begin_run(
         facts: further fields: `models`, `cache`, `identities` …
 
     Raises:
-        TrainError: when the directory holds another command's run, or one with other settings.
+        TrainError: when the directory holds another command's run, or one with other settings, or
+            one is at work there.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainError(f"{directory}: cannot be made: {remedy(error)}") from None
     path = directory / RUN
-    if path.exists():
-        before = read_json(path)
-        if before.get("command") != command:
-            raise TrainError(
-                f"{directory}: holds a run of {before.get('command')!r}; choose another --out"
-            )
-        old = before.get("fixed", {})
-        changed = [name for name in {**old, **fixed} if old.get(name) != fixed.get(name)]
-        if changed:
-            listed = ", ".join(f"{name} {old.get(name)} → {fixed.get(name)}" for name in changed)
-            raise TrainError(
-                f"{directory}: holds a run with other settings ({listed}); choose another --out, "
-                "or remove the folder to start over"
-            )
-    write_json(
-        path,
-        {
-            "command": command,
-            "argv": list(sys.argv if argv is None else argv),
-            "settings": settings,
-            "fixed": fixed,
-            "versions": versions(),
-            "git": git_state(),
-            **facts,
-        },
-    )
+    with alone(directory):
+        if path.exists():
+            before = read_json(path)
+            theirs = str(before.get("command"))
+            if not theirs.startswith("train ") or _holds_weights(directory):
+                _require_same(directory, before, command, fixed)
+        write_json(
+            path,
+            {
+                "command": command,
+                "argv": list(sys.argv if argv is None else argv),
+                "settings": settings,
+                "fixed": fixed,
+                "versions": versions(),
+                "git": git_state(),
+                **facts,
+            },
+        )
+
+
+def _holds_weights(directory: Path) -> bool:
+    return any(next(directory.glob(kind), None) for kind in ("*.pt", "*.safetensors"))
+
+
+def _require_same(
+    directory: Path, before: dict[str, Any], command: str, fixed: dict[str, Any]
+) -> None:
+    if before.get("command") != command:
+        raise TrainError(
+            f"{directory}: holds a run of {before.get('command')!r}; choose another --out"
+        )
+    old = before.get("fixed", {})
+    changed = [name for name in {**old, **fixed} if old.get(name) != fixed.get(name)]
+    if changed:
+        listed = ", ".join(f"{name} {old.get(name)} → {fixed.get(name)}" for name in changed)
+        raise TrainError(
+            f"{directory}: holds a run with other settings ({listed}); choose another --out, "
+            "or remove the folder to start over"
+        )
