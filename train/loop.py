@@ -38,6 +38,7 @@ from faceguide.train.resume import (
     restore_random,
     save_state,
 )
+from faceguide.train.soundness import Soundness
 
 _COMPILERS = ("torch._dynamo", "torch._inductor")
 
@@ -60,8 +61,8 @@ def train(
         The number of optimiser steps done in all.
 
     Raises:
-        TrainError: when a loss is not finite (names the images), a save does not fit, or another
-            run is at work in the directory.
+        TrainError: when a loss is not finite (names the images) or weights are not, a save does
+            not fit, or another run is at work in the directory.
         Interrupted: after a signal, once everything is saved.
     """
     with alone(directory) if processes.first else contextlib.nullcontext():
@@ -79,6 +80,13 @@ def _train(
     if state is not None:
         step, best, due = state.step, state.best, state.due
         _restore(state, job, scaler, device, processes)
+    sound = Soundness(module, optimiser)
+    if sound.broken_at_start:
+        where = f"{directory / LAST}: " if state else ""
+        raise TrainError(
+            f"{where}{sound.broken_at_start} is not finite before step {step}; "
+            + ("remove this save to start over" if state else "choose other weights for --init")
+        )
     steps, length = total_steps(len(stream), settings), len(stream)
     if processes.first:
         begin = f"resuming {directory / LAST} at step {step}" if state else "starting"
@@ -96,6 +104,14 @@ def _train(
     saved, warned = step, False
 
     def save(name: str) -> None:
+        broken = sound.broken()
+        if _anyone(broken is not None, device, processes):
+            kept = f"the same command goes on from step {saved}" if saved else "no step was saved"
+            raise TrainError(
+                f"training has diverged: {broken or 'a tensor of another process'} is not finite "
+                f"after step {step}, so this step is not saved; {kept}. Lower --lr, with another "
+                "--out"
+            )
         randoms = _gather_random(device, processes)
         if processes.first:
             now = TrainingState(
@@ -194,6 +210,8 @@ def _evaluated(
         say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         score = found["score"]
     barrier()
+    if _anyone(score != score, device, processes):
+        raise TrainError(f"the evaluation after step {step} gives no score, so none can be best")
     return float(largest(torch.tensor(score, device=device)).item())
 
 

@@ -25,6 +25,7 @@ from faceguide.train.guidance import GuidanceSettings
 from faceguide.train.job import Job, LoopSettings, Place, total_steps
 from faceguide.train.loop import train
 from faceguide.train.metrics import read_metrics
+from faceguide.train.resume import load_state, save_state
 
 
 class Toy(nn.Module):
@@ -289,3 +290,75 @@ def test_run_json_says_what_was_done(small_cache: FaceCache, tmp_path: Path) -> 
         TrainError, match=r"heads 8 → 4.*regions 1\.0 → 0\.0\); choose another --out"
     ):
         train_tiny(small_cache, tmp_path / "run", replace(tiny_run(), heads=4))
+
+
+def diverging(job: Job, at: int) -> Job:
+    """The same, but at a step the loss is finite and its gradient is not."""
+
+    def step(forward: Any, batch: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+        losses = job.step(forward, batch, place)
+        if place.step == at:
+            weight = job.module.weight
+            zero = weight - weight.detach()
+            losses["loss"] = losses["loss"] + (zero**2).sqrt()  # 0, with gradient 0 · ∞
+        return losses
+
+    return replace(job, step=step)
+
+
+@pytest.mark.parametrize("settings", [{"save_every": 1}, {"steps": 5}, {"epochs": 2}])
+def test_a_step_that_diverged_is_neither_saved_nor_best(
+    settings: dict[str, int], small_cache: FaceCache, tmp_path: Path
+) -> None:
+    """At a save between epochs, at the last step, and at the end of an epoch."""
+    at = {"save_every": 3, "steps": 4, "epochs": 5}[next(iter(settings))]
+    scored = {"evaluate": lambda: {"score": 0.5}}
+    with pytest.raises(TrainError, match=rf"diverged: weight is not finite after step {at + 1}"):
+        go(diverging(toy_job(small_cache, [], **scored), at), tmp_path, **settings)
+    for name in ("last.pt", "best.pt"):
+        saved = torch.load(tmp_path / name, weights_only=True)
+        assert torch.isfinite(saved["module"]["weight"])
+        assert saved["step"] == 3
+    # The same command goes on from there.
+    seen: list[list[int]] = []
+    assert go(toy_job(small_cache, seen, **scored), tmp_path) == 6
+    assert len(seen) == 3
+
+
+def test_statistics_that_diverged_and_a_save_of_them_are_refused(
+    small_cache: FaceCache, tmp_path: Path
+) -> None:
+    job = toy_job(small_cache, [])
+    job.module.register_buffer("mean", torch.zeros(2))
+    job.module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))  # by design
+
+    def step(forward: Any, batch: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+        if place.step == 4:
+            job.module.mean.fill_(torch.inf)
+        return job.step(forward, batch, place)
+
+    with pytest.raises(TrainError, match="diverged: mean is not finite after step 6"):
+        go(replace(job, step=step), tmp_path)
+    # One that an earlier version wrote.
+    state = load_state(tmp_path / "last.pt", "toy")
+    assert state is not None
+    state.module["weight"].fill_(torch.nan)
+    save_state(tmp_path / "last.pt", state)
+    with pytest.raises(TrainError, match=r"last\.pt: weight is not finite before step 3; remove"):
+        go(job, tmp_path)
+
+
+def test_weights_that_begin_broken_are_refused(small_cache: FaceCache, tmp_path: Path) -> None:
+    job = toy_job(small_cache, [])
+    torch.nn.init.constant_(job.module.weight, torch.nan)
+    with pytest.raises(TrainError, match="weight is not finite before step 0; choose other"):
+        go(job, tmp_path)
+
+
+def test_an_evaluation_without_a_score_chooses_nothing(
+    small_cache: FaceCache, tmp_path: Path
+) -> None:
+    job = toy_job(small_cache, [], evaluate=lambda: {"score": float("nan")})
+    with pytest.raises(TrainError, match="the evaluation after step 3 gives no score"):
+        go(job, tmp_path)
+    assert not (tmp_path / "best.pt").exists()
