@@ -15,6 +15,9 @@ from faceguide.cache.files import read_json, write_json
 
 # Kind → what is counted, as the line on stderr says it after the number.
 KINDS: Mapping[str, str] = {
+    # training
+    "learnt_identities": "identities of --pairs are learnt too, so the best weights are chosen on "
+    "identities that they know: leave them out with --meta, or choose other pairs",
     # lists of pairs, galleries, tables
     "contradict_labels": "pairs contradict the labels of the cache",
     "self_pairs": "pairs compare an image with itself",

@@ -226,12 +226,18 @@ def _path_path_label(path: Path, fields: Fields) -> Iterator[Row]:
 
 def _twins(path: Path, text: str, split: str | None) -> Iterator[Row]:
     """All pairs of images of each person, then all pairs of images across two twins."""
-    pairs, images = _json(path, text), _json(path.with_name(IMAGES_OF_TWINS))
+    pairs = _json(path, text)
+    if _is_images(pairs):
+        raise ListError(
+            f"{path}: says which images an identity has, not which identities are pairs; give "
+            f"{_pairs_beside(path)}"
+        )
+    images = _json(path.with_name(IMAGES_OF_TWINS))
     if not isinstance(pairs, dict) or not isinstance(images, dict):
         raise ListError(f"{path}: expected {{split: [[id, id], …]}} and {{id: [paths]}} beside it")
     if split not in pairs:
         raise ListError(
-            f"{path}: choose its split, with --split or --pairs-split, from "
+            f"{path}: choose its split, with --split, --pairs-split or --contrastive-split, from "
             f"{', '.join(map(str, pairs))}"
         )
     twins = pairs[split]
@@ -254,6 +260,29 @@ def _twins(path: Path, text: str, split: str | None) -> Iterator[Row]:
         for a in _images_of(path, images, one):
             for b in _images_of(path, images, other):
                 yield a, b, False, None
+
+
+def _is_images(found: Any) -> bool:
+    """{identity: [path, …]}, what `IMAGES_OF_TWINS` holds."""
+    lists = list(found.values()) if isinstance(found, dict) else []
+    return bool(lists) and all(
+        isinstance(paths, list) and paths and all(isinstance(name, str) for name in paths)
+        for paths in lists
+    )
+
+
+def _pairs_beside(path: Path) -> str:
+    """The files in the same folder that list pairs of identities."""
+    names = []
+    for file in sorted(path.parent.glob("*.json")):
+        try:
+            found = _json(file)
+        except ListError:
+            continue
+        lists = list(found.values()) if isinstance(found, dict) else []
+        if lists and all(isinstance(part, list) and all(map(_is_pair, part)) for part in lists):
+            names.append(file.name)
+    return " or ".join(names) or "the file of pairs, {split: [[id, id], …]}"
 
 
 def _is_pair(entry: Any) -> bool:

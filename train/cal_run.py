@@ -20,6 +20,7 @@ from faceguide.train import augment
 from faceguide.train.cal import CalSettings, CalStep, Trainee, map_side
 from faceguide.train.cal_views import predict
 from faceguide.train.distributed import Processes, barrier
+from faceguide.train.errors import TrainError
 from faceguide.train.export import BACKBONE, export
 from faceguide.train.guidance import collapse
 from faceguide.train.job import Batch, Job, LoopSettings, Place, total_steps
@@ -38,10 +39,11 @@ from faceguide.train.run_directory import (
     plain,
     write_identities,
 )
+from faceguide.train.start_checks import pair_doubts, require_meta, require_side
 from faceguide.train.training_rows import class_table, training_rows
 from faceguide.train.verification import Pairs, verify
 
-DECAY, DECAY_EPOCHS = 0.9, 2.0  # the rate falls by this factor over so many epochs
+DECAY, DECAY_EPOCHS = 0.9, 2.0  # the rate is multiplied by this every so many epochs
 MOMENTUM = 0.9
 LISTED_SHARE = 4  # one pair of a pairs file per so many images of a batch
 
@@ -120,7 +122,15 @@ def run_cal(
     Raises:
         TrainError, ModelError, CheckpointError, CacheError: in one line each.
     """
+    require_meta(cache, dict(run.meta))
     rows, people = training_rows(cache, run.min_images, dict(run.meta))
+    names = [cache.identities[label] for label in people.tolist()]
+    evaluated = None if pairs is None else pairs[0]
+    require_side({"CACHE": cache, "--eval-cache": evaluated}, None, run.model)
+    if pairs is not None:
+        pairs[1].require_both_kinds()
+    doubts = pair_doubts(pairs, names)
+    learnt = _learnt(contrastive_pairs, rows, processes.first)
     size = cache.require("image").shape[0]
     augment.check_crop(size, run.recipe.augmentation.crop)
     torch.manual_seed(run.recipe.seed)
@@ -136,24 +146,12 @@ def run_cal(
         prior=bool(run.recipe.guidance.prior),
         freeze_norm=run.recipe.freeze_norm,
     )
-    stream = _streams(cache, rows, run, columns, processes, device, contrastive_pairs)
+    stream = _streams(cache, rows, run, columns, processes, device, learnt)
     fixed = _fixed(cache, run, rows, stream(None), loop, processes)
-    if processes.first:
-        names = [cache.identities[label] for label in people.tolist()]
-        facts = {
-            "models": {
-                "backbone": {"name": run.model, "arguments": arguments, "weights": BACKBONE}
-            },
-            "cache": str(cache.directory.resolve()),
-            "cache_hash": cache_hash(cache),
-            "identities": IDENTITIES,
-            "seed": run.recipe.seed,
-            **(record or {}),
-        }
-        settings = {**plain(asdict(run)), "loop": asdict(loop)}
-        begin_run(directory, "train cal", settings, fixed=fixed, argv=argv, **facts)
-        write_identities(directory, names)
-    barrier()
+    if pairs is not None:  # a score is compared with the best so far
+        fixed |= {"pairs": pairs[1].key(pairs[0]), "forwards": run.forwards}
+    if learnt is not None:
+        fixed["contrastive_pairs"] = learnt.key(cache)
     if not (directory / LAST).exists():
         line = _initialise(model, run)
         if processes.first:
@@ -161,7 +159,7 @@ def run_cal(
     if processes.world > 1 and device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(device)
-    listed = _listed(run, contrastive_pairs)
+    listed = _listed(run, learnt)
     step = CalStep(run.recipe, trainee, map_side(model, run.recipe.augmentation.crop), listed)
     job = Job(
         module=trainee,
@@ -177,6 +175,24 @@ def run_cal(
         picture=lambda path, batch, place: _picture(path, step, batch, place),
         warn=lambda values: collapse(values),
     )
+    # Last of all: a start that fails leaves no claim on the directory.
+    if processes.first:
+        facts = {
+            "models": {
+                "backbone": {"name": run.model, "arguments": arguments, "weights": BACKBONE}
+            },
+            "cache": str(cache.directory.resolve()),
+            "cache_hash": cache_hash(cache),
+            "identities": IDENTITIES,
+            "seed": run.recipe.seed,
+            "doubts": doubts.counts(),
+            **(record or {}),
+        }
+        settings = {**plain(asdict(run)), "loop": asdict(loop)}
+        begin_run(directory, "train cal", settings, fixed=fixed, argv=argv, **facts)
+        write_identities(directory, names)
+        doubts.say()
+    barrier()
     steps = train(job, directory, loop, device, processes)
     if processes.first:
         crop = run.recipe.augmentation.crop
@@ -202,6 +218,28 @@ def _initialise(model: WSDANCAL, run: CalRun) -> str:
             f"{model.input_spec.colour}; choose other weights"
         )
     return fill(model, state, run.init, "--model").summary()
+
+
+def _learnt(pairs: Pairs | None, rows: NDArray[np.int64], speak: bool) -> Pairs | None:
+    """The pairs of which both images are learnt; the others are counted aloud.
+
+    Raises:
+        TrainError: when there is none.
+    """
+    if pairs is None:
+        return None
+    both = np.isin(pairs.first, rows) & np.isin(pairs.second, rows)
+    if not both.any():
+        raise TrainError(
+            f"--contrastive-pairs: none of its {len(both)} pairs has both images among those that "
+            "are learnt; loosen --meta and --min-images, or choose another --contrastive-split"
+        )
+    if speak and not both.all():
+        say(
+            f"Note: {int((~both).sum())} of {len(both)} pairs of --contrastive-pairs are left out: "
+            "an image is not among those that are learnt"
+        )
+    return Pairs(pairs.first[both], pairs.second[both], pairs.same[both])
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -267,11 +305,10 @@ def _streams(
             "world": processes.world,
         }
     else:
-        learnt = np.isin(pairs.first, rows) & np.isin(pairs.second, rows)
         shared["batches"] = PairBatches(
             rows,
-            pairs.first[learnt],
-            pairs.second[learnt],
+            pairs.first,
+            pairs.second,
             run.batch_size,
             _listed(run, pairs),
             run.recipe.seed,

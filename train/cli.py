@@ -19,7 +19,7 @@ from faceguide.train.command_options import (
     verification_pairs,
 )
 from faceguide.train.oaml_command import oaml_command
-from faceguide.train.option_types import Counts, FiniteRange, Guide
+from faceguide.train.option_types import Counts, FiniteRange, Guide, once_each
 from faceguide.train.repeat import record_of
 from faceguide.train.submit import submit_group
 
@@ -71,6 +71,7 @@ main.add_command(oaml_command)
     "guides",
     type=Guide(),
     multiple=True,
+    callback=once_each,
     help="Guide attention by landmarks: loss, regions, regions-log, counterfactual, prior or "
     "contrastive, with =WEIGHT if another than the default is wanted. May be given several times.",
 )
@@ -93,6 +94,10 @@ main.add_command(oaml_command)
     type=FILE,
     help="Pairs for --guide contrastive (twins, hard negatives): CSV, pairs.txt or ND-TWIN JSON.",
 )
+@click.option(
+    "--contrastive-split",
+    help="Which part of --contrastive-pairs, if it is an ND-TWIN JSON file: train, val or test.",
+)
 @click.option("--guide-template", is_flag=True, help="Guide by the template's mean landmarks too.")
 @click.option(
     "--forwards",
@@ -107,7 +112,7 @@ main.add_command(oaml_command)
     type=FiniteRange(0, min_open=True),
     default=1e-3,
     show_default=True,
-    help="Falls by 0.9 every two epochs.",
+    help="Multiplied by 0.9 every two epochs.",
 )
 @click.option("--weight-decay", type=FiniteRange(0), default=1e-5, show_default=True)
 @click.option(
@@ -141,6 +146,8 @@ def cal_command(**options: Any) -> None:
     chosen = dict(options["guides"])
     if options["contrastive_pairs"] and "contrastive" not in chosen:
         raise click.UsageError("--contrastive-pairs needs --guide contrastive")
+    if options["contrastive_split"] and not options["contrastive_pairs"]:
+        raise click.UsageError("--contrastive-split belongs to --contrastive-pairs")
     processes = from_environment()
     device = device_of(options, processes)
     cache = FaceCache.open(options["cache_directory"])
@@ -168,8 +175,12 @@ def cal_command(**options: Any) -> None:
     )
     listed = None
     if options["contrastive_pairs"]:
-        listed = pairs_of(cache, options["contrastive_pairs"], options["pairs_split"])
-    pairs = verification_pairs(cache, options)
+        split = options["contrastive_split"]
+        if split is None and not options["pairs"]:
+            split = options["pairs_split"]  # the one option there was for both lists
+        path = options["contrastive_pairs"]
+        listed, _ = pairs_of(cache, path, split, processes.first)
+    pairs = verification_pairs(cache, options, processes.first)
     record = record_of(options)
     with joined(processes, device):
         result = run_cal(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faceguide.cache.console import echo_json, say
-from faceguide.train.option_types import Equals
+from faceguide.train.option_types import Equals, device_option, once_each
 from faceguide.train.repeat import repeat_option
 
 if TYPE_CHECKING:  # `train --help` must not wait for torch
@@ -48,13 +48,18 @@ def loop_options(
     options = (
         click.option("--pairs", type=FILE, help="Verification pairs, tried after every epoch."),
         click.option(
-            "--pairs-split", help="Which part of an ND-TWIN JSON file: train, val or test."
+            "--pairs-split",
+            help="Which part of --pairs, if it is an ND-TWIN JSON file: train, val or test.",
         ),
         click.option(
             "--eval-cache", type=FOLDER, help="Cache that --pairs lie in.  [default: CACHE]"
         ),
         click.option(
-            "--meta", type=Equals(), multiple=True, help="Only rows of this, e.g. split=train."
+            "--meta",
+            type=Equals(),
+            multiple=True,
+            callback=once_each,
+            help="Only rows of this, e.g. split=train.",
         ),
         click.option(
             "--min-images",
@@ -91,9 +96,7 @@ def loop_options(
             is_flag=True,
             help="Use torch.compile; the first step takes minutes on a CPU.",
         ),
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-        ),
+        device_option,
         click.option(
             "--threads",
             type=click.IntRange(1),
@@ -152,29 +155,58 @@ def device_of(options: dict[str, Any], processes: Processes) -> torch.device:
     return device
 
 
-def verification_pairs(cache: FaceCache, options: dict[str, Any]) -> tuple[FaceCache, Pairs] | None:
+def verification_pairs(
+    cache: FaceCache, options: dict[str, Any], speak: bool
+) -> tuple[FaceCache, Pairs] | None:
     """The pairs of --pairs and the cache they lie in, or None."""
     from faceguide.cache.reader import FaceCache
 
     if not options["pairs"]:
+        if options["eval_cache"]:
+            raise click.UsageError("--eval-cache belongs to --pairs")
         return None
     where = FaceCache.open(options["eval_cache"]) if options["eval_cache"] else cache
-    return where, pairs_of(where, options["pairs"], options["pairs_split"])
+    path = options["pairs"]
+    pairs, further = pairs_of(where, path, options["pairs_split"], speak)
+    pairs.require_both_kinds(str(path), further)
+    return where, pairs
 
 
-def pairs_of(cache: FaceCache, path: Path, split: str | None) -> Pairs:
-    """Pairs of a file as rows of the cache; those it lacks are counted aloud."""
+def pairs_of(cache: FaceCache, path: Path, split: str | None, speak: bool) -> tuple[Pairs, str]:
+    """Pairs of a file as rows of the cache; those it lacks are counted aloud.
+
+    Args:
+        cache: where the images are.
+        path: the list.
+        split: of an ND-TWIN file.
+        speak: whether this process speaks.
+
+    Returns:
+        The pairs, and the end of a message: how many are left out, and why the first is.
+
+    Raises:
+        TrainError: when no pair has both images in the cache; names the first that is missing.
+    """
     from faceguide.cache.pair_lists import read_pairs
     from faceguide.cache.pair_rows import resolve
+    from faceguide.train.errors import TrainError
     from faceguide.train.verification import Pairs
 
     found = resolve(cache, read_pairs(path, split))
+    further = ""
     if found.left_out:
-        say(
-            f"Note: {len(found.left_out)} of {found.listed} pairs of {path} are left out; "
-            f"the first: {found.left_out[0].reason}"
-        )
-    return Pairs(found.probe, found.reference, found.same)
+        first = found.left_out[0].reason
+        if not len(found):
+            raise TrainError(
+                f"{path}: none of its {found.listed} pairs has both images in {cache.directory}; "
+                f"the first: {first}"
+            )
+        further = f"{len(found.left_out)} of {found.listed} pairs of {path} are left out"
+        further = f"{further}; the first: {first}"
+        if speak:
+            say(f"Note: {further}")
+        further = f"; {further}"
+    return Pairs(found.probe, found.reference, found.same), further
 
 
 def tell(result: dict[str, Any], what: str, *, as_json: bool) -> None:

@@ -23,6 +23,7 @@ from faceguide.train.samplers import GraphBatches, PersonBatches, VeiledBatches
 from faceguide.train.two_streams import TwoStreams
 
 PURPOSE_HOLD_OUT = 33
+NEIGHBOURS = "neighbours.npz"  # in a run's directory, of the sampler "graph"
 CLEAN = 0.99  # mean visibility from which a face counts as wholly visible
 
 
@@ -132,7 +133,7 @@ def streams(
                 labels,
                 run.batch_size,
                 lambda wanted: _similarity(cache, wanted, trainee, device),
-                directory / "neighbours.npz",
+                directory / NEIGHBOURS,
                 run.images_per_person,
                 seed,
                 rank,

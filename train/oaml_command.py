@@ -172,7 +172,7 @@ def oaml_command(**options: Any) -> None:
             )
         },
     )  # fmt: skip
-    pairs = verification_pairs(cache, options)
+    pairs = verification_pairs(cache, options, processes.first)
     record = record_of(options)
     with joined(processes, device):
         result = run_oaml(

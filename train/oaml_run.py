@@ -20,7 +20,7 @@ from faceguide.train.loop import LAST, train
 from faceguide.train.models.own import is_own
 from faceguide.train.models.own_check import TRIED, check_own
 from faceguide.train.oaml import OamlStep, OamlTrainee
-from faceguide.train.oaml_batches import covered_faces, say_mixture, streams
+from faceguide.train.oaml_batches import NEIGHBOURS, covered_faces, say_mixture, streams
 from faceguide.train.oaml_evaluation import evaluation
 from faceguide.train.oaml_models import (
     build,
@@ -39,6 +39,7 @@ from faceguide.train.run_directory import (
     plain,
     write_identities,
 )
+from faceguide.train.start_checks import pair_doubts, require_meta, require_side
 from faceguide.train.training_rows import class_table, training_rows
 from faceguide.train.verification import Pairs
 
@@ -79,26 +80,31 @@ def run_oaml(
     alone = run.recipe.part == "occlusion"
     if alone and second is not None:
         raise TrainError("--train occlusion learns from CACHE alone; leave --niqab out")
+    # The second cache need not have the columns that choose rows of the first.
+    require_meta(cache, dict(run.meta))
     rows, people = (
         (np.empty(0, np.int64), np.empty(0, np.int64))
         if alone
         else training_rows(cache, run.min_images, dict(run.meta))
     )
-    # The second cache need not have the columns that choose rows of the first.
     meta = dict(run.meta) if second is None else None
     covered = covered_faces(second or cache, run.hold_out, run.recipe.seed, meta)
     if covered is None and (alone or second is not None):
         raise TrainError(
             f"{(second or cache).directory}: no face with a known mask; `prep masks` makes them"
         )
-    say_mixture(covered, run, alone or second is not None, processes)
     names = [cache.identities[label] for label in people.tolist()]
     torch.manual_seed(run.recipe.seed)
     fresh = not (directory / LAST).exists()
     described, parts = build(run, len(people), fresh)
+    caches = {"CACHE": cache, "--niqab": second, "--eval-cache": pairs[0] if pairs else None}
+    require_side(caches, parts["backbone"].input_spec.size, run.backbone)
+    if pairs is not None:
+        pairs[1].require_both_kinds()
+    doubts = pair_doubts(pairs, names)
     if is_own(run.backbone):
         some = cache.select()[:TRIED]
-        if len(some) and cache.require("image").shape[0] == parts["backbone"].input_spec.size:
+        if len(some):
             crops = torch.from_numpy(cache.read(some, ["image"])["image"])
             check_own(parts["backbone"], run.backbone, crops)
     trainee = OamlTrainee(
@@ -112,10 +118,32 @@ def run_oaml(
     if second is None and covered is not None:
         rows = np.setdiff1d(rows, covered.held)
     fixed = _fixed(cache, second, run, rows, loop, processes)
+    if pairs is not None:  # a score is compared with the best so far
+        fixed["pairs"] = pairs[1].key(pairs[0])
     if fresh:
         initialise(parts, run, names, processes.first)
     elif not is_own(run.backbone):
         feed_as_before(directory, parts["backbone"])
+    if processes.world > 1 and device.type == "cuda":
+        trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
+    trainee.to(device)
+    step = OamlStep(run.recipe, trainee, run.recipe.map_size)
+    evaluate = evaluation(trainee, run, covered, pairs, device)
+    stream = streams(cache, rows, run, covered, second, trainee, directory, processes, device)
+    job = Job(
+        module=trainee,
+        step=step,
+        optimiser=optimiser_of(trainee, run),
+        rate=lambda epochs: rate_at(run, epochs / loop.epochs),
+        stream=stream,
+        recipe=digest(fixed),
+        names=lambda numbers: cache.texts("key", numbers),
+        evaluate=evaluate,
+        picture=lambda path, batch, place: _picture(path, step, batch, place),
+    )
+    stream(None)  # what cannot make batches is refused here
+    say_mixture(covered, run, alone or second is not None, processes)
+    # Last of all: a start that fails leaves no claim on the directory.
     if processes.first:
         facts = {
             "models": {
@@ -132,28 +160,16 @@ def run_oaml(
             "cache_hash": cache_hash(cache),
             "identities": IDENTITIES,
             "seed": run.recipe.seed,
+            "doubts": doubts.counts(),
             **(record or {}),
         }
         settings = {**plain(asdict(run)), "loop": asdict(loop)}
         begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
+        if fresh:  # of a start that saved nothing
+            (directory / NEIGHBOURS).unlink(missing_ok=True)
+        doubts.say()
     barrier()
-    if processes.world > 1 and device.type == "cuda":
-        trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
-    trainee.to(device)
-    step = OamlStep(run.recipe, trainee, run.recipe.map_size)
-    evaluate = evaluation(trainee, run, covered, pairs, device)
-    job = Job(
-        module=trainee,
-        step=step,
-        optimiser=optimiser_of(trainee, run),
-        rate=lambda epochs: rate_at(run, epochs / loop.epochs),
-        stream=streams(cache, rows, run, covered, second, trainee, directory, processes, device),
-        recipe=digest(fixed),
-        names=lambda numbers: cache.texts("key", numbers),
-        evaluate=evaluate,
-        picture=lambda path, batch, place: _picture(path, step, batch, place),
-    )
     steps = train(job, directory, loop, device, processes)
     if processes.first:
         export(directory, described, parts, digest(fixed))

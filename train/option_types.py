@@ -135,3 +135,26 @@ class Backbone(click.ParamType):
             listed = ", ".join(self.names)
             self.fail(f"{value!r}: choose one of {listed}, or give module:function", param, ctx)
         return value
+
+
+def once_each(
+    context: click.Context, option: click.Parameter, values: tuple[tuple[str, Any], ...]
+) -> tuple[tuple[str, Any], ...]:
+    """The values of a repeated option NAME=VALUE, once no name stands there twice.
+
+    Raises:
+        click.BadParameter: when one does: which of the two is meant?
+    """
+    names = [name for name, _ in values]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"{name} is given twice", context, option)
+    return values
+
+
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto (CUDA where it is there), cpu, cuda or cuda:N.",
+)

@@ -38,16 +38,17 @@ class Soundness:
         return next((name for name, tensor in self._tensors() if not _finite(tensor)), None)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self._module.named_parameters():
-            yield name, tensor
-        for name, tensor in self._module.named_buffers():
-            if tensor.is_floating_point() and name not in self._by_design:
-                yield name, tensor
-        names = {parameter: name for name, parameter in self._module.named_parameters()}
-        for parameter, state in self._optimiser.state.items():
+        names: dict[Tensor, str] = {}
+        for name, parameter in self._module.named_parameters():
+            names[parameter] = name
+            yield name, parameter
+        for name, buffer in self._module.named_buffers():
+            if buffer.is_floating_point() and name not in self._by_design:
+                yield name, buffer
+        for trained, state in self._optimiser.state.items():
             for part, value in state.items():
                 if isinstance(value, Tensor) and value.is_floating_point():
-                    yield f"{names.get(parameter, 'a tensor')} ({part})", value
+                    yield f"{names.get(trained, 'a tensor')} ({part})", value
 
 
 def _finite(tensor: Tensor) -> bool:

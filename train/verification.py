@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,9 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceguide.cache.console import say
+from faceguide.cache.files import digest
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.train.errors import TrainError
+from faceguide.train.run_directory import cache_hash
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,31 @@ class Pairs:
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     same: NDArray[np.bool_]
+
+    def key(self, cache: FaceCache) -> str:
+        """Names these pairs of this cache: scores over others are not compared with theirs."""
+        content = hashlib.sha256()
+        for column in (self.first, self.second, self.same):
+            content.update(np.ascontiguousarray(column).tobytes())
+        return digest([cache_hash(cache), content.hexdigest()])
+
+    def require_both_kinds(self, where: str = "--pairs", further: str = "") -> None:
+        """There are pairs of one identity and pairs of two.
+
+        Args:
+            where: the list, for the message.
+            further: its end.
+
+        Raises:
+            TrainError: when one kind is missing.
+        """
+        genuine = int(self.same.sum())
+        impostors = len(self.same) - genuine
+        if not genuine or not impostors:
+            raise TrainError(
+                f"{where}: expected pairs of one identity and of two, found {genuine} of one and "
+                f"{impostors} of two that the cache has{further}"
+            )
 
 
 def embed(
@@ -73,16 +102,19 @@ def verify(
         `auc`, 0 to 1; `accuracy` at the threshold that suits these very pairs best, so a little
         optimistic; `score`, the AUC, which chooses the best checkpoint.
 
+        All are NaN when the features of a face are not finite.
+
     Raises:
         TrainError: when there are not both kinds of pairs.
     """
-    if pairs.same.all() or not pairs.same.any():
-        raise TrainError(
-            f"--pairs: expected pairs of one person and of two, found {int(pairs.same.sum())} of "
-            f"one and {int((~pairs.same).sum())} of two that the cache has"
-        )
+    pairs.require_both_kinds()
     rows, places = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     features = embed(cache, rows, describe, batch_size=batch_size, device=device)
+    finite = torch.isfinite(features).all(1).numpy()
+    if not finite.all():
+        key = cache.texts("key", rows[~finite][:1])[0]
+        say(f"Warning: {cache.directory}: the features of {key} are not finite")
+        return dict.fromkeys(("score", "auc", "accuracy"), float("nan"))
     first, second = torch.from_numpy(places.reshape(2, -1))
     cosine = torch.cat(
         [
