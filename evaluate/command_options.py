@@ -12,6 +12,7 @@ from tqdm import tqdm
 from faceguide.cache.console import say
 from faceguide.cache.errors import FaceguideError
 from faceguide.cache.parts import own_part
+from faceguide.train.option_types import device_option
 
 EXISTING = click.Path(exists=True, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -62,7 +63,7 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Crops."
         ),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
+        device_option,
         colour_option,
         click.option(
             "--weights", type=EXISTING, required=True, help="A weights file or a training run."
@@ -159,6 +160,7 @@ def prepare(
 ) -> tuple[Any, Any, Any]:
     """Network, `MatcherOptions` and `RunOptions` of `matcher_options`."""
     from faceguide.evaluate.fusion import parse_weights
+    from faceguide.evaluate.network import on_device
     from faceguide.evaluate.prepare import MatcherOptions, RunOptions
 
     options = MatcherOptions(
@@ -171,7 +173,7 @@ def prepare(
         fit_split,
         fit_cache,
         batch_size,
-        device,
+        str(on_device(device)),
         seed,
     )
     options.names()  # before weights are read

@@ -392,7 +392,9 @@ def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.M
 
 
 def on_device(device: str) -> torch.device:
-    """A torch device, or an EvaluationError that names those that are there."""
+    """A torch device, `auto` being CUDA where it is there; or an EvaluationError."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
         torch.empty(1, device=found)

@@ -181,7 +181,8 @@ def cal_command(**options: Any) -> None:
         path = options["contrastive_pairs"]
         listed, _ = pairs_of(cache, path, split, processes.first)
     pairs = verification_pairs(cache, options, processes.first)
-    record = record_of(options)
+    guided = ["faces", "guidance"] if recipe.guidance.active else ["faces"]
+    record = record_of(options, {"cache_directory": guided, "eval_cache": ["faces"]})
     with joined(processes, device):
         result = run_cal(
             cache,

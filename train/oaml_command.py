@@ -173,7 +173,10 @@ def oaml_command(**options: Any) -> None:
         },
     )  # fmt: skip
     pairs = verification_pairs(cache, options, processes.first)
-    record = record_of(options)
+    covered = ["faces", "occlusion"]
+    record = record_of(
+        options, {"cache_directory": covered, "niqab": covered, "eval_cache": ["faces"]}
+    )
     with joined(processes, device):
         result = run_oaml(
             cache,

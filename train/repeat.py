@@ -7,7 +7,7 @@ line takes its recorded value, and what the run was made of has to be what it wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ def repeat_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def record_of(options: dict[str, Any]) -> dict[str, Any]:
+def record_of(options: dict[str, Any], reads: Mapping[str, Collection[str]]) -> dict[str, Any]:
     """`options` and `inputs` for run.json, once the latter are what `--from` wants.
 
     Args:
         options: of the running command, by parameter name, with its defaults resolved.
+        reads: parameter that names a cache → the groups of it that the run would read; others
+            may have come since.
 
     Raises:
         TrainError: when the run of `--from` was made of something else; names both.
@@ -57,7 +59,7 @@ def record_of(options: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, Path):
             inputs[name] = _content(value)
     if _RECORD in context.meta:
-        _require_same(context, inputs, options)
+        _require_same(context, inputs, options, reads)
     return {"options": recorded, "inputs": inputs}
 
 
@@ -166,7 +168,10 @@ def _label(parameter: click.Parameter) -> str:
 
 
 def _require_same(
-    context: click.Context, inputs: dict[str, dict[str, str]], options: dict[str, Any]
+    context: click.Context,
+    inputs: dict[str, dict[str, str]],
+    options: dict[str, Any],
+    reads: Mapping[str, Collection[str]],
 ) -> None:
     """What the record led to, and CACHE in any case, holds what it held."""
     path, record = context.meta[_RECORD]
@@ -176,8 +181,13 @@ def _require_same(
         if name not in inputs or (replaced and name != CACHE):
             continue
         before, now = record["inputs"].get(name), inputs[name]
+        before = before if isinstance(before, dict) else {}
+        if name in reads:
+            before, now = (
+                {group: held[group] for group in sorted(reads[name]) if group in held}
+                for held in (before, now)
+            )
         if before != now:
-            before = before if isinstance(before, dict) else {}
             listed = ", ".join(
                 f"{part} {str(before.get(part))[:16]} there, {str(now.get(part))[:16]} here"
                 for part in {**before, **now}

@@ -19,6 +19,7 @@ from faceguide.evaluate.command_options import (
     part_option,
 )
 from faceguide.evaluate.command_output import show_part
+from faceguide.train.option_types import device_option
 
 
 def register(group: click.Group) -> None:
@@ -101,7 +102,7 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
     show_default=True,
     help="Images of one backward pass; more for a GPU.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@device_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")
 @click.option("--dry-run", is_flag=True, help="Check, count and estimate the time; no run.")
 @click.option("--overwrite", is_flag=True, help="Replace another run in --out.")

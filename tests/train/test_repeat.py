@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from tests.cache.builder import build
+from tests.cache.builder import build, write_group
 
 from faceguide.cache.files import read_json, write_json
+from faceguide.cache.manifest import group_recipe, seal, set_recipe
 from faceguide.cache.reader import FaceCache
 from faceguide.train.cli import main
 from faceguide.train.models import create
@@ -167,3 +168,41 @@ def test_what_else_is_said_and_refused(first: tuple[Path, Path, Path], tmp_path:
     assert "holds no options to repeat" in refusal(*words)
     (tmp_path / "run.json").write_text("{}")
     assert "changed since it was written" in refusal(*words)
+
+
+def test_groups_that_the_run_does_not_read_may_have_come_since(
+    small_cache: FaceCache, first: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Masks for guided CAL, heatmaps for plain CAL, and both for the cache of --pairs."""
+    run, _, pairs = first
+    shutil.copytree(small_cache.directory, tmp_path / "masked")
+    add_masks(tmp_path / "masked")
+    done("cal", tmp_path / "masked", "--from", run / "run.json", "--out", tmp_path / "guided")
+
+    plain = [word for word in CAL if not word.startswith(("--guide", "regions=", "contrastive"))]
+    done(*plain, small_cache.directory, "--pairs", pairs, "--eval-cache", small_cache.directory,
+         "--out", tmp_path / "plain")  # fmt: skip
+    manifest = tmp_path / "masked" / "manifest-guidance.json"
+    write_json(manifest, {**read_json(manifest), "bytes": 1})
+    again = ["cal", tmp_path / "masked", "--from", tmp_path / "plain" / "run.json", "--out"]
+    done(*again, tmp_path / "again", "--eval-cache", tmp_path / "masked")
+    # OAML learns from masks wherever there are any.
+    build(tmp_path / "faces", rows=24, shard_rows=16, occlusion=False, size=112)
+    oaml = ["oaml", "--backbone", "mobilefacenet", "--batch-size", 6, "--images-per-person", 3]
+    oaml += ["--steps", 1, "--device", "cpu", "--min-images", 1]
+    done(*oaml, tmp_path / "faces", "--out", tmp_path / "o")
+    add_masks(tmp_path / "faces")
+    line = refusal("oaml", "--from", tmp_path / "o" / "run.json", "--out", tmp_path / "p")
+    assert "was made of (occlusion None there, " in line
+
+
+def add_masks(directory: Path) -> None:
+    """The group of masks, as `prep masks` adds it to a cache."""
+    plan = FaceCache.open(directory).plan
+    settings: dict[str, Any] = {"grid": 7}
+    set_recipe(directory, plan, "occlusion", settings, replace=False)
+    recipe = group_recipe(directory, plan, "occlusion")
+    assert recipe is not None
+    for shard in range(plan.shards):
+        write_group(directory, plan, "occlusion", recipe, shard)
+    seal(directory, "occlusion")
