@@ -58,7 +58,7 @@ def require_meta(cache: FaceCache, meta: Mapping[str, str]) -> None:
             )
 
 
-def pair_doubts(pairs: tuple[FaceCache, Pairs] | None, learnt: Sequence[str]) -> Doubts:
+def learnt_doubts(pairs: tuple[FaceCache, Pairs] | None, learnt: Sequence[str]) -> Doubts:
     """What looks wrong about --pairs: weights are to be chosen on identities they do not know.
 
     Two caches may know one identity under two names; only equal names are found.

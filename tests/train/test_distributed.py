@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from safetensors.torch import load_file
 from tests.train.scenario import tiny_run, train_tiny
 
 from faceguide.cache.reader import FaceCache
+from faceguide.train import rendezvous
 from faceguide.train.distributed import Processes, choose_device, from_environment
 from faceguide.train.errors import TrainError
 from faceguide.train.guidance import GuidanceSettings
@@ -54,6 +60,69 @@ def test_srun_is_understood_and_the_batch_script_is_not_srun() -> None:
     assert from_environment({**SRUN, "SLURM_NTASKS": "1"}) == Processes()
 
 
+@pytest.mark.parametrize(
+    "shell",
+    [
+        {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},  # of salloc
+        {"SLURM_STEP_ID": "4294967290"},
+        {"SLURM_STEP_ID": "4294967291"},  # a batch script, in newer Slurms
+        {"SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "1"},  # srun -n 1 --pty in a larger job
+    ],
+)
+def test_a_shell_in_an_allocation_is_one_process(shell: dict[str, str]) -> None:
+    assert from_environment({**SRUN, **shell}) == Processes()
+
+
+def test_the_step_tells_how_many_not_the_job() -> None:
+    found = from_environment({**SRUN, "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "3"})
+    assert (found.rank, found.world) == (5, 8)
+    # Two steps of a job at the same time have two ports.
+    assert found.port != from_environment(SRUN).port
+    with pytest.raises(TrainError, match="SLURM_STEP_NUM_TASKS must be a whole number, found '8x'"):
+        from_environment({**SRUN, "SLURM_STEP_NUM_TASKS": "8x"})
+
+
+@pytest.mark.parametrize(("leads", "world"), [(False, "1"), (True, "2")])
+def test_a_shell_of_srun_pty_is_one_process_and_its_own_command_is_not(
+    leads: bool, world: str
+) -> None:
+    """Typed at the terminal that srun opened, or started by srun as that terminal's first."""
+    keeper, terminal = pty.openpty()
+    step = {**SRUN, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PTY_PORT": "40000"}
+    code = "from faceguide.train.distributed import from_environment as e; print(e().world)"
+    for stdin in (terminal, subprocess.DEVNULL):  # the latter: of a step started from the shell
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **step}, stdin=stdin,
+            start_new_session=leads, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.stdout.strip() == (world if stdin == terminal else "2"), done.stderr
+    os.close(keeper)
+    os.close(terminal)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("rack[1-2]node[3-4]", "rack1node3"),
+        ("n[1-2]-ib", "n1-ib"),
+        ("cn-[0001-0004].cluster", "cn-0001.cluster"),
+        ("node[03-07,12],gpu1", "node03"),
+        ("jean-zay-ia810,x", "jean-zay-ia810"),
+        ("a[1,3-4]b[07]-x[2].y,z[1-2]", "a1b07-x2.y"),
+        ("[12-13]", "12"),
+    ],
+)
+def test_a_list_of_nodes_is_read_whole(nodes: str, first: str) -> None:
+    assert from_environment({**SRUN, "SLURM_STEP_NODELIST": nodes}).address == first
+
+
+@pytest.mark.parametrize("nodes", ["n[1-", "n[a-c]", "n[]", "n{1,2}", "n[1-2]]", ",n1", "n 1", ""])
+def test_a_list_of_nodes_that_is_not_understood_names_the_remedy(nodes: str) -> None:
+    with pytest.raises(TrainError, match=r"does not name a host in a known form: set MASTER_ADDR"):
+        from_environment({**SRUN, "SLURM_STEP_NODELIST": nodes})
+    assert from_environment({**SRUN, "SLURM_STEP_NODELIST": nodes, "MASTER_ADDR": "h"}).world == 16
+
+
 @pytest.mark.parametrize("missing", TORCHRUN)
 def test_a_half_set_environment_is_refused_by_name(missing: str) -> None:
     if missing == "RANK":
@@ -81,6 +150,85 @@ def test_devices() -> None:
         assert choose_device("auto", Processes()) == torch.device("cpu")
         with pytest.raises(TrainError, match="no CUDA device here; choose cpu"):
             choose_device("cuda", Processes())
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+    return port
+
+
+def start(small_cache: FaceCache, out: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
+    words = [
+        *(sys.executable, "-m", "faceguide", "train", "cal", small_cache.directory, "--out", out),
+        *("--model", "cal_mobilefacenet", "--heads", "4", "--crop", "32", "--batch-size", "4"),
+        *("--steps", "1", "--device", "cpu", "--no-views", "--threads", "1"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.Popen(
+        list(map(str, words)), env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "4711"}
+
+
+@pytest.mark.parametrize(("rank", "number"), [("0", signal.SIGTERM), ("1", signal.SIGINT)])
+def test_who_waits_says_for_what_and_ends_on_a_signal(
+    rank: str, number: signal.Signals, small_cache: FaceCache, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    step = {**STEP, "SLURM_PROCID": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    with start(small_cache, tmp_path / "run", step) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line == f"waiting for 2 processes at localhost:{port}\n"
+        process.send_signal(number)
+        began = time.monotonic()
+        assert process.wait(20) == 4
+        assert time.monotonic() - began < 10
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_shell_of_an_allocation_trains(small_cache: FaceCache, tmp_path: Path) -> None:
+    shell = {**STEP, "SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}
+    with start(small_cache, tmp_path, shell) as process:
+        assert process.wait(100) == 0
+        assert process.stderr is not None
+        assert "processes: 1" in process.stderr.read()
+
+
+def test_the_wait_for_the_others_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "PATIENCE", 0.5)
+    port = free_port()
+    with pytest.raises(TrainError, match=rf"3 processes at localhost:{port}: 1 of 3 came.*MAST"):
+        rendezvous.meet(0, 3, "localhost", port)
+    port = free_port()
+    with pytest.raises(TrainError, match=rf"nothing answers at localhost:{port} within"):
+        rendezvous.meet(1, 2, "localhost", port)
+
+
+def test_two_runs_at_one_port_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "PATIENCE", 5)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(TrainError, match=r"cannot meet there .*MASTER_PORT"):
+            rendezvous.meet(0, 2, "localhost", port)
+    port = free_port()
+    code = (
+        "import sys; from faceguide.train import rendezvous; rendezvous.PATIENCE = 60; "
+        f"rendezvous.meet(0, 2, 'localhost', {port})"
+    )
+    keeper = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    try:
+        monkeypatch.setattr(rendezvous, "PATIENCE", 60)
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # not to be the keeper
+        with pytest.raises(TrainError, match=r"another process is rank 0 too.* MASTER_PORT"):
+            rendezvous.meet(0, 2, "localhost", port)
+    finally:
+        keeper.kill()
+        keeper.communicate()
 
 
 @pytest.mark.slow
