@@ -162,7 +162,8 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     """Connect the processes while the block runs: NCCL for CUDA, gloo for the CPU.
 
     Raises:
-        TrainError: when not all of them come; see `rendezvous.meet`.
+        TrainError: when not all of them come, see `rendezvous.meet`; when one ends before the
+            others.
     """
     if processes.world == 1:
         yield
@@ -177,6 +178,10 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     )
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistBackendError) or "gloo/transport" in str(error):
+            raise TrainError("another process of the run has ended; see its message") from error
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -191,6 +191,20 @@ def test_who_waits_says_for_what_and_ends_on_a_signal(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_a_process_whose_fellow_is_refused_ends_in_a_line(
+    small_cache: FaceCache, tmp_path: Path
+) -> None:
+    train_tiny(small_cache, tmp_path / "run", steps=1)  # with other settings
+    step = {**STEP, "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    both = [start(small_cache, tmp_path / "run", {**step, "SLURM_PROCID": rank}) for rank in "01"]
+    first, second = (process.communicate(timeout=100)[1].splitlines() for process in both)
+    assert [process.returncode for process in both] == [1, 1]
+    assert "holds a run with other settings" in first[-1]
+    assert second[-1] == "Error: another process of the run has ended; see its message"
+    assert not any("Traceback" in line for line in first + second)
+
+
 def test_the_shell_of_an_allocation_trains(small_cache: FaceCache, tmp_path: Path) -> None:
     shell = {**STEP, "SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}
     with start(small_cache, tmp_path, shell) as process:
