@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from faceguide.evaluate import cli, command_options, fusion_fit, scores
+from faceguide.evaluate.network import on_device
+from faceguide.train import cli as train_cli
+from faceguide.train.distributed import Processes, choose_device
 
 
 @pytest.mark.parametrize("name", sorted(cli.main.commands))
@@ -36,6 +42,22 @@ def test_the_commands() -> None:
 def test_matchers_on_the_command_line_are_those_of_the_library() -> None:
     assert command_options.MATCHERS == scores.MATCHERS
     assert tuple(fusion_fit.FUSIONS) == command_options.FUSIONS
+
+
+def devices(command: click.Command) -> Iterator[click.Parameter]:
+    for parameter in command.params:
+        if parameter.name == "device":
+            yield parameter
+    for one in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from devices(one)
+
+
+def test_the_device_is_chosen_alike_by_every_command() -> None:
+    found = [*devices(train_cli.main), *devices(cli.main)]
+    assert len(found) >= 7  # cal, oaml; embed, verification, identification, ijb, attribution
+    assert {option.default for option in found} == {"auto"}
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu").type
+    assert on_device("auto").type == here == choose_device("auto", Processes()).type
 
 
 def test_help_needs_no_torch() -> None:
