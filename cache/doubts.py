@@ -17,11 +17,14 @@ from faceguide.cache.files import read_json, write_json
 KINDS: Mapping[str, str] = {
     # lists of pairs, galleries, tables
     "contradict_labels": "pairs contradict the labels of the cache",
+    "contradict_list": "pairs of two identities are made one by other pairs of the list",
+    "inverted_labels": "labels agree with the cache only when 0 and 1 are exchanged",
     "self_pairs": "pairs compare an image with itself",
     "equal_images": "pairs compare two rows with equal pixels",
     "repeated_pairs": "pairs repeat an earlier pair",
     "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
-    "loose_names": "names match a row only in part",
+    "absent_images": "images of the list are not in the cache",
+    "loose_names": "names match a row by a file name that other folders have too",
     # sources of images
     "parts_as_identities": "folders taken for identities look like parts of a set; give prep one "
     "of them, or --flat",
