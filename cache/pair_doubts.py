@@ -102,7 +102,7 @@ def equal_images(
     # Equal pictures lie equally in their sources and have equal poses: few rows are left to read.
     alike = first != second
     for values in cache.read(used, ["source_size", "transform", "pose"]).values():
-        flat = np.ascontiguousarray(values).reshape(len(used), -1).view(np.uint8)
+        flat = values.reshape(len(used), values[:1].size or 1).view(np.uint8)
         alike &= (flat[first] == flat[second]).all(1)
     left = np.flatnonzero(alike)
     for start in range(0, len(left), _COMPARED):
