@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "self_pairs": "pairs compare an image with itself",
     "equal_images": "pairs compare two rows with equal pixels",
     "repeated_pairs": "pairs repeat an earlier pair",
+    "ranked_backwards": "pairs score higher where listed as two identities; are 0 and 1 exchanged?",
     "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
     "absent_images": "images of the list are not in the cache",
     "loose_names": "names match a row by a file name that other folders have too",
@@ -119,6 +120,14 @@ class Doubts:
         """Each line on stderr."""
         for line in self.lines():
             say(f"Warning: {line}")
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Doubts:
+        """Those of a record, which holds `counts`."""
+        doubts = cls()
+        for kind, count in counts.items():
+            doubts.add(kind, count=count)
+        return doubts
 
     def keep(self, directory: Path, stage: str) -> None:
         """Keep them beside what they are about, for a resumed command and for `cache info`."""

@@ -13,7 +13,7 @@ from faceguide.cache.pair_rows import PairRows, clusters
 from faceguide.cache.reader import FaceCache
 
 CONTRADICTIONS = ("contradict_labels", "contradict_list")
-MOST_CONTRADICTIONS = 0.01  # a larger share of the pairs is no noise of a data set
+MOST_NOISE = 0.01  # share of pairs that data sets get wrong by themselves
 _INVERTED = 0.9  # a list with more contradictions has 0 and 1 exchanged
 _COMPARED = 256  # pairs of images compared at once
 
@@ -40,7 +40,7 @@ class PairDoubts:
 
 def is_contradicted(counts: dict[str, int], pairs: int) -> bool:
     """Whether more than 1 % of so many pairs contradict labels or other pairs."""
-    return sum(counts.get(kind, 0) for kind in CONTRADICTIONS) > MOST_CONTRADICTIONS * pairs
+    return sum(counts.get(kind, 0) for kind in CONTRADICTIONS) > MOST_NOISE * pairs
 
 
 def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts:
@@ -66,7 +66,7 @@ def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts
         "contradict_list": ~labelled & ~rows.same & _connected(cache, rows),
         "self_pairs": ~apart,
         "equal_images": apart & equal_images(cache, rows.probe, rows.reference),
-        "repeated_pairs": ~first,
+        "repeated_pairs": ~first & _is_repetitive(rows, first),
     }
     of_pairs = {kind: np.flatnonzero(where) for kind, where in found.items() if where.any()}
     doubts = Doubts()
@@ -85,6 +85,16 @@ def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts
     ):
         doubts.add(kind, next(iter(names_of), ""), len(names_of))
     return PairDoubts(doubts, of_pairs, first)
+
+
+def _is_repetitive(rows: PairRows, first: NDArray[np.bool_]) -> bool:
+    """Whether pairs are repeated that a list of pairs drawn at random would not repeat."""
+    if (~first & rows.same).any() or np.count_nonzero(~first) > MOST_NOISE * len(rows):
+        return True
+    images = len(np.unique([rows.probe, rows.reference]))
+    impostors = np.count_nonzero(~rows.same)
+    expected = impostors**2 / max(images * (images - 1), 1)
+    return np.count_nonzero(~first) > 3 * expected
 
 
 def equal_images(

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from faceguide.cache.console import SomeFailed, echo_json, printable, say
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.pair_doubts import is_contradicted
 
 
 def show(
@@ -98,7 +100,9 @@ def _rates(record: dict[str, Any]) -> None:
 
 
 def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) -> None:
-    """Warn of shared persons, and of entries without a score."""
+    """Warn of shared persons, of doubts, and of entries without a score."""
+    from faceguide.evaluate.verification import DOUBTFUL
+
     shared = record.get("shared_identities")
     if shared and shared["count"]:
         say(
@@ -111,10 +115,30 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
             f"Warning: the fusion was fitted on {fitted['count']} persons of this test, e.g. "
             f"{', '.join(fitted['names'][:3])}; its figures are too good"
         )
+    doubts = Doubts.of(record["doubts"])
+    doubts.say()
+    if doubts and (out / DOUBTFUL).exists():
+        say(f"{out / DOUBTFUL} names what is doubtful")
+    reasons = []
     count = record["left_out"]["count"]
     if count:
-        text = f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
-        if allow_failures:
-            say(text)
-        else:
-            raise SomeFailed(text)
+        reasons.append(
+            f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
+        )
+    reasons += _serious(record)
+    for text in reasons[: None if allow_failures else -1]:
+        say(text)
+    if reasons and not allow_failures:
+        raise SomeFailed(reasons[-1])
+
+
+def _serious(record: dict[str, Any]) -> list[str]:
+    """Doubts that are no reason to stop, and too grave for an exit code of 0."""
+    counts = record["doubts"]
+    pairs = record.get("verification", record).get("pairs", 0)
+    found = []
+    if is_contradicted(counts, pairs):
+        found.append(f"More than 1 % of the {pairs:,} pairs contradict what is known of them")
+    if counts.get("not_enrolled"):
+        found.append("Nobody who is searched for is enrolled")
+    return found

@@ -119,6 +119,7 @@ def run_ijb(
         "listed": len(images),
         "templates": len(uses.template),
         "templates_without_image": len(np.unique(meta.template)) - len(uses.template),
+        "doubts": {},
         "left_out": write_left_out(run.out, left_out),
         "rule": template_options.rule(options.matcher),
         "verification": verification,

@@ -97,6 +97,19 @@ def test_repeated_pairs_also_with_their_sides_exchanged(cache: FaceCache) -> Non
     assert np.flatnonzero(~found.first).tolist() == [40, 41, 42]
 
 
+def test_a_list_drawn_at_random_repeats_a_pair_now_and_then(cache: FaceCache) -> None:
+    rng = np.random.default_rng(0)
+    two = [(a, b, False) for a in KEYS for b in KEYS if a < b and a[:2] != b[:2]]
+    drawn = [two[place] for place in rng.integers(0, len(two), 250)]
+    lines = [*(line for line in listed(100) if line[2]), *dict.fromkeys(drawn)]
+    lines.append((lines[-1][1], lines[-1][0], False))  # as one pair of MFR2's list
+    found = doubts(cache, lines)
+    assert found.doubts.counts() == {}
+    assert (~found.first).sum() >= 1
+    assert doubts(cache, [*lines, lines[0]]).doubts.counts()["repeated_pairs"] >= 2  # of one
+    assert doubts(cache, [*lines, *lines[-9:]]).doubts.counts()["repeated_pairs"] >= 10
+
+
 def test_without_labels_the_list_is_held_against_itself(tmp_path: Path) -> None:
     cache = build_keys(tmp_path / "cache", ["1.jpg", "2.jpg", "3.jpg", "4.jpg"], lambda key: "")
     lines = [("1", "2", True), ("2", "3", True), ("3", "4", False), ("1", "3", False)]
