@@ -24,6 +24,7 @@ KINDS: Mapping[str, str] = {
     "repeated_pairs": "pairs repeat an earlier pair",
     "ranked_backwards": "pairs score higher where listed as two identities; are 0 and 1 exchanged?",
     "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
+    "not_enrolled": "searches have no probe of an enrolled identity",
     "absent_images": "images of the list are not in the cache",
     "loose_names": "names match a row by a file name that other folders have too",
     # sources of images

@@ -57,8 +57,7 @@ def _decoded(path: Path, data: bytes, encoding: str) -> str:
 def lines(text: str) -> list[tuple[int, str]]:
     """Line number, from 1, and text of each line that is neither blank nor a comment.
 
-    A comment begins with `#` and a blank, or with `#` where the line does not end with a number,
-    as lines of every list do.
+    A comment begins with `#` and a blank, or with `#` where it names no file and no number.
     """
     return [
         (number, line)
@@ -67,10 +66,10 @@ def lines(text: str) -> list[tuple[int, str]]:
     ]
 
 
-def _is_comment(line: str) -> bool:
-    return line.startswith("#") and (
-        line.startswith(("# ", "#\t")) or not line.rstrip()[-1:].isdigit()
-    )
+def _is_comment(text: str) -> bool:
+    if text.startswith(("# ", "#\t")):
+        return True
+    return text.startswith("#") and "." not in text and not text.rstrip()[-1:].isdigit()
 
 
 def fields_of(line: str, separator: str | None = None) -> list[str]:
@@ -108,7 +107,7 @@ def records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[s
     try:
         for record in reader:
             cells = [cell.strip(" \t") for cell in record]
-            if any(cells) and (begun or not cells[0].startswith("#")):
+            if any(cells) and (begun or not _is_comment(cells[0])):
                 begun = True
                 yield reader.line_num, cells
     except csv.Error as error:

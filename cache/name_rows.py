@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.reader import FaceCache
 
 MISSING, AMBIGUOUS = "missing", "ambiguous"
@@ -35,6 +36,18 @@ class Matches:
     rows: dict[str, int | str]
     loose: list[str]
     doubtful: list[str]
+
+    @property
+    def absent(self) -> list[str]:
+        """Names that no row has."""
+        return [name for name, row in self.rows.items() if row == MISSING]
+
+    def doubts(self) -> Doubts:
+        """What is wrong about names, each kind with its first name."""
+        doubts = Doubts()
+        for kind, names in (("absent_images", self.absent), ("loose_names", self.doubtful)):
+            doubts.add(kind, next(iter(names), ""), len(names))
+        return doubts
 
 
 def find_rows(cache: FaceCache, names: Iterable[str]) -> dict[str, int | str]:

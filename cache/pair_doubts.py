@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.doubts import Doubts
+from faceguide.cache.equal_images import pictures
 from faceguide.cache.pair_lists import PairList
 from faceguide.cache.pair_rows import PairRows, clusters
 from faceguide.cache.reader import FaceCache
@@ -15,7 +16,6 @@ from faceguide.cache.reader import FaceCache
 CONTRADICTIONS = ("contradict_labels", "contradict_list")
 MOST_NOISE = 0.01  # share of pairs that data sets get wrong by themselves
 _INVERTED = 0.9  # a list with more contradictions has 0 and 1 exchanged
-_COMPARED = 256  # pairs of images compared at once
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts
     first[firsts] = True
     used, places = np.unique(np.stack([rows.probe, rows.reference]), return_inverse=True)
     label = cache.read(used, ["label"])["label"][places.reshape(2, -1)]
+    picture = pictures(cache, used)[places.reshape(2, -1)]
     labelled = (label >= 0).all(0)
     truth = label[0] == label[1]
     contradicts = labelled & (truth != rows.same)
@@ -65,7 +66,7 @@ def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts
         "contradict_labels": contradicts,
         "contradict_list": ~labelled & ~rows.same & _connected(cache, rows),
         "self_pairs": ~apart,
-        "equal_images": apart & equal_images(cache, rows.probe, rows.reference),
+        "equal_images": apart & (picture[0] == picture[1]),
         "repeated_pairs": ~first & _is_repetitive(rows, first),
     }
     of_pairs = {kind: np.flatnonzero(where) for kind, where in found.items() if where.any()}
@@ -79,11 +80,7 @@ def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts
         doubts.add("inverted_labels", count=count)
     elif count > 1 and _is_shifted(pairs, rows, truth, labelled, count):
         doubts.add("shifted_labels", count=count)
-    for kind, names_of in (
-        ("absent_images", rows.absent),
-        ("loose_names", rows.matches.doubtful),
-    ):
-        doubts.add(kind, next(iter(names_of), ""), len(names_of))
+    doubts.update(rows.matches.doubts())
     return PairDoubts(doubts, of_pairs, first)
 
 
@@ -95,31 +92,6 @@ def _is_repetitive(rows: PairRows, first: NDArray[np.bool_]) -> bool:
     impostors = np.count_nonzero(~rows.same)
     expected = impostors**2 / max(images * (images - 1), 1)
     return np.count_nonzero(~first) > 3 * expected
-
-
-def equal_images(
-    cache: FaceCache, probe: NDArray[np.int64], reference: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(N,) whether the two rows of a pair hold equal pixels; False for a row with itself.
-
-    Args:
-        cache: where the rows are.
-        probe: (N,) rows.
-        reference: (N,) rows.
-    """
-    used, places = np.unique(np.stack([probe, reference]), return_inverse=True)
-    first, second = places.reshape(2, -1)
-    # Equal pictures lie equally in their sources and have equal poses: few rows are left to read.
-    alike = first != second
-    for values in cache.read(used, ["source_size", "transform", "pose"]).values():
-        flat = values.reshape(len(used), values[:1].size or 1).view(np.uint8)
-        alike &= (flat[first] == flat[second]).all(1)
-    left = np.flatnonzero(alike)
-    for start in range(0, len(left), _COMPARED):
-        part = left[start : start + _COMPARED]
-        one, other = (cache.read(rows[part], ["image"])["image"] for rows in (probe, reference))
-        alike[part] = (one == other).reshape(len(part), -1).all(1)
-    return alike
 
 
 def _connected(cache: FaceCache, rows: PairRows) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.name_rows import MISSING, Matches, find_rows, match_names
+from faceguide.cache.name_rows import Matches, find_rows, match_names
 from faceguide.cache.pair_lists import PairList
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUSES
@@ -51,11 +51,6 @@ class PairRows:
 
     def __len__(self) -> int:
         return len(self.number)
-
-    @property
-    def absent(self) -> list[str]:
-        """Names of the list that no row has."""
-        return [name for name, row in self.matches.rows.items() if row == MISSING]
 
 
 def resolve(cache: FaceCache, pairs: PairList) -> PairRows:

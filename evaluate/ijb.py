@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.evaluate import ijb_meta, roc, templates
+from faceguide.cache.doubts import Doubts
+from faceguide.evaluate import ijb_doubts, ijb_meta, roc, templates
 from faceguide.evaluate.block_files import ScoreBlocks, slices
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.identification import probe_block, search_blocks, summarise
@@ -132,12 +133,16 @@ def verify(
     scorer: TemplateScorer,
     uses: Uses,
     kept: ScoreBlocks,
+    subjects: Mapping[int, int],
+    doubts: Doubts,
     progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """The 1:1 protocol.
 
     Args:
         kept: where scores are kept that are not products of embeddings.
+        subjects: template → subject, as far as they are known.
+        doubts: gets what looks wrong about the pairs.
 
     Returns:
         The record, and the arrays `template` (N, 2), `same` (N,) and `score` (N,) of the pairs
@@ -163,7 +168,8 @@ def verify(
             return None
         score = found["score"]
     ranking = roc.rank(score, same)
-    measures, cells = roc.measure(ranking), roc.tar_cells(ranking)
+    first = ijb_doubts.pair_doubts(subjects, pairs, same, doubts)
+    measures, cells = roc.measure(ranking), roc.tar_cells(ranking, first=first)
     record = {
         "listed": len(there),
         "pairs": len(score),

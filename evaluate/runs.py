@@ -171,7 +171,7 @@ def _require_both_kinds(cache: FaceCache, path: Path, rows: PairRows) -> None:
             f"expected pairs of one identity and of two; of its {rows.listed} pairs {genuine} of "
             f"one and {len(rows) - genuine} of two have both images in {cache.directory}"
         )
-    if absent := rows.absent:
+    if absent := rows.matches.absent:
         text += (
             f"; {len(absent)} images are absent: {', '.join(absent[:3])}"
             f"{' …' if len(absent) > 3 else ''}; keys look like {cache.texts('key', [0])[0]}"
@@ -238,13 +238,14 @@ def run_identification(
     if found is None:
         return part_record(run, embedded, needs)
     _save_search(run.out, task, found)
+    task.doubts.add("not_enrolled", count=int(not (found.rank > 0).any()))
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
         "gallery": len(task.gallery),
         "gallery_persons": len(np.unique(task.gallery_person)),
         "listed": len(task.gallery) + len(task.probe) + len(task.left_out),
-        "doubts": {},
+        "doubts": task.doubts.counts(),
         "left_out": verification.write_left_out(run.out, task.left_out),
         "shared_identities": _leak(cache, network, used),
         "store": str(reader.store.directory.resolve()),
