@@ -75,6 +75,8 @@ def _identification(record: dict[str, Any]) -> None:
 def _ijb(record: dict[str, Any]) -> None:
     pairs = record["verification"]
     click.echo(f"1:1  {pairs['pairs']:,} pairs of templates; {record['rule']}")
+    if pairs["refused"]:
+        click.echo(f"no ROC: {pairs['refused']}")
     for far, tar in pairs["tar"].items():
         click.echo(f"TAR@{far}   {'–' if tar is None else f'{100 * tar:.2f} %'}")
     for name, found in record["identification"].items():

@@ -223,6 +223,11 @@ def tar_cells(
     return cells
 
 
+def refused_cells(impostors: int, reason: str) -> list[Cell]:
+    """The cells of a list that has no ROC."""
+    return [Cell(far, None, None, None, impostors, reason) for far in FARS]
+
+
 def threshold_at(ranking: Ranking, point: int) -> float:
     """The score to accept from; just above the highest one where nothing may be accepted."""
     if point >= 0:

@@ -107,7 +107,7 @@ def summarise(
 def is_backwards(record: Mapping[str, Any]) -> bool:
     """Whether pairs of two identities score so much higher that `same` looks exchanged."""
     few = min(record["genuine"], record["impostors"]) < _LEAST_BACKWARDS
-    return bool(record["auc"] < _BACKWARDS and not few)
+    return not few and bool(record["auc"] < _BACKWARDS)
 
 
 def _accuracy(
