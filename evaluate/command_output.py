@@ -111,7 +111,10 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
             f"Warning: {shared['count']} persons of this test are in the training set of these "
             f"weights, e.g. {', '.join(shared['names'][:3])}"
         )
-    fitted = (record.get("fusion") or {}).get("shared_identities")
+    fusion = record.get("fusion") or {}
+    for line in Doubts.of(fusion.get("doubts", {})).lines():
+        say(f"Warning: of the pairs that the fusion was fitted on, {line}")
+    fitted = fusion.get("shared_identities")
     if fitted and fitted["count"]:
         say(
             f"Warning: the fusion was fitted on {fitted['count']} persons of this test, e.g. "
