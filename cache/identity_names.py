@@ -8,7 +8,7 @@ import unicodedata
 # What pandas reads as missing, and what else stands in tables for nobody.
 NOBODY = frozenset(
     {
-        *("", "unknown", "-1", "-1.0", "NULL", "null", "None", "none", "nan", "NaN", "NAN"),
+        *("unknown", "-1", "-1.0", "NULL", "null", "None", "none", "nan", "NaN", "NAN"),
         *("-nan", "-NaN", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaT"),
     }
 )

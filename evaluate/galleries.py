@@ -124,7 +124,7 @@ def from_lists(cache: FaceCache, gallery: Path, probes: Path) -> Galleries:
                 reason = STATUSES[status[row]]
             else:
                 identity = label[row] if entry.identity is None else entry.identity
-                if identity not in NOBODY:
+                if identity and identity not in NOBODY:
                     identity = unicodedata.normalize("NFC", identity)
                     usable.append(_Usable(place, entry.number, entry.key, row, identity))
                     continue
