@@ -20,11 +20,16 @@ KINDS: Mapping[str, str] = {
     "identities that they know: leave them out with --meta, or choose other pairs",
     # lists of pairs, galleries, tables
     "contradict_labels": "pairs contradict the labels of the cache",
+    "contradict_list": "pairs of two identities are made one by other pairs of the list",
+    "inverted_labels": "labels agree with the cache only when 0 and 1 are exchanged",
     "self_pairs": "pairs compare an image with itself",
     "equal_images": "pairs compare two rows with equal pixels",
     "repeated_pairs": "pairs repeat an earlier pair",
+    "ranked_backwards": "pairs score higher where listed as two identities; are 0 and 1 exchanged?",
     "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
-    "loose_names": "names match a row only in part",
+    "not_enrolled": "searches have no probe of an enrolled identity",
+    "absent_images": "images of the list are not in the cache",
+    "loose_names": "names match a row by a file name that other folders have too",
     # sources of images
     "parts_as_identities": "folders taken for identities look like parts of a set; give prep one "
     "of them, or --flat",
@@ -119,6 +124,14 @@ class Doubts:
         """Each line on stderr."""
         for line in self.lines():
             say(f"Warning: {line}")
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Doubts:
+        """Those of a record, which holds `counts`."""
+        doubts = cls()
+        for kind, count in counts.items():
+            doubts.add(kind, count=count)
+        return doubts
 
     def keep(self, directory: Path, stage: str) -> None:
         """Keep them beside what they are about, for a resumed command and for `cache info`."""

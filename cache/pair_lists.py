@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +22,33 @@ from numpy.typing import NDArray
 # The one reader of this format; it names no code of its file (see there).
 from faceguide.cache import verification_bin
 from faceguide.cache.errors import ListError
+from faceguide.cache.list_text import SEPARATORS, fields_of, lines, read_text, records
 
 IMAGES_OF_TWINS = "id_to_images.json"
-_MAXIMUM_BYTES = 1 << 31
+_TABLES = (".csv", ".tsv")
 _MAXIMUM_PAIRS = 50_000_000  # of twins: a short file can name very many
-_COLUMNS = {  # header names in use → ours
+# Names of columns in use → ours; blanks and underlines in them do not count.
+_COLUMNS = {
     "a": "a",
     "b": "b",
     "same": "same",
     "fold": "fold",
-    "image_a": "a",
-    "image_b": "b",
-    "is_same": "same",
-    "a_num": "a_number",
-    "b_num": "b_number",
+    "imagea": "a",
+    "imageb": "b",
+    "issame": "same",
+    "anum": "a_number",
+    "bnum": "b_number",
+}
+# Other names of the same; they count where none of the above is there.
+_ALIASES = {
+    **{f"{word}1": "a" for word in ("path", "img", "image", "file", "filename", "name", "face")},
+    **{f"{word}2": "b" for word in ("path", "img", "image", "file", "filename", "name", "face")},
+    **dict.fromkeys(("probe", "first"), "a"),
+    **dict.fromkeys(("reference", "second"), "b"),
+    **dict.fromkeys(("label", "match", "sameperson", "issameperson", "target"), "same"),
 }
 _TRUTH = {"1": True, "true": True, "0": False, "false": False, "-1": False}
+_TRUTH |= {f"{text}.0": same for text, same in _TRUTH.items() if not text.isalpha()}
 
 
 @dataclass(frozen=True)
@@ -62,10 +74,11 @@ class PairList:
 def read_pairs(path: Path, split: str | None = None) -> PairList:
     """Read a list of pairs.
 
-    Known layouts: CSV with a header `fold,a,b,same` or `image_a,image_b,is_same[,fold]`; LFW's
-    `pairs.txt` and `pairsDevTest.txt`; lines of `path path 0|1`; CALFW and CPLFW (two lines a
-    pair); insightface `.bin`; ND-TWIN's pairs of identities (`.json`, with `id_to_images.json`
-    beside it): all pairs of images of one person, and all across two twins.
+    Known layouts: a header `fold,a,b,same` or `image_a,image_b,is_same[,fold]` or the like over
+    cells parted by `,`, `;` or tabs; LFW's `pairs.txt` and `pairsDevTest.txt`, with or without
+    their first line; lines of `path path 0|1`; CALFW and CPLFW (two lines a pair); insightface
+    `.bin`; ND-TWIN's pairs of identities (`.json`, with `id_to_images.json` beside it): all pairs
+    of images of one identity, and all across two twins.
 
     Args:
         path: the file.
@@ -79,22 +92,20 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
             raise ListError(f"{path}: no such file")
         pairs = verification_bin.read_pairs(path)
         return _pair_list(path, [(a, b, same, None) for a, b, same in pairs])
-    text = _text(path)
+    text = read_text(path)
     if path.suffix.lower() == ".json":
         return _pair_list(path, _twins(path, text, split))
     if split is not None:
         raise ListError(f"{path}: a split is for ND-TWIN's .json files; leave it out")
-    if path.suffix.lower() == ".csv":
-        return _pair_list(path, _csv(path, text))
-    lines = [
-        (number, line.split("\t") if "\t" in line else line.split())
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip()
-    ]
-    fields = [([field.strip() for field in line], number) for number, line in lines]
-    if not fields:
+    listed = lines(text)
+    if not listed:
         raise ListError(f"{path}: expected a list of pairs, found an empty file")
-    layout = _layout(path, [line for line, _ in fields[:2]])
+    for comma in SEPARATORS:
+        if _is_header(_cells(path, listed[0], comma)):
+            return _pair_list(path, _table(path, text, comma))
+    separator = _separator(path, listed)
+    fields = [(_cells(path, line, separator), line[0]) for line in listed]
+    layout = _layout(path, fields)
     return _pair_list(path, layout(path, fields))
 
 
@@ -102,28 +113,80 @@ Fields = list[tuple[list[str], int]]
 Row = tuple[str, str, bool, int | None]
 
 
-def _layout(path: Path, start: list[list[str]]) -> Callable[[Path, Fields], Iterator[Row]]:
-    first = start[0]
-    if len(first) <= 2 and all(field.isdigit() for field in first):
+def _cells(path: Path, line: tuple[int, str], separator: str | None) -> list[str]:
+    try:
+        return fields_of(line[1], separator)
+    except csv.Error as error:
+        raise ListError(f"{path}: line {line[0]}: not CSV: {error}") from None
+
+
+def _is_header(cells: list[str]) -> bool:
+    names = _named(cells)
+    return {"a", "b", "same"} <= set(names) or _is_kaggle(cells)
+
+
+def _is_kaggle(header: list[str]) -> bool:
+    """LFW's lists as Kaggle has them: lines of LFW under `name,imagenum1,imagenum2`."""
+    return len(header) > 2 and header[0] == "name" and header[1].startswith("imagenum")
+
+
+def _named(header: list[str]) -> list[str]:
+    """Our name of each column, "" where it is none of ours."""
+    words = [re.sub(r"[\s_-]", "", cell.lower()) for cell in header]
+    names = [_COLUMNS.get(word, "") for word in words]
+    for ours in ("a", "b", "same"):
+        if ours not in names:
+            names = [
+                ours if _ALIASES.get(word) == ours else name
+                for word, name in zip(words, names, strict=True)
+            ]
+    return names
+
+
+def _separator(path: Path, listed: list[tuple[int, str]]) -> str | None:
+    """What separates the fields of a list without header; None = tabs or blanks."""
+    for separator in (",", ";"):
+        cells = [_cells(path, line, separator) for line in listed[:20] if "\t" not in line[1]]
+        if cells and all(2 <= len(c) <= 4 and all(c) and _is_label(c) for c in cells):
+            return separator
+    return None
+
+
+def _is_label(cells: list[str]) -> bool:
+    """Whether a line begins or ends with a label or an image number."""
+    return any(cell.lower() in _TRUTH or cell.isdigit() for cell in (cells[0], cells[-1]))
+
+
+def _layout(path: Path, fields: Fields) -> Callable[[Path, Fields], Iterator[Row]]:
+    rows = [line for line, _ in fields]
+    first = rows[0]
+    is_table = path.suffix.lower() in _TABLES
+    if not is_table and len(first) <= 2 and all(field.isdigit() for field in first):
         return _lfw
-    if len(first) == 2:
+    if not is_table and len(first) == 2:
         return _two_lines
-    if len(first) == 3:
+    if all(map(_is_lfw, rows)):
+        numbered = any(line[0].isdigit() for line in rows)  # then three numbers may be anything
+        labelled = all(line[2].lower() in _TRUTH for line in rows)
+        if any(len(line) == 4 for line in rows) or not (numbered or labelled):
+            return _lfw
+    if len(first) == 3 and (not is_table or _is_label(first)):
         return _path_path_label
+    if is_table:
+        missing = [name for name in ("a", "b", "same") if name not in _named(first)]
+        raise ListError(
+            f"{path}: expected a header with a, b, same (or image_a, image_b, is_same) and "
+            f"perhaps fold; {', '.join(missing)} not found"
+        )
     raise ListError(
-        f"{path}: line 1 is in no known layout: expected LFW's `folds pairs`, `path path 0|1`, or "
-        f"CALFW's `name label`, found {len(first)} fields"
+        f"{path}: line {fields[0][1]} is in no known layout: expected LFW's `folds pairs`, `path "
+        f"path 0|1`, or CALFW's `name label`, found {len(first)} fields"
     )
 
 
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAXIMUM_BYTES:
-            raise ListError(f"{path}: more than {_MAXIMUM_BYTES >> 30} GiB; not a list of pairs?")
-        # Row keys are file names, which need not be UTF-8.
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise ListError(f"{path}: cannot read: {error.strerror}") from None
+def _is_lfw(line: list[str]) -> bool:
+    """Whether a line is `name number number` or `name number name number`."""
+    return len(line) in (3, 4) and line[1].isdigit() and line[-1].isdigit()
 
 
 def _pair_list(path: Path, rows: Iterator[Row] | list[Row]) -> PairList:
@@ -139,59 +202,75 @@ def _pair_list(path: Path, rows: Iterator[Row] | list[Row]) -> PairList:
     )
 
 
-def _csv(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.reader(text.splitlines(keepends=True))
-    try:
-        header = [_COLUMNS.get(name.strip().lower(), "") for name in next(reader, [])]
-        missing = [name for name in ("a", "b", "same") if name not in header]
-        if missing:
+def _table(path: Path, text: str, separator: str) -> Iterator[Row]:
+    """Records under a header."""
+    table = records(path, text, separator)
+    header = _without_end(next(table)[1])
+    if _is_kaggle(header):
+        yield from _lfw_lines(path, [(_without_end(cells), number) for number, cells in table])
+        return
+    names = _named(header)
+    for ours in ("a", "b", "same", "fold", "a_number", "b_number"):
+        if names.count(ours) > 1:
+            both = [cell for cell, name in zip(header, names, strict=True) if name == ours]
             raise ListError(
-                f"{path}: expected a header with a, b, same (or image_a, image_b, is_same) and "
-                f"perhaps fold; {', '.join(missing)} not found"
+                f"{path}: the columns {' and '.join(both)} mean the same; remove all but one"
             )
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(header):
-                raise ListError(
-                    f"{path}: line {reader.line_num}: expected {len(header)} cells, "
-                    f"found {len(cells)}"
-                )
-            row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-            where = f"{path}: line {reader.line_num}"
-            names = []
-            for side in ("a", "b"):
-                number = row.get(f"{side}_number")
-                names.append(row[side] if number is None else _lfw_name(where, row[side], number))
-            fold = _whole(where, "fold", row["fold"]) if "fold" in row else None
-            yield names[0], names[1], _truth(where, row["same"]), fold
-    except csv.Error as error:
-        raise ListError(f"{path}: line {reader.line_num}: not CSV: {error}") from None
+    for number, cells in table:
+        where = f"{path}: line {number}"
+        while len(cells) > len(header) and not cells[-1]:
+            cells.pop()
+        if len(cells) != len(header):
+            raise ListError(f"{where}: expected {len(header)} cells, found {len(cells)}")
+        row = dict(zip(names, cells, strict=True))
+        pair = []
+        for side in ("a", "b"):
+            image = row.get(f"{side}_number")
+            pair.append(row[side] if image is None else _lfw_name(where, row[side], image))
+        fold = _whole(where, "fold", row["fold"].removesuffix(".0")) if "fold" in row else None
+        yield pair[0], pair[1], _truth(where, row["same"]), fold
+
+
+def _without_end(cells: list[str]) -> list[str]:
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def _lfw(path: Path, fields: Fields) -> Iterator[Row]:
-    """`folds pairs`, then per fold as many rows of 3 fields (one person) and of 4 (two)."""
-    head = [_whole(f"{path}: line 1", "the first line", field) for field in fields[0][0]]
+    """LFW's lines, behind a line `folds pairs` or none.
+
+    Each fold has as many lines of one identity as of two.
+    """
+    first = fields[0][0]
+    if len(first) > 2:
+        yield from _lfw_lines(path, fields)
+        return
+    head = [_whole(f"{path}: line {fields[0][1]}", "the first line", field) for field in first]
     folds, each = (1, head[0]) if len(head) == 1 else (head[0], head[1])
     if len(fields) - 1 != 2 * folds * each:
         raise ListError(
-            f"{path}: line 1 announces {2 * folds * each} pairs, found {len(fields) - 1} lines"
+            f"{path}: line {fields[0][1]} announces {2 * folds * each} pairs, found "
+            f"{len(fields) - 1} lines; correct that line or remove it"
         )
-    for position, (line, number) in enumerate(fields[1:]):
+    for position, (a, b, same, _) in enumerate(_lfw_lines(path, fields[1:])):
+        yield a, b, same, position // (2 * each) if len(head) == 2 else None
+
+
+def _lfw_lines(path: Path, fields: Fields) -> Iterator[Row]:
+    """`name number number` of one identity, `name number name number` of two."""
+    for line, number in fields:
         where = f"{path}: line {number}"
-        fold = position // (2 * each) if len(head) == 2 else None
         if len(line) == 3:
-            name = line[0]
-            yield (_lfw_name(where, name, line[1]), _lfw_name(where, name, line[2]), True, fold)
+            name, a, b = line
+            yield _lfw_name(where, name, a), _lfw_name(where, name, b), True, None
         elif len(line) == 4:
-            yield (
-                _lfw_name(where, line[0], line[1]),
-                _lfw_name(where, line[2], line[3]),
-                False,
-                fold,
-            )
+            yield _lfw_name(where, *line[:2]), _lfw_name(where, *line[2:]), False, None
         else:
-            raise ListError(f"{where}: expected 3 or 4 fields, found {len(line)}")
+            raise ListError(
+                f"{where}: expected 3 or 4 fields, found {len(line)}; where names hold blanks, "
+                "tabs must part the fields"
+            )
 
 
 def _lfw_name(where: str, name: str, number: str) -> str:
@@ -209,13 +288,18 @@ def _two_lines(path: Path, fields: Fields) -> Iterator[Row]:
     for (a, number), (b, _) in zip(fields[::2], fields[1::2], strict=True):
         where = f"{path}: line {number}"
         if len(a) != 2 or len(b) != 2 or a[1] != b[1]:
-            raise ListError(f"{where}: expected two lines of `name label` with one label")
+            raise ListError(
+                f"{where}: expected two lines of `name label` with one label, or "
+                "lines of `path path 0|1`"
+            )
         yield a[0], b[0], _whole(where, "the label", a[1]) > 0, None
 
 
 def _path_path_label(path: Path, fields: Fields) -> Iterator[Row]:
-    """`path path 0|1`, or the label first."""
-    label_first = fields[0][0][0] in _TRUTH and fields[0][0][2] not in _TRUTH
+    """`path path 0|1`, or the label first where not every line ends with one."""
+    whole = [line for line, _ in fields if len(line) == 3]
+    is_label = [[line[place].lower() in _TRUTH for line in whole] for place in (0, 2)]
+    label_first = sum(is_label[0]) > sum(is_label[1])
     for line, number in fields:
         where = f"{path}: line {number}"
         if len(line) != 3:
@@ -301,14 +385,14 @@ def _images_of(path: Path, images: dict[str, Any], person: str) -> list[str]:
 
 def _json(path: Path, text: str | None = None) -> Any:
     try:
-        return json.loads(_text(path) if text is None else text)
+        return json.loads(read_text(path) if text is None else text)
     except (ValueError, RecursionError) as error:
         raise ListError(f"{path}: not JSON: {error}") from None
 
 
 def _truth(where: str, text: str) -> bool:
     if text.lower() not in _TRUTH:
-        raise ListError(f"{where}: expected 1 or 0 for one person or two, found {text[:40]!r}")
+        raise ListError(f"{where}: expected 1 or 0 for one identity or two, found {text[:40]!r}")
     return _TRUTH[text.lower()]
 
 

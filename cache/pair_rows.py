@@ -1,20 +1,18 @@
-"""From the names of a list to rows of a cache, and from rows to the persons behind them."""
+"""From a list of pairs to rows of a cache, and from rows to the identities behind them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.name_rows import Matches, find_rows, match_names
 from faceguide.cache.pair_lists import PairList
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUSES
 
-_SUFFIX = re.compile(r"\.(jpe?g|png|bmp|webp|ppm|pgm|tiff?|gif)$", re.IGNORECASE)
-_AMBIGUOUS = -2
+__all__ = ["LeftOut", "PairRows", "clusters", "find_rows", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class PairRows:
         fold: (N,) int64 or None.
         listed: pairs in the list.
         left_out: the others.
+        matches: how the names of the list were matched.
     """
 
     number: NDArray[np.int64]
@@ -48,59 +47,16 @@ class PairRows:
     fold: NDArray[np.int64] | None
     listed: int
     left_out: list[LeftOut]
+    matches: Matches = field(default_factory=lambda: Matches({}, [], []))
 
     def __len__(self) -> int:
         return len(self.number)
 
 
-def _tail(parts: int) -> Callable[[str], str]:
-    return lambda key: "/".join(_SUFFIX.sub("", key).split("/")[-parts:])
-
-
-# From strict to loose: a list may lack the suffix, or name the images from another root.
-_FORMS: tuple[Callable[[str], str], ...] = (
-    lambda key: key,
-    lambda key: _SUFFIX.sub("", key),
-    _tail(2),
-    _tail(1),
-)
-
-
-def find_rows(cache: FaceCache, names: Iterable[str]) -> dict[str, int | str]:
-    """The row of each name, or why there is none.
-
-    A name is its row key; failing that, the key without its suffix, then the last two parts of
-    the path, then the last part alone. The strictest form that any key has decides; when several
-    keys have it, the name is ambiguous.
-
-    Returns:
-        Name → row, or "missing" or "ambiguous".
-    """
-    wanted = {name: name.replace("\\", "/").removeprefix("./").lstrip("/") for name in names}
-    exact = cache.find(set(wanted.values()))
-    rest = {clean for clean in wanted.values() if clean not in exact}
-    hits: list[dict[str, int]] = [dict.fromkeys(map(form, rest), -1) for form in _FORMS]
-    if rest:
-        for start in range(0, len(cache), cache.plan.shard_rows):
-            rows = range(start, min(start + cache.plan.shard_rows, len(cache)))
-            for row, key in zip(rows, cache.texts("key", rows), strict=True):
-                for form, found in zip(_FORMS, hits, strict=True):
-                    name = form(key)
-                    if name in found:
-                        found[name] = row if found[name] == -1 else _AMBIGUOUS
-    out: dict[str, int | str] = {}
-    for name, clean in wanted.items():
-        row = exact.get(clean, -1)
-        for form, found in zip(_FORMS, hits, strict=True):
-            if row == -1 and clean in rest:
-                row = found[form(clean)]
-        out[name] = "missing" if row == -1 else "ambiguous" if row == _AMBIGUOUS else row
-    return out
-
-
 def resolve(cache: FaceCache, pairs: PairList) -> PairRows:
     """Match the pairs with rows that can be used; the others are kept with their reason."""
-    rows = find_rows(cache, dict.fromkeys([*pairs.first, *pairs.second]))
+    matches = match_names(cache, dict.fromkeys([*pairs.first, *pairs.second]))
+    rows = matches.rows
     known = np.array(sorted({row for row in rows.values() if isinstance(row, int)}), np.int64)
     status = cache.read(known, ["status"])["status"] if len(known) else np.empty(0, np.uint8)
     coded = zip(known.tolist(), status.tolist(), strict=True)
@@ -132,6 +88,7 @@ def resolve(cache: FaceCache, pairs: PairList) -> PairRows:
         None if pairs.fold is None else pairs.fold[numbers],
         len(pairs),
         left_out,
+        matches,
     )
 
 

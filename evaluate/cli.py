@@ -99,7 +99,8 @@ def verification_command(
 
     PAIRS is LFW's pairs.txt, lines of `path path 0|1`, a CSV (fold, a, b, same), a list of CALFW
     or CPLFW, ND-TWIN's JSON or an insightface .bin. Pairs that cannot be scored are counted and
-    named in left_out.csv; the exit code is then 3.
+    named in left_out.csv, doubtful ones in doubtful.csv; the exit code is 3 for any of the first,
+    and for more than 1 % that contradict the labels of CACHE.
 
     \b
     Examples:

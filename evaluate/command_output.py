@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from faceguide.cache.console import SomeFailed, echo_json, printable, say
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.pair_doubts import is_contradicted
 
 
 def show(
@@ -73,6 +75,8 @@ def _identification(record: dict[str, Any]) -> None:
 def _ijb(record: dict[str, Any]) -> None:
     pairs = record["verification"]
     click.echo(f"1:1  {pairs['pairs']:,} pairs of templates; {record['rule']}")
+    if pairs["refused"]:
+        click.echo(f"no ROC: {pairs['refused']}")
     for far, tar in pairs["tar"].items():
         click.echo(f"TAR@{far}   {'–' if tar is None else f'{100 * tar:.2f} %'}")
     for name, found in record["identification"].items():
@@ -98,23 +102,48 @@ def _rates(record: dict[str, Any]) -> None:
 
 
 def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) -> None:
-    """Warn of shared persons, and of entries without a score."""
+    """Warn of shared persons, of doubts, and of entries without a score."""
+    from faceguide.evaluate.verification import DOUBTFUL
+
     shared = record.get("shared_identities")
     if shared and shared["count"]:
         say(
             f"Warning: {shared['count']} persons of this test are in the training set of these "
             f"weights, e.g. {', '.join(shared['names'][:3])}"
         )
-    fitted = (record.get("fusion") or {}).get("shared_identities")
+    fusion = record.get("fusion") or {}
+    for line in Doubts.of(fusion.get("doubts", {})).lines():
+        say(f"Warning: of the pairs that the fusion was fitted on, {line}")
+    fitted = fusion.get("shared_identities")
     if fitted and fitted["count"]:
         say(
             f"Warning: the fusion was fitted on {fitted['count']} persons of this test, e.g. "
             f"{', '.join(fitted['names'][:3])}; its figures are too good"
         )
+    doubts = Doubts.of(record["doubts"])
+    doubts.say()
+    if doubts and (out / DOUBTFUL).exists():
+        say(f"{out / DOUBTFUL} names what is doubtful")
+    reasons = []
     count = record["left_out"]["count"]
     if count:
-        text = f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
-        if allow_failures:
-            say(text)
-        else:
-            raise SomeFailed(text)
+        reasons.append(
+            f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
+        )
+    reasons += _serious(record)
+    for text in reasons[: None if allow_failures else -1]:
+        say(text)
+    if reasons and not allow_failures:
+        raise SomeFailed(reasons[-1])
+
+
+def _serious(record: dict[str, Any]) -> list[str]:
+    """Doubts that are no reason to stop, and too grave for an exit code of 0."""
+    counts = record["doubts"]
+    pairs = record.get("verification", record).get("pairs", 0)
+    found = []
+    if is_contradicted(counts, pairs):
+        found.append(f"More than 1 % of the {pairs:,} pairs contradict what is known of them")
+    if counts.get("not_enrolled"):
+        found.append("Nobody who is searched for is enrolled")
+    return found

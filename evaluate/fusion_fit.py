@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.pair_doubts import pair_doubts
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.pair_rows import resolve
@@ -101,6 +103,7 @@ class FitPairs:
         reference: (N,) rows.
         same: (N,) bool.
         left_out: pairs of the list that the cache lacks.
+        doubts: what looks wrong about the list.
     """
 
     path: Path
@@ -109,6 +112,7 @@ class FitPairs:
     reference: NDArray[np.int64]
     same: NDArray[np.bool_]
     left_out: int
+    doubts: Doubts
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -123,14 +127,21 @@ def read_fit_pairs(path: Path, split: str | None, cache: FaceCache) -> FitPairs:
         EvaluationError: when none of them is in the cache.
         ListError: when the file is no list of pairs.
     """
-    found = resolve(cache, read_pairs(path, split))
+    pairs = read_pairs(path, split)
+    found = resolve(cache, pairs)
     if not len(found):
         raise EvaluationError(
             f"{path}: none of its {found.listed} training pairs has both images in "
             f"{cache.directory}; the first: {found.left_out[0].reason}"
         )
     return FitPairs(
-        path, cache, found.probe, found.reference, np.asarray(found.same), len(found.left_out)
+        path,
+        cache,
+        found.probe,
+        found.reference,
+        np.asarray(found.same),
+        len(found.left_out),
+        pair_doubts(cache, pairs, found).doubts,
     )
 
 
@@ -143,6 +154,7 @@ def record(fitted: Fit, pairs: FitPairs) -> dict[str, Any]:
         "pairs": len(pairs.same),
         "genuine": int(pairs.same.sum()),
         "left_out": pairs.left_out,
+        "doubts": pairs.doubts.counts(),
         "persons": sorted(_persons(pairs.cache, pairs.rows)),
     }
 

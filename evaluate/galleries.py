@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.equal_images import pictures
+from faceguide.cache.identity_names import NOBODY, folded
+from faceguide.cache.name_rows import match_names
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUSES
-from faceguide.evaluate.errors import EvaluationError, ListError
-from faceguide.evaluate.pair_rows import LeftOut, find_rows
+from faceguide.evaluate import gallery_list
+from faceguide.evaluate.errors import EvaluationError
+from faceguide.evaluate.pair_rows import LeftOut
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Galleries:
         gallery_person: (G,) person of each, numbered from 0 without gaps over both lists.
         probe: (P,) rows that are searched for.
         probe_person: (P,) person of each; a person without gallery rows is not enrolled.
-        left_out: list entries without a usable row.
+        left_out: list entries that cannot be used.
+        doubts: what looks wrong about the lists.
     """
 
     gallery: NDArray[np.int64]
@@ -32,6 +39,7 @@ class Galleries:
     probe: NDArray[np.int64]
     probe_person: NDArray[np.int64]
     left_out: list[LeftOut]
+    doubts: Doubts
 
 
 def one_per_identity(
@@ -69,85 +77,107 @@ def one_per_identity(
             f"{int(enrolled.sum())} gallery images and {int((~enrolled).sum())} probes; expected "
             "persons with two images or more"
         )
-    return Galleries(rows[enrolled], person[enrolled], rows[~enrolled], person[~enrolled], [])
-
-
-def from_lists(cache: FaceCache, gallery: Path, probes: Path) -> Galleries:
-    """Gallery and probes from two CSV files with a header `key` and, if need be, `identity`.
-
-    Without `identity` the cache's labels name the persons.
-
-    Raises:
-        ListError: when a file is in another form.
-        EvaluationError: when a person is unknown, or an image is in both lists.
-    """
-    sides = [_read(gallery), _read(probes)]
-    found = find_rows(cache, [key for side in sides for key, _ in side])
-    left_out: list[LeftOut] = []
-    rows: list[list[int]] = [[], []]
-    people: list[list[str]] = [[], []]
-    for place, side in enumerate(sides):
-        usable = [(number, key, name) for number, (key, name) in enumerate(side)]
-        known = [row for _, key, _ in usable if isinstance(row := found[key], int)]
-        status = dict(zip(known, cache.read(known, ["status"])["status"].tolist(), strict=True))
-        names = cache.identities
-        labels = dict(zip(known, cache.read(known, ["label"])["label"].tolist(), strict=True))
-        for number, key, name in usable:
-            row = found[key]
-            if isinstance(row, str) or status[row]:
-                reason = row if isinstance(row, str) else STATUSES[status[row]]
-                left_out.append(LeftOut(number, key, "", f"{key}: {reason}"))
-                continue
-            if name is None and labels[row] < 0:
-                raise EvaluationError(
-                    f"{(gallery, probes)[place]}: {key} has no identity in the cache; add a column "
-                    "identity"
-                )
-            rows[place].append(row)
-            people[place].append(name if name is not None else names[labels[row]])
-    both = set(rows[0]) & set(rows[1])
-    if both:
-        raise EvaluationError(
-            f"{probes}: {len(both)} probes are in the gallery too, e.g. "
-            f"{cache.texts('key', [min(both)])[0]}; an image would be compared with itself"
-        )
-    if not rows[0] or not rows[1]:
-        raise EvaluationError(
-            f"{gallery}, {probes}: {len(rows[0])} gallery images and {len(rows[1])} probes have a "
-            "usable row; expected at least one each"
-        )
-    _, numbers = np.unique(np.array(people[0] + people[1], dtype=str), return_inverse=True)
-    cut = len(rows[0])
     return Galleries(
-        np.array(rows[0], np.int64),
-        numbers[:cut],
-        np.array(rows[1], np.int64),
-        numbers[cut:],
-        left_out,
+        rows[enrolled], person[enrolled], rows[~enrolled], person[~enrolled], [], Doubts()
     )
 
 
-def _read(path: Path) -> list[tuple[str, str | None]]:
-    try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise ListError(f"{path}: cannot read: {error.strerror}") from None
-    reader = csv.reader(text.splitlines(keepends=True))
-    try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        if "key" not in header:
-            raise ListError(f"{path}: expected a header with key and perhaps identity")
-        listed = []
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(header):
-                raise ListError(
-                    f"{path}: line {reader.line_num}: expected {len(header)} cells, found "
-                    f"{len(cells)}"
-                )
-            row = dict(zip(header, cells, strict=True))
-            listed.append((row["key"].strip(), row.get("identity")))
-    except csv.Error as error:
-        raise ListError(f"{path}: line {reader.line_num}: not CSV: {error}") from None
-    return listed
+@dataclass(frozen=True)
+class _Usable:
+    """An entry of a list with a row and an identity."""
+
+    place: int  # 0 = gallery, 1 = probes
+    number: int
+    key: str
+    row: int
+    identity: str
+
+
+def from_lists(cache: FaceCache, gallery: Path, probes: Path) -> Galleries:
+    """Gallery and probes from two CSV files: `key` and, if need be, `identity`.
+
+    Without `identity` the cache's labels name the identities. Entries without a row, without an
+    identity or with two, and repeated ones are left out.
+
+    Raises:
+        ListError: when a file is in another form.
+        EvaluationError: when a side has no usable image, or an image is in both lists.
+    """
+    sides = (gallery_list.read(gallery), gallery_list.read(probes))
+    matches = match_names(cache, [entry.key for side in sides for entry in side])
+    known = np.unique([row for row in matches.rows.values() if isinstance(row, int)])
+    found = cache.read(known.astype(np.int64), ["status", "label"])
+    status = dict(zip(known.tolist(), found["status"].tolist(), strict=True))
+    named = cache.identities
+    label = {
+        row: named[code] if code >= 0 else ""
+        for row, code in zip(known.tolist(), found["label"].tolist(), strict=True)
+    }
+    usable: list[_Usable] = []
+    left_out: list[LeftOut] = []
+    for place, side in enumerate(sides):
+        for entry in side:
+            row = matches.rows[entry.key]
+            if isinstance(row, str):
+                reason = row
+            elif status[row]:
+                reason = STATUSES[status[row]]
+            else:
+                identity = label[row] if entry.identity is None else entry.identity
+                if identity and identity not in NOBODY:
+                    identity = unicodedata.normalize("NFC", identity)
+                    usable.append(_Usable(place, entry.number, entry.key, row, identity))
+                    continue
+                reason = "no identity"
+            left_out.append(LeftOut(entry.number, entry.key, "", f"{entry.key}: {reason}"))
+    doubts = matches.doubts()
+    kept = _once(cache, usable, left_out, doubts)
+    of_side = [[entry for entry in kept if entry.place == place] for place in (0, 1)]
+    rows = [np.array([entry.row for entry in side], np.int64) for side in of_side]
+    both = np.intersect1d(rows[0], rows[1])
+    if len(both):
+        raise EvaluationError(
+            f"{probes}: {len(both)} probes are in the gallery too, e.g. "
+            f"{cache.texts('key', both[:1])[0]}; an image would be compared with itself"
+        )
+    if not len(rows[0]) or not len(rows[1]):
+        why = f"; the first without: {left_out[0].reason}" if left_out else ""
+        raise EvaluationError(
+            f"{gallery}, {probes}: {len(rows[0])} gallery images and {len(rows[1])} probes have a "
+            f"usable row and an identity; expected at least one each{why}"
+        )
+    people = [entry.identity for side in of_side for entry in side]
+    _, numbers = np.unique(np.array(people, dtype=str), return_inverse=True)
+    cut = len(rows[0])
+    return Galleries(rows[0], numbers[:cut], rows[1], numbers[cut:], left_out, doubts)
+
+
+def _once(
+    cache: FaceCache, usable: list[_Usable], left_out: list[LeftOut], doubts: Doubts
+) -> list[_Usable]:
+    """The entries of images that stand under one identity, each once; the others are left out."""
+    rows = np.unique([entry.row for entry in usable]).astype(np.int64)
+    picture = dict(zip(rows.tolist(), pictures(cache, rows).tolist(), strict=True))
+    identities: dict[int, set[str]] = defaultdict(set)
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for entry in usable:
+        identities[picture[entry.row]].add(entry.identity)
+        spellings[folded(entry.identity)].add(entry.identity)
+    for names in spellings.values():
+        doubts.add("spellings", " and ".join(map(repr, sorted(names)[:2])), len(names) - 1)
+    kept: list[_Usable] = []
+    seen: dict[int, _Usable] = {}
+    for entry in usable:
+        reason = ""
+        before = seen.setdefault(picture[entry.row], entry)
+        if len(identities[picture[entry.row]]) > 1:
+            doubts.add("two_identities", entry.key)
+            reason = "two identities"
+        elif before is not entry and (before.row != entry.row or before.place == entry.place):
+            doubts.add("repeated_images", entry.key)
+            reason = "repeated" if before.row == entry.row else ""
+        if reason:
+            left_out.append(LeftOut(entry.number, entry.key, "", f"{entry.key}: {reason}"))
+        else:
+            kept.append(entry)
+    return kept

@@ -222,6 +222,27 @@ def summarise(
     }
 
 
+def refuse(person: NDArray[np.int64], reason: str) -> dict[str, Any]:
+    """What `summarise` gives where there is nothing to search for or in.
+
+    Args:
+        person: (P,) person of each probe.
+        reason: why.
+    """
+    ranks, tpir = [str(k) for k in RANKS], [far_name(fpir) for fpir in FPIRS]
+    names = [f"rank {k}" for k in ranks] + [f"tpir {fpir}" for fpir in tpir]
+    return {
+        "probes": len(person),
+        "enrolled_probes": 0,
+        "stranger_probes": len(person),
+        "probe_persons": len(np.unique(person)),
+        "rank": dict.fromkeys(ranks),
+        "tpir": dict.fromkeys(tpir),
+        "refused": dict.fromkeys(names, reason),
+        "intervals": {},
+    }
+
+
 class _Rates:
     """Every rate as a function of the weights of the probes."""
 

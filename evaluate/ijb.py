@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.evaluate import ijb_meta, roc, templates
+from faceguide.cache.doubts import Doubts
+from faceguide.evaluate import ijb_doubts, ijb_meta, roc, templates
 from faceguide.evaluate.block_files import ScoreBlocks, slices
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.identification import probe_block, search_blocks, summarise
+from faceguide.evaluate.identification import probe_block, refuse, search_blocks, summarise
 from faceguide.evaluate.ijb_meta import GALLERIES, IJBMeta
 from faceguide.evaluate.reader import FaceReader, score_pairs
 from faceguide.evaluate.scores import Matcher
@@ -132,12 +132,16 @@ def verify(
     scorer: TemplateScorer,
     uses: Uses,
     kept: ScoreBlocks,
+    subjects: Mapping[int, int],
+    doubts: Doubts,
     progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """The 1:1 protocol.
 
     Args:
         kept: where scores are kept that are not products of embeddings.
+        subjects: template → subject, as far as they are known.
+        doubts: gets what looks wrong about the pairs.
 
     Returns:
         The record, and the arrays `template` (N, 2), `same` (N,) and `score` (N,) of the pairs
@@ -162,15 +166,27 @@ def verify(
         if found is None:
             return None
         score = found["score"]
-    ranking = roc.rank(score, same)
-    measures, cells = roc.measure(ranking), roc.tar_cells(ranking)
+    first = ijb_doubts.pair_doubts(subjects, pairs, same, doubts)
+    genuine, impostors = int(same.sum()), int((~same).sum())
+    auc, eer, refused = None, None, None
+    if (genuine and impostors) or there.all():
+        ranking = roc.rank(score, same)
+        measures, cells = roc.measure(ranking), roc.tar_cells(ranking, first=first)
+        auc, eer = measures.auc, measures.eer
+    else:
+        refused = (
+            f"needs pairs of one identity and of two; of {len(there)} pairs {genuine} of one and "
+            f"{impostors} of two have images that can be used"
+        )
+        cells = roc.refused_cells(impostors, refused)
     record = {
         "listed": len(there),
         "pairs": len(score),
-        "genuine": len(ranking.genuine),
-        "impostors": len(ranking.impostor),
-        "auc": measures.auc,
-        "eer": measures.eer,
+        "genuine": genuine,
+        "impostors": impostors,
+        "auc": auc,
+        "eer": eer,
+        "refused": refused,
         "tar": {roc.far_name(cell.far): cell.tar for cell in cells},
         "tar_cells": [asdict(cell) for cell in cells],
     }
@@ -213,11 +229,17 @@ def identify(
     probe, probe_subject, lost = _present(uses, probes)
     for name, subjects in galleries.items():
         gallery, subject, gallery_lost = _present(uses, subjects)
+        sizes = {
+            "gallery_templates": len(gallery),
+            "templates_without_image": {"gallery": gallery_lost, "probes": lost},
+        }
         if not len(gallery) or not len(probe):
-            raise EvaluationError(
-                f"{meta.folder}: gallery {name} has {len(gallery)} templates with images and the "
-                f"probes {len(probe)}; expected at least one each"
+            reason = (
+                f"of the gallery {len(gallery)} templates have images that can be used, of the "
+                f"probes {len(probe)}"
             )
+            record[name] = sizes | refuse(probe_subject, reason)
+            continue
         order = np.argsort(subject, kind="stable")
         gallery, subject = gallery[order], subject[order]
         listed = None
@@ -235,11 +257,7 @@ def identify(
         if found is None:
             ends = False
             continue
-        record[name] = {
-            "gallery_templates": len(gallery),
-            "templates_without_image": {"gallery": gallery_lost, "probes": lost},
-            **summarise(found, probe_subject, replicates=replicates, seed=seed),
-        }
+        record[name] = sizes | summarise(found, probe_subject, replicates=replicates, seed=seed)
     return record if ends else None
 
 

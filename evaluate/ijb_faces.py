@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.errors import FaceguideError
 from faceguide.cache.files import digest, file_sha256
+from faceguide.evaluate import ijb_points
 from faceguide.evaluate.ijb_meta import IJBMeta
 
 # The one decoder and the one source → crop transform of the product.
@@ -42,6 +43,8 @@ def read_crop(meta: IJBMeta, place: int) -> NDArray[np.uint8] | str:
         return "outside loose_crop"
     try:
         image = decode(path.read_bytes())
+        if reason := ijb_points.misplaced(meta.points[place], image.shape[1], image.shape[0]):
+            return reason
         matrix = align.similarity(meta.points[place].astype(np.float64), align.template(_SIZE))
     except OSError as error:
         return error.strerror or "cannot be read"

@@ -8,7 +8,6 @@ template, template, 1 or 0. `ijbc_1N_gallery_G1.csv`, `…_G2.csv` (S1 and S2 fo
 
 from __future__ import annotations
 
-import csv
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.list_text import SEPARATORS, read_text, records
 from faceguide.evaluate.errors import ListError
 
 GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
@@ -110,20 +110,17 @@ def read_subjects(meta: IJBMeta, list_name: str) -> dict[int, int]:
     if not path.is_file():
         return {}
     subjects: dict[int, int] = {}
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            for number, cells in enumerate(reader, 1):
-                if number == 1 or not cells:  # the first line names the columns
-                    continue
-                if len(cells) < 2:
-                    raise ListError(f"{path}: line {number}: expected template, subject, …")
-                template = _whole(path, number, cells[0])
-                subject = _whole(path, number, cells[1])
-                if subjects.setdefault(template, subject) != subject:
-                    raise ListError(f"{path}: line {number}: template {template} has two subjects")
-        except csv.Error as error:
-            raise ListError(f"{path}: line {reader.line_num}: not CSV: {error}") from None
+    text = read_text(path)
+    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    for place, (number, cells) in enumerate(records(path, text, separator)):
+        if not place and not cells[0].isdigit():
+            continue  # it names the columns; some lists begin without
+        if len(cells) < 2:
+            raise ListError(f"{path}: line {number}: expected template, subject, …")
+        template = _whole(path, number, cells[0])
+        subject = _whole(path, number, cells[1])
+        if subjects.setdefault(template, subject) != subject:
+            raise ListError(f"{path}: line {number}: template {template} has two subjects")
     return subjects
 
 
@@ -144,10 +141,7 @@ def _faces(path: Path) -> tuple[list[str], NDArray[np.float32], NDArray[np.float
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise ListError(f"{path}: cannot read: {error.strerror}") from None
+    text = read_text(path)
     split = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1)]
     found = [(number, line) for number, line in split if line]
     if not found:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from faceguide.cache.archives import write_npz
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import write_json
-from faceguide.evaluate import fusion, ijb, ijb_faces, ijb_meta, templates
+from faceguide.evaluate import fusion, ijb, ijb_doubts, ijb_faces, ijb_meta, ijb_points, templates
 from faceguide.evaluate.block_files import ScoreBlocks
 from faceguide.evaluate.embed import blocks_of, fill, unfinished
 from faceguide.evaluate.embed_part import embed_part, part_record
@@ -24,7 +25,7 @@ from faceguide.evaluate.prepare import (
     score_key,
 )
 from faceguide.evaluate.store import FaceStore
-from faceguide.evaluate.verification import write_left_out
+from faceguide.evaluate.verification import is_backwards, write_left_out
 
 
 def run_ijb(
@@ -36,7 +37,7 @@ def run_ijb(
 ) -> dict[str, Any]:
     """Both protocols of IJB-B or IJB-C.
 
-    Writes run.json, ijb.json, ijb_scores.npz and, if an image could not be read, left_out.csv.
+    Writes run.json, ijb.json, ijb_scores.npz and, if an image could not be used, left_out.csv.
 
     Returns:
         The record of ijb.json; of a part, `part_record`.
@@ -56,6 +57,7 @@ def run_ijb(
         "images_per_template": template_options.images,
         "replicates": run.replicates,
     }
+    failures = ijb_points.unusable(meta, detector_score=template_options.detector_score)
     content = ijb_faces.content_key(meta)
     run.begin(
         "ijb",
@@ -64,8 +66,8 @@ def run_ijb(
         content=content,
         **network.record(),
     )
-    images = np.unique(meta.image)
-    failures: dict[int, str] = {}
+    listed = np.unique(meta.image)
+    images = np.setdiff1d(listed, np.array(sorted(failures), np.int64))
     key = {"ijb": content, **network.key()}
 
     def compute(store: FaceStore, part: tuple[int, int]) -> int:
@@ -88,10 +90,10 @@ def run_ijb(
         return part_record(run, embedded, needs)
     there = np.setdiff1d(images, np.array(sorted(failures), np.int64))
     if not len(there):
-        reason = failures.get(int(images[0]), "")
+        first = int(listed[0])
         raise EvaluationError(
-            f"{folder}: none of its {len(images)} images can be read; the first, "
-            f"{ijb_faces.FOLDER}/{meta.images[int(images[0])]}: {reason}"
+            f"{folder}: none of its {len(listed)} images can be used; the first, "
+            f"{ijb_faces.FOLDER}/{meta.images[first]}: {failures.get(first, '')}"
         )
     reader, matcher = build_matcher(embedded.store, network, options, needs, there, run)
     usable = ~np.isin(meta.image, np.array(sorted(failures), np.int64))
@@ -100,13 +102,19 @@ def run_ijb(
     )
     scorer = ijb.TemplateScorer(reader, matcher, uses, template_options)
     kept = ScoreBlocks(run.out, score_key(key, options), run.part)
-    verified = ijb.verify(meta, scorer, uses, kept)
+    doubts = Doubts()
+    subjects = ijb_doubts.subjects_of(meta, doubts)
+    verified = ijb.verify(meta, scorer, uses, kept, subjects, doubts)
     identified = ijb.identify(
         meta, scorer, uses, kept, replicates=run.replicates, seed=options.seed
     )
     if verified is None or identified is None:
         return part_record(run, embedded, needs)
     verification, arrays = verified
+    if is_backwards(verification):
+        doubts.add("ranked_backwards", count=verification["pairs"])
+    nobody = sum(not found["enrolled_probes"] for found in identified.values())
+    doubts.add("not_enrolled", count=nobody)
     left_out = [
         LeftOut(place, meta.images[place], "", f"{meta.images[place]}: {reason}")
         for place, reason in sorted(failures.items())
@@ -115,10 +123,11 @@ def run_ijb(
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
         "set": meta.name,
-        "images": len(images) - len(failures),
-        "listed": len(images),
+        "images": len(listed) - len(failures),
+        "listed": len(listed),
         "templates": len(uses.template),
         "templates_without_image": len(np.unique(meta.template)) - len(uses.template),
+        "doubts": doubts.counts(),
         "left_out": write_left_out(run.out, left_out),
         "rule": template_options.rule(options.matcher),
         "verification": verification,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.archives import read_npz
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.errors import FaceguideError
 from faceguide.cache.files import read_json
 from faceguide.cache.reader import FaceCache
@@ -20,7 +21,7 @@ from faceguide.evaluate.reader import cached_visibility
 from faceguide.evaluate.run_directory import read_run
 from faceguide.evaluate.store import FaceStore
 from faceguide.evaluate.tables import percent
-from faceguide.evaluate.verification import load_scores
+from faceguide.evaluate.verification import DOUBTFUL, load_scores
 
 VERIFICATION, IDENTIFICATION, IJB = "verification", "identification", "ijb"
 _HIDDEN = np.array([214, 39, 40], np.float32)  # the colour laid over hidden cells
@@ -143,6 +144,11 @@ def _warnings(run: Path, record: dict[str, Any]) -> list[str]:
             f"{lost['count']} of {record['listed']} listed entries could not be scored "
             f"({reasons}); {run.name}/left_out.csv names them."
         )
+    doubts = Doubts.of(record.get("doubts", {}))
+    lines = doubts.lines()
+    if doubts and (run / DOUBTFUL).exists():
+        lines[-1] += f"; {run.name}/{DOUBTFUL} names what is doubtful"
+    warnings += [f"{line}." for line in lines]
     shared = record.get("shared_identities")
     if shared and shared["count"]:
         some = ", ".join(shared["names"][:5])

@@ -195,20 +195,37 @@ class Cell:
     refused: str | None
 
 
-def tar_cells(ranking: Ranking, fars: tuple[float, ...] = FARS) -> list[Cell]:
-    """TAR and threshold at each FAR; refused where fewer than 10 false accepts are expected."""
+def tar_cells(
+    ranking: Ranking, fars: tuple[float, ...] = FARS, first: NDArray[np.bool_] | None = None
+) -> list[Cell]:
+    """TAR and threshold at each FAR; refused where fewer than 10 false accepts are expected.
+
+    Args:
+        ranking: the sorted pairs.
+        fars: false accept rates, 0 to 1.
+        first: (N,) whether no earlier pair compares the same two; only such pairs count as
+            expected. None = all do.
+    """
     found = measure(ranking, fars)
     impostors = len(ranking.impostor)
+    distinct = impostors if first is None else int(first[ranking.impostor].sum())
     cells = []
     for far, tar, point in zip(fars, found.tar.tolist(), found.point.tolist(), strict=True):
-        if far * impostors * (1 + 1e-12) < LEAST_FALSE_ACCEPTS:
+        if far * distinct * (1 + 1e-12) < LEAST_FALSE_ACCEPTS:
             needed = round(LEAST_FALSE_ACCEPTS / far)
-            reason = f"needs {needed:,} impostor pairs, found {impostors:,}"
+            reason = f"needs {needed:,} impostor pairs, found {distinct:,}"
+            if distinct < impostors:
+                reason += " different ones"
             cells.append(Cell(far, None, None, None, impostors, reason))
             continue
         accepts = int(ranking.impostor_end[point]) if point >= 0 else 0
         cells.append(Cell(far, tar, threshold_at(ranking, point), accepts, impostors, None))
     return cells
+
+
+def refused_cells(impostors: int, reason: str) -> list[Cell]:
+    """The cells of a list that has no ROC."""
+    return [Cell(far, None, None, None, impostors, reason) for far in FARS]
 
 
 def threshold_at(ranking: Ranking, point: int) -> float:

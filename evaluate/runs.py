@@ -9,6 +9,7 @@ import numpy as np
 
 from faceguide.cache.archives import write_npz
 from faceguide.cache.files import digest, write_json
+from faceguide.cache.pair_doubts import pair_doubts
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import fusion, galleries, identification, strata, verification
 from faceguide.evaluate.block_files import ScoreBlocks
@@ -17,7 +18,7 @@ from faceguide.evaluate.embed_part import embed_cached, part_record
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.galleries import Galleries
 from faceguide.evaluate.network import Network
-from faceguide.evaluate.pair_rows import clusters, resolve
+from faceguide.evaluate.pair_rows import PairRows, clusters, resolve
 from faceguide.evaluate.pairs import read_pairs
 from faceguide.evaluate.prepare import (
     MatcherOptions,
@@ -73,24 +74,20 @@ def run_verification(
 ) -> dict[str, Any]:
     """Score a list of pairs and summarise it.
 
-    Writes run.json, verification.json, scores.npz and, if any pair was left out, left_out.csv.
+    Writes run.json, verification.json, scores.npz and, if need be, left_out.csv (pairs without a
+    score) and doubtful.csv (pairs with one that look wrong).
 
     Returns:
         The record of verification.json; of a part, `part_record`.
 
     Raises:
-        EvaluationError: when no pair can be scored.
+        EvaluationError: when pairs of one identity or of two are lacking.
         Unfinished: when nothing is to be computed and blocks are missing.
     """
     needs = needs_of(network, options, cache)
     pairs = read_pairs(pairs_file, split)
     rows = resolve(cache, pairs)
-    if not len(rows):
-        first = rows.left_out[0]
-        raise EvaluationError(
-            f"{pairs_file}: none of its {len(pairs)} pairs has both images in {cache.directory}; "
-            f"the first: {first.reason}"
-        )
+    _require_both_kinds(cache, pairs_file, rows)
     settings = {
         "pairs": str(pairs_file.resolve()),
         "split": split,
@@ -116,6 +113,8 @@ def run_verification(
     if score is None:
         return part_record(run, embedded, needs)
     people, source = clusters(cache, rows.probe, rows.reference, rows.same)
+    found = pair_doubts(cache, pairs, rows)
+    verification.write_doubtful(run.out, pairs, rows, found)
     summary, correct = verification.summarise(
         score,
         rows.same,
@@ -124,11 +123,16 @@ def run_verification(
         cosine=options.matcher == "cosine",
         replicates=run.replicates,
         seed=options.seed,
+        first=found.first,
     )
+    if verification.is_backwards(summary):
+        found.doubts.add("ranked_backwards", count=len(score))
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
         "listed": rows.listed,
+        "loose_names": len(rows.matches.loose),
+        "doubts": found.doubts.counts(),
         "left_out": verification.write_left_out(run.out, rows.left_out),
         "people_from": source,
         "shared_identities": _leak(cache, network, used),
@@ -152,6 +156,29 @@ def run_verification(
     )
     write_json(run.out / verification.RECORD, record)
     return record
+
+
+def _require_both_kinds(cache: FaceCache, path: Path, rows: PairRows) -> None:
+    """Pairs of one identity and of two, before anything is computed."""
+    genuine = int(rows.same.sum())
+    if 0 < genuine < len(rows):
+        return
+    text = f"{path}: "
+    if not len(rows):
+        text += f"none of its {rows.listed} pairs has both images in {cache.directory}"
+    else:
+        text += (
+            f"expected pairs of one identity and of two; of its {rows.listed} pairs {genuine} of "
+            f"one and {len(rows) - genuine} of two have both images in {cache.directory}"
+        )
+    if absent := rows.matches.absent:
+        text += (
+            f"; {len(absent)} images are absent: {', '.join(absent[:3])}"
+            f"{' …' if len(absent) > 3 else ''}; keys look like {cache.texts('key', [0])[0]}"
+        )
+    elif rows.left_out:
+        text += f"; the first: {rows.left_out[0].reason}"
+    raise EvaluationError(text)
 
 
 def run_identification(
@@ -211,12 +238,14 @@ def run_identification(
     if found is None:
         return part_record(run, embedded, needs)
     _save_search(run.out, task, found)
+    task.doubts.add("not_enrolled", count=int(not (found.rank > 0).any()))
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
         "gallery": len(task.gallery),
         "gallery_persons": len(np.unique(task.gallery_person)),
         "listed": len(task.gallery) + len(task.probe) + len(task.left_out),
+        "doubts": task.doubts.counts(),
         "left_out": verification.write_left_out(run.out, task.left_out),
         "shared_identities": _leak(cache, network, used),
         "store": str(reader.store.directory.resolve()),

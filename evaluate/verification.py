@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from faceguide.cache.archives import read_npz, write_npz
 from faceguide.cache.console import printable
 from faceguide.cache.files import replacing
+from faceguide.cache.pair_doubts import PairDoubts
 from faceguide.evaluate.bootstrap import verification_intervals
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.folds import (
@@ -22,7 +24,8 @@ from faceguide.evaluate.folds import (
     exact_accuracy,
     published_accuracy,
 )
-from faceguide.evaluate.pair_rows import LeftOut
+from faceguide.evaluate.pair_rows import LeftOut, PairRows
+from faceguide.evaluate.pairs import PairList
 from faceguide.evaluate.roc import (
     Ranking,
     far_name,
@@ -35,6 +38,10 @@ from faceguide.evaluate.roc import (
 RECORD = "verification.json"
 SCORES = "scores.npz"
 LEFT_OUT = "left_out.csv"
+DOUBTFUL = "doubtful.csv"
+# No network orders faces so by chance: below this AUC over so many pairs of each kind, `same` is
+# to be doubted.
+_BACKWARDS, _LEAST_BACKWARDS = 0.2, 20
 
 
 def summarise(
@@ -46,6 +53,7 @@ def summarise(
     cosine: bool,
     replicates: int,
     seed: int,
+    first: NDArray[np.bool_] | None = None,
 ) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """Every figure of a list of scored pairs.
 
@@ -57,6 +65,7 @@ def summarise(
         cosine: whether the scores are cosines, to which the published grid applies.
         replicates: of the bootstrap; 0 = no intervals.
         seed: of the bootstrap.
+        first: (N,) whether no earlier pair compares the same two faces; None = all.
 
     Returns:
         The record, JSON values, and (N,) right decisions: at the thresholds of the folds, or at
@@ -64,7 +73,7 @@ def summarise(
     """
     ranking = rank(scores, same)
     measures = measure(ranking)
-    cells = tar_cells(ranking)
+    cells = tar_cells(ranking, first=first)
     accuracy, correct = _accuracy(ranking, scores, same, fold, measures.eer_point, cosine)
     thresholds: list[dict[str, Any]] = [
         {"at": "equal error rate", "threshold": threshold_at(ranking, measures.eer_point)}
@@ -93,6 +102,12 @@ def summarise(
                 found[f"tar {far_name(cell.far)}"] = None
         record["intervals"] = {"level": 0.95, "replicates": replicates, "seed": seed, **found}
     return record, correct
+
+
+def is_backwards(record: Mapping[str, Any]) -> bool:
+    """Whether pairs of two identities score so much higher that `same` looks exchanged."""
+    few = min(record["genuine"], record["impostors"]) < _LEAST_BACKWARDS
+    return not few and bool(record["auc"] < _BACKWARDS)
 
 
 def _accuracy(
@@ -186,19 +201,35 @@ def load_scores(run: Path) -> dict[str, NDArray[Any]]:
 
 def write_left_out(out: Path, left_out: list[LeftOut]) -> dict[str, Any]:
     """Name every pair without a score in `left_out.csv`; returns their number by reason."""
-    path = out / LEFT_OUT
-    if not left_out:
-        path.unlink(missing_ok=True)
-        return {"count": 0, "reasons": {}}
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["number", "a", "b", "reason"])
-        for pair in left_out:
-            writer.writerow([pair.number, *map(printable, (pair.first, pair.second, pair.reason))])
+    _write_pairs(out / LEFT_OUT, left_out)
     reasons = Counter(
         reason.rpartition(": ")[2] for pair in left_out for reason in pair.reason.split("; ")[:1]
     )
     return {"count": len(left_out), "reasons": dict(reasons)}
+
+
+def write_doubtful(out: Path, pairs: PairList, rows: PairRows, found: PairDoubts) -> None:
+    """Name every pair that is scored although something looks wrong in `doubtful.csv`."""
+    doubtful = []
+    for kind, places in found.of_pairs.items():
+        for number in rows.number[places].tolist():
+            doubtful.append(LeftOut(number, pairs.first[number], pairs.second[number], kind))
+    doubtful.sort(key=lambda pair: pair.number)
+    for name in rows.matches.doubtful:
+        doubtful.append(LeftOut(-1, name, "", "loose_names"))
+    _write_pairs(out / DOUBTFUL, doubtful)
+
+
+def _write_pairs(path: Path, pairs: list[LeftOut]) -> None:
+    """Number, names and reason of each pair; no file where there is none."""
+    if not pairs:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["number", "a", "b", "reason"])
+        for pair in pairs:
+            writer.writerow([pair.number, *map(printable, (pair.first, pair.second, pair.reason))])
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
+from faceguide.cache.identity_names import NOBODY, folded
 from faceguide.preprocess.source_row import Source, SourceRow
-
-# What pandas reads as missing, and what else stands in tables for nobody.
-NOBODY = frozenset(
-    name
-    for names in (
-        "nan,NaN,NAN,-nan,-NaN,NA,N/A,n/a,#N/A,#NA,<NA>,NaT,NULL,null,None,none",  # pandas'
-        "unknown,-1,-1.0",
-    )
-    for name in names.split(",")
-)
 
 
 def checked_rows(source: Source) -> Iterator[SourceRow]:
@@ -37,7 +27,7 @@ def checked_rows(source: Source) -> Iterator[SourceRow]:
             row = replace(row, identity="")
         elif identity and identity not in seen:
             seen.add(identity)
-            first = spellings.setdefault(_folded(identity), identity)
+            first = spellings.setdefault(folded(identity), identity)
             if first is not identity:
                 # Two Unicode forms look the same unless they are escaped.
                 composed = unicodedata.is_normalized("NFC", first + identity)
@@ -46,14 +36,3 @@ def checked_rows(source: Source) -> Iterator[SourceRow]:
         yield row
     if len(seen) == 1 and rows > 1:
         source.doubts.add("single_identity", repr(next(iter(seen))))
-
-
-def _folded(identity: str) -> str:
-    """Equal for spellings of one name: case, blanks, Unicode forms, 3.0 and 3 and 003."""
-    folded = identity
-    if not identity.isascii():
-        folded = unicodedata.normalize("NFKC", identity)
-        folded = "".join(c for c in folded if unicodedata.category(c) != "Cf")
-    folded = " ".join(folded.casefold().replace("_", " ").split())
-    number = re.fullmatch(r"0*(\d+)(\.0*)?", folded)
-    return number[1] if number else folded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache import manifest
 from faceguide.cache.plan import Plan, Row, make_plan, read_sources
+from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE, columns
 from faceguide.cache.shard import row_checksums, write_shard
 
@@ -56,9 +59,31 @@ def build(
     return plan
 
 
+def build_keys(
+    directory: Path,
+    keys: Sequence[str],
+    identity: Callable[[str], str] = lambda key: key.rpartition("/")[0],
+    *,
+    size: int = 16,
+) -> FaceCache:
+    """A sealed cache of these keys; equal last numbers are equal pictures, 0, 10, … failed."""
+    plan = make_plan(
+        directory,
+        lambda: [Row(key, identity(key), meta=("s",)) for key in keys],
+        recipe={**RECIPE, "size": size},
+        meta=("split",),
+        seed=0,
+        shard_rows=8,
+    )
+    for shard in range(plan.shards):
+        write_faces(directory, plan, shard)
+    manifest.seal(directory, "faces")
+    return FaceCache.open(directory)
+
+
 def number(key: str) -> int:
     """The number in a key of `build`."""
-    return int(Path(key).stem)
+    return int((re.findall(r"\d+", Path(key).stem) or ["1"])[-1])
 
 
 def image_of(key: str, size: int = 16) -> NDArray[np.uint8]:
@@ -66,6 +91,11 @@ def image_of(key: str, size: int = 16) -> NDArray[np.uint8]:
     rng = np.random.default_rng(number(key))
     coarse = rng.integers(40, 216, (2, 2, 3), dtype=np.uint8)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def pose_of(key: str) -> NDArray[np.float32]:
+    """The pose that `build` stores for a key: pictures that are equal have equal poses."""
+    return np.random.default_rng([1, number(key)]).normal(0, 20, 3).astype(np.float32)
 
 
 def write_faces(directory: Path, plan: Plan, shard: int) -> None:
@@ -81,7 +111,7 @@ def write_faces(directory: Path, plan: Plan, shard: int) -> None:
         "transform": np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1)),
         "source_size": np.full((n, 2), 16, np.int32),
         "label": np.array([row.label for row in rows], np.int64),
-        "pose": rng.normal(0, 20, (n, 3)).astype(np.float32),
+        "pose": np.stack([pose_of(row.key) for row in rows]),
         "quality": rng.random(n, np.float32),
         "faces": np.ones(n, np.uint8),
         "status": np.where(failed, STATUS_CODE["no_face"], STATUS_CODE["ok"]).astype(np.uint8),

@@ -139,6 +139,16 @@ def test_labels_of_the_tested_pairs_have_no_part_in_the_fit(place: Path) -> None
     assert fits[0] == fits[1]
 
 
+def test_a_doubtful_list_to_fit_on_is_said(place: Path) -> None:
+    turned = [(fold, a, b, 1 - same) for fold, a, b, same in pairs_of({1, 2})]
+    pairs_csv(place / "turned-fit.csv", turned)
+    result = run(place, "turned-fit", "qaconv+cosine", "--fit-pairs", str(place / "turned-fit.csv"))
+    found = json.loads(result.stdout)
+    assert found["fusion"]["doubts"]["contradict_labels"] == 40
+    assert found["doubts"] == {}
+    assert "of the pairs that the fusion was fitted on, 40 pairs contradict" in result.stderr
+
+
 def test_persons_of_fit_and_test_are_named(place: Path) -> None:
     result = run(place, "leak", "qaconv+cosine", "--fit-pairs", str(place / "leak.csv"))
     assert result.exit_code == 0, result.output

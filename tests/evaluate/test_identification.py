@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cache.builder import build_keys
 from tests.evaluate.builder import key, small_cache, training_run, weights_file
 
 from faceguide.cache.reader import FaceCache
@@ -206,6 +207,77 @@ def test_list_faults(place: Path, tmp_path: Path) -> None:
     result = invoke(place, "half", "--gallery", str(tmp_path / "g.csv"))
     assert result.exit_code == 2
     assert "--gallery and --probes belong together" in result.stderr
+
+
+def rows_of(folder: Path, gallery: str, probes: str) -> tuple[Path, Path]:
+    """Two lists as they stand."""
+    for name, text in (("g.csv", gallery), ("p.csv", probes)):
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "g.csv", folder / "p.csv"
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory) -> FaceCache:
+    keys = [f"{n}.jpg" for n in range(1, 10)] + ["copy_3.jpg"]
+    return build_keys(tmp_path_factory.mktemp("unlabelled") / "cache", keys, lambda key: "")
+
+
+def test_lists_without_header_and_with_other_separators(
+    unlabelled: FaceCache, tmp_path: Path
+) -> None:
+    head = "key;identity\n1.jpg;Ann \n2.jpg; Bob\n"
+    task = from_lists(unlabelled, *rows_of(tmp_path, head, "4.jpg,Ann\n5.jpg,Bob\n6.jpg,Eve\n"))
+    assert unlabelled.texts("key", task.probe) == ["4.jpg", "5.jpg", "6.jpg"]
+    assert task.probe_person.tolist() == [0, 1, 2]  # blanks around a name are no part of it
+    assert task.gallery_person.tolist() == [0, 1]
+    assert (task.left_out, task.doubts.counts()) == ([], {})
+    labelled = rows_of(tmp_path, "1\n2\n", "4\n")
+    with pytest.raises(EvaluationError, match=r"1.* no identity"):
+        from_lists(unlabelled, *labelled)
+
+
+def test_identities_that_are_none_two_or_spelt_in_two_ways(
+    unlabelled: FaceCache, tmp_path: Path
+) -> None:
+    gallery = "key,identity\n1.jpg,Zoë\n2.jpg,Bob\n3.jpg,Eve\n4.jpg,\n"
+    probes = "key,identity\n5.jpg,Zoe\u0308\n6.jpg,bob\ncopy_3.jpg,Ann\n7.jpg,nan\n8.jpg,-1\n"
+    task = from_lists(unlabelled, *rows_of(tmp_path, gallery, probes))
+    assert unlabelled.texts("key", task.gallery) == ["1.jpg", "2.jpg"]
+    assert unlabelled.texts("key", task.probe) == ["5.jpg", "6.jpg"]
+    assert task.probe_person[0] == task.gallery_person[0]  # two Unicode forms of one name
+    reasons = sorted(entry.reason for entry in task.left_out)
+    assert reasons == [
+        "3.jpg: two identities",
+        "4.jpg: no identity",
+        "7.jpg: no identity",
+        "8.jpg: no identity",
+        "copy_3.jpg: two identities",  # equal pixels
+    ]
+    assert task.doubts.counts() == {"spellings": 1, "two_identities": 2}
+
+
+def test_repeated_probes_count_once(unlabelled: FaceCache, tmp_path: Path) -> None:
+    probes = "key,identity\n3.jpg,Ann\n4.jpg,Ann\n3.jpg,Ann\n./3.jpg,Ann\ncopy_3.jpg,Ann\n"
+    task = from_lists(unlabelled, *rows_of(tmp_path, "key,identity\n1.jpg,Ann\n", probes))
+    assert unlabelled.texts("key", task.probe) == ["3.jpg", "4.jpg", "copy_3.jpg"]
+    assert [entry.reason for entry in task.left_out] == ["3.jpg: repeated", "./3.jpg: repeated"]
+    assert task.doubts.counts() == {"repeated_images": 3}
+
+
+def test_a_search_in_which_nobody_is_enrolled_ends_with_3(place: Path, tmp_path: Path) -> None:
+    gallery, probes = rows_of(
+        tmp_path,
+        f"key,identity\n{key(1)},person_01\n{key(2)},person_02\n",
+        f"key,identity\n{key(8)},1\n{key(9)},2\n",
+    )
+    result = invoke(place, "nobody", "--gallery", str(gallery), "--probes", str(probes))
+    assert result.exit_code == 3
+    record = json.loads(result.stdout)
+    assert record["doubts"] == {"not_enrolled": 1}
+    assert record["rank"]["1"] is None
+    assert "Nobody who is searched for is enrolled" in result.stderr
+    sound = lists(tmp_path, [1, 2, 3], [8, 9])
+    assert json.loads(invoke(place, "sound", *sound).stdout)["doubts"] == {}
 
 
 def random_store(folder: Path, count: int, size: int) -> FaceStore:

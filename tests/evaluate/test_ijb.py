@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from tests.evaluate.builder import training_run, weights_file
 
-from faceguide.evaluate import ijb_faces, templates
+from faceguide.evaluate import ijb_faces, ijb_points, templates
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.errors import ListError
 from faceguide.evaluate.ijb import TemplateOptions, TemplateScorer
@@ -272,6 +272,158 @@ def test_images_that_cannot_be_read_are_named_and_the_rest_is_scored(tmp_path: P
     assert "No such file" in text
     again = invoke(tmp_path, "out")
     assert json.loads(again.stdout) == record
+
+
+def edited_points(folder: Path, change) -> list[str]:
+    """Rewrite the file of points, line by line: `change(number, values)` of eleven values."""
+    path = folder / "meta" / "ijbc_name_5pts_score.txt"
+    names, out = [], []
+    for number, line in enumerate(path.read_text().splitlines()):
+        name, *values = line.split()
+        names.append(name)
+        out.append(" ".join([name, *(f"{v:.4f}" for v in change(number, [*map(float, values)]))]))
+    path.write_text("\n".join(out) + "\n")
+    return names
+
+
+def scored(*places: int, score: float):
+    return lambda number, values: [*values[:10], score if number in places else values[10]]
+
+
+def mirrored(values: list[float]) -> list[float]:
+    eye, other, nose, mouth, corner, score = (values[k : k + 2] for k in range(0, 12, 2))
+    return [*other, *eye, *nose, *corner, *mouth, *score]
+
+
+@pytest.mark.parametrize("score", [0.0, -1.0])
+@pytest.mark.parametrize("matcher", ["cosine", "visible-embedding"])
+def test_images_that_no_detector_found_are_left_out(tmp_path: Path, score, matcher) -> None:
+    uses = build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    edited_points(tmp_path / "IJBC", scored(0, 4, score=score))
+    result = invoke(tmp_path, "out", "--matcher", matcher)
+    assert result.exit_code == 3, result.output
+    record = json.loads(result.stdout)
+    assert record["left_out"] == {"count": 2, "reasons": {"detector score of 0 or less": 2}}
+    assert record["images"] == len(uses) - 2
+    assert uses[4].image in (tmp_path / "out" / "left_out.csv").read_text()
+    whole = invoke(tmp_path, "all", "--matcher", matcher, "--no-detector-score")
+    assert json.loads(whole.stdout)["left_out"]["count"] == 0
+
+
+def test_a_set_without_detector_scores_is_refused_by_name(tmp_path: Path) -> None:
+    build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    edited_points(tmp_path / "IJBC", lambda number, values: [*values[:10], 0.0])
+    result = invoke(tmp_path, "out")
+    assert result.exit_code == 1
+    assert "no detector score is above 0; use --no-detector-score" in result.stderr
+    assert invoke(tmp_path, "out", "--no-detector-score").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (mirrored, "points miss the template"),
+        (lambda v: [*np.ravel([v[1:10:2], v[0:10:2]], "F"), v[10]], "points miss the template"),
+        (lambda v: [*(x / 200 for x in v[:10]), v[10]], "too near each other"),
+        (lambda v: [*(x + 400 for x in v[:10]), v[10]], "points lie outside the image"),
+        (lambda v: [*(x * 4 for x in v[:10]), v[10]], "points lie outside the image"),
+    ],
+)  # mirrored, x and y exchanged, shares of the size, of a photograph, of another scale
+def test_points_of_another_space_are_left_out(tmp_path: Path, change, reason: str) -> None:
+    build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    names = edited_points(tmp_path / "IJBC", lambda n, values: change(values) if n == 7 else values)
+    result = invoke(tmp_path, "out")
+    assert result.exit_code == 3, result.output
+    assert json.loads(result.stdout)["left_out"]["count"] == 1
+    text = (tmp_path / "out" / "left_out.csv").read_text()
+    assert names[7] in text
+    assert reason in text
+
+
+def test_points_that_are_all_shares_are_refused(tmp_path: Path) -> None:
+    build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    edited_points(tmp_path / "IJBC", lambda n, v: [*(x / 200 for x in v[:10]), v[10]])
+    result = invoke(tmp_path, "out")
+    assert result.exit_code == 1
+    assert "all points lie in 0 … 1, expected pixels; multiply by width and height" in result.stderr
+
+
+def test_profiles_keep_their_points() -> None:
+    """Points of a face that is turned away lie on a line, and no two photographs are level."""
+    for turned in (0.0, 0.2, 1.0):
+        points = align.template(112)
+        points[:, 0] = 56 + turned * (points[:, 0] - 56)
+        meta_points = np.stack([points, points[:, ::-1] * [-1, 1] + [150, 0]]).astype(np.float32)
+        assert (ijb_points._misfit(meta_points) < 0.7).all()
+
+
+def test_lists_without_a_header_lose_no_line(place: Path, tmp_path: Path) -> None:
+    build_ijb(tmp_path / "IJBC")
+    for path in (tmp_path / "IJBC" / "meta").glob("ijbc_1N_*.csv"):
+        lines = path.read_text().splitlines()[1:]
+        path.write_bytes("\r\n".join(lines).replace(",", ";").encode("utf-16"))
+    meta, whole = read_meta(tmp_path / "IJBC"), read_meta(place / "IJBC")
+    for name in ("gallery_G1", "gallery_G2", "probe_mixed"):
+        assert read_subjects(meta, name) == read_subjects(whole, name)
+
+
+def test_lists_that_contradict_each_other(tmp_path: Path) -> None:
+    build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    meta = tmp_path / "IJBC" / "meta"
+    pairs = meta / "ijbc_template_pair_label.txt"
+    lines = pairs.read_text().splitlines()
+    assert lines[0] == "0 1 1"
+    lines[0] = "0 1 0"
+    pairs.write_text("\n".join([*lines, "2 0 1", "5 5 1"]).replace("5 5", "102 102") + "\n")
+    uses = meta / "ijbc_face_tid_mid.txt"
+    first, *rest = uses.read_text().splitlines()
+    uses.write_text("\n".join([first, f"{first.split()[0]} 200 9", *rest]) + "\n")
+    result = invoke(tmp_path, "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["doubts"] == {
+        "contradict_labels": 1,
+        "self_pairs": 1,
+        "repeated_pairs": 1,
+        "two_identities": 1,
+    }
+    assert "Warning: 1 pairs contradict" in result.stderr
+
+
+def test_a_search_in_which_nobody_is_enrolled_ends_with_3(tmp_path: Path) -> None:
+    build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    path = tmp_path / "IJBC" / "meta" / "ijbc_1N_probe_mixed.csv"
+    head, *lines = path.read_text().splitlines()
+    moved = [f"{line.split(',')[0]},{int(line.split(',')[1]) + 90},x" for line in lines]
+    path.write_text("\n".join([head, *moved]) + "\n")
+    (path.parent / "ijbc_template_pair_label.txt").write_text("0 1 1\n0 100 0\n")
+    result = invoke(tmp_path, "out")
+    assert result.exit_code == 3
+    found = json.loads(result.stdout)
+    assert found["doubts"]["not_enrolled"] == 3
+    assert found["identification"]["merged"]["rank"]["1"] is None
+
+
+def test_when_too_much_is_left_out_the_rest_is_named(tmp_path: Path) -> None:
+    uses = build_ijb(tmp_path / "IJBC")
+    training_run(tmp_path / "run")
+    lost = [place for place, use in enumerate(uses) if use.template % 100 < 2]
+    edited_points(tmp_path / "IJBC", scored(*lost, score=-1))
+    result = invoke(tmp_path, "out")
+    assert result.exit_code == 3, result.output
+    record = json.loads(result.stdout)
+    assert record["left_out"]["count"] == len(lost)
+    assert record["verification"]["auc"] is None
+    assert "of 153 pairs 0 of one and 15 of two" in record["verification"]["refused"]
+    assert "of the gallery 0 templates" in record["identification"]["G1"]["refused"]["rank 1"]
+    page = tmp_path / "r.html"
+    report = CliRunner().invoke(main, ["report", str(tmp_path / "out"), "--out", str(page)])
+    assert report.exit_code == 0, report.output
 
 
 def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:

@@ -104,6 +104,59 @@ def test_twins(tmp_path: Path) -> None:
     ]
 
 
+PAIR = [("a/1.jpg", "b/1.jpg", True, None), ("a/1.jpg", "c/1.jpg", False, None)]
+LFW = [("Ann/Ann_0001", "Ann/Ann_0004", True, None), ("Ann/Ann_0002", "Bob/Bob_0013", False, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        # separators
+        ("p.csv", "a;b;same\na/1.jpg;b/1.jpg;1\na/1.jpg;c/1.jpg;0\n", PAIR),
+        ("p.csv", "a\tb\tsame\t\na/1.jpg\tb/1.jpg\t1\t\na/1.jpg\tc/1.jpg\t0\n", PAIR),
+        ("p.txt", "a/1.jpg,b/1.jpg,1\na/1.jpg,c/1.jpg,0\n", PAIR),
+        ("p.txt", "a/1.jpg; b/1.jpg; 1;\na/1.jpg; c/1.jpg; 0;\n", PAIR),
+        ("p.txt", "a/1.jpg\tb/1.jpg\t1\t\t\na/1.jpg\tc/1.jpg\t0\t\n", PAIR),
+        ("p.txt", "a,b,same\na/1.jpg,b/1.jpg,1\na/1.jpg,c/1.jpg,0\n", PAIR),
+        # labels and headers of other programs
+        ("p.csv", "a,b,same\na/1.jpg,b/1.jpg,1.0\na/1.jpg,c/1.jpg,0.0\n", PAIR),
+        ("p.txt", "a/1.jpg b/1.jpg 1.0\na/1.jpg c/1.jpg -1.0\n", PAIR),
+        ("p.csv", "path1,path2,issame\na/1.jpg,b/1.jpg,1\na/1.jpg,c/1.jpg,0\n", PAIR),
+        ("p.csv", "Image 1,Image 2,Label\na/1.jpg,b/1.jpg,1\na/1.jpg,c/1.jpg,0\n", PAIR),
+        ("p.csv", ",file_1,file_2,same\n0,a/1.jpg,b/1.jpg,1\n1,a/1.jpg,c/1.jpg,0\n", PAIR),
+        ("p.csv", "a,b,same,label\na/1.jpg,b/1.jpg,1,x\na/1.jpg,c/1.jpg,0,y\n", PAIR),
+        ("p.csv", "a/1.jpg,b/1.jpg,1\na/1.jpg,c/1.jpg,0\n", PAIR),
+        ("p.csv", "fold,a,b,same\n1.0,a,b,1\n", [("a", "b", True, 1)]),
+        # comments
+        ("p.txt", "# probe reference 1\na/1.jpg b/1.jpg 1\na/1.jpg c/1.jpg 0\n", PAIR),
+        ("p.txt", "#first second same\na/1.jpg b/1.jpg 1\na/1.jpg c/1.jpg 0\n", PAIR),
+        ("p.csv", "# mine\na,b,same\na/1.jpg,b/1.jpg,1\na/1.jpg,c/1.jpg,0\n", PAIR),
+        ("p.txt", "#1.jpg #2.jpg 1\n", [("#1.jpg", "#2.jpg", True, None)]),
+        ("p.csv", "a,b,same\n#1.jpg,#2.jpg,1\n", [("#1.jpg", "#2.jpg", True, None)]),
+        # LFW without its first line, as MFR2 and Kaggle have it
+        ("pairs.txt", "Ann\t1\t4\nAnn\t2\tBob\t13\n", LFW),
+        ("pairs.txt", "Ann, 1, 4\nAnn, 2, Bob, 13\n", LFW),
+        ("pairs.csv", "name,imagenum1,imagenum2,\nAnn,1,4,\nAnn,2,Bob,13\n", LFW),
+        ("match.csv", "name,imagenum1,imagenum2\nAnn,1,4\n", LFW[:1]),
+        ("mismatch.csv", "name,imagenum1,name,imagenum2\nAnn,2,Bob,13\n", LFW[1:]),
+        # names that are labels or blanks to others
+        ("p.txt", "1 0 1\n0 2 3\n", [("0", "1", True, None), ("2", "3", False, None)]),
+        ("p.txt", "a/\u20281.jpg\tb\x85.jpg\t1\n", [("a/\u20281.jpg", "b\x85.jpg", True, None)]),
+        ("p.csv", "a,b,same\na\x0b1,b\u2029,1\n", [("a\x0b1", "b\u2029", True, None)]),
+    ],
+)  # fmt: skip
+def test_lists_of_other_programs(tmp_path: Path, name: str, text: str, expected: list) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    assert as_rows(path) == expected
+    if name != "p.txt" or text.isascii():
+        path.write_bytes(text.replace("\n", "\r\n").encode("utf-16"))
+        assert as_rows(path) == expected
+    if text.isascii():  # without a mark
+        path.write_bytes(text.encode("utf-16-le"))
+        assert as_rows(path) == expected
+
+
 @pytest.mark.parametrize(
     ("name", "text", "split", "message"),
     [
@@ -111,6 +164,12 @@ def test_twins(tmp_path: Path) -> None:
         ("p.csv", "a,b,same\nx,y\n", None, "line 2: expected 3 cells, found 2"),
         ("p.csv", "a,b,same\nx,y,maybe\n", None, "line 2: expected 1 or 0"),
         ("p.csv", "a,b,same\n", None, "expected pairs, found none"),
+        ("p.csv", "a,b,same,is_same\nx,y,1,0\n", None, "columns same and is_same mean the same"),
+        ("p.csv", "img1,path1,img2,same\nx,y,z,0\n", None, "columns img1 and path1 mean the same"),
+        ("p.csv", "a,b,same\nx,y,7.0\n", None, "line 2: expected 1 or 0"),
+        ("p.csv", "x,y,z\n1,2,3\n", None, "expected a header with a, b, same"),
+        ("p.txt", "1 2\nAnn Lee 1 2\nAnn Lee 1 Bo 2\n", None, "announces 4 pairs, found 2 lines"),
+        ("p.txt", "1 1\nAnn Lee X 1 2\nAnn 1 Bo 2\n", None, "tabs must part the fields"),
         ("p.csv", "fold,a,b,same\nx,u,v,1\n", None, "whole number for fold, found 'x'"),
         ("p.txt", "", None, "found an empty file"),
         ("p.txt", "1 2 3 4 5\n", None, "line 1 is in no known layout"),

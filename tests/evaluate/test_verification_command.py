@@ -193,7 +193,7 @@ def test_no_usable_pair_at_all(place: Path) -> None:
     result = verification(place, "none", pairs="none.csv")
     assert result.exit_code == 1
     assert "none of its 1 pairs has both images" in result.stderr
-    assert "x.jpg: missing; y.jpg: missing" in result.stderr
+    assert "2 images are absent: x.jpg, y.jpg; keys look like person_0" in result.stderr
 
 
 @pytest.mark.parametrize(
