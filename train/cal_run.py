@@ -39,7 +39,7 @@ from faceguide.train.run_directory import (
     plain,
     write_identities,
 )
-from faceguide.train.start_checks import learnt_doubts, require_meta, require_side
+from faceguide.train.start_checks import doubts_of, require_meta, require_side
 from faceguide.train.training_rows import class_table, training_rows
 from faceguide.train.verification import Pairs, verify
 
@@ -129,8 +129,10 @@ def run_cal(
     require_side({"CACHE": cache, "--eval-cache": evaluated}, None, run.model)
     if pairs is not None:
         pairs[1].require_both_kinds()
-    doubts = learnt_doubts(pairs, names)
+    doubts = doubts_of(pairs, names)
     learnt = _learnt(contrastive_pairs, rows, processes.first)
+    if contrastive_pairs is not None:
+        doubts.update(contrastive_pairs.doubts)
     size = cache.require("image").shape[0]
     augment.check_crop(size, run.recipe.augmentation.crop)
     torch.manual_seed(run.recipe.seed)

@@ -187,12 +187,14 @@ def pairs_of(cache: FaceCache, path: Path, split: str | None, speak: bool) -> tu
     Raises:
         TrainError: when no pair has both images in the cache; names the first that is missing.
     """
+    from faceguide.cache.pair_doubts import pair_doubts
     from faceguide.cache.pair_lists import read_pairs
     from faceguide.cache.pair_rows import resolve
     from faceguide.train.errors import TrainError
     from faceguide.train.verification import Pairs
 
-    found = resolve(cache, read_pairs(path, split))
+    listed = read_pairs(path, split)
+    found = resolve(cache, listed)
     further = ""
     if found.left_out:
         first = found.left_out[0].reason
@@ -206,7 +208,8 @@ def pairs_of(cache: FaceCache, path: Path, split: str | None, speak: bool) -> tu
         if speak:
             say(f"Note: {further}")
         further = f"; {further}"
-    return Pairs(found.probe, found.reference, found.same), further
+    doubts = pair_doubts(cache, listed, found).doubts
+    return Pairs(found.probe, found.reference, found.same, doubts), further
 
 
 def tell(result: dict[str, Any], what: str, *, as_json: bool) -> None:

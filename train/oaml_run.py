@@ -39,7 +39,7 @@ from faceguide.train.run_directory import (
     plain,
     write_identities,
 )
-from faceguide.train.start_checks import learnt_doubts, require_meta, require_side
+from faceguide.train.start_checks import doubts_of, require_meta, require_side
 from faceguide.train.training_rows import class_table, training_rows
 from faceguide.train.verification import Pairs
 
@@ -101,7 +101,7 @@ def run_oaml(
     require_side(caches, parts["backbone"].input_spec.size, run.backbone)
     if pairs is not None:
         pairs[1].require_both_kinds()
-    doubts = learnt_doubts(pairs, names)
+    doubts = doubts_of(pairs, names)
     if is_own(run.backbone):
         some = cache.select()[:TRIED]
         if len(some):

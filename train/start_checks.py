@@ -58,8 +58,8 @@ def require_meta(cache: FaceCache, meta: Mapping[str, str]) -> None:
             )
 
 
-def learnt_doubts(pairs: tuple[FaceCache, Pairs] | None, learnt: Sequence[str]) -> Doubts:
-    """What looks wrong about --pairs: weights are to be chosen on identities they do not know.
+def doubts_of(pairs: tuple[FaceCache, Pairs] | None, learnt: Sequence[str]) -> Doubts:
+    """What looks wrong about --pairs, and whether weights are chosen on identities they know.
 
     Two caches may know one identity under two names; only equal names are found.
 
@@ -75,5 +75,6 @@ def learnt_doubts(pairs: tuple[FaceCache, Pairs] | None, learnt: Sequence[str]) 
     labels = np.unique(cache.read(rows, ["label"])["label"])
     names = cache.identities
     known = sorted({names[label] for label in labels.tolist() if label >= 0} & set(learnt))
+    doubts.update(listed.doubts)
     doubts.add("learnt_identities", known[0] if known else "", len(known))
     return doubts

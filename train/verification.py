@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceguide.cache.console import say
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import digest
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
@@ -27,11 +28,13 @@ class Pairs:
         first: (P,) int64 rows.
         second: (P,) int64 rows.
         same: (P,) bool, one person.
+        doubts: what looks wrong about their list.
     """
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     same: NDArray[np.bool_]
+    doubts: Doubts = field(default_factory=Doubts)
 
     def key(self, cache: FaceCache) -> str:
         """Names these pairs of this cache: scores over others are not compared with theirs."""

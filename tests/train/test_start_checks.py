@@ -348,3 +348,21 @@ def test_the_commit_of_somebody_elses_repository_is_not_recorded(way: str, tmp_p
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.stdout == "None\n", done.stderr
+
+
+@pytest.mark.parametrize("option", ["--pairs", "--contrastive-pairs"])
+def test_what_is_doubtful_about_a_list_is_said_before_the_first_step(
+    option: str, small_cache: FaceCache, tmp_path: Path
+) -> None:
+    rows = balanced(small_cache)
+    wrong = [(rows[0][0], rows[0][1], 0), (rows[1][0], rows[1][0], 1), rows[2]]
+    words = [*CAL, small_cache.directory, "--steps", 1, "--out", tmp_path / "run"]
+    words += ["--guide", "contrastive"] if option == "--contrastive-pairs" else []
+    result = call(*words, option, listing(tmp_path / "pairs.csv", [*rows, *wrong]))
+    assert result.exit_code == 0, result.output
+    said, _, steps = result.stderr.partition("starting: ")
+    assert steps
+    assert "Warning: 1 pairs contradict the labels of the cache" in said
+    found = read_json(tmp_path / "run" / "run.json")["doubts"]
+    found.pop("learnt_identities", None)
+    assert found == {"contradict_labels": 1, "self_pairs": 1, "repeated_pairs": 2}
