@@ -6,7 +6,7 @@ An error stops a command. A doubt does not: it is one line on stderr and one num
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from faceguide.cache.console import say
@@ -68,6 +68,9 @@ KINDS: Mapping[str, str] = {
 }
 
 
+# Kinds that are said when weights are read, hours before the figures.
+OF_WEIGHTS = ("colour_assumed", "untrained")
+
 # Group → the stages that may keep doubts about it.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "faces": ("sources", "images", "faces"),
@@ -120,10 +123,11 @@ class Doubts:
             for kind, (count, example) in self._found.items()
         ]
 
-    def say(self) -> None:
-        """Each line on stderr."""
-        for line in self.lines():
-            say(f"Warning: {line}")
+    def say(self, but: Collection[str] = ()) -> None:
+        """Each line on stderr, except of kinds that were said before."""
+        for kind, line in zip(self._found, self.lines(), strict=True):
+            if kind not in but:
+                say(f"Warning: {line}")
 
     @classmethod
     def of(cls, counts: Mapping[str, int]) -> Doubts:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from faceguide.cache.console import SomeFailed, echo_json, printable, say
-from faceguide.cache.doubts import Doubts
+from faceguide.cache.doubts import OF_WEIGHTS, Doubts
 from faceguide.cache.pair_doubts import is_contradicted
 
 
@@ -121,7 +121,7 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
             f"{', '.join(fitted['names'][:3])}; its figures are too good"
         )
     doubts = Doubts.of(record["doubts"])
-    doubts.say()
+    doubts.say(but=OF_WEIGHTS)
     if doubts and (out / DOUBTFUL).exists():
         say(f"{out / DOUBTFUL} names what is doubtful")
     reasons = []

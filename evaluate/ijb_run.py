@@ -115,6 +115,7 @@ def run_ijb(
         doubts.add("ranked_backwards", count=verification["pairs"])
     nobody = sum(not found["enrolled_probes"] for found in identified.values())
     doubts.add("not_enrolled", count=nobody)
+    doubts.update(network.doubts)
     left_out = [
         LeftOut(place, meta.images[place], "", f"{meta.images[place]}: {reason}")
         for place, reason in sorted(failures.items())

@@ -59,6 +59,7 @@ def run_embed(
     return {
         "rows": len(rows),
         "without_face": len(cache) - len(rows),
+        "doubts": network.doubts.counts(),
         "computed": embedded.computed,
         "store": str(embedded.store.directory),
     }
@@ -127,6 +128,7 @@ def run_verification(
     )
     if verification.is_backwards(summary):
         found.doubts.add("ranked_backwards", count=len(score))
+    found.doubts.update(network.doubts)
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
@@ -239,6 +241,7 @@ def run_identification(
         return part_record(run, embedded, needs)
     _save_search(run.out, task, found)
     task.doubts.add("not_enrolled", count=int(not (found.rank > 0).any()))
+    task.doubts.update(network.doubts)
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,

@@ -128,7 +128,10 @@ class _Header:
         self.reader = csv.reader(
             itertools.chain([first], lines), delimiter=delimiter, skipinitialspace=spaced
         )
-        next(self.reader, None)
+        try:
+            next(self.reader, None)
+        except csv.Error as error:
+            raise SourceError(f"{path}, line 1: {error}") from error
         self.names = [name.strip() for name in written]
         start = 1 if len(self.names) > 1 and self.names[0] in _INDEX_NAMES else 0
         used, lower = self.names[start:], [name.lower() for name in self.names]

@@ -235,6 +235,7 @@ class MaskFinder:
         self._real = os.path.realpath(root)
         self.source = source
         self.table = None if table is None else _read_table(table)
+        self.loose: list[str] = []  # names of the table that may be another image's
         self._folders: dict[str, bool] = {}
 
     def find(self, key: str) -> Path | None:

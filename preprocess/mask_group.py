@@ -141,11 +141,13 @@ class MaskWork:
         return mine
 
     def _keep_doubts(self, mine: MadeMasks) -> None:
-        complete = mine.begun() == self.plan.shards
+        complete, settings = mine.begun() == self.plan.shards, self.wanted.settings
         seen = mine.seen(range(self.plan.shards) if complete else mine.mine)
         doubts = Doubts()
         if 2 * seen.eyes_hidden > seen.faces:
             doubts.add("eyes_hidden", count=seen.eyes_hidden)
+        loose = masks.open_finder(settings, self.directory).loose if settings.table else []
+        doubts.add("loose_names", next(iter(loose), ""), len(loose))
         if self.wanted.against_layout:
             doubts.add("polarity_against_layout", count=seen.faces)
         if doubts or complete:  # a part without doubts leaves those of another part

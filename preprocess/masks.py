@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.errors import CacheError
 from faceguide.cache.files import json_bytes, publish, read_json
-from faceguide.cache.pair_rows import find_rows
+from faceguide.cache.name_rows import match_names
 from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
@@ -102,7 +102,9 @@ def _opened_finder(settings: OcclusionSettings, directory: Path, _: int) -> Mask
     if finder.table is None:
         return finder
     cache = FaceCache.open(directory)
-    rows = {name: row for name, row in find_rows(cache, finder.table).items() if type(row) is int}
+    matches = match_names(cache, finder.table)
+    rows = {name: row for name, row in matches.rows.items() if type(row) is int}
+    finder.loose = matches.doubtful
     resolved: dict[str, str] = {}
     for (name, mask), key in zip(
         ((name, finder.table[name]) for name in rows), cache.texts("key", list(rows.values())),

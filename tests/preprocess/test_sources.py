@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.preprocess.recordio_writer import record, write
 
@@ -288,6 +288,7 @@ def test_wrong_manifests(tmp_path: Path, text: str, message: str) -> None:
     st.one_of(st.binary(max_size=80), st.text(alphabet='path,identity"\r\n\0 é', max_size=60)),
     st.sampled_from([b"", b"path\n", b"path,identity\n"]),
 )
+@example(text='"\n"\ra', header=b"")
 def test_any_manifest_is_listed_or_refused(
     tmp_path: Path, text: bytes | str, header: bytes
 ) -> None:
