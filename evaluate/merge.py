@@ -77,15 +77,13 @@ def _cache(about: dict[str, Any], run: RunOptions) -> FaceCache:
 
 
 def _options(settings: dict[str, Any]) -> MatcherOptions:
-    scales = settings["fusion_scales"]
-    return MatcherOptions(
-        settings["matcher"],
-        settings["flip"],
-        settings["visibility"],
-        settings["fuse"],
-        None if scales is None else Path(scales),
-        seed=settings["seed"],
-    )
+    """The options whose `settings` these are."""
+    paths = {
+        name: None if settings[name] is None else Path(settings[name])
+        for name in ("fusion_scales", "fit_pairs", "fit_cache")
+    }
+    others = ("matcher", "flip", "visibility", "fuse", "fit_split", "seed")
+    return MatcherOptions(**paths, **{name: settings[name] for name in others})
 
 
 def _embed(about: dict[str, Any], network: Network, run: RunOptions) -> dict[str, Any]:

@@ -94,7 +94,11 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--bootstrap", type=click.IntRange(0), default=1000, show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="Draw so many pairs, for a first look.")
 @part_option
-@click.option("--block", type=click.IntRange(1), default=8, show_default=True, help="Probes each.")
+@click.option(
+    "--block",
+    type=click.IntRange(1),
+    help="Probes of a block, which is kept whole.  [default: about a minute's]",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -175,7 +179,7 @@ def attribution_command(
         ready = prepare(
             *(cache, network, pairs, split, methods, options), part=part, device=place, say=say
         )
-        cost = ready.estimate(out)
+        cost = ready.estimate(out, options.replicates)
         if dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
             echo_json(cost and asdict(cost)) if as_json else click.echo(text)
