@@ -78,12 +78,21 @@ def _cache(about: dict[str, Any], run: RunOptions) -> FaceCache:
 
 def _options(settings: dict[str, Any]) -> MatcherOptions:
     """The options whose `settings` these are."""
-    paths = {
-        name: None if settings[name] is None else Path(settings[name])
-        for name in ("fusion_scales", "fit_pairs", "fit_cache")
-    }
-    others = ("matcher", "flip", "visibility", "fuse", "fit_split", "seed")
-    return MatcherOptions(**paths, **{name: settings[name] for name in others})
+
+    def path(name: str) -> Path | None:
+        return None if settings[name] is None else Path(settings[name])
+
+    return MatcherOptions(
+        settings["matcher"],
+        settings["flip"],
+        settings["visibility"],
+        settings["fuse"],
+        path("fusion_scales"),
+        path("fit_pairs"),
+        settings["fit_split"],
+        path("fit_cache"),
+        seed=settings["seed"],
+    )
 
 
 def _embed(about: dict[str, Any], network: Network, run: RunOptions) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import click
 from tqdm import tqdm
 
 from faceguide.cache.console import SomeFailed, echo_json, interruptible, printable, say
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.pair_doubts import is_contradicted
 from faceguide.evaluate.command_options import (
     EXISTING,
     FILE,
@@ -182,7 +184,8 @@ def attribution_command(
         cost = ready.estimate(out, options.replicates)
         if dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
-            echo_json(cost and asdict(cost)) if as_json else click.echo(text)
+            found = None if cost is None else {**asdict(cost), "doubts": ready.doubtful}
+            echo_json(found) if as_json else click.echo(text)
             return
         if cost is not None:
             say(cost.text())
@@ -194,7 +197,7 @@ def attribution_command(
     if record is None:
         show_part({"part": part, "waits": False}, out, as_json)
     else:
-        show_results(record, out, as_json)
+        show_results(record, out, as_json, said=ready.doubts)
 
 
 @click.command("methods")
@@ -256,23 +259,44 @@ def printable_lines(text: str) -> str:
 
 
 def show_results(
-    record: dict[str, Any], out: Path, as_json: bool, allow_failures: bool = False
+    record: dict[str, Any],
+    out: Path,
+    as_json: bool,
+    allow_failures: bool = False,
+    said: Doubts | None = None,
 ) -> None:
-    """Print results.json or its table.
+    """Print results.json or its table, and what is doubtful.
+
+    Args:
+        record: of results.json.
+        out: the run directory.
+        as_json: print one JSON object.
+        allow_failures: pairs that were left out are no reason for another exit code.
+        said: doubts that stderr has had before the run began.
 
     Raises:
-        SomeFailed: when pairs were left out or maps failed and that is not allowed.
+        SomeFailed: when pairs were left out or maps failed and that is not allowed, or when more
+            pairs contradict the labels than noise explains.
     """
-    from faceguide.evaluate.attribution import tables
+    from faceguide.evaluate.attribution import separation, tables
 
     echo_json(record) if as_json else click.echo(tables.method_text(record))
+    doubts = Doubts()
+    for kind, count in record["doubts"].items():
+        if kind != "network_does_not_separate" and (said is None or kind not in said.counts()):
+            doubts.add(kind, count=count)
+    doubts.say()
+    if said is None and as_json and (text := separation.sentence(record["network"])):
+        say(f"Warning: {text}")
     left = record["pairs"]["left_out"]
     failed = sum(found["verdicts"]["error"] for found in record["methods"].values())
     parts = []
     if left:
-        parts.append(f"{left} pairs cannot be scored; {out / 'left_out.csv'} names them")
+        parts.append(f"{left} pairs are left out; {out / 'left_out.csv'} names them")
     if failed:
         parts.append(f"{failed} maps failed; {out / 'pairs.csv'} names them")
+    if is_contradicted(record["doubts"], record["pairs"]["listed"] - left):
+        parts.append("more than 1 % of the pairs contradict what is known of them")
     if parts and not allow_failures:
         raise SomeFailed("; ".join(parts))
     if parts:

@@ -227,7 +227,7 @@ def _meant(name: str, legal: Sequence[str]) -> str:
 
     known = {letters(method): method for method in legal} | _OTHER_NAMES
     close = difflib.get_close_matches(letters(name), known, 1, 0.7)
-    return f"did you mean {known[close[0]]}? Or " if close else ""
+    return f"; did you mean {known[close[0]]}?" if close else ""
 
 
 def choose(names: Sequence[str]) -> list[Method]:
@@ -245,8 +245,8 @@ def choose(names: Sequence[str]) -> list[Method]:
         else:
             legal = [name for name, method in METHODS.items() if not method.control]
             raise AttributionError(
-                f"no method {name!r}; {_meant(name, legal)}choose from {', '.join(legal)}, or give "
-                "module:function"
+                f"no method {name!r}; choose from {', '.join(legal)}, or give "
+                f"module:function{_meant(name, legal)}"
             )
     competing = {name: method for name, method in chosen.items() if not method.control}
     return [*competing.values(), *(METHODS[name] for name in CONTROLS)]

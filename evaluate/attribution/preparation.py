@@ -22,7 +22,7 @@ from faceguide.evaluate.attribution.maps import Settings
 from faceguide.evaluate.attribution.methods import COSINE, METHODS, Method, choose
 from faceguide.evaluate.attribution.options import Options
 from faceguide.evaluate.attribution.plug import pair_score
-from faceguide.evaluate.attribution.separation import Separation, look, sentence
+from faceguide.evaluate.attribution.separation import Separation, doubts_of, look, sentence
 from faceguide.evaluate.attribution.target import PairScore, check_depends, check_gradient
 from faceguide.evaluate.attribution.threshold import ThresholdRule
 from faceguide.evaluate.network import Network
@@ -76,9 +76,7 @@ def plan_pairs(
     return make_plan(rows, depends, block, options.limit, seed), rows, doubts
 
 
-def explainable(
-    cache: FaceCache, pairs: PairList, rows: PairRows
-) -> tuple[PairRows, Doubts]:
+def explainable(cache: FaceCache, pairs: PairList, rows: PairRows) -> tuple[PairRows, Doubts]:
     """Leave out pairs of an image with itself: their score is at its maximum, its gradient 0.
 
     Args:
@@ -96,7 +94,7 @@ def explainable(
     for place, why in alike.items():
         number = int(rows.number[place])
         names = pairs.first[number], pairs.second[number]
-        reason = f"pair {number} compares {names[0]} with {why}: its score is at the maximum"
+        reason = f"pair {number} compares {names[0]} with {why}: the score is at its maximum"
         left_out.append(LeftOut(number, *names, reason))
     kept = np.setdiff1d(np.arange(len(rows)), list(alike))
     return replace(
@@ -131,6 +129,11 @@ class Prepared:
     methods: list[Method]
     mine: range
     whole: bool
+
+    @property
+    def doubtful(self) -> dict[str, int]:
+        """Counts of doubts about the list and the network."""
+        return {**self.doubts.counts(), **doubts_of(self.separation.record()).counts()}
 
     @property
     def pairs(self) -> int:
@@ -220,8 +223,9 @@ def prepare(
     )
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe)
-    check_depends(score, first.probe, first.reference)
     separation = look(score, cache, rows, device, options.method.seed)
+    if separation.separates is not False:  # else the cause is known, and said
+        check_depends(score, first.probe, first.reference)
     doubts.say()
     if (text := sentence(separation.record())) is not None:
         say(f"Warning: {text}")

@@ -39,6 +39,7 @@ def merge(
     methods: Sequence[Method],
     *,
     settings: Mapping[str, Any],
+    listed: int,
     left_out: int,
     separation: Mapping[str, Any],
     doubts: Doubts,
@@ -51,7 +52,8 @@ def merge(
         plan: the pairs.
         methods: in the order of the table.
         settings: of the run: seed, delta, tau_high, tau_low, epsilon, replicates, measures, …
-        left_out: pairs of the list that cannot be scored or explained.
+        listed: pairs of the list.
+        left_out: pairs of it that cannot be scored or explained.
         separation: how the network scores a sample, `Separation.record`.
         doubts: about the list.
 
@@ -66,7 +68,9 @@ def merge(
     network = with_effects(separation, table["clean"], table["masked"])
     # A change within the noise is no effect.
     delta = max(settings["delta"], network["noise"])
-    doubts.update(doubts_of(network))
+    found_doubtful = Doubts()
+    for some in (doubts, doubts_of(network)):
+        found_doubtful.update(some)
     numbers = plan.number.tolist()
     covered = regions.region_cells(cache, plan.probe)
     hidden = regions.hidden_cells(cache, plan.probe)
@@ -110,6 +114,7 @@ def merge(
         "directions": summary.DIRECTIONS,
         "pairs": {
             "n": len(plan),
+            "listed": listed,
             "left_out": left_out,
             "genuine": int(plan.same.sum()),
             "persons": int(people.max()) + 1,
@@ -117,7 +122,7 @@ def merge(
             "probes": len(np.unique(plan.probe)),
         },
         "network": network,
-        "doubts": doubts.counts(),
+        "doubts": found_doubtful.counts(),
         "settings": dict(settings),
         "limits": {
             "dead": limits.dead,

@@ -100,7 +100,7 @@ def compute_block(
     """Make the files of a block that are missing; `bar` is told of pairs as the work goes on."""
     key, places = job.plan.key, job.plan.pairs_of(block)
     probes = len(np.unique(job.plan.probe[places]))
-    steps = [table_forwards(len(job.infills)) * probes]
+    steps = [float(table_forwards(len(job.infills)) * probes)]
     steps += [len(places) * max(method.cost(job.settings), 1.0) for method in methods]
     # Whole pairs, in proportion to the forwards that are done.
     done = np.floor(np.cumsum(steps) / sum(steps) * len(places) + 1e-9).astype(int)
@@ -132,6 +132,7 @@ def _merge(
     record, judged = merge(
         *(out, cache, plan, methods),
         settings={**options.record(), "block": plan.per_block},
+        listed=rows.listed,
         left_out=len(rows.left_out),
         separation=read_json(out / SEPARATION),
         doubts=doubts,

@@ -102,7 +102,9 @@ def _scores(
     device: torch.device | str,
     batch: int,
 ) -> NDArray[np.float64]:
-    used, at = np.unique(np.stack([rows.probe[places], rows.reference[places]]), return_inverse=True)
+    used, at = np.unique(
+        np.stack([rows.probe[places], rows.reference[places]]), return_inverse=True
+    )
     parts = []
     for start in range(0, len(used), batch):
         images = torch.from_numpy(cache.read(used[start : start + batch], ["image"])["image"])
