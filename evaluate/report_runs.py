@@ -97,7 +97,7 @@ def _verification(
             "title": "True accept rate at fixed false accept rates",
             "header": ["FAR", "TAR", "interval", "impostors accepted", "threshold"],
             "rows": rows,
-            "note": "The threshold to deploy: accept from this score on. "
+            "note": ("The threshold to deploy: accept from this score on. " if rows else "")
             + _refused(record["tar_cells"]),
         },
         {

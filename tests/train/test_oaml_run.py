@@ -137,7 +137,8 @@ def test_evaluation_reads_the_run(caches: tuple[FaceCache, FaceCache], tmp_path:
     assert record["map"] == 7
     assert record["models"]["head"]["arguments"]["num_classes"] == 7
     picture = cv2.imread(str(tmp_path / "step-0000002.png"))
-    assert picture.shape == (20 + 8 * 112, 5 * 112, 3)
+    assert picture.shape[0] % 112 == 20
+    assert picture.shape[1:] == (5 * 112, 3)
     titles = picture[:20].reshape(20, 5, 112, 3)
     assert (titles.max((0, 2, 3)) > 200).all(), "each column has a title"
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 256
