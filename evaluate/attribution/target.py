@@ -242,7 +242,7 @@ def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
         blank = score.describe(torch.zeros_like(probe))
     if all(torch.equal(one, other) for one, other in zip(described, blank, strict=True)):
         raise ScoreError(
-            f"{name} does not depend on the probe: it gives every picture the same embedding"
+            f"{name} gives every picture the same embedding: its score does not depend on the probe"
         )
     cause = (
         "its output is cut off from its input; look for detach, no_grad, numpy or .item()"

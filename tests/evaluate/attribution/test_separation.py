@@ -170,7 +170,7 @@ def test_a_sound_network_is_not_doubted(place: Path, tmp_path: Path) -> None:
     kinds = [(1, order[-20:]), (0, order[:20])]
     pairs = [(names[a], names[b], same) for same, part in kinds for _, a, b in part]
     path = write(tmp_path / "pairs.csv", pairs)
-    network = Network("nets:sound", Smooth(), "0" * 64)
+    network = load_network("nets:sound", place / "none.pt")
     heard: list[str] = []
     options = Options(limit=4)
     ready = prepare(cache, network, path, None, ["saliency"], options, say=heard.append)
@@ -224,7 +224,7 @@ def test_pairs_of_equal_pixels_are_left_out_too(tmp_path: Path) -> None:
         ("copied", "nets:copied gives no gradient: its output is cut off from its input"),
         ("rounded", "nets:rounded gives no gradient: it is zero everywhere"),
         ("signs", "nets:signs gives no gradient: it is zero everywhere"),
-        ("constant", "nets:constant does not depend on the probe"),
+        ("constant", "different faces the same embedding, so a score does not depend on the probe"),
     ],
 )
 def test_a_network_without_a_gradient_is_named(
