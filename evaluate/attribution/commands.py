@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def attribution_command(
         --weights mobilefacenet.pt --methods grad-cam,lrp --limit 10 --out maps/
       evaluate attribution cache/ --pairs pairs.csv --weights run/ --part 3/20 --out maps/
     """
+    start = time.perf_counter()
     from faceguide.cache.reader import FaceCache
     from faceguide.evaluate.attribution import run
     from faceguide.evaluate.attribution.maps import Settings
@@ -181,7 +183,7 @@ def attribution_command(
         ready = prepare(
             *(cache, network, pairs, split, methods, options), part=part, device=place, say=say
         )
-        cost = ready.estimate(out, options.replicates)
+        cost = ready.estimate(out, options.replicates, time.perf_counter() - start)
         if dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
             found = None if cost is None else {**asdict(cost), "doubts": ready.doubtful}

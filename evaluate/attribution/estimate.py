@@ -44,7 +44,7 @@ class Estimate:
         probes: that it measures.
         forwards: images forward; a backward pass counts 2.
         seconds: on this machine, measured rates.
-        results: seconds of these that go into intervals, figures and pages.
+        fixed: seconds of these that go into the start, intervals, figures and pages.
         unknown: methods whose cost is not known (the user's own) and not counted.
     """
 
@@ -52,12 +52,12 @@ class Estimate:
     probes: int
     forwards: float
     seconds: float
-    results: float
+    fixed: float
     unknown: tuple[str, ...]
 
     def text(self) -> str:
         """One line."""
-        each = (self.seconds - self.results) / self.pairs
+        each = (self.seconds - self.fixed) / self.pairs
         threads = torch.get_num_threads()
         known = f", without {', '.join(self.unknown)}" if self.unknown else ""
         return (
@@ -136,7 +136,11 @@ def results_seconds(
 
 
 def estimate(
-    job: Job, methods: Sequence[Method], blocks: Sequence[int], replicates: int | None
+    job: Job,
+    methods: Sequence[Method],
+    blocks: Sequence[int],
+    replicates: int | None,
+    spent: float = 0.0,
 ) -> Estimate:
     """Cost of these blocks, by timing two batches of the first pair.
 
@@ -145,6 +149,7 @@ def estimate(
         methods: that make maps.
         blocks: that are to be made.
         replicates: of the bootstrap; None = no results.
+        spent: seconds that the start has taken.
     """
     places = np.flatnonzero(np.isin(job.plan.block, np.array(blocks)))
     batch = job.batch(places[:1])
@@ -170,7 +175,7 @@ def estimate(
     )
     unknown = tuple(m.name for m in methods if not m.control and m.cost(job.settings) == 0)
     seconds = table * per_forward + maps * per_gradient / _BACKWARD
-    results = 0.0
+    fixed = spent
     if replicates is not None:
-        results = results_seconds(job.plan, methods, job.measures, replicates)
-    return Estimate(pairs, probes, table + maps, seconds + results, results, unknown)
+        fixed += results_seconds(job.plan, methods, job.measures, replicates)
+    return Estimate(pairs, probes, table + maps, seconds + fixed, fixed, unknown)

@@ -140,17 +140,18 @@ class Prepared:
         """Number of pairs of this part."""
         return int(np.isin(self.job.plan.block, np.array(self.mine)).sum())
 
-    def estimate(self, out: Path, replicates: int) -> Estimate | None:
+    def estimate(self, out: Path, replicates: int, spent: float = 0.0) -> Estimate | None:
         """What the blocks that are not begun in `out` will cost; None when there are none.
 
         Args:
             out: the run directory.
             replicates: of the bootstrap behind the results, which a part leaves to others.
+            spent: seconds that the start has taken.
         """
         todo = [block for block in self.mine if not table_path(out, block).exists()]
         if not todo:
             return None
-        return estimate(self.job, self.methods, todo, replicates if self.whole else None)
+        return estimate(self.job, self.methods, todo, replicates if self.whole else None, spent)
 
 
 def prepare(

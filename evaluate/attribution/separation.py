@@ -17,7 +17,7 @@ from faceguide.evaluate.attribution.target import PairScore
 from faceguide.evaluate.pair_rows import PairRows
 from faceguide.evaluate.roc import measure, rank
 
-SAMPLE = 64  # pairs of either kind that are scored
+SAMPLE = 40  # pairs of either kind that are scored
 _AGAIN = 8  # pairs that are scored a second time, image by image
 _BATCH = 16
 _LEAST = 10  # pairs of either kind for an AUC that is judged
