@@ -65,6 +65,9 @@ KINDS: Mapping[str, str] = {
     "untrained": "network has the BatchNorm statistics of a new one, as if never trained",
     # files of a cache
     "damaged_shards": "shards are missing or not what was written",
+    # networks that are explained
+    "network_does_not_separate": "pairs were scored by a network that does not tell them apart",
+    "effects_within_noise": "pairs change their score by no more than noise, whatever is replaced",
 }
 
 

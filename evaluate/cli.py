@@ -215,8 +215,14 @@ def ijb_command(
 @main.command("compare")
 @click.argument("directories", metavar="RUN RUN…", nargs=-1, type=FOLDER, required=True)
 @click.option("--out", type=OUT, required=True, help="Directory for tables and figures.")
-@click.option("--bootstrap", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Draws of persons; evaluate report takes the default.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap, likewise.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compare_command(
     directories: tuple[Path, ...], out: Path, bootstrap: int, seed: int, as_json: bool
@@ -262,7 +268,10 @@ def compare_command(
     if as_json:
         echo_json(comparison)
     else:
-        click.echo("\n\n".join(tables.to_text(table) for table, _ in made.values()))
+        texts = [tables.to_text(table) for table, _ in made.values()]
+        if note := tables.refused_note(comparison):
+            texts[0] += f"\n{note}"
+        click.echo("\n\n".join(texts))
 
 
 @main.command("report")

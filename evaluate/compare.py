@@ -16,6 +16,7 @@ from faceguide.evaluate.roc import rank
 from faceguide.evaluate.verification import RECORD, load_scores
 
 COMPARISON = "comparison.json"
+SEED = 0  # of the bootstrap, where nobody says another; the report's too
 
 
 def run_names(runs: list[Path]) -> list[str]:

@@ -22,21 +22,25 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _LINES = ("-", "--", "-.", ":")
 
 
-def _figure() -> Figure:
+def _figure(width: float) -> Figure:
     # Imported here: drawing is rare, and matplotlib takes a second to import.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(4.8, 3.6), layout="constrained")
+    return Figure(figsize=(width, 3.6), layout="constrained")
 
 
-def roc_figure(curves: Mapping[str, Curve], least_far: float) -> Figure:
+_COLUMN = 4.8  # inches, of a paper's column
+
+
+def roc_figure(curves: Mapping[str, Curve], least_far: float, width: float = _COLUMN) -> Figure:
     """TAR over FAR with a logarithmic x axis.
 
     Args:
         curves: name → FAR and TAR.
         least_far: left end of the axis, above 0: one false accept of the shortest list.
+        width: inches.
     """
-    figure = _figure()
+    figure = _figure(width)
     axes = figure.add_subplot()
     lowest = 1.0
     for number, (name, (far, tar)) in enumerate(curves.items()):
@@ -62,13 +66,14 @@ def roc_figure(curves: Mapping[str, Curve], least_far: float) -> Figure:
     return figure
 
 
-def cmc_figure(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
+def cmc_figure(curves: Mapping[str, NDArray[np.float64]], width: float = _COLUMN) -> Figure:
     """Identification rate over rank with a logarithmic x axis.
 
     Args:
         curves: name → rates at ranks 1, 2, …
+        width: inches.
     """
-    figure = _figure()
+    figure = _figure(width)
     axes = figure.add_subplot()
     lowest = 1.0
     for number, (name, rates) in enumerate(curves.items()):

@@ -77,13 +77,20 @@ def _cache(about: dict[str, Any], run: RunOptions) -> FaceCache:
 
 
 def _options(settings: dict[str, Any]) -> MatcherOptions:
-    scales = settings["fusion_scales"]
+    """The options whose `settings` these are."""
+
+    def path(name: str) -> Path | None:
+        return None if settings[name] is None else Path(settings[name])
+
     return MatcherOptions(
         settings["matcher"],
         settings["flip"],
         settings["visibility"],
         settings["fuse"],
-        None if scales is None else Path(scales),
+        path("fusion_scales"),
+        path("fit_pairs"),
+        settings["fit_split"],
+        path("fit_cache"),
         seed=settings["seed"],
     )
 

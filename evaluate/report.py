@@ -11,13 +11,14 @@ from typing import Any
 from faceguide.cache.console import printable
 from faceguide.cache.files import write_bytes
 from faceguide.evaluate import figures, report_runs, roc, tables
-from faceguide.evaluate.compare import compare_runs, run_names
+from faceguide.evaluate.bootstrap import REPLICATES
+from faceguide.evaluate.compare import SEED, compare_runs, run_names
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.run_directory import read_run
 from faceguide.evaluate.verification import load_scores
 
+_WIDE = 9.0  # inches of a figure that fills the page
 _DATA = Path(__file__).parent / "data"
-REPLICATES = 500
 
 
 def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12) -> None:
@@ -41,7 +42,7 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
     names = run_names(runs)
     shown = [report_runs.present(run, name, hardest) for run, name in zip(runs, names, strict=True)]
     pairs_of = [run for run in runs if read_run(run).get("command") == report_runs.VERIFICATION]
-    overview, tests = _comparison(pairs_of)
+    overview, refused, tests = _comparison(pairs_of)
     script = (_DATA / "sort.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(_DATA), autoescape=True, undefined=StrictUndefined
@@ -51,6 +52,7 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
         title=title,
         runs=shown,
         overview=overview,
+        refused=refused,
         tests=tests,
         figures=_figures(runs, names),
         # Only this one script may run, whatever a name tries.
@@ -64,14 +66,18 @@ def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
-def _comparison(runs: list[Path]) -> tuple[Any, Any]:
-    """The table of all verification runs and, when they share their pairs, the paired tests."""
+def _comparison(runs: list[Path]) -> tuple[Any, str, Any]:
+    """The table of all verification runs, what it leaves out, and the paired tests.
+
+    Nothing when the runs do not share their pairs.
+    """
     if len(runs) < 2:
-        return None, None
+        return None, "", None
     if len({str(load_scores(run)["listed"]) for run in runs}) > 1:
-        return None, None
-    comparison = compare_runs(runs, REPLICATES, 0)
-    return tables.verification_table(comparison), tables.test_table(comparison)
+        return None, "", None
+    comparison = compare_runs(runs, REPLICATES, SEED)
+    overview = tables.verification_table(comparison)
+    return overview, tables.refused_note(comparison), tables.test_table(comparison)
 
 
 def _figures(runs: list[Path], names: list[str]) -> list[dict[str, str]]:
@@ -90,9 +96,9 @@ def _figures(runs: list[Path], names: list[str]) -> list[dict[str, str]]:
                 ranks[name] = found
     drawn = []
     if curves:
-        drawn.append(("ROC", figures.roc_figure(curves, least)))
+        drawn.append(("ROC", figures.roc_figure(curves, least, _WIDE)))
     if ranks:
-        drawn.append(("CMC", figures.cmc_figure(ranks)))
+        drawn.append(("CMC", figures.cmc_figure(ranks, _WIDE)))
     return [{"alt": alt, "uri": _svg_uri(figures.svg(figure))} for alt, figure in drawn]
 
 

@@ -18,6 +18,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.errors import EvaluationError
 from faceguide.evaluate.identification import SEARCH, cmc
 from faceguide.evaluate.reader import cached_visibility
+from faceguide.evaluate.roc import far_name
 from faceguide.evaluate.run_directory import read_run
 from faceguide.evaluate.store import FaceStore
 from faceguide.evaluate.tables import percent
@@ -78,10 +79,9 @@ def _verification(
     ]
     rows = []
     for cell in record["tar_cells"]:
-        name = f"{cell['far']:.0e}".replace("e-0", "e-")
         if cell["tar"] is None:
-            rows.append([name, "–", "", "", "–", cell["refused"]])
             continue
+        name = far_name(cell["far"])
         rows.append(
             [
                 name,
@@ -89,16 +89,16 @@ def _verification(
                 _between(intervals.get(f"tar {name}")),
                 f"{cell['false_accepts']:,} of {cell['impostors']:,}",
                 f"{cell['threshold']:.4f}",
-                "",
             ]
         )
     thresholds = [[entry["at"], f"{entry['threshold']:.4f}"] for entry in record["thresholds"]]
     parts = [
         {
             "title": "True accept rate at fixed false accept rates",
-            "header": ["FAR", "TAR", "interval", "impostors accepted", "threshold", "refused"],
+            "header": ["FAR", "TAR", "interval", "impostors accepted", "threshold"],
             "rows": rows,
-            "note": "The threshold to deploy: accept from this score on.",
+            "note": ("The threshold to deploy: accept from this score on. " if rows else "")
+            + _refused(record["tar_cells"]),
         },
         {
             "title": "Further thresholds",
@@ -133,6 +133,14 @@ def _verification(
         "warnings": _warnings(run, record),
         "pairs": _hardest(run, about, record, hardest),
     }
+
+
+def _refused(cells: list[dict[str, Any]]) -> str:
+    """The rates whose TAR the list is too short for, with the reason."""
+    reasons = [
+        f"{far_name(cell['far'])} {cell['refused']}" for cell in cells if cell["tar"] is None
+    ]
+    return f"Refused: {'; '.join(reasons)}." if reasons else ""
 
 
 def _warnings(run: Path, record: dict[str, Any]) -> list[str]:
@@ -287,20 +295,20 @@ def _ijb(run: Path, about: dict[str, Any], record: dict[str, Any], hardest: int)
     pairs = record["verification"]
     rows = [
         [
-            f"{cell['far']:.0e}".replace("e-0", "e-"),
+            far_name(cell["far"]),
             percent(cell["tar"]),
-            "" if cell["tar"] is None else f"{cell['false_accepts']:,} of {cell['impostors']:,}",
-            "–" if cell["tar"] is None else f"{cell['threshold']:.4f}",
-            cell["refused"] or "",
+            f"{cell['false_accepts']:,} of {cell['impostors']:,}",
+            f"{cell['threshold']:.4f}",
         ]
         for cell in pairs["tar_cells"]
+        if cell["tar"] is not None
     ]
     tables = [
         {
             "title": "1:1, pairs of templates",
-            "header": ["FAR", "TAR", "impostors accepted", "threshold", "refused"],
+            "header": ["FAR", "TAR", "impostors accepted", "threshold"],
             "rows": rows,
-            "note": f"Template score: {record['rule']}.",
+            "note": f"Template score: {record['rule']}. {_refused(pairs['tar_cells'])}",
         }
     ]
     tables += [

@@ -33,8 +33,11 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def verification_table(comparison: dict[str, Any]) -> Table:
-    """Header and rows, all texts: a run per row, accuracy to TAR in per cent."""
-    fars = sorted(comparison["runs"][0]["record"]["tar"], key=float)
+    """Header and rows, all texts: a run per row, accuracy to TAR in per cent.
+
+    A TAR that every run refuses has no column; `refused_note` names it.
+    """
+    fars = _fars(comparison, refused=False)
     header = ["run", "matcher", "pairs", "accuracy", "sd", "AUC", "EER"]
     header += [f"TAR@{far}" for far in fars]
     rows = []
@@ -54,6 +57,21 @@ def verification_table(comparison: dict[str, Any]) -> Table:
             ]
         )
     return header, rows
+
+
+def _fars(comparison: dict[str, Any], *, refused: bool) -> list[str]:
+    """False accept rates, lowest first, whose TAR every run refuses, or the others."""
+    tars = [run["record"]["tar"] for run in comparison["runs"]]
+    fars = sorted(tars[0], key=float)
+    return [far for far in fars if refused == all(tar[far] is None for tar in tars)]
+
+
+def refused_note(comparison: dict[str, Any]) -> str:
+    """Which columns `verification_table` leaves out, and why; nothing when none."""
+    fars = _fars(comparison, refused=True)
+    if not fars:
+        return ""
+    return f"No {', '.join(f'TAR@{far}' for far in fars)}: too few impostor pairs for them."
 
 
 def test_table(comparison: dict[str, Any]) -> Table:

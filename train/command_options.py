@@ -122,9 +122,9 @@ def loop_options(
         click.option(
             "--picture-every",
             type=click.IntRange(0),
-            default=0,
+            default=1000,
             show_default=True,
-            help=f"Steps between pictures of {pictures}; 0 = none.",
+            help=f"Steps between pictures of {pictures}; the last step has one too. 0 = none.",
         ),
         click.option("--tensorboard", is_flag=True, help="Write TensorBoard events too."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),

@@ -48,7 +48,7 @@ class LoopSettings:
         compile: run the module through torch.compile.
         log_every: optimiser steps per line of metrics.jsonl.
         save_every: optimiser steps between saves, beside those at the end of an epoch.
-        picture_every: optimiser steps between pictures; 0 = none.
+        picture_every: optimiser steps between pictures, besides one of the last step; 0 = none.
         tensorboard: also write TensorBoard events.
     """
 

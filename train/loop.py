@@ -177,7 +177,8 @@ def _train(
                         if warning:
                             say(f"Warning: {warning}")
                             warned = True
-                wanted = settings.picture_every and step % settings.picture_every == 0
+                every = settings.picture_every
+                wanted = every and (step % every == 0 or step == steps)
                 if wanted and job.picture is not None and processes.first:
                     job.picture(directory / f"step-{step:07d}.png", batch, place)
                     module.train()

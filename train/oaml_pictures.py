@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faceguide.cache.files import replacing, write_bytes
+from faceguide.cache.files import replacing
 from faceguide.train.job import Batch, Place
 from faceguide.train.metrics import read_metrics
 from faceguide.train.oaml import OamlStep, on_grid
+from faceguide.train.pictures import write_grid
 
 TILE = 112  # pixels of a tile's side
 FACES = 8
@@ -37,7 +38,7 @@ def _overlay(image: NDArray[np.uint8], cells: NDArray[np.float32]) -> NDArray[np
 
 
 def draw_visibility(path: Path, step: OamlStep, batch: Batch, place: Place) -> None:
-    """Write a PNG, one row per face: input, true map, predicted map, overlay, error.
+    """Write a PNG, one row per face under titles: input, true map, predicted map, overlay, error.
 
     White is visible in the maps and wrong in the error; a face without a known mask has grey
     tiles instead. Of a batch from two caches, the covered faces are drawn.
@@ -73,8 +74,7 @@ def draw_visibility(path: Path, step: OamlStep, batch: Batch, place: Place) -> N
             _tile(np.abs(guess - true[face])) if known else unknown,
         ]
         rows.append(np.concatenate(tiles, axis=1))
-    grid = np.concatenate(rows, axis=0)
-    write_bytes(path, cv2.imencode(".png", grid[:, :, ::-1])[1].tobytes())
+    write_grid(path, ["image", "visible", "predicted", "hidden in red", "error"], rows)
 
 
 def draw_curves(directory: Path) -> Path | None:

@@ -116,16 +116,24 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
         rows.append(np.concatenate(tiles, axis=1))
     names = ["image, heatmap", f"{trainee.heads} heads"]
     names += [f"{name}: {count}" for name, count in zip(REGIONS, assignment, strict=True)]
-    grid = np.concatenate([_headings(names), *rows], axis=0)
+    write_grid(path, names, rows)
+
+
+def write_grid(path: Path, names: list[str], rows: list[NDArray[np.uint8]]) -> None:
+    """Write rows of tiles as a PNG under the titles of their columns.
+
+    Args:
+        path: of the PNG.
+        names: of the columns, all equally wide.
+        rows: (h, w, 3) uint8 RGB each, of one width.
+    """
+    width = rows[0].shape[1]
+    strip = np.zeros((HEADING, width, 3), np.uint8)
+    for number, name in enumerate(names):
+        _put(strip, name, (number * width // len(names) + 4, HEADING - 6))
+    grid = np.concatenate([strip, *rows], axis=0)
     with replacing(path) as temporary:
         Image.fromarray(grid).save(temporary, "PNG")
-
-
-def _headings(names: list[str]) -> NDArray[np.uint8]:
-    strip = np.zeros((HEADING, TILE * len(names), 3), np.uint8)
-    for number, name in enumerate(names):
-        _put(strip, name, (number * TILE + 4, HEADING - 6))
-    return strip
 
 
 def draw_energy(directory: Path) -> Path | None:

@@ -35,6 +35,7 @@ class Plan:
         same: (N,) bool.
         number: (N,) place in the list, the pair's own number.
         block: (N,) block of each pair.
+        per_block: probes of each block.
         key: digest of all this and of what else changes a table.
     """
 
@@ -43,6 +44,7 @@ class Plan:
     same: NDArray[np.bool_]
     number: NDArray[np.int64]
     block: NDArray[np.int64]
+    per_block: int
     key: str
 
     def __len__(self) -> int:
@@ -78,7 +80,7 @@ def make_plan(
     _, place = np.unique(probe, return_inverse=True)
     parts = (probe, rows.reference[order], rows.same[order], number)
     key = digest([dict(settings), [part.tolist() for part in parts], per_block])
-    return Plan(*parts, place // per_block, key)
+    return Plan(*parts, place // per_block, per_block, key)
 
 
 def table_path(out: Path, block: int) -> Path:

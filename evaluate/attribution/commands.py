@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import click
 from tqdm import tqdm
 
 from faceguide.cache.console import SomeFailed, echo_json, interruptible, printable, say
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.pair_doubts import is_contradicted
 from faceguide.evaluate.command_options import (
     EXISTING,
     FILE,
@@ -94,7 +97,11 @@ def _names(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--bootstrap", type=click.IntRange(0), default=1000, show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="Draw so many pairs, for a first look.")
 @part_option
-@click.option("--block", type=click.IntRange(1), default=8, show_default=True, help="Probes each.")
+@click.option(
+    "--block",
+    type=click.IntRange(1),
+    help="Probes of a block, which is kept whole.  [default: about a minute's]",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -136,6 +143,7 @@ def attribution_command(
         --weights mobilefacenet.pt --methods grad-cam,lrp --limit 10 --out maps/
       evaluate attribution cache/ --pairs pairs.csv --weights run/ --part 3/20 --out maps/
     """
+    start = time.perf_counter()
     from faceguide.cache.reader import FaceCache
     from faceguide.evaluate.attribution import run
     from faceguide.evaluate.attribution.maps import Settings
@@ -175,10 +183,11 @@ def attribution_command(
         ready = prepare(
             *(cache, network, pairs, split, methods, options), part=part, device=place, say=say
         )
-        cost = ready.estimate(out)
+        cost = ready.estimate(out, options.replicates, time.perf_counter() - start)
         if dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
-            echo_json(cost and asdict(cost)) if as_json else click.echo(text)
+            found = None if cost is None else {**asdict(cost), "doubts": ready.doubtful}
+            echo_json(found) if as_json else click.echo(text)
             return
         if cost is not None:
             say(cost.text())
@@ -190,7 +199,7 @@ def attribution_command(
     if record is None:
         show_part({"part": part, "waits": False}, out, as_json)
     else:
-        show_results(record, out, as_json)
+        show_results(record, out, as_json, said=ready.doubts)
 
 
 @click.command("methods")
@@ -252,23 +261,44 @@ def printable_lines(text: str) -> str:
 
 
 def show_results(
-    record: dict[str, Any], out: Path, as_json: bool, allow_failures: bool = False
+    record: dict[str, Any],
+    out: Path,
+    as_json: bool,
+    allow_failures: bool = False,
+    said: Doubts | None = None,
 ) -> None:
-    """Print results.json or its table.
+    """Print results.json or its table, and what is doubtful.
+
+    Args:
+        record: of results.json.
+        out: the run directory.
+        as_json: print one JSON object.
+        allow_failures: pairs that were left out are no reason for another exit code.
+        said: doubts that stderr has had before the run began.
 
     Raises:
-        SomeFailed: when pairs were left out or maps failed and that is not allowed.
+        SomeFailed: when pairs were left out or maps failed and that is not allowed, or when more
+            pairs contradict the labels than noise explains.
     """
-    from faceguide.evaluate.attribution import tables
+    from faceguide.evaluate.attribution import separation, tables
 
     echo_json(record) if as_json else click.echo(tables.method_text(record))
+    doubts = Doubts()
+    for kind, count in record["doubts"].items():
+        if kind != "network_does_not_separate" and (said is None or kind not in said.counts()):
+            doubts.add(kind, count=count)
+    doubts.say()
+    if said is None and as_json and (text := separation.sentence(record["network"])):
+        say(f"Warning: {text}")
     left = record["pairs"]["left_out"]
     failed = sum(found["verdicts"]["error"] for found in record["methods"].values())
     parts = []
     if left:
-        parts.append(f"{left} pairs cannot be scored; {out / 'left_out.csv'} names them")
+        parts.append(f"{left} pairs are left out; {out / 'left_out.csv'} names them")
     if failed:
         parts.append(f"{failed} maps failed; {out / 'pairs.csv'} names them")
+    if is_contradicted(record["doubts"], record["pairs"]["listed"] - left):
+        parts.append("more than 1 % of the pairs contradict what is known of them")
     if parts and not allow_failures:
         raise SomeFailed("; ".join(parts))
     if parts:

@@ -1,7 +1,7 @@
 """What a run will cost, told before it starts: images forward, and seconds on this machine.
 
 The count follows from the plan; the seconds from timing one batch forward and one batch forward
-and backward, with this network on this device.
+and backward, with this network on this device, and a few draws of the bootstrap.
 """
 
 from __future__ import annotations
@@ -12,16 +12,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from faceguide.evaluate.attribution import metrics
+from faceguide.evaluate.attribution.blocks import Plan
 from faceguide.evaluate.attribution.explain import Job
 from faceguide.evaluate.attribution.maps import Settings, repeat
 from faceguide.evaluate.attribution.methods import Method
 from faceguide.evaluate.attribution.responses import TABLE_CHUNK, table_forwards
-from faceguide.evaluate.attribution.target import score_gradient
+from faceguide.evaluate.attribution.target import PairScore, score_gradient
+from faceguide.evaluate.bootstrap import PairWeights, replicate
 
 _BACKWARD = 3  # a forward and backward pass, in forwards
+# Operations of a minute on a core, between those of small layers and of large ones.
+_MINUTE = 60 * 40e9
+_TYPICAL = 220  # forwards per pair of the standard methods
+_MOST_PROBES = 16
+_DRAWS, _INTERVALS = 50, 3  # replicates that are timed; intervals of each method
+_PAGE = 4.0  # seconds for figures and pages
 _CURVES = 3 * (metrics.STEPS + 1)
 
 
@@ -34,6 +44,7 @@ class Estimate:
         probes: that it measures.
         forwards: images forward; a backward pass counts 2.
         seconds: on this machine, measured rates.
+        fixed: seconds of these that go into the start, intervals, figures and pages.
         unknown: methods whose cost is not known (the user's own) and not counted.
     """
 
@@ -41,15 +52,19 @@ class Estimate:
     probes: int
     forwards: float
     seconds: float
+    fixed: float
     unknown: tuple[str, ...]
 
     def text(self) -> str:
         """One line."""
-        each = self.seconds / self.pairs
+        each = (self.seconds - self.fixed) / self.pairs
+        threads = torch.get_num_threads()
         known = f", without {', '.join(self.unknown)}" if self.unknown else ""
         return (
             f"{self.pairs:,} pairs, {self.probes:,} probes: {self.forwards:,.0f} forwards, about "
-            f"{duration(self.seconds)} on this machine ({each:.2g} s per pair){known}"
+            f"{duration(self.seconds)} on this machine with {threads} thread"
+            f"{'' if threads == 1 else 's'} ({each:{'.2g' if each < 10 else ',.0f'}} s per pair)"
+            f"{known}"
         )
 
 
@@ -59,6 +74,21 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 3600:.1f} hours"
+
+
+def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> int:
+    """Probes that a core explains in about a minute; the same on every machine.
+
+    Args:
+        score: with the network.
+        side: of the crops, pixels.
+        pairs_per_probe: mean of the list.
+    """
+    image = torch.zeros(1, 3, side, side, device=next(score.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        score.describe(image)
+    each = counter.get_total_flops() * (table_forwards(2) + _TYPICAL * pairs_per_probe)
+    return max(1, min(_MOST_PROBES, int(_MINUTE / max(each, 1))))
 
 
 def method_forwards(methods: Sequence[Method], settings: Settings) -> float:
@@ -89,8 +119,38 @@ def _seconds(work: Callable[[Tensor], object], images: Tensor) -> float:
     return (time.perf_counter() - start) / len(images)
 
 
-def estimate(job: Job, methods: Sequence[Method], blocks: Sequence[int]) -> Estimate:
-    """Cost of these blocks, by timing two batches of the first pair."""
+def results_seconds(
+    plan: Plan, methods: Sequence[Method], measures: Sequence[str], replicates: int
+) -> float:
+    """Seconds of the results: the bootstrap of every method, figures and pages."""
+    rows, places = np.unique(np.stack([plan.probe, plan.reference]), return_inverse=True)
+    weights, values = PairWeights(places.reshape(2, -1).T), np.ones(len(plan))
+
+    def statistic(counts: NDArray[np.int32]) -> NDArray[np.float64]:
+        return np.array([weights(counts) @ values])
+
+    start = time.perf_counter()
+    replicate(statistic, len(rows), min(_DRAWS, replicates))
+    each = (time.perf_counter() - start) / _DRAWS
+    return _PAGE + each * replicates * len(methods) * (_INTERVALS + len(measures))
+
+
+def estimate(
+    job: Job,
+    methods: Sequence[Method],
+    blocks: Sequence[int],
+    replicates: int | None,
+    spent: float = 0.0,
+) -> Estimate:
+    """Cost of these blocks, by timing two batches of the first pair.
+
+    Args:
+        job: what the run is made of.
+        methods: that make maps.
+        blocks: that are to be made.
+        replicates: of the bootstrap; None = no results.
+        spent: seconds that the start has taken.
+    """
     places = np.flatnonzero(np.isin(job.plan.block, np.array(blocks)))
     batch = job.batch(places[:1])
     # A CPU is busy with a few images; a GPU shows its rate with a whole batch only.
@@ -115,4 +175,7 @@ def estimate(job: Job, methods: Sequence[Method], blocks: Sequence[int]) -> Esti
     )
     unknown = tuple(m.name for m in methods if not m.control and m.cost(job.settings) == 0)
     seconds = table * per_forward + maps * per_gradient / _BACKWARD
-    return Estimate(pairs, probes, table + maps, seconds, unknown)
+    fixed = spent
+    if replicates is not None:
+        fixed += results_seconds(job.plan, methods, job.measures, replicates)
+    return Estimate(pairs, probes, table + maps, seconds + fixed, fixed, unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,24 @@ _LISTED = (
     Method("oracle_reversed", None, _cost(), "", _OURS, control=True),
 )
 
+# What these methods are called elsewhere, letters and digits only.
+_OTHER_NAMES = {
+    "gradient": "saliency",
+    "vanillagradient": "saliency",
+    "inputxgradient": "gradient-input",
+    "inputgradient": "gradient-input",
+    "gradientxinput": "gradient-input",
+    "gradienttimesinput": "gradient-input",
+    "ig": "integrated-gradients",
+    "intgrad": "integrated-gradients",
+    "noisetunnel": "smoothgrad",
+    "deepliftrescale": "deeplift",
+    "layerwiserelevancepropagation": "lrp",
+    "attention": "attention-cam",
+    "geodesicig": "geodesic-arc",
+    "attentionrollout": "rollout",
+}
+
 METHODS = {method.name: method for method in _LISTED}
 CONTROLS = tuple(method.name for method in _LISTED if method.control)
 
@@ -200,6 +219,17 @@ def plugged(reference: str) -> Method:
     return Method(reference, explain, _cost(), "", "supplied by the user")
 
 
+def _meant(name: str, legal: Sequence[str]) -> str:
+    """A suggestion for a name that does not exist, or nothing."""
+
+    def letters(text: str) -> str:
+        return "".join(filter(str.isalnum, text.lower()))
+
+    known = {letters(method): method for method in legal} | _OTHER_NAMES
+    close = difflib.get_close_matches(letters(name), known, 1, 0.7)
+    return f"; did you mean {known[close[0]]}?" if close else ""
+
+
 def choose(names: Sequence[str]) -> list[Method]:
     """The methods of these names, each once, and all controls after them.
 
@@ -213,9 +243,10 @@ def choose(names: Sequence[str]) -> list[Method]:
         elif name in METHODS:
             chosen[name] = METHODS[name]
         else:
-            legal = ", ".join(name for name, method in METHODS.items() if not method.control)
+            legal = [name for name, method in METHODS.items() if not method.control]
             raise AttributionError(
-                f"no method {name!r}; choose from {legal}, or give module:function"
+                f"no method {name!r}; choose from {', '.join(legal)}, or give "
+                f"module:function{_meant(name, legal)}"
             )
     competing = {name: method for name, method in chosen.items() if not method.control}
     return [*competing.values(), *(METHODS[name] for name in CONTROLS)]

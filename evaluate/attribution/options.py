@@ -23,7 +23,7 @@ class Options:
         infills: names, for `matched`.
         measures: further measures, names in `metrics.METRICS`.
         limit: explain so many pairs, drawn by the seed; None = all.
-        block: probes per block.
+        block: probes per block; None = as many as take about a minute on a core.
         delta: margin that a claim must exceed.
         tau_high: radians; of the falsifiability criterion.
         tau_low: radians.
@@ -39,7 +39,7 @@ class Options:
     infills: tuple[str, ...] = ("blur", "other")
     measures: tuple[str, ...] = ()
     limit: int | None = None
-    block: int = 8
+    block: int | None = None
     delta: float = 0.0
     tau_high: float = 0.75
     tau_low: float = 0.55

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.pair_doubts import pair_doubts
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution import metrics
 from faceguide.evaluate.attribution.blocks import Plan, make_plan, table_path
 from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.estimate import Estimate, estimate
+from faceguide.evaluate.attribution.estimate import Estimate, estimate, probes_of_a_minute
 from faceguide.evaluate.attribution.explain import Job
 from faceguide.evaluate.attribution.infill import Donors
 from faceguide.evaluate.attribution.maps import Settings
 from faceguide.evaluate.attribution.methods import COSINE, METHODS, Method, choose
 from faceguide.evaluate.attribution.options import Options
 from faceguide.evaluate.attribution.plug import pair_score
-from faceguide.evaluate.attribution.target import check_depends
+from faceguide.evaluate.attribution.separation import Separation, doubts_of, look, sentence
+from faceguide.evaluate.attribution.target import PairScore, check_depends, check_gradient
 from faceguide.evaluate.attribution.threshold import ThresholdRule
 from faceguide.evaluate.network import Network
-from faceguide.evaluate.pair_rows import PairRows, resolve
-from faceguide.evaluate.pairs import read_pairs
+from faceguide.evaluate.pair_rows import LeftOut, PairRows, resolve
+from faceguide.evaluate.pairs import PairList, read_pairs
 from faceguide.train.models.own import is_own
 from faceguide.train.models.own_check import TRIED, check_own
 
@@ -32,25 +35,77 @@ ALL, STANDARD = "all", "standard"
 
 
 def plan_pairs(
-    cache: FaceCache, pairs: Path, split: str | None, options: Options, weights: str, colour: str
-) -> tuple[Plan, PairRows]:
-    """The blocks of a list's pairs, and the pairs with those that cannot be scored.
+    cache: FaceCache,
+    pairs: Path,
+    split: str | None,
+    options: Options,
+    weights: str,
+    colour: str,
+    score: PairScore | None = None,
+) -> tuple[Plan, PairRows, Doubts]:
+    """The blocks of a list's pairs, the pairs with those that are left out, and their doubts.
+
+    Args:
+        cache: where the crops are.
+        pairs: the list.
+        split: of an ND-TWIN list.
+        options: of the run.
+        weights: digest of the network's weights.
+        colour: order of the channels that it is fed.
+        score: tells the size of a block where the options do not.
 
     Raises:
-        AttributionError: when none can.
+        AttributionError: when all are left out.
     """
-    rows = resolve(cache, read_pairs(pairs, split))
+    listed = read_pairs(pairs, split)
+    rows, doubts = explainable(cache, listed, resolve(cache, listed))
     if not len(rows):
         raise AttributionError(
-            f"{pairs}: none of its {rows.listed} pairs has both images in {cache.directory}; the "
-            f"first: {rows.left_out[0].reason}"
+            f"{pairs}: none of its {rows.listed} pairs can be explained; the first: "
+            f"{rows.left_out[0].reason}"
         )
     # Replicates and margins change no map and no response.
     later = ("replicates", "delta", "tau_high", "tau_low", "epsilon", "chunk", "block")
     depends = {name: value for name, value in options.record().items() if name not in later}
     depends |= {"weights": weights, "colour": colour}
-    seed = options.method.seed
-    return make_plan(rows, depends, options.block, options.limit, seed), rows
+    seed, block = options.method.seed, options.block
+    if block is None:
+        assert score is not None
+        side = cache.require("image").shape[0]
+        block = probes_of_a_minute(score, side, len(rows) / len(np.unique(rows.probe)))
+    return make_plan(rows, depends, block, options.limit, seed), rows, doubts
+
+
+def explainable(cache: FaceCache, pairs: PairList, rows: PairRows) -> tuple[PairRows, Doubts]:
+    """Leave out pairs of an image with itself: their score is at its maximum, its gradient 0.
+
+    Args:
+        cache: where the crops are.
+        pairs: the list.
+        rows: what `resolve` made of it.
+    """
+    found = pair_doubts(cache, pairs, rows)
+    alike = {
+        int(place): why
+        for kind, why in (("self_pairs", "itself"), ("equal_images", "an image of equal pixels"))
+        for place in found.of_pairs.get(kind, ())
+    }
+    left_out = list(rows.left_out)
+    for place, why in alike.items():
+        number = int(rows.number[place])
+        names = pairs.first[number], pairs.second[number]
+        reason = f"pair {number} compares {names[0]} with {why}: the score is at its maximum"
+        left_out.append(LeftOut(number, *names, reason))
+    kept = np.setdiff1d(np.arange(len(rows)), list(alike))
+    return replace(
+        rows,
+        number=rows.number[kept],
+        probe=rows.probe[kept],
+        reference=rows.reference[kept],
+        same=rows.same[kept],
+        fold=None if rows.fold is None else rows.fold[kept],
+        left_out=sorted(left_out, key=lambda pair: pair.number),
+    ), found.doubts
 
 
 @dataclass(frozen=True)
@@ -59,7 +114,9 @@ class Prepared:
 
     Attributes:
         job: what it is made of.
-        rows: the pairs, with those that cannot be scored.
+        rows: the pairs, with those that are left out.
+        separation: how the network scores them.
+        doubts: about the list.
         methods: that suit the network, and the controls.
         mine: blocks of this part.
         whole: whether that is all of them.
@@ -67,14 +124,34 @@ class Prepared:
 
     job: Job
     rows: PairRows
+    separation: Separation
+    doubts: Doubts
     methods: list[Method]
     mine: range
     whole: bool
 
-    def estimate(self, out: Path) -> Estimate | None:
-        """What the blocks that are not begun in `out` will cost; None when there are none."""
+    @property
+    def doubtful(self) -> dict[str, int]:
+        """Counts of doubts about the list and the network."""
+        return {**self.doubts.counts(), **doubts_of(self.separation.record()).counts()}
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of this part."""
+        return int(np.isin(self.job.plan.block, np.array(self.mine)).sum())
+
+    def estimate(self, out: Path, replicates: int, spent: float = 0.0) -> Estimate | None:
+        """What the blocks that are not begun in `out` will cost; None when there are none.
+
+        Args:
+            out: the run directory.
+            replicates: of the bootstrap behind the results, which a part leaves to others.
+            spent: seconds that the start has taken.
+        """
         todo = [block for block in self.mine if not table_path(out, block).exists()]
-        return estimate(self.job, self.methods, todo) if todo else None
+        if not todo:
+            return None
+        return estimate(self.job, self.methods, todo, replicates if self.whole else None, spent)
 
 
 def prepare(
@@ -127,7 +204,9 @@ def prepare(
         few = cache.select()[:TRIED]
         crops = torch.from_numpy(cache.read(few, ["image"])["image"])
         check_own(network.backbone, network.name, crops)
-    plan, rows = plan_pairs(cache, pairs, split, options, network.sha256, network.input_spec.colour)
+    plan, rows, doubts = plan_pairs(
+        *(cache, pairs, split, options, network.sha256, network.input_spec.colour), score
+    )
     job = Job(
         cache,
         plan,
@@ -143,11 +222,17 @@ def prepare(
         else None,
         device,
     )
-    first = job.batch(plan.pairs_of(0)[:2])
-    check_depends(score, first.probe, first.reference)
+    first = job.batch(plan.pairs_of(0)[:4])
+    check_gradient(network.name, score, first.probe)
+    separation = look(score, cache, rows, device, options.method.seed)
+    if separation.separates is not False:  # else the cause is known, and said
+        check_depends(score, first.probe, first.reference)
+    doubts.say()
+    if (text := sentence(separation.record())) is not None:
+        say(f"Warning: {text}")
     methods = _suited(job, methods, everything, say)
     mine = range(part[0], plan.blocks, part[1])
-    return Prepared(job, rows, methods, mine, part[1] == 1)
+    return Prepared(job, rows, separation, doubts, methods, mine, part[1] == 1)
 
 
 def _suited(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from faceguide.cache.console import printable
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import read_json, write_bytes
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate import figures
@@ -16,6 +17,7 @@ from faceguide.evaluate.attribution import drawings, tables
 from faceguide.evaluate.attribution.blocks import Plan, gather
 from faceguide.evaluate.attribution.matched import UNDECIDED, Outcome
 from faceguide.evaluate.attribution.results import RESULTS
+from faceguide.evaluate.attribution.separation import sentence
 from faceguide.evaluate.attribution.summary import Judged
 from faceguide.evaluate.run_directory import read_run
 
@@ -64,6 +66,10 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
     environment.filters["printable"] = printable
     html = environment.get_template("attribution.html").render(
         record=record,
+        unfit=sentence(record["network"]),
+        doubts=_doubts(record["doubts"]),
+        scores=_scores(record["network"]),
+        reading=tables.READING,
         methods=tables.method_table(record),
         details=_details(record),
         figures=[{"alt": alt, "uri": _svg_uri(figures.svg(figure))} for alt, figure in drawn],
@@ -72,6 +78,33 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
     )
     write_bytes(out / REPORT, html.encode("utf-8"))
     return out / REPORT
+
+
+def _doubts(counts: dict[str, int]) -> list[str]:
+    """A line a kind, but for the network, which has the first line of the page."""
+    doubts = Doubts()
+    for kind, count in counts.items():
+        if kind != "network_does_not_separate":
+            doubts.add(kind, count=count)
+    return doubts.lines()
+
+
+def _scores(network: dict[str, Any]) -> str:
+    """What the network makes of the pairs, in words."""
+    means = [
+        f"{network[kind]} pairs of {name} score {network[mean]:.4f} on average"
+        for kind, mean, name in (
+            ("genuine", "mean_genuine", "one identity"),
+            ("impostors", "mean_impostor", "two"),
+        )
+        if network[kind]
+    ]
+    auc = "" if network["auc"] is None else f", AUC {network['auc']:.3f}"
+    return (
+        f"The network: {', '.join(means)}{auc}. Replacing the cell that matters most changes the "
+        f"score by {network['median_effect']:.2g} (median); the noise of a score is "
+        f"{network['noise']:.1g}."
+    )
 
 
 def _svg_uri(text: str) -> str:

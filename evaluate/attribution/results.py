@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.console import printable
+from faceguide.cache.doubts import Doubts
 from faceguide.cache.files import replacing, write_json
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution import conditions, regions, statistics, summary
@@ -19,6 +20,7 @@ from faceguide.evaluate.attribution.diagnosis import Limits
 from faceguide.evaluate.attribution.maps import LEAST_CHANGE
 from faceguide.evaluate.attribution.matched import UNIFORM, Falsifiability
 from faceguide.evaluate.attribution.methods import Method
+from faceguide.evaluate.attribution.separation import doubts_of, with_effects
 from faceguide.evaluate.attribution.summary import Judged
 from faceguide.evaluate.pair_rows import clusters
 
@@ -37,7 +39,10 @@ def merge(
     methods: Sequence[Method],
     *,
     settings: Mapping[str, Any],
+    listed: int,
     left_out: int,
+    separation: Mapping[str, Any],
+    doubts: Doubts,
 ) -> tuple[dict[str, Any], dict[str, Judged]]:
     """Judge all maps of a finished run; writing it twice writes the same bytes.
 
@@ -47,7 +52,10 @@ def merge(
         plan: the pairs.
         methods: in the order of the table.
         settings: of the run: seed, delta, tau_high, tau_low, epsilon, replicates, measures, …
-        left_out: pairs of the list that cannot be scored.
+        listed: pairs of the list.
+        left_out: pairs of it that cannot be scored or explained.
+        separation: how the network scores a sample, `Separation.record`.
+        doubts: about the list.
 
     Returns:
         The record of results.json, and the outcomes of each method.
@@ -57,6 +65,12 @@ def merge(
     rule = Falsifiability(settings["tau_high"], settings["tau_low"], settings["epsilon"])
     table = gather_pairs(out, plan)
     people, people_from = clusters(cache, plan.probe, plan.reference, plan.same)
+    network = with_effects(separation, table["clean"], table["masked"])
+    # A change within the noise is no effect.
+    delta = max(settings["delta"], network["noise"])
+    found_doubtful = Doubts()
+    for some in (doubts, doubts_of(network)):
+        found_doubtful.update(some)
     numbers = plan.number.tolist()
     covered = regions.region_cells(cache, plan.probe)
     hidden = regions.hidden_cells(cache, plan.probe)
@@ -65,7 +79,7 @@ def merge(
     for method in methods:
         maps = gather(out, plan, method.name, plan.key)
         found = summary.judge(
-            maps, table, numbers, seed=seed, delta=settings["delta"], limits=limits, rule=rule
+            maps, table, numbers, seed=seed, delta=delta, limits=limits, rule=rule
         )
         judged[method.name] = found
         records[method.name] = {
@@ -100,12 +114,15 @@ def merge(
         "directions": summary.DIRECTIONS,
         "pairs": {
             "n": len(plan),
+            "listed": listed,
             "left_out": left_out,
             "genuine": int(plan.same.sum()),
             "persons": int(people.max()) + 1,
             "persons_from": people_from,
             "probes": len(np.unique(plan.probe)),
         },
+        "network": network,
+        "doubts": found_doubtful.counts(),
         "settings": dict(settings),
         "limits": {
             "dead": limits.dead,

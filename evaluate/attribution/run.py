@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from faceguide.cache.doubts import Doubts
+from faceguide.cache.files import json_bytes, publish, read_json
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution.blocks import (
     Plan,
@@ -20,6 +24,7 @@ from faceguide.evaluate.attribution.methods import METHODS, Method, choose
 from faceguide.evaluate.attribution.options import Options
 from faceguide.evaluate.attribution.preparation import Prepared, plan_pairs
 from faceguide.evaluate.attribution.report import write_report
+from faceguide.evaluate.attribution.responses import table_forwards
 from faceguide.evaluate.attribution.results import merge
 from faceguide.evaluate.block_files import is_there, read_arrays, write_arrays
 from faceguide.evaluate.errors import Unfinished
@@ -30,6 +35,7 @@ from faceguide.evaluate.run_directory import begin, read_run
 from faceguide.evaluate.verification import write_left_out
 
 COMMAND = "attribution"
+SEPARATION = "separation.json"
 
 
 def run(
@@ -61,6 +67,7 @@ def run(
     cache, plan = ready.job.cache, ready.job.plan
     settings = {
         **options.record(),
+        "block": plan.per_block,
         "pairs": str(pairs.resolve()),
         "split": split,
     }
@@ -72,26 +79,42 @@ def run(
         methods=[method.name for method in ready.methods],
         **provenance(cache, network),
     )
-    bar = progress("blocks", len(ready.mine))
+    if overwrite:
+        (out / SEPARATION).unlink(missing_ok=True)
+    publish(out / SEPARATION, json_bytes(ready.separation.record()))
+    bar = progress("pairs", ready.pairs)
     for block in ready.mine:
-        compute_block(ready.job, ready.methods, block, out)
-        bar(1)
+        compute_block(ready.job, ready.methods, block, out, bar)
     if not ready.whole:
         return None
-    return _merge(out, cache, plan, ready.rows, ready.methods, options)
+    return _merge(out, cache, plan, ready.rows, ready.doubts, ready.methods, options)
 
 
-def compute_block(job: Job, methods: Sequence[Method], block: int, out: Path) -> None:
-    """Make the files of a block that are missing."""
-    key = job.plan.key
+def compute_block(
+    job: Job,
+    methods: Sequence[Method],
+    block: int,
+    out: Path,
+    bar: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Make the files of a block that are missing; `bar` is told of pairs as the work goes on."""
+    key, places = job.plan.key, job.plan.pairs_of(block)
+    probes = len(np.unique(job.plan.probe[places]))
+    steps = [float(table_forwards(len(job.infills)) * probes)]
+    steps += [len(places) * max(method.cost(job.settings), 1.0) for method in methods]
+    # Whole pairs, in proportion to the forwards that are done.
+    done = np.floor(np.cumsum(steps) / sum(steps) * len(places) + 1e-9).astype(int)
+    ticks = iter(np.diff(done, prepend=0).tolist())
     table = read_arrays(table_path(out, block), key)
     if table is None:
         table = table_of(job, block)
         write_arrays(table_path(out, block), key, table)
+    bar(next(ticks))
     for method in methods:
         path = maps_path(out, method.name, block)
         if not is_there(path, key):
             write_arrays(path, key, maps_of(job, method, block, table))
+        bar(next(ticks))
 
 
 def _merge(
@@ -99,6 +122,7 @@ def _merge(
     cache: FaceCache,
     plan: Plan,
     rows: PairRows,
+    doubts: Doubts,
     methods: Sequence[Method],
     options: Options,
 ) -> dict[str, Any]:
@@ -106,7 +130,12 @@ def _merge(
         raise Unfinished(out, "responses and maps", missing, plan.blocks)
     write_left_out(out, rows.left_out)
     record, judged = merge(
-        out, cache, plan, methods, settings=options.record(), left_out=len(rows.left_out)
+        *(out, cache, plan, methods),
+        settings={**options.record(), "block": plan.per_block},
+        listed=rows.listed,
+        left_out=len(rows.left_out),
+        separation=read_json(out / SEPARATION),
+        doubts=doubts,
     )
     write_report(out, cache, plan, judged)
     return record
@@ -138,10 +167,10 @@ def merge_run(out: Path) -> dict[str, Any]:
         method=own,
     )
     cache = FaceCache.open(about["cache"])
-    plan, rows = plan_pairs(
+    plan, rows, doubts = plan_pairs(
         *(cache, Path(settings["pairs"]), settings["split"], options),
         *(about["weights_sha256"], about["colour"]),
     )
     # Controls come by themselves; a method that was left out of "all" is not in the list.
     listed = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]
-    return _merge(out, cache, plan, rows, choose(listed), options)
+    return _merge(out, cache, plan, rows, doubts, choose(listed), options)

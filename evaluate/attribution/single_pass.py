@@ -70,7 +70,9 @@ def cam_layers(score: PairScore, probe: Tensor) -> tuple[str, ...]:
     """Names of the layers that CAMs look at, fine to coarse.
 
     The network's attribute `cam_layers` if it has one; for ours the 14×14 and the 7×7 map; else
-    the last layer that runs at each of the two coarsest sides of at least 7 cells.
+    the last layer that runs at each of the two coarsest sides of at least 7 cells. CAL's attention
+    maps run last at its coarsest side; they are attention-cam's, and what they weigh, the
+    backbone's features, are for the others.
 
     Raises:
         AttributionError: when there is none, or a named one does not exist.
@@ -91,6 +93,8 @@ def cam_layers(score: PairScore, probe: Tensor) -> tuple[str, ...]:
     with torch.no_grad(), recorded(modules) as found:
         score.describe(probe[:1])
     for name, output in found.items():  # in the order of the first run
+        if name.split(".")[0] == "attentions":
+            continue
         if output.ndim == 4 and output.shape[-1] == output.shape[-2] >= GRID:
             last[output.shape[-1]] = name
     if not last:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from faceguide.evaluate.attribution.separation import sentence
 from faceguide.evaluate.tables import Table, percent, to_latex, to_text
 
 INTERVALS = "over persons, Wilson's where all maps pass or none"
+READING = (
+    "FR, the falsification rate, counts against a map: 0 is best, 100 worst. In some earlier work "
+    "a rate of this name was best at 100; do not compare the two."
+)
 
 
 def _between(found: list[float] | None) -> str:
@@ -72,14 +77,16 @@ def method_table(record: dict[str, Any], *, plain: bool = False) -> Table:
 def method_text(record: dict[str, Any]) -> str:
     """The table and its reading, for a terminal."""
     pairs = record["pairs"]
+    unfit = sentence(record["network"])
     lines = [
+        *([unfit, ""] if unfit else []),
         to_text(method_table(record)),
         "",
         f"{pairs['n']:,} pairs ({pairs['genuine']:,} of one person), {pairs['persons']:,} persons; "
         f"protocol {record['protocol']}, response: {record['response']}. Per cent; brackets: 95 % "
         f"{INTERVALS}.",
-        "↑ higher is better, ↓ lower is better. Mean FR: 50 is chance. Uniform and failed maps "
-        "count as not passed.",
+        f"↑ higher is better, ↓ lower is better. {READING} Mean FR: 50 is chance. Uniform and "
+        "failed maps count as not passed.",
     ]
     warned = [
         f"Warning: {name}: {found['threshold']['warning']}"

@@ -212,6 +212,46 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
     return value.detach(), gradient
 
 
+def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
+    """Refuse a network that no gradient passes.
+
+    Args:
+        name: of the network, for the message.
+        score: with the network.
+        probe: (N, 3, S, S) prepared pixels.
+
+    Raises:
+        ScoreError: when what the network gives does not depend on the pixels, or is cut off.
+    """
+    leaf = probe.detach().requires_grad_(True)
+    with torch.enable_grad():
+        described = score.describe(leaf)
+        # Weights without a pattern, so that nothing cancels.
+        value = torch.stack(
+            [
+                (part.float() * torch.linspace(0.5, 1.5, part.numel()).to(part).view_as(part)).sum()
+                for part in described
+            ]
+        ).sum()
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    if gradient is not None and bool(gradient.any()):
+        return
+    with torch.no_grad():
+        blank = score.describe(torch.zeros_like(probe))
+    if all(torch.equal(one, other) for one, other in zip(described, blank, strict=True)):
+        raise ScoreError(
+            f"{name} gives every picture the same embedding: its score does not depend on the probe"
+        )
+    cause = (
+        "its output is cut off from its input; look for detach, no_grad, numpy or .item()"
+        if gradient is None
+        else "it is zero everywhere; look for rounding, thresholds or arg max"
+    )
+    raise ScoreError(f"{name} gives no gradient: {cause} in its forward")
+
+
 _INDEPENDENT = (
     "the score does not depend on the probe ({found}). This happens when the second image never "
     "enters the target and the length of an embedding that is normalised already is explained "

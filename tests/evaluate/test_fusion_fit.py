@@ -128,6 +128,19 @@ def test_a_fusion_by_name(place: Path, matcher: str) -> None:
     assert repeated["fusion"]["shared_identities"]["count"] == 0
 
 
+def test_merge_knows_the_options_of_the_fit(place: Path, tmp_path: Path) -> None:
+    """The same bytes again, also when the pairs of the fit lie in another cache."""
+    small_cache(tmp_path / "other", rows=50)
+    for number, more in enumerate(((), ("--fit-cache", str(tmp_path / "other")))):
+        out = f"merged-{number}"
+        fit = ("--fit-pairs", str(place / "fit.csv"), *more)
+        assert run(place, out, "qaconv+cosine", *fit).exit_code in (0, 3)
+        before = (place / out / "verification.json").read_bytes()
+        result = CliRunner().invoke(main, ["merge", str(place / out), "--allow-failures"])
+        assert result.exit_code == 0, result.output
+        assert (place / out / "verification.json").read_bytes() == before
+
+
 def test_labels_of_the_tested_pairs_have_no_part_in_the_fit(place: Path) -> None:
     turned = [(fold, a, b, 1 - same) for fold, a, b, same in pairs_of({3, 4, 5, 6})]
     pairs_csv(place / "turned.csv", turned)

@@ -109,6 +109,39 @@ def test_the_report_is_one_file_with_everything_in_it(runs: Path) -> None:
     assert re.findall(r"TAR@(1e-\d)", text)[:6] == [f"1e-{e}" for e in (6, 5, 4, 3, 2, 1)]
 
 
+def test_compare_and_report_give_the_same_intervals(runs: Path) -> None:
+    page = " ".join(Reader(report(runs, "a", "b")).words)
+    evaluate("compare", str(runs / "a"), str(runs / "b"), "--out", str(runs / "both"))
+    rows = list(csv.DictReader((runs / "both" / "tests.csv").open(encoding="utf-8")))
+    for column in ("Δ accuracy", "Δ AUC", "p (Holm)"):
+        assert rows[0][column].lstrip("'") in page
+
+
+def test_refused_rates_have_no_column_and_are_named(runs: Path, tmp_path: Path) -> None:
+    """30 impostors show no rate, 150 show 1e-1."""
+    numbers = [n for n in range(60) if n % 10]
+    impostors = [(a, b) for a in numbers for b in numbers if a < b and a % 7 != b % 7][:150]
+    lines = [line for line in usable_pairs() if line[3]]
+    lines += [(n % 2, key(a), key(b), 0) for n, (a, b) in enumerate(impostors)]
+    pairs_csv(tmp_path / "many.csv", lines)
+    for name, matcher in (("many", "cosine"), ("local", "qaconv+occlusion")):
+        evaluate(
+            *("verification", str(runs / "cache"), "--pairs", str(tmp_path / "many.csv")),
+            *("--weights", str(runs / "run"), "--bootstrap", "0", "--matcher", matcher),
+            *("--embeddings", str(runs / "a"), "--out", str(tmp_path / name)),
+        )
+    for folder, names, shown in ((runs, ("a", "b"), []), (tmp_path, ("many", "local"), ["1e-1"])):
+        text = report(folder, *names)
+        assert re.findall(r">TAR@(1e-\d)</th>", text) == shown
+        assert "refused</th>" not in text
+        assert "TAR@1e-4" in text.split("too few impostor pairs")[0]
+        assert "Refused: 1e-6 needs 10,000,000 impostor pairs" in text
+        both = [str(folder / name) for name in names]
+        compared = evaluate("compare", *both, "--out", str(tmp_path / "compared"))
+        assert ("TAR@1e-1" in compared.splitlines()[0]) == bool(shown)
+        assert "too few impostor pairs" in compared
+
+
 def test_hardest_pairs_are_the_hardest(runs: Path) -> None:
     page = Reader(report(runs, "a"))
     scores = np.load(runs / "a" / "scores.npz")

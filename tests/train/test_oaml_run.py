@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -135,7 +136,12 @@ def test_evaluation_reads_the_run(caches: tuple[FaceCache, FaceCache], tmp_path:
     record = read_json(tmp_path / "run.json")
     assert record["map"] == 7
     assert record["models"]["head"]["arguments"]["num_classes"] == 7
-    assert (tmp_path / "step-0000002.png").stat().st_size > 1000
+    picture = cv2.imread(str(tmp_path / "step-0000002.png"))
+    assert picture.shape[0] % 112 == 20
+    assert picture.shape[1:] == (5 * 112, 3)
+    titles = picture[:20].reshape(20, 5, 112, 3)
+    assert (titles.max((0, 2, 3)) > 200).all(), "each column has a title"
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 256
     (evaluation,) = [line for line in lines if line["kind"] == "evaluation"]
     for name in ("mse", "auc", "iou", "mse_mean_map", "mse_all_visible"):
         assert 0 <= evaluation[f"visibility_{name}"] <= 1

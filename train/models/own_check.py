@@ -84,8 +84,8 @@ def check_own(backbone: nn.Module, name: str, images: Tensor) -> None:
         )
     if len(together) > 1 and all(_apart(one, together[:1]) <= _SAME for one in together.split(1)):
         raise ModelError(
-            f"{name}: gives {len(together)} different faces the same embedding; are its weights "
-            "loaded, and its pixels used?"
+            f"{name}: gives {len(together)} different faces the same embedding, so a score does "
+            "not depend on the probe; are its weights loaded, and its pixels used?"
         )
 
 

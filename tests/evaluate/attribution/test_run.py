@@ -296,8 +296,10 @@ def test_the_estimate_counts_the_images_that_go_forward(place: Path, tmp_path: P
     assert summed["completeness_error"]["median"] < summed["quadrature_error"]["median"]
     assert summed["quadrature_error"]["n"] == summed["completeness_error"]["n"] == 6
     assert summed["quadrature_error"]["largest"] > summed["completeness_error"]["largest"]
-    # Besides: the checks at the start, the estimate's own batches, and the references.
-    assert expected < paid < expected + 6 + 3 * 2 + (18 + 3 * 10) + 20
+    # Besides: the checks at the start, the sample of scores, the estimate's own batches, and the
+    # references.
+    sample = 2 * PAIRS + 2 * 8
+    assert expected < paid < expected + 6 + (1 + 3 * 2 + 1) * 4 + sample + (18 + 3 * 10) + 20
 
 
 def test_wrong_names_are_refused_before_work(place: Path, tmp_path: Path) -> None:
