@@ -112,3 +112,10 @@ def test_links_of_the_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_kind_of_doubt_is_in_the_promises() -> None:
+    from faceguide.cache.doubts import KINDS
+
+    text = (REPOSITORY / "docs" / "promises.md").read_text()
+    assert [kind for kind in KINDS if f"`{kind}`" not in text] == []
