@@ -1,0 +1,1 @@
+"""What every stage stands on: files, foreign formats, faces, commands."""
