@@ -42,21 +42,40 @@ from captum.attr import (
 )
 from torch import Tensor
 
+from faceguide.cache.pairs.pair_lists import read_pairs
+from faceguide.cache.pairs.pair_rows import (
+    PairRows,
+    resolve,
+)
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution import geodesic, integrated
-from faceguide.evaluate.attribution.blocks import make_plan
+from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.cells import Q, cell_attribution
-from faceguide.evaluate.attribution.explain import Job, maps_of, table_of
-from faceguide.evaluate.attribution.infill import Donors, cell_masks
-from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, baseline_for, pixel_range
-from faceguide.evaluate.attribution.methods import METHODS
-from faceguide.evaluate.attribution.options import Options
+from faceguide.evaluate.attribution.methods import (
+    geodesic,
+    integrated,
+)
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Maps,
+    Settings,
+    baseline_for,
+    pixel_range,
+)
+from faceguide.evaluate.attribution.methods.method_table import METHODS
+from faceguide.evaluate.attribution.methods.single_pass import cam_layers
+from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.plug import pair_score
-from faceguide.evaluate.attribution.single_pass import cam_layers
-from faceguide.evaluate.attribution.target import PairScore
-from faceguide.evaluate.network import load_network
-from faceguide.evaluate.pair_rows import PairRows, resolve
-from faceguide.evaluate.pairs import read_pairs
+from faceguide.evaluate.attribution.protocol.blocks import make_plan
+from faceguide.evaluate.attribution.protocol.explain import (
+    Job,
+    maps_of,
+    table_of,
+)
+from faceguide.evaluate.attribution.protocol.infill import (
+    Donors,
+    cell_masks,
+)
+from faceguide.evaluate.score.network import load_network
 
 NAMES = (
     *("saliency", "gradient-input", "smoothgrad", "integrated-gradients", "grad-cam"),

@@ -29,9 +29,17 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import data
 
-from faceguide.preprocess import align
-from faceguide.preprocess.detect import Face, find_face, square_crop
-from faceguide.preprocess.face_mesh import BoxDetector, FaceMesh, mesh_name
+from faceguide.core.faces import align
+from faceguide.preprocess.detect.cascade import (
+    Face,
+    find_face,
+    square_crop,
+)
+from faceguide.preprocess.detect.face_mesh import (
+    BoxDetector,
+    FaceMesh,
+    mesh_name,
+)
 
 Image = NDArray[np.uint8]
 

@@ -30,7 +30,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from faceguide.evaluate.network import Network
+from faceguide.evaluate.score.network import Network
 from faceguide.train.models import create
 
 FACES = ("mobilefacenet", "ir_18", "ir_50", "ir_101")

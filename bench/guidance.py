@@ -33,15 +33,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from faceguide.cache.files import write_bytes
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
-from faceguide.train import augment, guidance
-from faceguide.train.cal import CalSettings, CalStep, Trainee, map_side
-from faceguide.train.guidance import GuidanceSettings, Targets
+from faceguide.core.files import write_bytes
+from faceguide.train.cal import attention_guidance
+from faceguide.train.cal.attention_guidance import (
+    GuidanceSettings,
+    Targets,
+)
+from faceguide.train.cal.cal_step import (
+    CalSettings,
+    CalStep,
+    Trainee,
+    map_side,
+)
+from faceguide.train.data import augment
 from faceguide.train.job import Place
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_weights
+from faceguide.train.models.weights import load_weights
 
 METHODS = {
     "plain": GuidanceSettings(),
@@ -150,11 +159,11 @@ def test(
     ):
         count = len(batch["row"])
         geometry = augment.centre_geometry(count, 112, 112, "cpu")
-        cells = guidance.at_cells(
+        cells = attention_guidance.at_cells(
             Targets(
                 augment.warp_targets(batch["regions"], geometry),
                 augment.warp_targets(batch["heatmap"][:, None], geometry),
-                guidance.known_origin(batch["origin"], False),
+                attention_guidance.known_origin(batch["origin"], False),
             ),
             side,
             side,
@@ -165,7 +174,7 @@ def test(
             seen = ready[batch["row"], 0]
         parts = model(seen, parts=True)
         features.append(parts.output.features)
-        for name, value in guidance.watch(parts.maps, cells, assignment).items():
+        for name, value in attention_guidance.watch(parts.maps, cells, assignment).items():
             watched[name] += value.item() * count
     return {
         "features": torch.cat(features),

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
-from faceguide.evaluate.roc import measure, rank
+from faceguide.evaluate.metrics.roc import (
+    measure,
+    rank,
+)
 from faceguide.preprocess.cli import main as prep
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_weights
-from faceguide.train.verification import separation
+from faceguide.train.models.weights import load_weights
+from faceguide.train.pair_evaluation import separation
 
 LEAST_IMAGES = 4
 

@@ -10,14 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from faceguide.cache.files import replacing
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
-from faceguide.train import augment, guidance
-from faceguide.train.cal import CalStep
-from faceguide.train.guidance import Targets
+from faceguide.core.files import replacing
+from faceguide.train.cal import attention_guidance
+from faceguide.train.cal.attention_guidance import Targets
+from faceguide.train.cal.cal_step import CalStep
+from faceguide.train.data import augment
 from faceguide.train.job import Batch, Place
-from faceguide.train.models.mobilefacenet import LAST_STAGE, MobileFaceNetTrunk
+from faceguide.train.models.backbones.mobilefacenet import (
+    LAST_STAGE,
+    MobileFaceNetTrunk,
+)
 
 
 class AfterTrunk(nn.Module):
@@ -94,6 +98,6 @@ class ReadyStep(CalStep):
         targets = Targets(
             augment.warp_targets(batch["regions"], geometry),
             augment.warp_targets(batch["heatmap"][:, None], geometry),
-            guidance.known_origin(batch["origin"], False),
+            attention_guidance.known_origin(batch["origin"], False),
         )
         return self.ready[rows, geometry.mirrored.long()], targets

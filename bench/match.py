@@ -31,10 +31,11 @@ import click
 import torch
 from torch import Tensor
 
-from faceguide.train.models import create, matching
-from faceguide.train.models.correlation import cell_vectors
-from faceguide.train.models.matching import match
-from faceguide.train.models.qaconv import QAConv
+from faceguide.train.models import create
+from faceguide.train.models.matchers import matching
+from faceguide.train.models.matchers.correlation import cell_vectors
+from faceguide.train.models.matchers.matching import match
+from faceguide.train.models.matchers.qaconv import QAConv
 
 WAYS = ("plain", "match fp32", "match bf16", "match fp32 compiled", "match bf16 compiled")
 
@@ -75,7 +76,7 @@ def real_faces(data: Path, probes: int, gallery: int) -> tuple[Tensor, Tensor, T
     import cv2
     import numpy as np
 
-    from faceguide.train.models.checkpoint import load_weights
+    from faceguide.train.models.weights import load_weights
 
     backbone = create("mobilefacenet")
     load_weights(backbone, data / "weights" / "mobilefacenet.pt")

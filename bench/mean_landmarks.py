@@ -1,6 +1,6 @@
 """Compute the mean frontal face that pose estimation and undetected aligned images use.
 
-    python bench/mean_landmarks.py LFW112/images --out preprocess/data/mean_landmarks.npy
+    python bench/mean_landmarks.py LFW112/images --out preprocess/detect/mean_landmarks.npy
 
 FOLDER holds faces in the 112×112 ArcFace crop. A face counts when its landmarks agree with those
 of the mirrored image and it looks straight ahead; the mean of those is made symmetric, so that
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.preprocess.detect import find_face
-from faceguide.preprocess.face_mesh import open_mesh
+from faceguide.preprocess.detect.cascade import find_face
+from faceguide.preprocess.detect.face_mesh import open_mesh
 
 SIDE = 112
 QUALITY = 0.9  # agreement with the mirrored image

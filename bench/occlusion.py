@@ -55,14 +55,23 @@ from occlusion_pieces import (
     train_tail,
 )
 
-from faceguide.evaluate.fusion_fit import Fit, fit
+from faceguide.evaluate.score.fusion_fit import (
+    Fit,
+    fit,
+)
+from faceguide.train.data.occluders import KINDS
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_weights
+from faceguide.train.models.matchers.qaconv import (
+    WEIGHTINGS,
+    QAConv,
+)
+from faceguide.train.models.matchers.visible_embedding import (
+    VisibleEmbedding,
+    mean_map,
+)
 from faceguide.train.models.occlusion_head import OcclusionHead
-from faceguide.train.models.qaconv import WEIGHTINGS, QAConv
-from faceguide.train.models.visible_embedding import VisibleEmbedding, mean_map
-from faceguide.train.occluders import KINDS
-from faceguide.train.visibility_metrics import visibility_scores
+from faceguide.train.models.weights import load_weights
+from faceguide.train.oaml.visibility_metrics import visibility_scores
 
 TRAINING_PROBES = 150
 TEST_PROBES = 250

@@ -11,9 +11,15 @@ import torch
 from numpy.typing import NDArray
 from occlusion_faces import Faces
 
-from faceguide.evaluate.bootstrap import draw_counts, interval
-from faceguide.evaluate.roc import measure, rank
-from faceguide.train.models.visible_embedding import VisibleEmbedding
+from faceguide.evaluate.metrics.bootstrap import (
+    draw_counts,
+    interval,
+)
+from faceguide.evaluate.metrics.roc import (
+    measure,
+    rank,
+)
+from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 
 FARS = (1e-2, 1e-3)
 MEASURES = ("auc", "tar_1e-2", "tar_1e-3", "rank1")

@@ -9,12 +9,18 @@ import torch
 from occlusion_faces import Faces
 from torch import Tensor, nn
 
-from faceguide.evaluate.roc import measure, rank
+from faceguide.evaluate.metrics.roc import (
+    measure,
+    rank,
+)
 from faceguide.train.models import create
-from faceguide.train.models.mobilefacenet import MobileFaceNet
+from faceguide.train.models.backbones.mobilefacenet import MobileFaceNet
+from faceguide.train.models.matchers.qaconv import (
+    Matches,
+    QAConv,
+)
+from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 from faceguide.train.models.occlusion_head import OcclusionHead
-from faceguide.train.models.qaconv import Matches, QAConv
-from faceguide.train.models.visible_embedding import VisibleEmbedding
 
 IMPOSTORS = 8000
 PULLS = (0.003, 0.03, 0.3, 3.0)

@@ -33,10 +33,16 @@ from occlusion_measures import Test, maps_only, measured, visible_score
 from occlusion_pieces import predicted
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.network import Network, load_network
-from faceguide.train.models.visible_embedding import VisibleEmbedding, mean_map
-from faceguide.train.occluders import KINDS
-from faceguide.train.visibility_metrics import visibility_scores
+from faceguide.evaluate.score.network import (
+    Network,
+    load_network,
+)
+from faceguide.train.data.occluders import KINDS
+from faceguide.train.models.matchers.visible_embedding import (
+    VisibleEmbedding,
+    mean_map,
+)
+from faceguide.train.oaml.visibility_metrics import visibility_scores
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 PROBES = 200

@@ -25,9 +25,9 @@ from typing import Any
 import click
 import numpy as np
 
-from faceguide.cache.info import summary
+from faceguide.cache.inspect.info import summary
 from faceguide.cache.plan import Row, load_plan, make_plan, read_sources
-from faceguide.preprocess.landmarks import FaceSettings
+from faceguide.preprocess.face_shards import FaceSettings
 
 PER_IDENTITY = 80
 BEYOND = (42_000_000, 1_000_000_000)

@@ -33,13 +33,18 @@ import torch
 from click.testing import CliRunner
 from tqdm import tqdm
 
-from faceguide.cache.files import write_bytes
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
+from faceguide.core.files import write_bytes
 from faceguide.preprocess.cli import main as prep
-from faceguide.train.augment import Augmentation
-from faceguide.train.cal import CalSettings, CalStep, Trainee, map_side
-from faceguide.train.guidance import GuidanceSettings
+from faceguide.train.cal.attention_guidance import GuidanceSettings
+from faceguide.train.cal.cal_step import (
+    CalSettings,
+    CalStep,
+    Trainee,
+    map_side,
+)
+from faceguide.train.data.augment import Augmentation
 from faceguide.train.job import Batch, Place
 from faceguide.train.models import create
 

@@ -12,15 +12,25 @@ from tqdm import tqdm
 
 from faceguide import __version__
 from faceguide.cache import manifest
-from faceguide.cache.console import SOME_FAILED, Group, echo_json, printable, say
-from faceguide.cache.errors import CacheError
-from faceguide.cache.export import export_landmarks
-from faceguide.cache.files import replacing
-from faceguide.cache.info import damaged_shards, describe, summary
-from faceguide.cache.parts import show_indices
+from faceguide.cache.inspect.export import export_landmarks
+from faceguide.cache.inspect.info import (
+    damaged_shards,
+    describe,
+    summary,
+)
+from faceguide.cache.inspect.verify import verify
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import GROUPS, ORIGINS, STATUSES
-from faceguide.cache.verify import verify
+from faceguide.core.commands.console import (
+    SOME_FAILED,
+    Group,
+    echo_json,
+    printable,
+    say,
+)
+from faceguide.core.commands.parts import show_indices
+from faceguide.core.errors import CacheError
+from faceguide.core.files import replacing
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -165,7 +175,7 @@ def preview_command(
       cache preview cache/ --out preview.png
       cache preview cache/ --origin retried --faces 60 --out retried.png
     """
-    from faceguide.cache.preview import contact_sheet
+    from faceguide.cache.inspect.preview import contact_sheet
 
     cache = FaceCache.open(directory)
     rows = cache.select(

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from faceguide.cache.console import INTERRUPTED
-from faceguide.cache.errors import FaceguideError
+from faceguide.core.commands.console import INTERRUPTED
+from faceguide.core.errors import FaceguideError
 
 _SIGNAL_BEFORE = 90  # seconds before the time limit at which Slurm warns a task
 _SAVING = 60  # seconds that a warned command has to save its work

@@ -16,9 +16,12 @@ from faceguide.cache.cluster_options import (
     array_options,
     cluster_options,
 )
-from faceguide.cache.console import echo_json, printable
-from faceguide.cache.errors import FaceguideError
-from faceguide.cache.parts import show_indices
+from faceguide.core.commands.console import (
+    echo_json,
+    printable,
+)
+from faceguide.core.commands.parts import show_indices
+from faceguide.core.errors import FaceguideError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faceguide.cache.doubts import STAGES, doubts_path
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import (
+from faceguide.cache.plan import Plan, check_recipe, load_plan
+from faceguide.cache.schema import GROUPS, SCHEMA, columns
+from faceguide.cache.shard import is_done, sidecar_path
+from faceguide.core.commands.doubts import (
+    STAGES,
+    doubts_path,
+)
+from faceguide.core.commands.parts import parts_of
+from faceguide.core.errors import CacheError
+from faceguide.core.files import (
     digest,
     json_bytes,
     publish,
@@ -22,10 +29,6 @@ from faceguide.cache.files import (
     stray_files,
     write_json,
 )
-from faceguide.cache.parts import parts_of
-from faceguide.cache.plan import Plan, check_recipe, load_plan
-from faceguide.cache.schema import GROUPS, SCHEMA, columns
-from faceguide.cache.shard import is_done, sidecar_path
 
 
 def manifest_path(directory: Path, group: str) -> Path:

@@ -25,11 +25,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import reading
-from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.schema import Column
 from faceguide.cache.shard_files import ShardFiles
+from faceguide.core.errors import CacheError
+from faceguide.core.files import reading
+from faceguide.core.formats.hdf5 import open_dataset
 
 # Linux allows 65,530 maps in a process; other columns and libraries need some too.
 _MAPS_PER_COLUMN = 8_000

@@ -23,8 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import (
+from faceguide.cache.permutation import permute
+from faceguide.cache.schema import SCHEMA
+from faceguide.core.errors import CacheError
+from faceguide.core.files import (
     TEMPORARY,
     file_sha256,
     json_bytes,
@@ -35,8 +37,6 @@ from faceguide.cache.files import (
     write_bytes,
     write_error,
 )
-from faceguide.cache.permutation import permute
-from faceguide.cache.schema import SCHEMA
 
 PLAN = "plan.json"
 SOURCES = "sources"

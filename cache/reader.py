@@ -15,14 +15,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.errors import CacheError
-from faceguide.cache.hdf5 import open_dataset
 from faceguide.cache.manifest import load_manifest, require_plan
 from faceguide.cache.mapping import EncodedRows, ShardColumn, open_column
 from faceguide.cache.plan import Plan, read_identities
 from faceguide.cache.schema import GROUPS, ORIGIN_CODE, STATUS_CODE, Column, columns
 from faceguide.cache.shard import row_checksums, shard_path
 from faceguide.cache.shard_files import ShardFiles
+from faceguide.core.errors import CacheError
+from faceguide.core.formats.hdf5 import open_dataset
 
 _OPEN_FILES = 64  # HDF5 files kept open for keys, texts and encoded images
 _CHUNK = 1 << 16

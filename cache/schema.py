@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.errors import CacheError
+from faceguide.core.errors import CacheError
 
 SCHEMA = 1
 

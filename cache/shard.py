@@ -19,11 +19,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import digest, file_sha256, read_json, reading, replacing, write_json
-from faceguide.cache.hdf5_writing import new_hdf5
 from faceguide.cache.opening import SIGNATURE, opening_checksum
 from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns
+from faceguide.core.errors import CacheError
+from faceguide.core.files import (
+    digest,
+    file_sha256,
+    read_json,
+    reading,
+    replacing,
+    write_json,
+)
+from faceguide.core.formats.hdf5_writing import new_hdf5
 
 ALIGNMENT = 4096
 _TEXT = h5py.string_dtype("utf-8")

@@ -8,11 +8,11 @@ from typing import Any
 
 import joblib
 
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import reading
 from faceguide.cache.opening import opening_fault
 from faceguide.cache.schema import columns
 from faceguide.cache.shard import shard_path
+from faceguide.core.errors import CacheError
+from faceguide.core.files import reading
 
 _THREADS = 8  # they wait for the disk
 _MOST_OPENED = 256  # to tell what a cache holds

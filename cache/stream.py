@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faceguide.cache.errors import CacheError
 from faceguide.cache.permutation import permute
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import Column
+from faceguide.core.errors import CacheError
 
 Shuffle = bool | Literal["blocks"]
 Ragged = Literal["pad", "exact"]

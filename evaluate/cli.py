@@ -8,11 +8,21 @@ from typing import Any
 import click
 
 from faceguide import __version__
-from faceguide.cache.console import Group, echo_json, interruptible, printable
-from faceguide.cache.files import write_bytes, write_json
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution import commands as attribution_commands
-from faceguide.evaluate.command_options import (
+from faceguide.core.commands.console import (
+    Group,
+    echo_json,
+    interruptible,
+    printable,
+)
+from faceguide.core.files import (
+    write_bytes,
+    write_json,
+)
+from faceguide.evaluate.attribution import attribution_commands
+from faceguide.evaluate.command_output import show
+from faceguide.evaluate.evaluate_submit import submit_group
+from faceguide.evaluate.evaluation_options import (
     FILE,
     FOLDER,
     OUT,
@@ -24,9 +34,7 @@ from faceguide.evaluate.command_options import (
     progress_bar,
     visibility_option,
 )
-from faceguide.evaluate.command_output import show
 from faceguide.evaluate.merge_command import merge_command
-from faceguide.evaluate.submit import submit_group
 
 
 @click.group(cls=Group)
@@ -67,7 +75,10 @@ def embed_command(
       evaluate embed cache/ --weights run/ --device cuda --part 3/20 --out faces/
     """
     from faceguide.evaluate import runs
-    from faceguide.evaluate.prepare import MatcherOptions, RunOptions
+    from faceguide.evaluate.score.prepare import (
+        MatcherOptions,
+        RunOptions,
+    )
 
     cache = FaceCache.open(directory)
     network, batch_size = load(**network_arguments)
@@ -202,8 +213,8 @@ def ijb_command(
       evaluate ijb IJBC/ --backbone ir_101 --weights ir101.ckpt --device cuda --out ijbc/
       evaluate ijb IJBC/ --weights run/ --matcher qaconv+occlusion --out ijbc-local/
     """
-    from faceguide.evaluate.ijb import TemplateOptions
-    from faceguide.evaluate.ijb_run import run_ijb
+    from faceguide.evaluate.ijb.ijb_protocol import TemplateOptions
+    from faceguide.evaluate.ijb.ijb_run import run_ijb
 
     network, options, run = prepare(visibility="auto", **rest)
     template = TemplateOptions(options.flip, norm, detector_score, images_per_template)
@@ -237,7 +248,12 @@ def compare_command(
     Example:
       evaluate compare cosine/ visible/ --out comparison/
     """
-    from faceguide.evaluate import compare, figures, roc, tables
+    from faceguide.evaluate.metrics import roc
+    from faceguide.evaluate.report import (
+        compare,
+        figures,
+        tables,
+    )
     from faceguide.evaluate.verification import load_scores
 
     if len(directories) < 2:
@@ -296,7 +312,7 @@ def report_command(directories: tuple[Path, ...], out: Path, title: str, hardest
     Example:
       evaluate report cosine/ visible/ --out report.html
     """
-    from faceguide.evaluate.report import write_report
+    from faceguide.evaluate.report.report_page import write_report
 
     write_report(directories, out, title, hardest)
     click.echo(f"{printable(out)}: {out.stat().st_size / 1e6:.1f} MB")

@@ -8,9 +8,17 @@ from typing import Any
 
 import click
 
-from faceguide.cache.console import SomeFailed, echo_json, printable, say
-from faceguide.cache.doubts import OF_WEIGHTS, Doubts
-from faceguide.cache.pair_doubts import is_contradicted
+from faceguide.cache.pairs.pair_doubts import is_contradicted
+from faceguide.core.commands.console import (
+    SomeFailed,
+    echo_json,
+    printable,
+    say,
+)
+from faceguide.core.commands.doubts import (
+    OF_WEIGHTS,
+    Doubts,
+)
 
 
 def show(

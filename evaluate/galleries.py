@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.doubts import Doubts
-from faceguide.cache.equal_images import pictures
-from faceguide.cache.identity_names import NOBODY, folded
-from faceguide.cache.name_rows import match_names
+from faceguide.cache.pairs.equal_images import pictures
+from faceguide.cache.pairs.identity_names import (
+    NOBODY,
+    folded,
+)
+from faceguide.cache.pairs.name_rows import match_names
+from faceguide.cache.pairs.pair_rows import LeftOut
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUSES
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import EvaluationError
 from faceguide.evaluate import gallery_list
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.pair_rows import LeftOut
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceguide.cache.list_text import SEPARATORS, lines, read_text, records
-from faceguide.evaluate.errors import ListError
+from faceguide.cache.pairs.list_text import (
+    SEPARATORS,
+    lines,
+    read_text,
+    records,
+)
+from faceguide.core.errors import ListError
 
 # A first line that is no header: a path, a file name or a number.
 _IMAGE = re.compile(r".*[/\\].*|.*\.\w{3,4}|\d+")

@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import EvaluationError
 from faceguide.evaluate import runs
 from faceguide.evaluate.attribution import run as attribution
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.ijb import TemplateOptions
-from faceguide.evaluate.ijb_run import run_ijb
-from faceguide.evaluate.network import Network, load_network
-from faceguide.evaluate.prepare import MatcherOptions, RunOptions
-from faceguide.evaluate.run_directory import read_run
-from faceguide.train.run_directory import cache_hash
+from faceguide.evaluate.evaluation_run import read_run
+from faceguide.evaluate.ijb.ijb_protocol import TemplateOptions
+from faceguide.evaluate.ijb.ijb_run import run_ijb
+from faceguide.evaluate.score.network import (
+    Network,
+    load_network,
+)
+from faceguide.evaluate.score.prepare import (
+    MatcherOptions,
+    RunOptions,
+)
+from faceguide.train.run.run_record import cache_hash
 
 
 def merge_run(out: Path) -> tuple[str, dict[str, Any]]:

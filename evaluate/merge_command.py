@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
-from faceguide.cache.parts import parts_of, show_indices
-from faceguide.evaluate.command_options import FOLDER
+from faceguide.core.commands.parts import (
+    parts_of,
+    show_indices,
+)
+from faceguide.evaluate.evaluation_options import FOLDER
 
 
 @click.command("merge")
@@ -28,9 +31,12 @@ def merge_command(directory: Path, parts: int | None, allow_failures: bool, as_j
       evaluate merge maps/
       evaluate merge lfw/ --parts 16
     """
-    from faceguide.evaluate.attribution import commands as attribution
+    from faceguide.core.errors import (
+        EvaluationError,
+        Unfinished,
+    )
+    from faceguide.evaluate.attribution import attribution_commands as attribution
     from faceguide.evaluate.command_output import show
-    from faceguide.evaluate.errors import EvaluationError, Unfinished
     from faceguide.evaluate.merge import merge_run
 
     try:

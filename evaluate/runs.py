@@ -7,20 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.archives import write_npz
-from faceguide.cache.files import digest, write_json
-from faceguide.cache.pair_doubts import pair_doubts
+from faceguide.cache.pairs.pair_doubts import pair_doubts
+from faceguide.cache.pairs.pair_lists import read_pairs
+from faceguide.cache.pairs.pair_rows import (
+    PairRows,
+    clusters,
+    resolve,
+)
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate import fusion, galleries, identification, strata, verification
-from faceguide.evaluate.block_files import ScoreBlocks
-from faceguide.evaluate.embed import store_key
-from faceguide.evaluate.embed_part import embed_cached, part_record
-from faceguide.evaluate.errors import EvaluationError
+from faceguide.core.errors import EvaluationError
+from faceguide.core.files import (
+    digest,
+    write_json,
+)
+from faceguide.core.formats.npz import write_npz
+from faceguide.evaluate import (
+    galleries,
+    identification,
+    verification,
+)
 from faceguide.evaluate.galleries import Galleries
-from faceguide.evaluate.network import Network
-from faceguide.evaluate.pair_rows import PairRows, clusters, resolve
-from faceguide.evaluate.pairs import read_pairs
-from faceguide.evaluate.prepare import (
+from faceguide.evaluate.metrics import strata
+from faceguide.evaluate.score import fusion
+from faceguide.evaluate.score.block_files import ScoreBlocks
+from faceguide.evaluate.score.embed import store_key
+from faceguide.evaluate.score.embed_part import (
+    embed_cached,
+    part_record,
+)
+from faceguide.evaluate.score.face_reader import score_pairs_by_blocks
+from faceguide.evaluate.score.network import Network
+from faceguide.evaluate.score.prepare import (
     MatcherOptions,
     Needs,
     RunOptions,
@@ -30,7 +47,6 @@ from faceguide.evaluate.prepare import (
     score_key,
     shared_identities,
 )
-from faceguide.evaluate.reader import score_pairs_by_blocks
 
 
 def run_embed(

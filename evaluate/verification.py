@@ -12,21 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.archives import read_npz, write_npz
-from faceguide.cache.console import printable
-from faceguide.cache.files import replacing
-from faceguide.cache.pair_doubts import PairDoubts
-from faceguide.evaluate.bootstrap import verification_intervals
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.folds import (
+from faceguide.cache.pairs.pair_doubts import PairDoubts
+from faceguide.cache.pairs.pair_lists import PairList
+from faceguide.cache.pairs.pair_rows import (
+    LeftOut,
+    PairRows,
+)
+from faceguide.core.commands.console import printable
+from faceguide.core.errors import EvaluationError
+from faceguide.core.files import replacing
+from faceguide.core.formats.npz import (
+    read_npz,
+    write_npz,
+)
+from faceguide.evaluate.metrics.bootstrap import verification_intervals
+from faceguide.evaluate.metrics.folds import (
     FoldAccuracy,
     assign_folds,
     exact_accuracy,
     published_accuracy,
 )
-from faceguide.evaluate.pair_rows import LeftOut, PairRows
-from faceguide.evaluate.pairs import PairList
-from faceguide.evaluate.roc import (
+from faceguide.evaluate.metrics.roc import (
     Ranking,
     far_name,
     measure,

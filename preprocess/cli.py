@@ -11,15 +11,32 @@ import click
 
 from faceguide import __version__
 from faceguide.cache import manifest
-from faceguide.cache.console import Group, echo_json, printable
-from faceguide.cache.doubts import Doubts
-from faceguide.cache.errors import CacheError
 from faceguide.cache.plan import Plan
+from faceguide.core.commands.console import (
+    Group,
+    echo_json,
+    printable,
+)
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import CacheError
 from faceguide.preprocess import dry_run as rehearsal
-from faceguide.preprocess import guidance_shards, landmarks, parallel
-from faceguide.preprocess.guidance import GuidanceSettings, settings_of
-from faceguide.preprocess.mask_group import MaskPlan, MaskWork, mask_plan, settle_masks
-from faceguide.preprocess.options import (
+from faceguide.preprocess import (
+    face_shards,
+    parallel,
+)
+from faceguide.preprocess.guidance import guidance_shards
+from faceguide.preprocess.guidance.drawing import (
+    GuidanceSettings,
+    settings_of,
+)
+from faceguide.preprocess.masks.mask_group import (
+    MaskPlan,
+    MaskWork,
+    mask_plan,
+    settle_masks,
+)
+from faceguide.preprocess.planning import face_plan, settle
+from faceguide.preprocess.prep_options import (
     EXISTING,
     FOLDER,
     face_options,
@@ -28,8 +45,7 @@ from faceguide.preprocess.options import (
     mask_options,
     prepare_option,
 )
-from faceguide.preprocess.planning import face_plan, settle
-from faceguide.preprocess.submit import submit_command
+from faceguide.preprocess.prep_submit import submit_command
 from faceguide.preprocess.work import Work, require_none_failed, where
 
 
@@ -166,13 +182,13 @@ def plan_command(overwrite: bool, as_json: bool, **options: Any) -> None:
 def _faces_and_guidance(
     directory: Path,
     plan: Plan,
-    settings: landmarks.FaceSettings,
+    settings: face_shards.FaceSettings,
     recipe: dict[str, Any],
     guidance: GuidanceSettings,
     shard: int,
     tick: parallel.Tick,
 ) -> None:
-    landmarks.make_faces(directory, plan, settings, shard, tick)
+    face_shards.make_faces(directory, plan, settings, shard, tick)
     guidance_shards.make_guidance(directory, plan, recipe, guidance, shard, lambda: None)
 
 
@@ -320,7 +336,7 @@ def demo_photos_command(folder: Path, identities: int, images: int, seed: int) -
     Example:
       prep demo-photos demo/set
     """
-    from faceguide.preprocess.demo_photos import write_demo_photos
+    from faceguide.preprocess.demo.demo_photos import write_demo_photos
 
     write_demo_photos(folder, identities=identities, images=images, seed=seed)
     click.echo(f"{printable(folder)}: {identities * images} photographs of {identities} identities")

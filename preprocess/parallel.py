@@ -21,8 +21,8 @@ import numpy as np
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from faceguide.cache.console import Interrupted
-from faceguide.cache.errors import FaceguideError
+from faceguide.core.commands.console import Interrupted
+from faceguide.core.errors import FaceguideError
 
 Result = TypeVar("Result")
 Tick = Callable[[], None]

@@ -10,16 +10,26 @@ from typing import Any
 from tqdm import tqdm
 
 from faceguide.cache import manifest
-from faceguide.cache.console import say
-from faceguide.cache.doubts import Doubts
-from faceguide.cache.files import replacing
 from faceguide.cache.plan import Plan, Row, load_plan, make_plan, read_sources
-from faceguide.preprocess.guidance import GuidanceSettings, settings_of
-from faceguide.preprocess.identities import checked_rows
-from faceguide.preprocess.landmark_check import checked_index
-from faceguide.preprocess.landmark_text import LandmarkTextError
-from faceguide.preprocess.landmarks import FaceSettings, faces_recipe
-from faceguide.preprocess.sources import Source, SourceError, open_source
+from faceguide.core.commands.console import say
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.files import replacing
+from faceguide.preprocess.detect.landmark_check import checked_index
+from faceguide.preprocess.detect.landmark_text import LandmarkTextError
+from faceguide.preprocess.face_shards import (
+    FaceSettings,
+    faces_recipe,
+)
+from faceguide.preprocess.guidance.drawing import (
+    GuidanceSettings,
+    settings_of,
+)
+from faceguide.preprocess.sources.identities import checked_rows
+from faceguide.preprocess.sources.image_sources import (
+    Source,
+    SourceError,
+    open_source,
+)
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,26 @@ from typing import Any
 import click
 
 from faceguide.cache import manifest
-from faceguide.cache.console import SomeFailed, echo_json, printable
-from faceguide.cache.doubts import STAGES, Doubts
-from faceguide.cache.files import read_json
-from faceguide.cache.parts import own_part, shards_of
 from faceguide.cache.plan import Plan
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import ORIGINS
 from faceguide.cache.shard import sidecar_path
+from faceguide.core.commands.console import (
+    SomeFailed,
+    echo_json,
+    printable,
+)
+from faceguide.core.commands.doubts import (
+    STAGES,
+    Doubts,
+)
+from faceguide.core.commands.parts import (
+    own_part,
+    shards_of,
+)
+from faceguide.core.files import read_json
 from faceguide.preprocess import parallel
-from faceguide.preprocess.repeated_images import repeated_rows
+from faceguide.preprocess.sources.repeated_images import repeated_rows
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def test_a_closed_stderr_is_no_file_of_the_cache(tmp_path: Path) -> None:
     """Under `2>&-` the next file that is opened would get the number 2, and what libraries say."""
     program = (
         "import os\n"
-        "from faceguide.cache.standard_streams import watched_streams\n"
+        "from faceguide.core.commands.standard_streams import watched_streams\n"
         "with watched_streams():\n"
         "    print(os.open('/dev/zero', os.O_RDONLY) > 2)\n"
     )

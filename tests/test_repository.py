@@ -6,6 +6,7 @@ import ast
 import configparser
 import importlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,15 +14,15 @@ import click
 import pytest
 from tests.conftest import REPOSITORY
 
-FOLDERS = ("preprocess", "cache", "train", "evaluate")
+FOLDERS = ("core", "cache", "preprocess", "train", "evaluate")
 MAY_IMPORT = {
-    "cache": {"cache"},
-    "preprocess": {"preprocess", "cache"},
-    "train": {"train", "cache"},
-    "evaluate": {"evaluate", "train", "cache"},
+    "core": {"core"},
+    "cache": {"cache", "core"},
+    "preprocess": {"preprocess", "cache", "core"},
+    "train": {"train", "cache", "core"},
+    "evaluate": {"evaluate", "train", "cache", "core"},
 }
-# IJB comes as photographs of its own, with five points each, and must be cut out the same way.
-EXCEPTIONS = {("evaluate/ijb_faces.py", "align"), ("evaluate/ijb_faces.py", "decode")}
+MODULES_OF_A_FOLDER = 15
 
 
 def modules() -> Iterator[Path]:
@@ -69,11 +70,34 @@ def all_commands() -> list[tuple[str, click.Command]]:
     return found
 
 
-def test_the_package_is_the_four_folders() -> None:
+def test_the_package_is_the_folders() -> None:
     for folder in FOLDERS:
         link = REPOSITORY / "src" / "faceguide" / folder
         assert link.is_symlink()
         assert link.resolve() == REPOSITORY / folder
+
+
+def test_the_install_names_every_package() -> None:
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / "setup.cfg")
+    listed = config["options"]["packages"].split()
+    found = {path.parent.relative_to(REPOSITORY) for path in modules()}
+    assert listed == ["faceguide", *sorted(f"faceguide.{'.'.join(path.parts)}" for path in found)]
+    directories = dict(
+        re.split(r"\s*=\s*", line) for line in config["options"]["package_dir"].split("\n") if line
+    )
+    assert directories == {
+        "faceguide": "src/faceguide",
+        **{f"faceguide.{folder}": folder for folder in FOLDERS},
+    }
+
+
+def test_a_folder_has_few_modules_and_a_name_stands_once() -> None:
+    names = Counter(path.name for path in modules())
+    assert [name for name, n in names.items() if n > 1] == ["__init__.py", "cli.py"]
+    folders = Counter(path.parent for path in modules())
+    crowded = [str(path) for path, n in folders.items() if n > MODULES_OF_A_FOLDER]
+    assert not crowded
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(REPOSITORY)))
@@ -82,8 +106,7 @@ def test_imports_point_one_way(path: Path) -> None:
     for name in imports(path):
         parts = name.split(".")
         if parts[0] in FOLDERS:
-            excepted = (str(path.relative_to(REPOSITORY)), parts[1]) in EXCEPTIONS
-            assert excepted or parts[0] in MAY_IMPORT[folder], f"{path} imports {name}"
+            assert parts[0] in MAY_IMPORT[folder], f"{path} imports {name}"
         assert "cli" not in parts, f"{path} imports a command module"
 
 
@@ -115,7 +138,7 @@ def test_links_of_the_pages_lead_somewhere() -> None:
 
 
 def test_every_kind_of_doubt_is_in_the_promises() -> None:
-    from faceguide.cache.doubts import KINDS
+    from faceguide.core.commands.doubts import KINDS
 
     text = (REPOSITORY / "docs" / "promises.md").read_text()
     assert [kind for kind in KINDS if f"`{kind}`" not in text] == []

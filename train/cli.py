@@ -7,8 +7,17 @@ from typing import Any
 import click
 
 from faceguide import __version__
-from faceguide.cache.console import Group
-from faceguide.train.command_options import (
+from faceguide.core.commands.console import Group
+from faceguide.core.commands.option_types import (
+    Counts,
+    FiniteRange,
+    Guide,
+    once_each,
+)
+from faceguide.train.oaml.oaml_command import oaml_command
+from faceguide.train.run.repeat import record_of
+from faceguide.train.train_submit import submit_group
+from faceguide.train.training_options import (
     FILE,
     device_of,
     loop_options,
@@ -18,10 +27,6 @@ from faceguide.train.command_options import (
     tell,
     verification_pairs,
 )
-from faceguide.train.oaml_command import oaml_command
-from faceguide.train.option_types import Counts, FiniteRange, Guide, once_each
-from faceguide.train.repeat import record_of
-from faceguide.train.submit import submit_group
 
 MODELS = (
     "cal_resnet18",
@@ -138,9 +143,13 @@ def cal_command(**options: Any) -> None:
     import sys
 
     from faceguide.cache.reader import FaceCache
-    from faceguide.train.augment import Augmentation
-    from faceguide.train.cal import CalSettings
-    from faceguide.train.cal_run import CalRun, default_crop, run_cal
+    from faceguide.train.cal.cal_run import (
+        CalRun,
+        default_crop,
+        run_cal,
+    )
+    from faceguide.train.cal.cal_step import CalSettings
+    from faceguide.train.data.augment import Augmentation
     from faceguide.train.distributed import from_environment, joined
 
     chosen = dict(options["guides"])
@@ -201,7 +210,7 @@ def cal_command(**options: Any) -> None:
 
 
 def _guidance(chosen: dict[str, float], options: dict[str, Any]) -> Any:
-    from faceguide.train.guidance import GuidanceSettings
+    from faceguide.train.cal.attention_guidance import GuidanceSettings
 
     return GuidanceSettings(
         loss=chosen.get("loss", 0.0),

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from faceguide.train.errors import TrainError
+from faceguide.core.errors import TrainError
 from faceguide.train.rendezvous import meet
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -24,21 +24,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from faceguide.cache.console import Interrupted, say
-from faceguide.train.alone import alone
+from faceguide.core.commands.console import (
+    Interrupted,
+    say,
+)
+from faceguide.core.errors import TrainError
 from faceguide.train.distributed import Processes, barrier, largest
-from faceguide.train.errors import TrainError
 from faceguide.train.job import Batch, Forward, Job, LoopSettings, Place, total_steps
 from faceguide.train.meter import Meter, timed
-from faceguide.train.metrics import Metrics
-from faceguide.train.resume import (
+from faceguide.train.run.checkpoint import (
     TrainingState,
     load_state,
     random_states,
     restore_random,
     save_state,
 )
-from faceguide.train.soundness import Soundness
+from faceguide.train.run.metrics_log import Metrics
+from faceguide.train.run.run_lock import alone
+from faceguide.train.run.soundness import Soundness
 
 _COMPILERS = ("torch._dynamo", "torch._inductor")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from torch import distributed as dist
 
-from faceguide.cache.console import say
-from faceguide.train.errors import TrainError
+from faceguide.core.commands.console import say
+from faceguide.core.errors import TrainError
 
 PATIENCE = 300.0  # s; processes that are started together meet within seconds
 QUIET = 3.0  # s, before it is said what is waited for

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from faceguide.cache.doubts import Doubts
 from faceguide.cache.reader import FaceCache
-from faceguide.train.errors import TrainError
-from faceguide.train.verification import Pairs
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import TrainError
+from faceguide.train.pair_evaluation import Pairs
 
 _NAMED = 12  # values in a message
 

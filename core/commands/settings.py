@@ -17,7 +17,7 @@ import cattrs
 import click
 from typed_settings.cli_click import click_options
 
-from faceguide.cache.errors import FaceguideError
+from faceguide.core.errors import FaceguideError
 
 Settings = TypeVar("Settings")
 Command = TypeVar("Command", bound=Callable[..., Any])

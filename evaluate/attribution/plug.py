@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from faceguide.evaluate.attribution.target import PairScore
-from faceguide.evaluate.network import Network
-from faceguide.evaluate.scores import make_matcher
-from faceguide.train.models.own import inner
+from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.evaluate.score.network import Network
+from faceguide.evaluate.score.scores import make_matcher
+from faceguide.train.models.own_networks import inner
 
 
 def pair_score(network: Network, matcher: str) -> PairScore:

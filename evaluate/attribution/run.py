@@ -8,30 +8,51 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.doubts import Doubts
-from faceguide.cache.files import json_bytes, publish, read_json
+from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution.blocks import (
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import AttributionError, Unfinished
+from faceguide.core.files import (
+    json_bytes,
+    publish,
+    read_json,
+)
+from faceguide.evaluate.attribution.attribution_options import Options
+from faceguide.evaluate.attribution.methods.maps import Settings
+from faceguide.evaluate.attribution.methods.method_table import (
+    METHODS,
+    Method,
+    choose,
+)
+from faceguide.evaluate.attribution.pages.attribution_page import write_report
+from faceguide.evaluate.attribution.protocol.blocks import (
     Plan,
     maps_path,
     missing_blocks,
     table_path,
 )
-from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.explain import Job, maps_of, table_of
-from faceguide.evaluate.attribution.maps import Settings
-from faceguide.evaluate.attribution.methods import METHODS, Method, choose
-from faceguide.evaluate.attribution.options import Options
-from faceguide.evaluate.attribution.preparation import Prepared, plan_pairs
-from faceguide.evaluate.attribution.report import write_report
-from faceguide.evaluate.attribution.responses import table_forwards
+from faceguide.evaluate.attribution.protocol.explain import (
+    Job,
+    maps_of,
+    table_of,
+)
+from faceguide.evaluate.attribution.protocol.preparation import (
+    Prepared,
+    plan_pairs,
+)
+from faceguide.evaluate.attribution.protocol.responses import table_forwards
 from faceguide.evaluate.attribution.results import merge
-from faceguide.evaluate.block_files import is_there, read_arrays, write_arrays
-from faceguide.evaluate.errors import Unfinished
-from faceguide.evaluate.network import Network
-from faceguide.evaluate.pair_rows import PairRows
-from faceguide.evaluate.prepare import provenance
-from faceguide.evaluate.run_directory import begin, read_run
+from faceguide.evaluate.evaluation_run import (
+    begin,
+    read_run,
+)
+from faceguide.evaluate.score.block_files import (
+    is_there,
+    read_arrays,
+    write_arrays,
+)
+from faceguide.evaluate.score.network import Network
+from faceguide.evaluate.score.prepare import provenance
 from faceguide.evaluate.verification import write_left_out
 
 COMMAND = "attribution"

@@ -9,10 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.evaluate.attribution import diagnosis, matched
-from faceguide.evaluate.attribution.diagnosis import Limits, wilson
-from faceguide.evaluate.attribution.matched import Falsifiability, Outcome
-from faceguide.evaluate.bootstrap import PairWeights, interval, replicate
+from faceguide.evaluate.attribution.protocol import (
+    diagnosis,
+    matched,
+)
+from faceguide.evaluate.attribution.protocol.diagnosis import (
+    Limits,
+    wilson,
+)
+from faceguide.evaluate.attribution.protocol.matched import (
+    Falsifiability,
+    Outcome,
+)
+from faceguide.evaluate.metrics.bootstrap import (
+    PairWeights,
+    interval,
+    replicate,
+)
 
 # What each figure means and which way is better; printed beside it wherever it is shown.
 DIRECTIONS = {

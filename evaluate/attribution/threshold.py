@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceguide.evaluate.attribution.errors import AttributionError
+from faceguide.core.errors import AttributionError
 
 FILLS = ("zero", "mean", "noise")
 FAIR_RATIO = (0.5, 2.0)  # of the areas, high / low

@@ -7,7 +7,7 @@ import importlib
 import click
 
 from faceguide import __version__
-from faceguide.cache.console import Group
+from faceguide.core.commands.console import Group
 
 GROUPS = ("prep", "cache", "train", "evaluate")
 _MODULES = {"prep": "preprocess"}

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faceguide.cache.archives import read_npz, write_npz
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import append_digest
+from faceguide.core.errors import CacheError
+from faceguide.core.files import append_digest
+from faceguide.core.formats.npz import (
+    read_npz,
+    write_npz,
+)
 
 
 def test_numpy_reads_what_was_written_and_so_do_we(tmp_path: Path) -> None:

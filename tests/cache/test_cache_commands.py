@@ -109,7 +109,7 @@ def test_a_folder_that_is_missing_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    from faceguide.cache.console import printable
+    from faceguide.core.commands.console import printable
 
     assert printable("a\x1b[31mred\nb\u202e\udcff") == "a\\x1b[31mred\\nb\\u202e\\udcff"
     assert printable("Zoë 李") == "Zoë 李"

@@ -16,7 +16,7 @@ from tests.sbatch import directives
 
 from faceguide.cache.cluster import Cluster, Job, scripts, submit
 from faceguide.cache.cluster_options import Minutes
-from faceguide.cache.errors import FaceguideError
+from faceguide.core.errors import FaceguideError
 
 pytest.importorskip("submitit", reason="pip install 'faceguide[cluster]'")
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceguide.cache.cluster_commands import job_command
-from faceguide.cache.errors import FaceguideError
+from faceguide.core.errors import FaceguideError
 
 pytest.importorskip("submitit", reason="pip install 'faceguide[cluster]'")
 

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from faceguide.cache.doubts import KINDS, STAGES, Doubts
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import write_json
 from faceguide.cache.manifest import start_over
+from faceguide.core.commands.doubts import (
+    KINDS,
+    STAGES,
+    Doubts,
+)
+from faceguide.core.errors import CacheError
+from faceguide.core.files import write_json
 
 
 def test_counts_and_lines() -> None:

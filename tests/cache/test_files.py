@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import (
+from faceguide.core.errors import CacheError
+from faceguide.core.files import (
     digest_intact,
     file_sha256,
     open_for_library,
@@ -65,8 +65,8 @@ def test_a_write_beyond_the_limit_is_one_line_and_leaves_nothing(tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
     code = (
-        "import sys; from pathlib import Path; from faceguide.cache.files import write_bytes;"
-        "from faceguide.cache.errors import CacheError\n"
+        "import sys; from pathlib import Path; from faceguide.core.files import write_bytes;"
+        "from faceguide.core.errors import CacheError\n"
         "try: write_bytes(Path(sys.argv[1]), bytes(5000))\n"
         "except CacheError as error: print(error)"
     )

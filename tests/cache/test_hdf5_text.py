@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faceguide.cache.hdf5 import attribute, open_dataset
-from faceguide.cache.hdf5_text import require_bounded_text
+from faceguide.core.formats.hdf5 import (
+    attribute,
+    open_dataset,
+)
+from faceguide.core.formats.hdf5_text import require_bounded_text
 
 TEXT = h5py.string_dtype("utf-8")
 LAYOUTS = ({}, {"chunks": (3,)}, {"chunks": (3,), "compression": "gzip"})

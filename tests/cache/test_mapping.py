@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tests.cache.builder import build
 
 from faceguide.cache import FaceCache, mapping
-from faceguide.cache.errors import CacheError
 from faceguide.cache.mapping import MappedColumn, SplitColumn, place_shards
 from faceguide.cache.shard import ALIGNMENT
 from faceguide.cache.shard_files import ShardFiles
+from faceguide.core.errors import CacheError
 
 HUGE = 2 << 20
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cache.builder import build_keys
 
-from faceguide.cache.name_rows import match_names
+from faceguide.cache.pairs.name_rows import match_names
 
 
 def found(tmp_path: Path, keys: list[str], names: list[str]) -> dict[str, str]:

@@ -13,15 +13,15 @@ import pytest
 from tests.cache.builder import build
 from tests.faults.injection import unavailable
 
-from faceguide.cache.files import publish
-from faceguide.cache.verify import verify
+from faceguide.cache.inspect.verify import verify
+from faceguide.core.files import publish
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PUBLISH = """
 import sys
 from pathlib import Path
-from faceguide.cache.errors import CacheError
-from faceguide.cache.files import publish
+from faceguide.core.errors import CacheError
+from faceguide.core.files import publish
 try:
     print(publish(Path(sys.argv[1]), b"this one"))
 except CacheError as error:
@@ -38,7 +38,7 @@ time.sleep(60)
 RACE = """
 import os, sys, time
 from pathlib import Path
-from faceguide.cache.files import publish
+from faceguide.core.files import publish
 start = time.time() + 2
 for number in range(8):
     if os.fork() == 0:

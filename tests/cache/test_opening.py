@@ -16,9 +16,12 @@ from tests.cache.builder import build, write_faces
 
 from faceguide.cache import CacheError, FaceCache, Stream, manifest
 from faceguide.cache.cli import main
-from faceguide.cache.files import read_json, write_json
 from faceguide.cache.plan import load_plan
 from faceguide.cache.shard import is_done, shard_path, sidecar_path
+from faceguide.core.files import (
+    read_json,
+    write_json,
+)
 
 
 def run(*words: object) -> Result:

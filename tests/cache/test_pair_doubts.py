@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from tests.cache.builder import build_keys
 
-from faceguide.cache.pair_doubts import PairDoubts, pair_doubts
-from faceguide.cache.pair_lists import PairList
-from faceguide.cache.pair_rows import resolve
+from faceguide.cache.pairs.pair_doubts import (
+    PairDoubts,
+    pair_doubts,
+)
+from faceguide.cache.pairs.pair_lists import PairList
+from faceguide.cache.pairs.pair_rows import resolve
 from faceguide.cache.reader import FaceCache
 
 KEYS = [f"p{n % 5}/{n:03d}.jpg" for n in range(101, 200) if n % 10]

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faceguide.cache.cluster_options import Indices
-from faceguide.cache.errors import FaceguideError
-from faceguide.cache.parts import array_part, parse_part, parts_of, shards_of, show_indices
+from faceguide.core.commands.parts import (
+    array_part,
+    parse_part,
+    parts_of,
+    shards_of,
+    show_indices,
+)
+from faceguide.core.errors import FaceguideError
 
 
 def array(task: int, first: int, last: int, step: int, count: int) -> dict[str, str]:

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faceguide.cache.errors import CacheError
-from faceguide.cache.info import summary
+from faceguide.cache.inspect.info import summary
 from faceguide.cache.plan import (
     Plan,
     Row,
@@ -22,6 +21,7 @@ from faceguide.cache.plan import (
     read_identities,
     read_sources,
 )
+from faceguide.core.errors import CacheError
 
 RECIPE = {"revision": 1, "size": 112}
 

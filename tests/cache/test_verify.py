@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tests.cache.builder import build
 
-from faceguide.cache.errors import CacheError
+from faceguide.cache.inspect.verify import verify
 from faceguide.cache.shard import is_done, sidecar_path
-from faceguide.cache.verify import verify
+from faceguide.core.errors import CacheError
 
 
 @pytest.fixture(scope="module", params=["raw", "jpeg"])

@@ -14,8 +14,11 @@ import click
 import pytest
 from tests.cluster.prep import PREP, content
 
-from faceguide.cache.errors import FaceguideError
-from faceguide.preprocess import landmarks, parallel
+from faceguide.core.errors import FaceguideError
+from faceguide.preprocess import (
+    face_shards,
+    parallel,
+)
 from faceguide.preprocess.work import where
 
 distributed = pytest.importorskip("distributed", reason="pip install 'faceguide[dask]'")
@@ -61,10 +64,10 @@ def test_processes_here_and_workers_elsewhere_exclude_each_other() -> None:
 
 
 def test_a_thread_builds_its_graphs_once_and_shares_them_with_none() -> None:
-    ours = landmarks._finder(None)
-    assert landmarks._finder(None) is ours
+    ours = face_shards._finder(None)
+    assert face_shards._finder(None) is ours
     others: list[object] = []
-    thread = threading.Thread(target=lambda: others.append(landmarks._finder(None)[0]))
+    thread = threading.Thread(target=lambda: others.append(face_shards._finder(None)[0]))
     thread.start()
     thread.join()
     assert others[0] is not ours[0]

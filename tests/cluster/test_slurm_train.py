@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.cache.builder import build
 from tests.cluster.private_slurm import Slurm
 
-from faceguide.train.metrics import read_metrics
+from faceguide.train.run.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from faceguide.evaluate.bootstrap import (
+from faceguide.evaluate.metrics.bootstrap import (
     PairWeights,
     RocStatistic,
     draw_counts,
@@ -13,9 +13,19 @@ from faceguide.evaluate.bootstrap import (
     replicate,
     verification_intervals,
 )
-from faceguide.evaluate.folds import assign_folds, exact_accuracy
-from faceguide.evaluate.paired_tests import compare_all, holm, mcnemar
-from faceguide.evaluate.roc import measure, rank
+from faceguide.evaluate.metrics.folds import (
+    assign_folds,
+    exact_accuracy,
+)
+from faceguide.evaluate.metrics.paired_tests import (
+    compare_all,
+    holm,
+    mcnemar,
+)
+from faceguide.evaluate.metrics.roc import (
+    measure,
+    rank,
+)
 
 
 def test_a_pair_counts_as_often_as_its_persons_together() -> None:

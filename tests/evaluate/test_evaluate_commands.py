@@ -9,8 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from faceguide.evaluate import cli, command_options, fusion_fit, scores
-from faceguide.evaluate.network import on_device
+from faceguide.evaluate import (
+    cli,
+    evaluation_options,
+)
+from faceguide.evaluate.score import (
+    fusion_fit,
+    scores,
+)
+from faceguide.evaluate.score.network import on_device
 from faceguide.train import cli as train_cli
 from faceguide.train.distributed import Processes, choose_device
 
@@ -40,8 +47,8 @@ def test_the_commands() -> None:
 
 
 def test_matchers_on_the_command_line_are_those_of_the_library() -> None:
-    assert command_options.MATCHERS == scores.MATCHERS
-    assert tuple(fusion_fit.FUSIONS) == command_options.FUSIONS
+    assert evaluation_options.MATCHERS == scores.MATCHERS
+    assert tuple(fusion_fit.FUSIONS) == evaluation_options.FUSIONS
 
 
 def devices(command: click.Command) -> Iterator[click.Parameter]:

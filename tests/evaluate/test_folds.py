@@ -8,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.folds import assign_folds, exact_accuracy, published_accuracy
+from faceguide.core.errors import EvaluationError
+from faceguide.evaluate.metrics.folds import (
+    assign_folds,
+    exact_accuracy,
+    published_accuracy,
+)
 
 
 def published(cosine: np.ndarray, same: np.ndarray, folds: int) -> np.ndarray:

@@ -10,10 +10,14 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.evaluate.builder import key, pairs_csv, small_cache, training_run, weights_file
 
-from faceguide.evaluate import command_options, fusion_fit
+from faceguide.core.errors import EvaluationError
+from faceguide.evaluate import evaluation_options
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.roc import measure, rank
+from faceguide.evaluate.metrics.roc import (
+    measure,
+    rank,
+)
+from faceguide.evaluate.score import fusion_fit
 from faceguide.evaluate.verification import load_scores
 
 
@@ -94,7 +98,7 @@ def run(place: Path, out: str, matcher: str, *more: str, pairs: str = "test.csv"
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("matcher", command_options.FUSIONS)
+@pytest.mark.parametrize("matcher", evaluation_options.FUSIONS)
 def test_a_fusion_by_name(place: Path, matcher: str) -> None:
     result = run(place, matcher, matcher, "--fit-pairs", str(place / "fit.csv"))
     assert result.exit_code == 0, result.output

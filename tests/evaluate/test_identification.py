@@ -15,14 +15,18 @@ from tests.cache.builder import build_keys
 from tests.evaluate.builder import key, small_cache, training_run, weights_file
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate import identification, strata
+from faceguide.core.errors import (
+    EvaluationError,
+    ListError,
+)
+from faceguide.evaluate import identification
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.errors import EvaluationError, ListError
 from faceguide.evaluate.galleries import from_lists, one_per_identity
 from faceguide.evaluate.identification import Search, cmc, search, search_blocks, summarise
-from faceguide.evaluate.reader import FaceReader
-from faceguide.evaluate.scores import Cosine
-from faceguide.evaluate.store import FaceStore
+from faceguide.evaluate.metrics import strata
+from faceguide.evaluate.score.face_reader import FaceReader
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.scores import Cosine
 
 
 def blocks_of(scores: np.ndarray, step: int):
@@ -317,9 +321,9 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from faceguide.evaluate.identification import search, summarise
-from faceguide.evaluate.reader import FaceReader
-from faceguide.evaluate.scores import Cosine
-from faceguide.evaluate.store import FaceStore
+from faceguide.evaluate.score.face_reader import FaceReader
+from faceguide.evaluate.score.scores import Cosine
+from faceguide.evaluate.score.face_store import FaceStore
 reader = FaceReader(FaceStore(next(Path(sys.argv[1]).glob("embeddings-*"))))
 gallery, probe = np.arange(0, 20_000, 2), np.arange(1, 20_000, 2)
 found = search(reader, Cosine(), gallery, gallery // 4, probe, probe // 4)

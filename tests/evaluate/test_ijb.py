@@ -11,16 +11,30 @@ import torch
 from click.testing import CliRunner
 from tests.evaluate.builder import training_run, weights_file
 
-from faceguide.evaluate import ijb_faces, ijb_points, templates
+from faceguide.core.errors import ListError
+from faceguide.core.faces import align
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.errors import ListError
-from faceguide.evaluate.ijb import TemplateOptions, TemplateScorer
-from faceguide.evaluate.ijb_meta import read_meta, read_subjects, read_template_pairs
-from faceguide.evaluate.network import load_network
-from faceguide.evaluate.reader import FaceReader, score_pairs
-from faceguide.evaluate.scores import make_matcher
-from faceguide.evaluate.store import FaceStore
-from faceguide.preprocess import align
+from faceguide.evaluate.ijb import (
+    ijb_faces,
+    ijb_points,
+    templates,
+)
+from faceguide.evaluate.ijb.ijb_meta import (
+    read_meta,
+    read_subjects,
+    read_template_pairs,
+)
+from faceguide.evaluate.ijb.ijb_protocol import (
+    TemplateOptions,
+    TemplateScorer,
+)
+from faceguide.evaluate.score.face_reader import (
+    FaceReader,
+    score_pairs,
+)
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.network import load_network
+from faceguide.evaluate.score.scores import make_matcher
 
 SUBJECTS, TEMPLATES = 6, 3  # templates of each subject: gallery, probe, probe
 

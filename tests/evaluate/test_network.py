@@ -8,9 +8,11 @@ import pytest
 import torch
 from tests.evaluate.builder import random_module, training_run, weights_file
 
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.network import load_network, on_device
-from faceguide.train.models.errors import CheckpointError
+from faceguide.core.errors import CheckpointError, EvaluationError
+from faceguide.evaluate.score.network import (
+    load_network,
+    on_device,
+)
 from faceguide.train.models.exchange import export_backbone
 
 ALL = frozenset({"plain", "embedding", "map", "visibility"})

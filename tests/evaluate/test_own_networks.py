@@ -13,17 +13,17 @@ from click.testing import CliRunner, Result
 from tests.evaluate.builder import pairs_csv, small_cache, usable_pairs
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import ModelError
 from faceguide.evaluate.cli import main
-from faceguide.train.models.errors import ModelError
-from faceguide.train.models.own import own_backbone
 from faceguide.train.models.own_check import check_own, distinct
-from faceguide.train.oaml_command import oaml_command
+from faceguide.train.models.own_networks import own_backbone
+from faceguide.train.oaml.oaml_command import oaml_command
 
 SOURCE = '''
 import torch
 from torch import nn
 from torch.nn import functional as F
-from faceguide.train.models.backbone import FaceBackbone
+from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.input_spec import InputSpec
 
 torch.manual_seed(3)

@@ -7,9 +7,13 @@ import pytest
 from tests.cache.builder import build, number
 from tests.evaluate.builder import key
 
+from faceguide.cache.pairs.pair_lists import PairList
+from faceguide.cache.pairs.pair_rows import (
+    clusters,
+    find_rows,
+    resolve,
+)
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.pair_rows import clusters, find_rows, resolve
-from faceguide.evaluate.pairs import PairList
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faceguide.cache.errors import FaceguideError
-from faceguide.evaluate.errors import ListError
-from faceguide.evaluate.pairs import read_pairs
+from faceguide.cache.pairs.pair_lists import read_pairs
+from faceguide.core.errors import FaceguideError, ListError
 
 
 def write(path: Path, text: str) -> Path:

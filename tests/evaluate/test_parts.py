@@ -12,9 +12,15 @@ from click.testing import CliRunner, Result
 from tests.evaluate.builder import pairs_csv, small_cache, training_run, usable_pairs
 from tests.evaluate.test_ijb import build_ijb
 
-from faceguide.evaluate import embed, fusion, identification, ijb, reader
+from faceguide.evaluate import identification
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.network import Network
+from faceguide.evaluate.ijb import ijb_protocol
+from faceguide.evaluate.score import (
+    embed,
+    face_reader,
+    fusion,
+)
+from faceguide.evaluate.score.network import Network
 
 PARTS = 3
 FUSED = ("--matcher", "fused", "--fuse", "visible-embedding=1", "--fuse", "cosine=2")
@@ -36,10 +42,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that every part has some."""
     monkeypatch.setattr(embed, "block_rows", lambda rows: 8)
-    monkeypatch.setattr(reader, "PAIR_BLOCK", 16)
+    monkeypatch.setattr(face_reader, "PAIR_BLOCK", 16)
     monkeypatch.setattr(fusion, "RANDOM_PAIRS", 40)
-    monkeypatch.setattr(ijb, "_LOCAL_PAIR_BLOCK", 32)
-    for module in (identification, ijb):
+    monkeypatch.setattr(ijb_protocol, "_LOCAL_PAIR_BLOCK", 32)
+    for module in (identification, ijb_protocol):
         monkeypatch.setattr(module, "probe_block", lambda people, most=512: 5)
 
 

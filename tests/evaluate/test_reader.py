@@ -11,16 +11,16 @@ from tests.evaluate.builder import training_run, weights_file
 from faceguide.cache import manifest
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.shard import row_checksums, write_shard
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.network import load_network
-from faceguide.evaluate.reader import (
+from faceguide.core.errors import EvaluationError
+from faceguide.evaluate.score.face_reader import (
     FaceReader,
     cached_visibility,
     choose_visibility,
     groups_for,
     visible_mean_map,
 )
-from faceguide.evaluate.store import FaceStore
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.network import load_network
 
 
 @pytest.fixture(scope="module")

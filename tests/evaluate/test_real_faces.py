@@ -11,9 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.reader import FaceReader, score_pairs
-from faceguide.evaluate.scores import Cosine
-from faceguide.evaluate.store import FaceStore
+from faceguide.evaluate.score.face_reader import (
+    FaceReader,
+    score_pairs,
+)
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.scores import Cosine
 from faceguide.evaluate.verification import load_scores, summarise
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -6,8 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.roc import FARS, curve, far_name, measure, rank, tar_cells, threshold_at
+from faceguide.core.errors import EvaluationError
+from faceguide.evaluate.metrics.roc import (
+    FARS,
+    curve,
+    far_name,
+    measure,
+    rank,
+    tar_cells,
+    threshold_at,
+)
 
 FEW = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 

@@ -7,12 +7,25 @@ import pytest
 import torch
 from tests.evaluate.builder import training_run, weights_file
 
-from faceguide.evaluate import fusion
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.network import Network, load_network
-from faceguide.evaluate.reader import FaceReader, score_pairs
-from faceguide.evaluate.scores import MATCHERS, Faces, Fused, FusedPart, Matcher, make_matcher
-from faceguide.evaluate.store import FaceStore
+from faceguide.core.errors import EvaluationError
+from faceguide.evaluate.score import fusion
+from faceguide.evaluate.score.face_reader import (
+    FaceReader,
+    score_pairs,
+)
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.network import (
+    Network,
+    load_network,
+)
+from faceguide.evaluate.score.scores import (
+    MATCHERS,
+    Faces,
+    Fused,
+    FusedPart,
+    Matcher,
+    make_matcher,
+)
 
 SINGLE = MATCHERS[:-1]
 
@@ -133,8 +146,8 @@ def test_scores_of_pairs_do_not_depend_on_order_or_blocks(
         shuffled = score_pairs(FaceReader(store), matcher, probe[order], reference[order])
         np.testing.assert_allclose(shuffled, whole[order], atol=1e-5)
         with monkeypatch.context() as small:
-            small.setattr("faceguide.evaluate.reader.PAIR_BLOCK", 7)
-            small.setattr("faceguide.evaluate.reader.EMBEDDING_BLOCK", 7)
+            small.setattr("faceguide.evaluate.score.face_reader.PAIR_BLOCK", 7)
+            small.setattr("faceguide.evaluate.score.face_reader.EMBEDDING_BLOCK", 7)
             blocks = score_pairs(FaceReader(store), matcher, probe, reference)
         np.testing.assert_allclose(blocks, whole, atol=1e-5)
 
@@ -155,7 +168,7 @@ def test_scales_come_from_random_pairs_and_can_be_taken_over(
     whole = (embedding @ embedding.T).numpy()[~np.eye(50, dtype=bool)]
     assert scales["cosine"]["mean"] == pytest.approx(whole.mean(), abs=0.01)
     assert scales["cosine"]["std"] == pytest.approx(whole.std(), rel=0.1)
-    from faceguide.cache.files import write_json
+    from faceguide.core.files import write_json
 
     write_json(tmp_path / "fusion.json", {"scales": scales})
     assert fusion.read_scales(tmp_path / "fusion.json", ["cosine"]) == scales

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faceguide.cache.errors import CacheError
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.store import FaceStore
+from faceguide.core.errors import CacheError, EvaluationError
+from faceguide.evaluate.score.face_store import FaceStore
 
 KEY = {"cache": "c", "weights": "w"}
 

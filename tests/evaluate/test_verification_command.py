@@ -19,11 +19,11 @@ from tests.evaluate.builder import (
 )
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.embed import embed_rows
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.network import load_network
-from faceguide.evaluate.store import FaceStore
+from faceguide.evaluate.score.embed import embed_rows
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.network import load_network
 from faceguide.evaluate.verification import load_scores
 
 
@@ -125,7 +125,7 @@ def test_other_settings_do_not_overwrite_a_run(place: Path) -> None:
 
 
 def test_embeddings_are_computed_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faceguide.evaluate.network import Network
+    from faceguide.evaluate.score.network import Network
 
     command = ["embed", str(place / "cache"), "--backbone", "mobilefacenet", "--json"]
     command += ["--weights", str(place / "weights.pt"), "--out", str(place / "faces")]
@@ -146,8 +146,8 @@ def test_embeddings_are_computed_once(place: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_killed_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faceguide.evaluate import embed
-    from faceguide.evaluate.network import Network
+    from faceguide.evaluate.score import embed
+    from faceguide.evaluate.score.network import Network
 
     monkeypatch.setattr(embed, "block_rows", lambda rows: 8)
     real, calls = Network.describe, []
@@ -298,7 +298,7 @@ def test_a_signal_ends_with_its_own_code(place: Path, monkeypatch: pytest.Monkey
     import os
     import signal
 
-    from faceguide.evaluate.network import Network
+    from faceguide.evaluate.score.network import Network
 
     def killed(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

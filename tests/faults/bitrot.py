@@ -22,23 +22,33 @@ from tests.cache.builder import build
 from tests.faults.counts import Campaign, Counts
 
 from faceguide.cache import FaceCache, Stream
-from faceguide.cache.archives import write_npz
-from faceguide.cache.errors import CacheError, FaceguideError
-from faceguide.cache.files import read_json
-from faceguide.cache.verify import verify
-from faceguide.evaluate.attribution.blocks import table_path
-from faceguide.evaluate.block_files import read_arrays, write_arrays
+from faceguide.cache.inspect.verify import verify
+from faceguide.core.errors import (
+    CacheError,
+    FaceguideError,
+)
+from faceguide.core.files import read_json
+from faceguide.core.formats.npz import write_npz
+from faceguide.core.formats.safetensors_file import safetensors_bytes
+from faceguide.evaluate.attribution.protocol.blocks import table_path
+from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.identification import SEARCH
-from faceguide.evaluate.report_runs import load_cmc
-from faceguide.evaluate.run_directory import read_run
-from faceguide.evaluate.store import FaceStore
+from faceguide.evaluate.report.report_runs import load_cmc
+from faceguide.evaluate.score.block_files import (
+    read_arrays,
+    write_arrays,
+)
+from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.verification import load_scores, save_scores
+from faceguide.train.data.samplers import GraphBatches
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import read_state
-from faceguide.train.models.safetensors_file import safetensors_bytes
-from faceguide.train.resume import TrainingState, load_state, save_state
-from faceguide.train.run_directory import begin_run
-from faceguide.train.samplers import GraphBatches
+from faceguide.train.models.weights import read_state
+from faceguide.train.run.checkpoint import (
+    TrainingState,
+    load_state,
+    save_state,
+)
+from faceguide.train.run.run_record import begin_run
 
 RECIPE = "0" * 64
 

@@ -29,7 +29,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MODULES = (
     *("captum.attr", "cv2", "matplotlib.pyplot", "mediapipe", "scipy.stats", "torch"),
     *(f"faceguide.{name}.cli" for name in ("preprocess", "cache", "train", "evaluate")),
-    *("faceguide.train.cal_run", "faceguide.train.oaml_run", "faceguide.evaluate.runs"),
+    *("faceguide.train.cal.cal_run", "faceguide.train.oaml.oaml_run", "faceguide.evaluate.runs"),
     "faceguide.evaluate.attribution.run",
 )
 HANG = 1800.0  # seconds after which a command counts as hung; none takes ten, on an idle machine

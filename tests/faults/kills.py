@@ -16,7 +16,7 @@ from tests.faults.counts import Campaign, Counts
 from tests.faults.forkserver import Running
 from tests.faults.stages import STAGES, Undisturbed
 
-from faceguide.cache.files import TEMPORARY
+from faceguide.core.files import TEMPORARY
 
 # More where a trial costs less.
 FULL = {

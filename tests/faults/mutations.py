@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from faceguide.cache.files import json_bytes
+from faceguide.core.files import json_bytes
 
 Mutator = Callable[[random.Random, bytes, Sequence[bytes]], bytes]
 

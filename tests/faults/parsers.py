@@ -28,31 +28,53 @@ from tests.cache.builder import build
 from tests.faults.mutations import BYTES, JSON, TEXT, Mutator
 from tests.preprocess import recordio_writer
 
-from faceguide.cache import verification_bin
-from faceguide.cache.archives import read_npz, write_npz
-from faceguide.cache.errors import FaceguideError
-from faceguide.cache.files import append_digest, json_bytes, read_json, write_json
+from faceguide.cache.inspect.verify import verify
 from faceguide.cache.manifest import failures, seal
-from faceguide.cache.pair_lists import read_pairs
+from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.verify import verify
-from faceguide.evaluate import ijb_meta
-from faceguide.evaluate.block_files import read_arrays, write_arrays
-from faceguide.evaluate.fusion import read_scales
+from faceguide.core.errors import FaceguideError
+from faceguide.core.faces.decode import decode
+from faceguide.core.files import (
+    append_digest,
+    json_bytes,
+    read_json,
+    write_json,
+)
+from faceguide.core.formats import recordio, verification_bin
+from faceguide.core.formats.npz import (
+    read_npz,
+    write_npz,
+)
+from faceguide.core.formats.safetensors_file import safetensors_bytes
+from faceguide.evaluate.evaluation_run import training_identities
 from faceguide.evaluate.galleries import from_lists
-from faceguide.evaluate.network import load_network
-from faceguide.evaluate.run_directory import training_identities
-from faceguide.evaluate.store import FaceStore
-from faceguide.preprocess import landmark_text, recordio
-from faceguide.preprocess.decode import decode
-from faceguide.preprocess.mask_files import MaskFinder, MaskSettings, read_mask
-from faceguide.preprocess.sources import open_source
+from faceguide.evaluate.ijb import ijb_meta
+from faceguide.evaluate.score.block_files import (
+    read_arrays,
+    write_arrays,
+)
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.fusion import read_scales
+from faceguide.evaluate.score.network import load_network
+from faceguide.preprocess.detect import landmark_text
+from faceguide.preprocess.masks.mask_files import (
+    MaskFinder,
+    MaskSettings,
+    read_mask,
+)
+from faceguide.preprocess.sources.image_sources import open_source
 from faceguide.train.cli import main as train
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_weights, read_state
-from faceguide.train.models.safetensors_file import safetensors_bytes
-from faceguide.train.resume import TrainingState, load_state, save_state
-from faceguide.train.run_directory import begin_run
+from faceguide.train.models.weights import (
+    load_weights,
+    read_state,
+)
+from faceguide.train.run.checkpoint import (
+    TrainingState,
+    load_state,
+    save_state,
+)
+from faceguide.train.run.run_record import begin_run
 
 KEY = "0" * 64
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tests.faults.counts import Counts
 from tests.faults.stages import Undisturbed, last_line
 
-from faceguide.cache.files import TEMPORARY
+from faceguide.core.files import TEMPORARY
 
 REMEDIES = ("again", "restore", "choose another --out")
 

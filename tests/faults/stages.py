@@ -20,9 +20,9 @@ from pathlib import Path
 
 from tests.faults.forkserver import ForkServer, Running
 
-from faceguide.cache.errors import FaceguideError
-from faceguide.cache.files import TEMPORARY
 from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import FaceguideError
+from faceguide.core.files import TEMPORARY
 
 TIMES = ("seconds", "images_per_second", "data_wait")  # fields of metrics.jsonl
 

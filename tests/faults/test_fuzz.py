@@ -12,7 +12,7 @@ from tests.faults.fuzz import CAMPAIGNS, CORPUS, campaign, folder_name
 from tests.faults.mutations import BYTES, JSON, TEXT, mutated
 from tests.faults.parsers import PARSERS
 
-from faceguide.cache.files import json_bytes
+from faceguide.core.files import json_bytes
 
 # What opens a whole cache or a network for each input; the others cost a thousandth of a second.
 SLOW = [

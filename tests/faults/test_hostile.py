@@ -23,19 +23,30 @@ import torch
 from tests.cache.builder import build
 
 from faceguide.cache import FaceCache, Stream
-from faceguide.cache.errors import CacheError, FaceguideError
-from faceguide.cache.files import append_digest, file_sha256, read_json, write_json
+from faceguide.cache.inspect.verify import verify
 from faceguide.cache.manifest import failures
-from faceguide.cache.verify import verify
-from faceguide.evaluate.block_files import read_arrays
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.network import load_network
+from faceguide.core.errors import (
+    CacheError,
+    CheckpointError,
+    EvaluationError,
+    FaceguideError,
+)
+from faceguide.core.files import (
+    append_digest,
+    file_sha256,
+    read_json,
+    write_json,
+)
+from faceguide.evaluate.score.block_files import read_arrays
+from faceguide.evaluate.score.network import load_network
 from faceguide.evaluate.verification import load_scores
-from faceguide.preprocess.mask_files import MaskError, MaskFinder
-from faceguide.train.models.checkpoint import read_state
-from faceguide.train.models.errors import CheckpointError
-from faceguide.train.resume import load_state
-from faceguide.train.samplers import GraphBatches
+from faceguide.preprocess.masks.mask_files import (
+    MaskError,
+    MaskFinder,
+)
+from faceguide.train.data.samplers import GraphBatches
+from faceguide.train.models.weights import read_state
+from faceguide.train.run.checkpoint import load_state
 
 
 class Payload:

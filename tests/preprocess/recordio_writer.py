@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from faceguide.preprocess.recordio import MAGIC
+from faceguide.core.formats.recordio import MAGIC
 
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 

@@ -19,9 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from faceguide.cache.errors import FaceguideError
-from faceguide.preprocess.decode import MAXIMUM_SCANS, DecodeError, decode
-from faceguide.preprocess.mask_files import MaskSettings, read_mask
+from faceguide.core.errors import FaceguideError
+from faceguide.core.faces.decode import (
+    MAXIMUM_SCANS,
+    DecodeError,
+    decode,
+)
+from faceguide.preprocess.masks.mask_files import (
+    MaskSettings,
+    read_mask,
+)
 
 WIDTH, HEIGHT = 48, 32
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from faceguide.cache.errors import FaceguideError
-from faceguide.preprocess import demo_niqab
-from faceguide.preprocess.demo_photos import (
+from faceguide.core.errors import FaceguideError
+from faceguide.preprocess.demo import demo_niqab
+from faceguide.preprocess.demo.demo_photos import (
     Capture,
     Rendering,
     draw_capture,
@@ -25,7 +25,7 @@ from faceguide.preprocess.demo_photos import (
     sampling_field,
     write_demo_photos,
 )
-from faceguide.preprocess.demo_portrait import (
+from faceguide.preprocess.demo.demo_portrait import (
     LEFT_IRIS,
     MOUTH_CORNERS,
     NOSE_TIP,

@@ -14,9 +14,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage import data
 
-from faceguide.preprocess.align import five_points
-from faceguide.preprocess.detect import _face_in_box, find_face, mirror_disagreement, square_crop
-from faceguide.preprocess.face_mesh import BoxDetector, FaceLandmarker, FaceMesh
+from faceguide.core.faces.align import five_points
+from faceguide.preprocess.detect.cascade import (
+    _face_in_box,
+    find_face,
+    mirror_disagreement,
+    square_crop,
+)
+from faceguide.preprocess.detect.face_mesh import (
+    BoxDetector,
+    FaceLandmarker,
+    FaceMesh,
+)
 
 # Read off the photograph by eye: both irises, nose tip, corners of the mouth.
 ASTRONAUT = np.array([(203, 101), (246, 103), (223, 129), (202, 139), (245, 140)])
@@ -101,7 +110,7 @@ def test_a_contradicted_second_look_is_implausible(
 ) -> None:
     """With the limits below what any face reaches, the same face is refused."""
     limits = [(reach, scale, 1e-6) for reach, scale in (("full", 1.8), ("full", 2.5))]
-    monkeypatch.setattr("faceguide.preprocess.detect.SECOND_LOOKS", limits)
+    monkeypatch.setattr("faceguide.preprocess.detect.cascade.SECOND_LOOKS", limits)
     face = find_face(small_in_a_scene()[0], mesh, boxes)
     assert (face.landmarks, face.origin, face.reason) == (None, "none", "implausible")
 

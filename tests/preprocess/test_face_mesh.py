@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from skimage import data
 
-import faceguide.preprocess.face_mesh as module
-from faceguide.cache.errors import FaceguideError
-from faceguide.preprocess.align import five_points
-from faceguide.preprocess.face_mesh import (
+import faceguide.preprocess.detect.face_mesh as module
+from faceguide.core.errors import FaceguideError
+from faceguide.core.faces.align import five_points
+from faceguide.preprocess.detect.face_mesh import (
     BoxDetector,
     FaceLandmarker,
     FaceMesh,

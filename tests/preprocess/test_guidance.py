@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceguide.preprocess import align, guidance
-from faceguide.preprocess.guidance import (
+from faceguide.core.faces import align
+from faceguide.preprocess.guidance import drawing
+from faceguide.preprocess.guidance.drawing import (
     POINTS_FILE,
     Contour,
     Gaussians,
@@ -111,14 +112,13 @@ def test_drawing_fine_and_averaging_is_drawing_coarse(
 ) -> None:
     landmarks = aligned(astronaut[1], 112)
     table = load_points()
-    cells = {g: guidance.to_cells(landmarks.astype(float) * 112, 112, g) for g in (28, 448)}
-    for region in guidance.REGIONS:
+    cells = {g: drawing.to_cells(landmarks.astype(float) * 112, 112, g) for g in (28, 448)}
+    for region in drawing.REGIONS:
         if kind == "hull":
-            fine, coarse = (guidance.contours(cells[g], table.hull[region], g) for g in (448, 28))
+            fine, coarse = (drawing.contours(cells[g], table.hull[region], g) for g in (448, 28))
         else:
             fine, coarse = (
-                guidance.discs(cells[g][:, table.points[region]], 12 * g / 448, g)
-                for g in (448, 28)
+                drawing.discs(cells[g][:, table.points[region]], 12 * g / 448, g) for g in (448, 28)
             )
         averaged = fine.reshape(1, 28, 16, 28, 16).mean(axis=(2, 4))
         np.testing.assert_allclose(averaged, coarse, atol=1e-5 if kind == "hull" else 0.08)
@@ -142,7 +142,7 @@ def test_discs_agree_with_counting(seed: int, radius: float, number: int) -> Non
         centres - points[0, :, 0, None, None]
     ) ** 2
     counted = (squares.min(axis=0) <= radius**2).reshape(grid, samples, grid, samples)
-    areas = guidance.discs(points, radius, grid)[0]
+    areas = drawing.discs(points, radius, grid)[0]
     difference = np.abs(areas - counted.mean(axis=(1, 3)))
     assert difference.max() < (0.02 if number == 1 else 0.08)
     assert difference.mean() < 0.003
@@ -152,7 +152,7 @@ def test_convex_outlines_are_hulls() -> None:
     cells = np.random.default_rng(3).uniform(0, 8, (4, 478, 2))
     square = [(1, 1), (6, 1), (6, 5), (1, 5), (3, 3), (2, 4)]
     cells[:, [9, 2, 7, 4, 5, 6]] = square
-    area = guidance.contours(cells, (Contour((2, 5, 4, 6, 9, 7), convex=True),), 8)
+    area = drawing.contours(cells, (Contour((2, 5, 4, 6, 9, 7), convex=True),), 8)
     np.testing.assert_allclose(area.sum(axis=(1, 2)), 20.0)
 
 
@@ -160,7 +160,7 @@ def test_overlapping_outlines_stay_below_one() -> None:
     cells = np.zeros((1, 478, 2))
     cells[0, :4] = [(0, 0), (4, 0), (4, 4), (0, 4)]
     twice = (Contour((0, 1, 2, 3), False),) * 2
-    np.testing.assert_array_equal(guidance.contours(cells, twice, 4), np.ones((1, 4, 4)))
+    np.testing.assert_array_equal(drawing.contours(cells, twice, 4), np.ones((1, 4, 4)))
 
 
 # The block -----------------------------------------------------------------------------------

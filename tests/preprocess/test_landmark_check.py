@@ -17,9 +17,9 @@ from skimage import data
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
-from faceguide.cache.doubts import Doubts
+from faceguide.core.commands.doubts import Doubts
 from faceguide.preprocess.cli import main
-from faceguide.preprocess.face_mesh import open_mesh
+from faceguide.preprocess.detect.face_mesh import open_mesh
 
 Points = NDArray[np.float64]
 # Width, height, side of the head and where its corner lies, of six photographs of one face.

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from faceguide.cache.errors import FaceguideError
-from faceguide.cache.export import format_line
-from faceguide.preprocess.landmark_text import (
+from faceguide.cache.inspect.export import format_line
+from faceguide.core.errors import FaceguideError
+from faceguide.preprocess.detect.landmark_text import (
     MAXIMUM_LINE,
     POINTS,
     LandmarkTextError,

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from faceguide.preprocess import mask_files
-from faceguide.preprocess.mask_files import (
+from faceguide.preprocess.masks import mask_files
+from faceguide.preprocess.masks.mask_files import (
     MaskError,
     MaskFinder,
     MaskSettings,

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceguide.preprocess.mask_files import MaskError, MaskSettings, read_mask
+from faceguide.preprocess.masks.mask_files import (
+    MaskError,
+    MaskSettings,
+    read_mask,
+)
 
 VISIBLE = MaskSettings("visible")
 SIDE = 96

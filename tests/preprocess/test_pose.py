@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage import data
 
-from faceguide.preprocess.face_mesh import FaceMesh
-from faceguide.preprocess.pose import (
+from faceguide.preprocess.detect.face_mesh import FaceMesh
+from faceguide.preprocess.detect.pose import (
     RIGID_POINTS,
     _rotations_3d,
     head_pose,

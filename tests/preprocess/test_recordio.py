@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.preprocess.recordio_writer import MAGIC_BYTES, part, record, write
 
-from faceguide.preprocess.recordio import (
+from faceguide.core.formats.recordio import (
     MAGIC,
     MAXIMUM_PARTS,
     RecordError,

@@ -13,11 +13,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.preprocess.recordio_writer import record, write
 
-from faceguide.cache.errors import FaceguideError
-from faceguide.cache.verification_bin import VerificationBinError
-from faceguide.preprocess import source_files
-from faceguide.preprocess.recordio import RecordError
-from faceguide.preprocess.sources import ReadError, SourceError, SourceRow, open_source
+from faceguide.core.errors import FaceguideError
+from faceguide.core.formats.recordio import RecordError
+from faceguide.core.formats.verification_bin import VerificationBinError
+from faceguide.preprocess.sources import source_files
+from faceguide.preprocess.sources.image_sources import (
+    ReadError,
+    SourceError,
+    SourceRow,
+    open_source,
+)
 
 
 def put(root: Path, *names: str) -> None:

@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceguide.preprocess import align
-from faceguide.preprocess.mask_files import MaskError, MaskSettings, read_mask
-from faceguide.preprocess.visibility import cell_visibility, same_geometry
+from faceguide.core.faces import align
+from faceguide.preprocess.masks.mask_files import (
+    MaskError,
+    MaskSettings,
+    read_mask,
+)
+from faceguide.preprocess.masks.visibility import (
+    cell_visibility,
+    same_geometry,
+)
 
 SIZE = 112
 

@@ -11,11 +11,11 @@ import torch
 from faceguide.cache.reader import FaceCache
 from faceguide.train.distributed import Processes
 from faceguide.train.job import LoopSettings
-from faceguide.train.metrics import read_metrics
 from faceguide.train.models import create
-from faceguide.train.oaml import OamlSettings
-from faceguide.train.oaml_request import OamlRun
-from faceguide.train.oaml_run import run_oaml
+from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_run import run_oaml
+from faceguide.train.oaml.oaml_step import OamlSettings
+from faceguide.train.run.metrics_log import read_metrics
 
 
 def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:

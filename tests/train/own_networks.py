@@ -9,7 +9,7 @@ SOURCE = '''
 from pathlib import Path
 import torch
 from torch import nn
-from faceguide.train.models.backbone import LinearTail
+from faceguide.train.models.backbones.backbone import LinearTail
 from faceguide.train.models.input_spec import InputSpec
 
 Path(__file__).with_name("imported").touch()

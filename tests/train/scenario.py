@@ -8,13 +8,16 @@ from typing import Any
 import torch
 
 from faceguide.cache.reader import FaceCache
-from faceguide.train.augment import Augmentation
-from faceguide.train.cal import CalSettings
-from faceguide.train.cal_run import CalRun, run_cal
+from faceguide.train.cal.attention_guidance import GuidanceSettings
+from faceguide.train.cal.cal_run import (
+    CalRun,
+    run_cal,
+)
+from faceguide.train.cal.cal_step import CalSettings
+from faceguide.train.data.augment import Augmentation
 from faceguide.train.distributed import Processes
-from faceguide.train.guidance import GuidanceSettings
 from faceguide.train.job import LoopSettings
-from faceguide.train.metrics import read_metrics
+from faceguide.train.run.metrics_log import read_metrics
 
 CROP = 32
 

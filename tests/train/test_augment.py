@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceguide.train import augment
-from faceguide.train.errors import TrainError
-from faceguide.train.keyed_random import keyed_uniform
+from faceguide.core.errors import TrainError
+from faceguide.train.data import augment
+from faceguide.train.data.keyed_random import keyed_uniform
 
 
 @settings(max_examples=40, deadline=None)

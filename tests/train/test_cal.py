@@ -11,18 +11,29 @@ from tests.train.scenario import tiny_run, train_tiny
 from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache
-from faceguide.train import cal_terms, guidance
-from faceguide.train.augment import Augmentation
-from faceguide.train.cal import CalSettings, CalStep, Trainee, map_side
-from faceguide.train.cal_views import predict
-from faceguide.train.errors import TrainError
-from faceguide.train.guidance import GuidanceSettings, Targets
+from faceguide.core.errors import TrainError
+from faceguide.train.cal import (
+    attention_guidance,
+    cal_terms,
+)
+from faceguide.train.cal.attention_guidance import (
+    GuidanceSettings,
+    Targets,
+)
+from faceguide.train.cal.cal_step import (
+    CalSettings,
+    CalStep,
+    Trainee,
+    map_side,
+)
+from faceguide.train.cal.cal_views import predict
+from faceguide.train.data.augment import Augmentation
+from faceguide.train.data.pair_batches import PairBatches
 from faceguide.train.job import Place
 from faceguide.train.models import create
 from faceguide.train.models.attention_crop import attention_crop, crop, crop_boxes
-from faceguide.train.models.cal import CalOutput
-from faceguide.train.pair_batches import PairBatches
-from faceguide.train.verification import separation
+from faceguide.train.models.cal_network import CalOutput
+from faceguide.train.pair_evaluation import separation
 
 START = Place(0, 10, 0, 0.0)
 
@@ -132,13 +143,19 @@ def test_a_view_without_landmarks_guides_nothing() -> None:
     targets = Targets(torch.rand(2, 3, 4, 4), torch.rand(2, 1, 4, 4), torch.tensor([True, True]))
     gone = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     gone[1] = True
-    assert guidance.at_cells(targets.masked(gone), 4, 4).known.tolist() == [False, True]
+    assert attention_guidance.at_cells(targets.masked(gone), 4, 4).known.tolist() == [False, True]
 
 
 def test_template_landmarks_do_not_guide_unless_asked() -> None:
     origin = torch.tensor([0, 1, 2, 3, 4], dtype=torch.uint8)
-    assert guidance.known_origin(origin, False).tolist() == [False, True, True, True, False]
-    assert guidance.known_origin(origin, True).tolist() == [False, True, True, True, True]
+    assert attention_guidance.known_origin(origin, False).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert attention_guidance.known_origin(origin, True).tolist() == [False, True, True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -151,13 +168,13 @@ def test_unknown_landmarks_change_no_guidance(method: dict[str, float]) -> None:
     targets = Targets(
         torch.rand(3, 3, 4, 4) / 3, torch.rand(3, 1, 4, 4), torch.tensor([True, False, True])
     )
-    cells, labels = guidance.at_cells(targets, 4, 4), torch.tensor([0, 1, 0])
+    cells, labels = attention_guidance.at_cells(targets, 4, 4), torch.tensor([0, 1, 0])
     settings = GuidanceSettings(**method)
-    before = guidance.guide(settings, maps, cells, labels)
+    before = attention_guidance.guide(settings, maps, cells, labels)
     maps[1] = torch.rand(8, 4, 4)
-    assert guidance.guide(settings, maps, cells, labels) == before
-    known = guidance.Cells(*(tensor[[0, 2]] for tensor in cells))
-    only = guidance.guide(settings, maps[[0, 2]], known, labels[[0, 2]])
+    assert attention_guidance.guide(settings, maps, cells, labels) == before
+    known = attention_guidance.Cells(*(tensor[[0, 2]] for tensor in cells))
+    only = attention_guidance.guide(settings, maps[[0, 2]], known, labels[[0, 2]])
     for name, value in before.items():
         assert only[name].item() == pytest.approx(value.item(), rel=1e-6)
 
@@ -166,10 +183,10 @@ def test_listed_pairs_are_the_only_ones() -> None:
     torch.manual_seed(0)
     maps, labels = torch.rand(5, 8, 4, 4), torch.tensor([0, 1, 2, 1, 0])
     targets = Targets(torch.rand(5, 3, 4, 4) / 3, torch.rand(5, 1, 4, 4), torch.ones(5).bool())
-    cells = guidance.at_cells(targets, 4, 4)
+    cells = attention_guidance.at_cells(targets, 4, 4)
     settings = GuidanceSettings(contrastive=1.0, margin=-1.0)
-    value = guidance.guide(settings, maps, cells, labels, listed=2)["contrastive"]
-    vectors = guidance.landmark_vectors(maps, cells.mask)
+    value = attention_guidance.guide(settings, maps, cells, labels, listed=2)["contrastive"]
+    vectors = attention_guidance.landmark_vectors(maps, cells.mask)
     # Rows 1 and 3 are one person, rows 2 and 4 are two.
     expected = (1 - vectors[1] @ vectors[3]) + (vectors[2] @ vectors[4] + 1)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -180,7 +197,7 @@ def test_the_prior_is_consistent_as_its_share_vanishes(small_cache: FaceCache) -
     step, trainee, batch = parts(small_cache, GuidanceSettings(prior=0.3), freeze_norm=True)
     pixels, targets = step.prepare(batch, START)
     assert targets is not None
-    cells = guidance.at_cells(targets, step.side, step.side)
+    cells = attention_guidance.at_cells(targets, step.side, step.side)
     fake = torch.ones(6, 8, step.side, step.side)
     trainee.eval()
     with torch.no_grad():
@@ -218,23 +235,26 @@ def test_guidance_reaches_crop_and_drop(small_cache: FaceCache) -> None:
     """The guided losses are means over three passes, each with its own targets."""
     step, trainee, batch = parts(small_cache, GuidanceSettings(regions=1.0))
     calls: list[tuple[Tensor, Tensor]] = []
-    original = guidance.guide
+    original = attention_guidance.guide
 
     def spy(
-        settings: GuidanceSettings, maps: Tensor, cells: guidance.Cells, *rest: object
+        settings: GuidanceSettings, maps: Tensor, cells: attention_guidance.Cells, *rest: object
     ) -> object:
         calls.append((maps, cells.regions))
         return original(settings, maps, cells, *rest)  # type: ignore[arg-type]
 
-    guidance.guide = spy  # type: ignore[assignment]
+    attention_guidance.guide = spy  # type: ignore[assignment]
     try:
         losses = step(trainee, batch, START)
     finally:
-        guidance.guide = original
+        attention_guidance.guide = original
     assert [len(maps) for maps, _ in calls] == [6, 6, 6]
     assert not torch.equal(calls[0][1], calls[1][1])
     assert (calls[2][1] <= calls[0][1] + 1e-6).all()
-    alone = [guidance.region_loss(maps, cells, (3, 2, 2)).mean().item() for maps, cells in calls]
+    alone = [
+        attention_guidance.region_loss(maps, cells, (3, 2, 2)).mean().item()
+        for maps, cells in calls
+    ]
     assert losses["guide_regions"].item() == pytest.approx(np.mean(alone), rel=0.2)
 
 
@@ -287,8 +307,13 @@ def test_watch_by_hand() -> None:
     maps[0, 0, 0, 0], maps[0, 1] = 4.0, 1.0
     regions = torch.zeros(1, 3, 2, 2)
     regions[0, 0, 0, 0], regions[0, 1, 1, 1] = 1.0, 0.5
-    cells = guidance.at_cells(Targets(regions, regions[:, :1], torch.tensor([True])), 2, 2)
-    found = {name: value.item() for name, value in guidance.watch(maps, cells, (1, 1, 0)).items()}
+    cells = attention_guidance.at_cells(
+        Targets(regions, regions[:, :1], torch.tensor([True])), 2, 2
+    )
+    found = {
+        name: value.item()
+        for name, value in attention_guidance.watch(maps, cells, (1, 1, 0)).items()
+    }
     assert found["attention_mean"] == 1.0
     assert found["attention_entropy"] == pytest.approx(0.5)  # one cell, and all cells alike
     assert found["head_cosine"] == pytest.approx(0.5)
@@ -300,11 +325,11 @@ def test_watch_by_hand() -> None:
 
 
 def test_collapsing_heads_are_warned_of() -> None:
-    assert guidance.collapse({"head_cosine": 0.3, "attention_entropy": 0.7}) is None
-    alike = guidance.collapse({"head_cosine": 0.87, "attention_entropy": 0.5})
+    assert attention_guidance.collapse({"head_cosine": 0.3, "attention_entropy": 0.7}) is None
+    alike = attention_guidance.collapse({"head_cosine": 0.87, "attention_entropy": 0.5})
     assert alike is not None
     assert "become alike (cosine 0.87" in alike
-    few = guidance.collapse({"head_cosine": 0.3, "attention_entropy": 0.12})
+    few = attention_guidance.collapse({"head_cosine": 0.3, "attention_entropy": 0.12})
     assert few is not None
     assert "shrunk to few cells (entropy 0.12" in few
 

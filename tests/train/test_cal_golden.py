@@ -17,7 +17,7 @@ import torch
 from tests.train.scenario import tiny_run, train_tiny
 
 from faceguide.cache.reader import FaceCache
-from faceguide.train.guidance import GuidanceSettings
+from faceguide.train.cal.attention_guidance import GuidanceSettings
 from faceguide.train.models.input_spec import InputSpec
 
 GOLDEN = Path(__file__).parents[1] / "data" / "cal_golden.json"

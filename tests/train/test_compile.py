@@ -14,7 +14,7 @@ from tests.train.oaml_scenario import tiny_run, train_tiny
 from tests.train.own_networks import write
 from tests.train.test_oaml_run import make_caches
 
-from faceguide.train.errors import TrainError
+from faceguide.core.errors import TrainError
 
 
 @pytest.fixture

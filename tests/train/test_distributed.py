@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from tests.train.scenario import tiny_run, train_tiny
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import TrainError
 from faceguide.train import rendezvous
+from faceguide.train.cal.attention_guidance import GuidanceSettings
 from faceguide.train.distributed import Processes, choose_device, from_environment
-from faceguide.train.errors import TrainError
-from faceguide.train.guidance import GuidanceSettings
 
 TORCHRUN = {
     "RANK": "3",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faceguide.train import guidance_losses as losses
+from faceguide.train.cal import guidance_losses as losses
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor]:

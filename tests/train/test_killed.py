@@ -35,7 +35,7 @@ WAYS = {
 }
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["faceguide.train.cal_run"])
+_context.set_forkserver_preload(["faceguide.train.cal.cal_run"])
 
 
 def words(cache: FaceCache, out: Path, way: str, pairs: Path) -> list[str]:

@@ -14,18 +14,20 @@ import torch
 from tests.train.scenario import tiny_run, train_tiny, weights
 from torch import Tensor, nn
 
-from faceguide.cache.console import Interrupted
-from faceguide.cache.errors import CacheError
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
+from faceguide.core.commands.console import Interrupted
+from faceguide.core.errors import CacheError, TrainError
 from faceguide.train import loop
+from faceguide.train.cal.attention_guidance import GuidanceSettings
 from faceguide.train.distributed import Processes
-from faceguide.train.errors import TrainError
-from faceguide.train.guidance import GuidanceSettings
 from faceguide.train.job import Job, LoopSettings, Place, total_steps
 from faceguide.train.loop import train
-from faceguide.train.metrics import read_metrics
-from faceguide.train.resume import load_state, save_state
+from faceguide.train.run.checkpoint import (
+    load_state,
+    save_state,
+)
+from faceguide.train.run.metrics_log import read_metrics
 
 
 class Toy(nn.Module):

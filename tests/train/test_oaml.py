@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceguide.train.errors import TrainError
+from faceguide.core.errors import TrainError
+from faceguide.train.data.face_augment import FaceAugmentation
 from faceguide.train.job import Place
 from faceguide.train.models import create
-from faceguide.train.oaml import (
+from faceguide.train.oaml.oaml_step import (
     OamlSettings,
     OamlStep,
     OamlTrainee,
@@ -22,7 +23,6 @@ from faceguide.train.oaml import (
     pairwise_loss,
     triplet_loss,
 )
-from faceguide.train.oaml_augment import FaceAugmentation
 
 PLACE = Place(0, 10, 0, 0.0)
 ONLY_PAIRS = OamlWeights(recognition=0.0, pairwise=1.0, triplet=0.0, occlusion=0.0)

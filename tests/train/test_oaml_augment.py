@@ -7,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceguide.preprocess.pose import mean_landmarks
-from faceguide.train.oaml_augment import FaceAugmentation, augment_faces
-from faceguide.train.occluders import Occluders
+from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.train.data.face_augment import (
+    FaceAugmentation,
+    augment_faces,
+)
+from faceguide.train.data.occluders import Occluders
 
 NOTHING = FaceAugmentation(0.0, 0.0, 0.0, 0.0)
 

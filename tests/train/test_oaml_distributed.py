@@ -21,9 +21,13 @@ from torch import multiprocessing
 from faceguide.cache.reader import FaceCache
 from faceguide.train.distributed import Processes, joined
 from faceguide.train.job import LoopSettings
-from faceguide.train.oaml import OamlSettings, OamlWeights, occlusion_loss
-from faceguide.train.oaml_request import OamlRun
-from faceguide.train.oaml_run import run_oaml
+from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_run import run_oaml
+from faceguide.train.oaml.oaml_step import (
+    OamlSettings,
+    OamlWeights,
+    occlusion_loss,
+)
 
 STEPS = 3
 SMALL = {"backbone": "tests.train.small_network:build", "hold_out": 0.0, "rate": 1e-2}

@@ -14,8 +14,8 @@ from tests.evaluate.builder import weights_file
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.cli import main as evaluate
 from faceguide.preprocess.cli import main as prep
-from faceguide.preprocess.demo_photos import write_demo_photos
-from faceguide.train.oaml_command import oaml_command
+from faceguide.preprocess.demo.demo_photos import write_demo_photos
+from faceguide.train.oaml.oaml_command import oaml_command
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,20 @@ from safetensors.torch import load_file
 from tests.cache.builder import build
 from tests.train.oaml_scenario import started, tiny_run, train_tiny
 
-from faceguide.cache.files import read_json
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.network import load_network
-from faceguide.train.errors import TrainError
+from faceguide.core.errors import CheckpointError, TrainError
+from faceguide.core.files import read_json
+from faceguide.evaluate.score.network import load_network
+from faceguide.train.data.face_augment import FaceAugmentation
+from faceguide.train.data.occluders import (
+    KINDS,
+    Occluders,
+)
 from faceguide.train.models import create
-from faceguide.train.models.errors import CheckpointError
-from faceguide.train.oaml import OamlSettings
-from faceguide.train.oaml_augment import FaceAugmentation
-from faceguide.train.oaml_batches import covered_faces
-from faceguide.train.oaml_command import oaml_command
-from faceguide.train.oaml_request import OamlRun
-from faceguide.train.occluders import KINDS, Occluders
+from faceguide.train.oaml.oaml_batches import covered_faces
+from faceguide.train.oaml.oaml_command import oaml_command
+from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_step import OamlSettings
 
 GOLDEN = Path(__file__).parents[1] / "data" / "oaml_golden.json"
 # With random weights the gradients of a deep network are so large that what two processors round

@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from faceguide.preprocess.pose import mean_landmarks
-from faceguide.train.errors import TrainError
-from faceguide.train.occluders import KINDS, Occluders, draw, paint
+from faceguide.core.errors import TrainError
+from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.train.data.occluders import (
+    KINDS,
+    Occluders,
+    draw,
+    paint,
+)
 
 SIZE = 112
 

@@ -15,18 +15,17 @@ from tests.train.oaml_scenario import tiny_run, train_tiny
 from tests.train.own_networks import write
 from tests.train.test_oaml_run import make_caches
 
-from faceguide.cache.files import write_json
 from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import EvaluationError, ModelError
+from faceguide.core.files import write_json
 from faceguide.evaluate.attribution.plug import pair_score
 from faceguide.evaluate.cli import main as evaluate
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.network import load_network
-from faceguide.train.models.backbone import FaceBackbone
-from faceguide.train.models.errors import ModelError
-from faceguide.train.models.own import own_backbone
-from faceguide.train.models.visible_embedding import VisibleEmbedding
-from faceguide.train.oaml import OamlSettings
-from faceguide.train.oaml_command import oaml_command
+from faceguide.evaluate.score.network import load_network
+from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
+from faceguide.train.models.own_networks import own_backbone
+from faceguide.train.oaml.oaml_command import oaml_command
+from faceguide.train.oaml.oaml_step import OamlSettings
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.evaluate.builder import weights_file
 from tests.train.test_oaml_run import make_caches
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.network import load_network
+from faceguide.evaluate.score.network import load_network
 from faceguide.train.cli import main
 from faceguide.train.models import create
 

@@ -17,10 +17,13 @@ from click.testing import CliRunner, Result
 from tests.cache.builder import build
 
 import faceguide
-from faceguide.cache.files import read_json, write_json
 from faceguide.cache.reader import FaceCache
+from faceguide.core.files import (
+    read_json,
+    write_json,
+)
 from faceguide.train.cli import main
-from faceguide.train.metrics import read_metrics
+from faceguide.train.run.metrics_log import read_metrics
 
 CAL = [
     *("cal", "--model", "cal_mobilefacenet", "--heads", "4", "--crop", "32", "--batch-size", "6"),
@@ -340,7 +343,7 @@ def test_the_commit_of_somebody_elses_repository_is_not_recorded(way: str, tmp_p
     shutil.copy(package / "__init__.py", ours)
     for part in ("cache", "train"):
         shutil.copytree((package / part).resolve(), ours / part)
-    code = "from faceguide.train.run_directory import git_state; print(git_state())"
+    code = "from faceguide.train.run.run_record import git_state; print(git_state())"
     environment = {**os.environ, "PYTHONPATH": str(place)}
     if way == "GIT_DIR":
         environment["GIT_DIR"] = str(theirs / ".git")

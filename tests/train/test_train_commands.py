@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.formats.safetensors_file import read_safetensors
 from faceguide.train.cli import main
-from faceguide.train.metrics import read_metrics
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_weights
-from faceguide.train.models.safetensors_file import read_safetensors
+from faceguide.train.models.weights import load_weights
+from faceguide.train.run.metrics_log import read_metrics
 
 TINY = [
     *("--model", "cal_mobilefacenet", "--heads", "8", "--crop", "32", "--batch-size", "6"),
@@ -64,8 +64,8 @@ def test_a_run_from_cache_to_evaluation(
     assert len(np.unique(grid.reshape(-1, 3), axis=0)) > 256  # no palette, which posterises
     assert cv2.imread(str(run / "energy.png")) is not None
     # What evaluate reads.
-    from faceguide.evaluate.network import load_network
-    from faceguide.evaluate.run_directory import training_identities
+    from faceguide.evaluate.evaluation_run import training_identities
+    from faceguide.evaluate.score.network import load_network
 
     network = load_network(None, run)
     assert network.name == "cal_mobilefacenet"

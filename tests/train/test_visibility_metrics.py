@@ -10,7 +10,7 @@ import torch
 from tests.cache.builder import build
 
 from faceguide.cache.reader import FaceCache
-from faceguide.train.visibility_metrics import (
+from faceguide.train.oaml.visibility_metrics import (
     evaluate_visibility,
     mean_visibility,
     visibility_scores,

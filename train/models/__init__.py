@@ -9,15 +9,22 @@ from typing import Any
 
 from torch import nn
 
-from faceguide.train.models.cal import WSDANCAL
-from faceguide.train.models.errors import CheckpointError, ModelError
-from faceguide.train.models.heads import AdaFace, ArcFace, CosFace
-from faceguide.train.models.inception_resnet import InceptionResnetV1
-from faceguide.train.models.ir import IR
-from faceguide.train.models.mobilefacenet import MobileFaceNet
+from faceguide.core.errors import (
+    CheckpointError,
+    ModelError,
+)
+from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
+from faceguide.train.models.backbones.ir import IR
+from faceguide.train.models.backbones.mobilefacenet import MobileFaceNet
+from faceguide.train.models.backbones.vit import ViT
+from faceguide.train.models.cal_network import WSDANCAL
+from faceguide.train.models.margin_heads import (
+    AdaFace,
+    ArcFace,
+    CosFace,
+)
+from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
-from faceguide.train.models.qaconv import QAConv
-from faceguide.train.models.vit import ViT
 
 __all__ = ["MODELS", "CheckpointError", "ModelError", "create"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from faceguide.train.models.errors import CheckpointError
+from faceguide.core.errors import CheckpointError
+from faceguide.train.models.backbones.ir import IR
 from faceguide.train.models.input_spec import InputSpec
-from faceguide.train.models.ir import IR
 from faceguide.train.models.layout import State
 
 ORDERS = ("RGB", "BGR")

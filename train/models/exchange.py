@@ -9,11 +9,14 @@ from pathlib import Path
 
 from torch import nn
 
+from faceguide.core.errors import CheckpointError
+from faceguide.core.formats.safetensors_file import (
+    read_safetensors,
+    safetensors_bytes,
+)
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import load_matching
-from faceguide.train.models.errors import CheckpointError
 from faceguide.train.models.input_spec import InputSpec
-from faceguide.train.models.safetensors_file import read_safetensors, safetensors_bytes
+from faceguide.train.models.weights import load_matching
 
 FORMAT = "faceguide-backbone-1"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from faceguide.train.models.errors import ModelError
+from faceguide.core.errors import ModelError
 
 
 class OcclusionHead(nn.Module):

@@ -9,9 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from faceguide.train.models.backbone import FaceBackbone
-from faceguide.train.models.errors import ModelError
-from faceguide.train.models.own import OwnBackbone, fault_of, precision, raw_of
+from faceguide.core.errors import ModelError
+from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.own_networks import (
+    OwnBackbone,
+    fault_of,
+    precision,
+    raw_of,
+)
 
 FACES = 4
 TRIED = 16  # images among which four that differ are looked for

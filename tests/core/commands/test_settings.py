@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceguide.core.commands.settings import fixed, from_json, option, parameters, settings, to_json
-from faceguide.cache.errors import FaceguideError
+from faceguide.core.errors import FaceguideError
 
 
 @dataclass(frozen=True)

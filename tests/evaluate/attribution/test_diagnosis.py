@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from faceguide.evaluate.attribution.diagnosis import (
+from faceguide.evaluate.attribution.protocol.diagnosis import (
     Limits,
     cause_of,
     entropy,

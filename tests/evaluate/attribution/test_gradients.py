@@ -8,10 +8,20 @@ from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Salien
 from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels, settled
 from torch import Tensor, nn
 
-from faceguide.evaluate.attribution import geodesic, gradients, integrated
-from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.maps import Batch, Maps, Settings, baseline_for, pixel_range
-from faceguide.evaluate.attribution.target import PairScore
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.methods import (
+    geodesic,
+    gradients,
+    integrated,
+)
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Maps,
+    Settings,
+    baseline_for,
+    pixel_range,
+)
+from faceguide.evaluate.attribution.methods.target import PairScore
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from faceguide.evaluate.attribution import matched
-from faceguide.evaluate.attribution.diagnosis import cause_of, typical_energy
-from faceguide.evaluate.attribution.matched import Falsifiability, judge_map
+from faceguide.evaluate.attribution.protocol import matched
+from faceguide.evaluate.attribution.protocol.diagnosis import (
+    cause_of,
+    typical_energy,
+)
+from faceguide.evaluate.attribution.protocol.matched import (
+    Falsifiability,
+    judge_map,
+)
 
 PAIRS, INFILLS = 400, 4
 

@@ -9,15 +9,27 @@ from captum.attr import LayerActivation, LayerGradCam, LayerGradientXActivation
 from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels
 from torch import Tensor, nn
 
-from faceguide.evaluate.attribution import cam, controls, gradients, methods, rollout
+from faceguide.core.errors import AttributionError, ModelError
 from faceguide.evaluate.attribution.cells import cell_attribution
-from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.maps import Batch, Settings
-from faceguide.evaluate.attribution.single_pass import ATTENTION, cam_layers, single_pass
-from faceguide.evaluate.attribution.target import PairScore
-from faceguide.train.models.cal import WSDANCAL
-from faceguide.train.models.errors import ModelError
-from faceguide.train.models.vit import ViT
+from faceguide.evaluate.attribution.methods import (
+    cam,
+    controls,
+    gradients,
+    method_table,
+    rollout,
+)
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Settings,
+)
+from faceguide.evaluate.attribution.methods.single_pass import (
+    ATTENTION,
+    cam_layers,
+    single_pass,
+)
+from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.train.models.backbones.vit import ViT
+from faceguide.train.models.cal_network import WSDANCAL
 
 
 @pytest.fixture(scope="module")
@@ -204,22 +216,22 @@ def test_random_maps_prefer_no_place() -> None:
 
 
 def test_every_method_has_a_cost_and_a_source() -> None:
-    rows = methods.table()
-    assert {row["method"] for row in rows} == set(methods.METHODS)
+    rows = method_table.table()
+    assert {row["method"] for row in rows} == set(method_table.METHODS)
     for row in rows:
         assert row["citation"]
         assert row["forwards"] > 0 or row["control"]
-    assert methods.METHODS["smoothgrad"].cost(Settings(samples=10)) == 30
+    assert method_table.METHODS["smoothgrad"].cost(Settings(samples=10)) == 30
 
 
 def test_controls_are_always_chosen_and_unknown_names_are_refused() -> None:
-    names = [method.name for method in methods.choose(["lrp", "saliency", "lrp"])]
-    assert names == ["lrp", "saliency", *methods.CONTROLS]
-    assert set(methods.CONTROLS) == {
+    names = [method.name for method in method_table.choose(["lrp", "saliency", "lrp"])]
+    assert names == ["lrp", "saliency", *method_table.CONTROLS]
+    assert set(method_table.CONTROLS) == {
         *("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
     }
     with pytest.raises(AttributionError, match="no method 'gradcam'; choose from saliency"):
-        methods.choose(["gradcam"])
+        method_table.choose(["gradcam"])
 
 
 def own_method(score: PairScore, probe: Tensor, reference: tuple[Tensor, ...]) -> Tensor:
@@ -237,12 +249,12 @@ def test_a_users_method_plugs_in(
     module.mine, module.number = own_method, 3
     module.wrong = lambda score, probe, reference: probe[0]
     monkeypatch.setitem(sys.modules, "my_methods", module)
-    mine = methods.choose(["my_methods:mine"])[0]
+    mine = method_table.choose(["my_methods:mine"])[0]
     values = mine.explain(score, batch, Settings()).values
     torch.testing.assert_close(values, 2 * batch.probe.sum(1))
     with pytest.raises(AttributionError, match="expected a tensor with 2 maps"):
-        methods.plugged("my_methods:wrong").explain(score, batch, Settings())
+        method_table.plugged("my_methods:wrong").explain(score, batch, Settings())
     with pytest.raises(AttributionError, match="expected a function, found int"):
-        methods.plugged("my_methods:number")
+        method_table.plugged("my_methods:number")
     with pytest.raises(ModelError, match="cannot be imported"):
-        methods.plugged("my_methods:absent")
+        method_table.plugged("my_methods:absent")

@@ -11,13 +11,21 @@ from tests.cache.builder import build
 from tests.evaluate.attribution.networks import Smooth, pixels
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution import infill, metrics, regions, responses
+from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.cells import cell_index
-from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.infill import Donors
-from faceguide.evaluate.attribution.maps import Batch, Settings
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Settings,
+)
+from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.evaluate.attribution.protocol import (
+    infill,
+    map_metrics,
+    regions,
+    responses,
+)
+from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.results import verification_deletion
-from faceguide.evaluate.attribution.target import PairScore
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +97,7 @@ def test_removal_curves_start_and_end_where_they_must(score: PairScore) -> None:
     probe, empty = pixels(2, 1, 28), torch.zeros(2, 3, 28, 28)
     batch = Batch(probe, score.reference(pixels(2, 3, 28)), (0, 1))
     cells = np.random.default_rng(0).random((2, 49))
-    curves = metrics.removal_curves(score, batch, cells, empty, 0)
+    curves = map_metrics.removal_curves(score, batch, cells, empty, 0)
     clean = score(probe, *batch.reference).numpy()
     blank = score(empty, *batch.reference).numpy()
     for kind in ("most", "least"):
@@ -103,44 +111,49 @@ def test_areas_of_known_curves() -> None:
     falling = np.linspace(1, 0, 8)[None]
     sudden = np.array([[1.0, *[0.0] * 7]])
     late = np.array([[*[1.0] * 7, 0.0]])
-    areas = metrics.curve_areas({"most": sudden, "least": late, "insert": falling[:, ::-1]})
+    areas = map_metrics.curve_areas({"most": sudden, "least": late, "insert": falling[:, ::-1]})
     assert areas["deletion"][0] == pytest.approx(0.5 / 7)
     assert areas["insertion"][0] == pytest.approx(0.5)
     assert areas["srg"][0] == pytest.approx(6 / 7)
     flat = np.full((1, 8), 0.3)
-    assert np.isnan(metrics.curve_areas({"most": flat, "least": flat, "insert": flat})["deletion"])
+    assert np.isnan(
+        map_metrics.curve_areas({"most": flat, "least": flat, "insert": flat})["deletion"]
+    )
 
 
 def test_infidelity_of_a_perfect_and_of_an_empty_map() -> None:
     effect = np.random.default_rng(0).normal(size=(3, 49))
     change = np.repeat(effect[:, :, None], 2, 2)
-    np.testing.assert_allclose(metrics.infidelity(7 * effect, change), 0, atol=1e-12)
-    np.testing.assert_allclose(metrics.infidelity(0 * effect, change), 1)
+    np.testing.assert_allclose(map_metrics.infidelity(7 * effect, change), 0, atol=1e-12)
+    np.testing.assert_allclose(map_metrics.infidelity(0 * effect, change), 1)
 
 
 def test_rank_correlation_of_order_alone() -> None:
     cells = np.random.default_rng(0).random((2, 49))
-    np.testing.assert_allclose(metrics.rank_correlation(cells, np.exp(9 * cells)), 1)
-    np.testing.assert_allclose(metrics.rank_correlation(cells, -cells), -1)
-    assert np.isnan(metrics.rank_correlation(cells, np.ones((2, 49)))).all()
+    np.testing.assert_allclose(map_metrics.rank_correlation(cells, np.exp(9 * cells)), 1)
+    np.testing.assert_allclose(map_metrics.rank_correlation(cells, -cells), -1)
+    assert np.isnan(map_metrics.rank_correlation(cells, np.ones((2, 49)))).all()
 
 
 def test_randomised_network_is_another_and_leaves_the_trained_one(score: PairScore) -> None:
     before = score.backbone.conv1.weight.clone()
-    other = metrics.randomised(score, 0)
+    other = map_metrics.randomised(score, 0)
     assert torch.equal(score.backbone.conv1.weight, before)
     assert not torch.allclose(other.backbone.conv1.weight, before)
     assert float(other.backbone.conv1.weight.std()) == pytest.approx(float(before.std()), rel=0.2)
 
 
 def test_sensitivity_of_a_map_that_ignores_the_picture_is_zero(score: PairScore) -> None:
-    from faceguide.evaluate.attribution import controls, gradients
+    from faceguide.evaluate.attribution.methods import (
+        controls,
+        gradients,
+    )
 
     batch = Batch(pixels(1, 1, 28), score.reference(pixels(1, 3, 28)), (0,))
     settings = Settings()
     for explain, least in ((controls.centre, 0.0), (gradients.saliency, 1e-4)):
         maps = explain(score, batch, settings).values
-        found = metrics.max_sensitivity(score, batch, explain, settings, maps)[0]
+        found = map_metrics.max_sensitivity(score, batch, explain, settings, maps)[0]
         assert (found == 0) == (least == 0)
 
 

@@ -9,13 +9,22 @@ from captum.attr import DeepLift
 from tests.evaluate.attribution.networks import assert_alike, pixels, settle, settled
 from torch import Tensor, nn
 
-from faceguide.evaluate.attribution.deeplift import deeplift, multipliers
-from faceguide.evaluate.attribution.errors import AttributionError
-from faceguide.evaluate.attribution.lrp import lrp, propagate
-from faceguide.evaluate.attribution.maps import Batch, Settings
-from faceguide.evaluate.attribution.target import PairScore
-from faceguide.train.models.inception_resnet import InceptionResnetV1
-from faceguide.train.models.vit import ViT
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.methods.deeplift import (
+    deeplift,
+    multipliers,
+)
+from faceguide.evaluate.attribution.methods.lrp import (
+    lrp,
+    propagate,
+)
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Settings,
+)
+from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
+from faceguide.train.models.backbones.vit import ViT
 
 
 class Small(nn.Module):

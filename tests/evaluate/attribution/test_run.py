@@ -18,9 +18,9 @@ from tests.cache.builder import build
 from tests.evaluate.attribution.networks import Smooth
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate import block_files
-from faceguide.evaluate.attribution.options import Options
+from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.cli import main
+from faceguide.evaluate.score import block_files
 
 CONTROLS = ("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
 METHODS = "saliency,grad-cam,geodesic-arc"

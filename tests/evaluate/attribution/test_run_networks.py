@@ -13,8 +13,8 @@ from tests.cache.builder import build
 from tests.evaluate.attribution.networks import settle
 from tests.evaluate.builder import pairs_csv, training_run, usable_pairs, weights_file
 
-from faceguide.cache.console import Group
-from faceguide.evaluate.attribution.commands import register
+from faceguide.core.commands.console import Group
+from faceguide.evaluate.attribution.attribution_commands import register
 from faceguide.train.models import create
 
 LIMIT = 2

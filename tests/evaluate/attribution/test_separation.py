@@ -17,22 +17,38 @@ from click.testing import CliRunner, Result
 from tests.cache.builder import build, build_keys
 from tests.evaluate.attribution.networks import Smooth, pixels, settled
 
-from faceguide.cache.console import Interrupted
+from faceguide.cache.pairs.pair_lists import read_pairs
+from faceguide.cache.pairs.pair_rows import resolve
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.console import Interrupted
 from faceguide.evaluate.attribution import run as runs
-from faceguide.evaluate.attribution import separation
-from faceguide.evaluate.attribution.cam import attention_cam, grad_cam, layer_cam
-from faceguide.evaluate.attribution.estimate import Estimate, probes_of_a_minute
-from faceguide.evaluate.attribution.maps import Batch, Settings
-from faceguide.evaluate.attribution.methods import choose
-from faceguide.evaluate.attribution.options import Options
-from faceguide.evaluate.attribution.preparation import Prepared, prepare
-from faceguide.evaluate.attribution.single_pass import cam_layers
-from faceguide.evaluate.attribution.target import PairScore
+from faceguide.evaluate.attribution.attribution_options import Options
+from faceguide.evaluate.attribution.methods.cam import (
+    attention_cam,
+    grad_cam,
+    layer_cam,
+)
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Settings,
+)
+from faceguide.evaluate.attribution.methods.method_table import choose
+from faceguide.evaluate.attribution.methods.single_pass import cam_layers
+from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.evaluate.attribution.protocol import separation
+from faceguide.evaluate.attribution.protocol.estimate import (
+    Estimate,
+    probes_of_a_minute,
+)
+from faceguide.evaluate.attribution.protocol.preparation import (
+    Prepared,
+    prepare,
+)
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.network import Network, load_network
-from faceguide.evaluate.pair_rows import resolve
-from faceguide.evaluate.pairs import read_pairs
+from faceguide.evaluate.score.network import (
+    Network,
+    load_network,
+)
 from faceguide.train.models import create
 
 

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
 
-from faceguide.evaluate.attribution import conditions, statistics
+from faceguide.evaluate.attribution.protocol import (
+    conditions,
+    statistics,
+)
 
 
 def test_cochran_q_of_a_textbook_table() -> None:

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from faceguide.evaluate import block_files
-from faceguide.evaluate.attribution import blocks, summary
-from faceguide.evaluate.attribution.diagnosis import Limits
-from faceguide.evaluate.attribution.matched import Falsifiability
-from faceguide.evaluate.attribution.tables import pass_interval
-from faceguide.evaluate.errors import EvaluationError, Unfinished
-from faceguide.evaluate.pair_rows import PairRows
+from faceguide.cache.pairs.pair_rows import PairRows
+from faceguide.core.errors import (
+    EvaluationError,
+    Unfinished,
+)
+from faceguide.evaluate.attribution import summary
+from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
+from faceguide.evaluate.attribution.protocol import blocks
+from faceguide.evaluate.attribution.protocol.diagnosis import Limits
+from faceguide.evaluate.attribution.protocol.matched import Falsifiability
+from faceguide.evaluate.score import block_files
 
 N = 12
 

@@ -7,16 +7,19 @@ import torch
 from tests.evaluate.attribution.networks import pixels, settled
 from torch import Tensor, nn
 
-from faceguide.evaluate.attribution.errors import AttributionError, ScoreError
-from faceguide.evaluate.attribution.target import (
+from faceguide.core.errors import (
+    AttributionError,
+    ScoreError,
+)
+from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     check_depends,
     raw_embedding,
     score_gradient,
     unit_embedding,
 )
-from faceguide.evaluate.scores import LocalMatcher
-from faceguide.train.models.qaconv import QAConv
+from faceguide.evaluate.score.scores import LocalMatcher
+from faceguide.train.models.matchers.qaconv import QAConv
 
 
 @pytest.fixture(scope="module")

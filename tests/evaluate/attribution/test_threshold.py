@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution import threshold
-from faceguide.evaluate.attribution.errors import AttributionError
 from faceguide.evaluate.attribution.threshold import ThresholdRule, threshold_outcome
 
 RULE = ThresholdRule(draws=12)

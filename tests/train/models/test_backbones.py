@@ -12,8 +12,8 @@ import torch
 from tests.train.models.parity_fill import fill, load_case, relative_error, sample, smooth_images
 
 from faceguide.train.models import ModelError, create
-from faceguide.train.models.checkpoint import load_weights
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.weights import load_weights
 
 SIZES = {
     "ir_18": (179, 24_020_352),

@@ -9,11 +9,22 @@ import torch
 from tests.train.models.parity_fill import fill, load_case, relative_error, sample, smooth_images
 from torch import Tensor, nn
 
-from faceguide.train.models import ModelError, cal, create
+from faceguide.train.models import (
+    ModelError,
+    cal_network,
+    create,
+)
 from faceguide.train.models.attention_crop import attention_crop
-from faceguide.train.models.cal import CalParts, attention_pool, draw_maps
-from faceguide.train.models.checkpoint import load_matching, load_weights
-from faceguide.train.models.mobilefacenet import MobileFaceNetTrunk
+from faceguide.train.models.backbones.mobilefacenet import MobileFaceNetTrunk
+from faceguide.train.models.cal_network import (
+    CalParts,
+    attention_pool,
+    draw_maps,
+)
+from faceguide.train.models.weights import (
+    load_matching,
+    load_weights,
+)
 
 
 def test_equal_weights_give_the_original() -> None:
@@ -108,7 +119,7 @@ def test_fake_attention_is_drawn_in_training_and_ones_in_eval(
         pooled.append(attention)
         return attention_pool(feature_map, attention)
 
-    monkeypatch.setattr(cal, "attention_pool", watch)
+    monkeypatch.setattr(cal_network, "attention_pool", watch)
     images = smooth_images((8, 3, 112, 112))
     for _ in range(2):
         model(images)

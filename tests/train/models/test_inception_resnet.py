@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.train.models.parity_fill import fill, load_case, relative_error, sample, smooth_images
 
-from faceguide.train.models.checkpoint import load_weights
-from faceguide.train.models.inception_resnet import InceptionResnetV1
+from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
+from faceguide.train.models.weights import load_weights
 
 CASE = "facenet_inception_resnet_v1"
 

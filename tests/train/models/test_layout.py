@@ -12,12 +12,18 @@ from safetensors.torch import save_file
 from tests.evaluate.builder import random_module
 from torch import Tensor, nn
 
-from faceguide.evaluate.errors import EvaluationError
-from faceguide.evaluate.network import load_network
+from faceguide.core.errors import CheckpointError, EvaluationError
+from faceguide.evaluate.score.network import load_network
 from faceguide.train.models import create
-from faceguide.train.models.checkpoint import find_state, load_weights, read_state
-from faceguide.train.models.errors import CheckpointError
-from faceguide.train.models.resnet import IMAGENET_PREFIXES, resnet_features
+from faceguide.train.models.backbones.resnet import (
+    IMAGENET_PREFIXES,
+    resnet_features,
+)
+from faceguide.train.models.weights import (
+    find_state,
+    load_weights,
+    read_state,
+)
 
 State = dict[str, Tensor]
 

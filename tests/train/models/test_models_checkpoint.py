@@ -13,14 +13,14 @@ import torch
 from tests.train.models.parity_fill import fill
 from torch import Tensor
 
+from faceguide.core.formats.safetensors_file import read_safetensors
 from faceguide.train.models import CheckpointError, create
-from faceguide.train.models.checkpoint import (
+from faceguide.train.models.exchange import export_backbone, import_backbone
+from faceguide.train.models.weights import (
     load_matching,
     load_weights,
     read_state,
 )
-from faceguide.train.models.exchange import export_backbone, import_backbone
-from faceguide.train.models.safetensors_file import read_safetensors
 
 
 class Trap:

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from faceguide.cache.errors import CacheError
-from faceguide.train.models.checkpoint import read_state
-from faceguide.train.models.errors import CheckpointError
-from faceguide.train.models.torch_files import load_tensors
-from faceguide.train.resume import load_state
+from faceguide.core.errors import CacheError, CheckpointError
+from faceguide.core.formats.torch_files import load_tensors
+from faceguide.train.models.weights import read_state
+from faceguide.train.run.checkpoint import load_state
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faceguide.train.models.errors import ModelError
-from faceguide.train.models.vit import ViT
+from faceguide.core.errors import ModelError
+from faceguide.train.models.backbones.vit import ViT
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What `cache` commands look at: counts, checks, pictures, exports."""

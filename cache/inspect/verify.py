@@ -1,0 +1,267 @@
+"""Every checksum and every invariant of a cache, shard by shard."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.manifest import (
+    group_recipe,
+    load_manifest,
+    manifest_path,
+    recipe_path,
+    require_plan,
+)
+from faceguide.cache.plan import IDENTITIES, SOURCES, Plan, read_identities, read_sources
+from faceguide.cache.schema import GROUPS, ORIGINS, SCHEMA, STATUS_CODE, STATUSES, columns
+from faceguide.cache.shard import row_checksums, shard_path, sidecar_path
+from faceguide.core.errors import CacheError
+from faceguide.core.files import (
+    digest,
+    file_sha256,
+    read_json,
+    stray_files,
+)
+from faceguide.core.formats.hdf5 import open_dataset
+
+_OK = STATUS_CODE["ok"]
+_AGAIN = "remove it and run the same prep command again"
+
+
+def verify(
+    directory: Path, *, jobs: int = 1, progress: Callable[[int], None] = lambda shards: None
+) -> tuple[list[str], list[str]]:
+    """Check a cache from its plan down to every row.
+
+    Args:
+        directory: the cache.
+        jobs: threads; hashing releases the interpreter.
+        progress: called with the number of shards checked since the last call.
+
+    Returns:
+        Problems (one line each: what is wrong and what to do), and notes on what is harmless.
+
+    Raises:
+        CacheError: when there is no readable plan to check against.
+    """
+    plan = require_plan(directory)
+    problems = list(_lists(directory, plan))
+    notes = [f"{path}: left by a writer that was killed" for path in stray_files(directory)]
+    if notes:
+        notes.append(f"`cache seal --clean {directory}` removes these, when nothing writes there")
+    for group in GROUPS:
+        recipe = group_recipe(directory, plan, group)
+        if recipe is None:
+            stray = list(directory.glob(f"{group}-[0-9]*.h5"))
+            if stray or manifest_path(directory, group).exists():
+                problems.append(
+                    f"{recipe_path(directory, group)}: missing, but {group} files are there; "
+                    "restore it or render the group again"
+                )
+            continue
+        try:
+            manifest = load_manifest(directory, group, plan)
+        except CacheError as error:
+            problems.append(str(error))
+            continue
+        if manifest is None:
+            problems.append(
+                f"{manifest_path(directory, group)}: missing; run the same prep command again, "
+                f"or `cache seal {directory}`"
+            )
+            continue
+        if manifest["recipe"] != recipe:
+            problems.append(
+                f"{manifest_path(directory, group)}: its recipe is not the group's; "
+                f"run `cache seal {directory}`"
+            )
+            continue
+        parallel = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
+        for found in parallel(
+            joblib.delayed(_shard)(directory, plan, group, recipe, manifest, shard)
+            for shard in range(plan.shards)
+        ):
+            problems += found
+            progress(1)
+        problems += _totals(directory, plan, group, manifest)
+    return problems, notes
+
+
+def _lists(directory: Path, plan: Plan) -> Iterator[str]:
+    """The sources and identities are what the plan was made of."""
+    try:
+        names = read_identities(directory)
+        listing = hashlib.sha256(file_sha256(directory / IDENTITIES).encode())
+        for shard in range(plan.shards):
+            path = directory / SOURCES / f"{shard:05d}.jsonl"
+            listing.update(hashlib.sha256(path.read_bytes()).digest())
+    except (CacheError, OSError) as error:
+        yield f"{error}; restore it from a copy, or start over with --overwrite"
+        return
+    if listing.hexdigest() != plan.listing or len(names) != plan.identities:
+        yield (
+            f"{directory / SOURCES}, {directory / IDENTITIES}: not what the plan was made of; "
+            "restore them from a copy, or start over with --overwrite"
+        )
+    marker = directory / SOURCES / "LISTING"
+    try:
+        if marker.read_text() != plan.listing:
+            yield f"{marker}: not what plan.json says; write {plan.listing} into it"
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"{marker}: not readable ({error}); write {plan.listing} into it"
+
+
+def _totals(directory: Path, plan: Plan, group: str, manifest: dict[str, Any]) -> Iterator[str]:
+    path = manifest_path(directory, group)
+    if manifest.get("rows") != plan.rows or manifest.get("bytes") != sum(
+        shard["bytes"] for shard in manifest["shards"]
+    ):
+        yield f"{path}: its totals are wrong; run `cache seal {directory}`"
+    if set(manifest) != _MANIFEST_FIELDS or manifest.get("group") != group:
+        yield f"{path}: a field is missing or unknown; run `cache seal {directory}`"
+
+
+_MANIFEST_FIELDS = {
+    "schema", "group", "recipe", "listing", "rows", "bytes", "status", "origin", "shards",
+}  # fmt: skip
+
+
+def _shard(
+    directory: Path,
+    plan: Plan,
+    group: str,
+    recipe: dict[str, Any],
+    manifest: dict[str, Any],
+    shard: int,
+) -> list[str]:
+    """Problems of one shard and its sidecar."""
+    path, side = shard_path(directory, group, shard), sidecar_path(directory, group, shard)
+    entry = manifest["shards"][shard]
+    problems = []
+    try:
+        sidecar = read_json(side)
+        if (
+            any(sidecar.get(name) != value for name, value in entry.items())
+            or sidecar.get("recipe") != digest(recipe)
+            or sidecar.get("schema") != SCHEMA
+            or sidecar.get("group") != group
+            or sidecar.get("shard") != shard
+            or sum(sidecar["status"].values()) != plan.rows_of(shard)
+        ):
+            problems.append(f"{side}: does not say what the manifest says; {_AGAIN}")
+        elif group == "faces" and not _counts_agree(sidecar, plan.rows_of(shard)):
+            problems.append(f"{side}: its counts do not add up; {_AGAIN}")
+    except (CacheError, KeyError, TypeError, AttributeError) as error:
+        problems.append(f"{side}: damaged ({error}); {_AGAIN}")
+    try:
+        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+            return [*problems, f"{path}: its bytes are not those that were written; {_AGAIN}"]
+        problems += [
+            f"{path}: {fault}; {_AGAIN}"
+            for fault in _content(directory, plan, group, recipe, entry, shard)
+        ]
+    except (CacheError, OSError, KeyError, ValueError, RuntimeError, MemoryError) as error:
+        problems.append(f"{path}: not readable ({error}); {_AGAIN}")
+    return problems
+
+
+def _counts_agree(sidecar: dict[str, Any], rows: int) -> bool:
+    failures = sidecar.get("failures", [])
+    return (
+        sum(sidecar["origin"].values()) == rows
+        and len(failures) == rows - sidecar["status"].get("ok", 0)
+        and all(0 <= failure["row"] < rows for failure in failures)
+    )
+
+
+def _content(
+    directory: Path,
+    plan: Plan,
+    group: str,
+    recipe: dict[str, Any],
+    entry: dict[str, Any],
+    shard: int,
+) -> Iterator[str]:
+    rows = plan.rows_of(shard)
+    with h5py.File(shard_path(directory, group, shard), "r") as file:
+        values: dict[str, NDArray[Any]] = {}
+        for spec in columns(group, recipe):
+            try:
+                dataset = open_dataset(file, spec.name, (rows, *spec.shape), spec.dtype)
+            except ValueError as error:
+                yield str(error)
+                return
+            if dataset.id.get_offset() != entry["offsets"].get(spec.name):
+                yield f"{spec.name} does not start where the manifest says"
+            values[spec.name] = dataset[:]
+        parts: list[Any] = []
+        if group == "faces" and recipe.get("store") == "jpeg":
+            ends = open_dataset(file, "offset", (rows + 1,), np.dtype("<u8"))[:].astype(np.int64)
+            blob = open_dataset(file, "jpeg", (int(ends[-1]),), np.dtype("|u1"))[:]
+            pieces = [bytes(blob[a:b]) for a, b in itertools.pairwise(ends)]
+            parts.append(pieces)
+            yield from _pictures(pieces, values["status"], int(recipe["size"]))
+        parts += [values[spec.name] for spec in columns(group, recipe) if spec.name != "crc"]
+        wrong = np.flatnonzero(row_checksums(parts) != values["crc"])
+        if wrong.size:
+            yield f"row {wrong[0]} and {wrong.size - 1} others differ from their checksums"
+        if group == "faces":
+            keys = [os.fsdecode(key) for key in open_dataset(file, "key", (rows,), None)[:]]
+            if keys != [row.key for row in read_sources(directory, plan, shard)]:
+                yield "its keys are not those of the plan"
+            for name in plan.meta:
+                open_dataset(file, f"meta/{name}", (rows,), None)
+    yield from _INVARIANTS[group](values, plan)
+
+
+def _pictures(pieces: list[bytes], status: NDArray[np.uint8], size: int) -> Iterator[str]:
+    for row, piece in enumerate(pieces):
+        if status[row] == _OK:
+            data = np.frombuffer(piece, np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(piece) else None
+            if image is None or image.shape != (size, size, 3):
+                yield f"the image of row {row} does not decode"
+
+
+def _faces(values: dict[str, NDArray[Any]], plan: Plan) -> Iterator[str]:
+    good = values["status"] == _OK
+    if (values["status"] >= len(STATUSES)).any() or (values["origin"] >= len(ORIGINS)).any():
+        yield "a status or an origin has no name"
+    if ((values["label"] < -1) | (values["label"] >= max(plan.identities, 0))).any():
+        yield "a label names no identity"
+    if not np.isfinite(values["landmarks"][good][:, :, :2]).all():
+        yield "a good row has landmarks that are not finite"
+    if not np.isfinite(values["transform"][good]).all():
+        yield "a good row has a transform that is not finite"
+    if (values["origin"][good] == 0).any() or (values["origin"][~good] != 0).any():
+        yield "origin and status contradict each other"
+    quality = values["quality"]
+    if ((quality < 0) | (quality > 1)).any():
+        yield "a quality is outside 0 … 1"
+
+
+def _guidance(values: dict[str, NDArray[Any]], plan: Plan) -> Iterator[str]:
+    peaks = values["heatmap"].max((1, 2))
+    if not np.isin(peaks, (0, 255)).all():
+        yield "a heatmap has a maximum that is neither 0 nor 255"
+
+
+def _occlusion(values: dict[str, NDArray[Any]], plan: Plan) -> Iterator[str]:
+    visibility = values["visibility"]
+    if not ((visibility >= 0) & (visibility <= 1)).all():
+        yield "a visibility is outside 0 … 1"
+    if (visibility[~values["known"]] != 1).any():
+        yield "an unknown visibility is not 1"
+
+
+_INVARIANTS = {"faces": _faces, "guidance": _guidance, "occlusion": _occlusion}

@@ -1,0 +1,1 @@
+"""Lists of pairs, and from their names to rows."""

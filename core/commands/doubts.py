@@ -1,0 +1,175 @@
+"""What looks wrong about an input, although it could be used: counted, said, and kept.
+
+An error stops a command. A doubt does not: it is one line on stderr and one number in `--json`
+(`"doubts"`), and the figures are made all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from faceguide.core.commands.console import say
+from faceguide.core.errors import CacheError
+from faceguide.core.files import (
+    read_json,
+    write_json,
+)
+
+# Kind → what is counted, as the line on stderr says it after the number.
+KINDS: Mapping[str, str] = {
+    # training
+    "learnt_identities": "identities of --pairs are learnt too, so the best weights are chosen on "
+    "identities that they know: leave them out with --meta, or choose other pairs",
+    # lists of pairs, galleries, tables
+    "contradict_labels": "pairs contradict the labels of the cache",
+    "contradict_list": "pairs of two identities are made one by other pairs of the list",
+    "inverted_labels": "labels agree with the cache only when 0 and 1 are exchanged",
+    "self_pairs": "pairs compare an image with itself",
+    "equal_images": "pairs compare two rows with equal pixels",
+    "repeated_pairs": "pairs repeat an earlier pair",
+    "ranked_backwards": "pairs score higher where listed as two identities; are 0 and 1 exchanged?",
+    "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
+    "not_enrolled": "searches have no probe of an enrolled identity",
+    "absent_images": "images of the list are not in the cache",
+    "loose_names": "names match a row by a file name that other folders have too",
+    # sources of images
+    "parts_as_identities": "folders taken for identities look like parts of a set; give prep one "
+    "of them, or --flat",
+    "single_identity": "identity is all there is; nothing can be compared",
+    "spellings": "identities differ from another only in case, blanks, Unicode form or zeros",
+    "no_identity": "images name nobody (empty, nan, -1 or the like) and stay without identity",
+    "guessed_identity_column": "column is taken for the identity, as none is called identity",
+    "no_identity_column": "list has no column of identities, only others; call it identity",
+    "two_identities": "images stand under more than one identity",
+    "repeated_images": "images stand under the same identity again",
+    "masks_beside_images": "masks lie beside their photographs and are not taken for faces",
+    "thumbnail_folders": "folders of thumbnails or waste are left out",
+    "unread_formats": "pictures are of a format that is not read here; convert them to JPEG or PNG",
+    "links_outside": "folder links lead out of the source and are not followed; give prep the "
+    "folder they lead to, or a CSV of the images in a folder above both",
+    "links_upwards": "folder links lead to a folder above them and are not followed",
+    "links_repeated": "folder links lead to a folder that another link leads to, and are not "
+    "followed",
+    "odd_labels": "records have a label that is no whole number from 0 to 2**24; it is kept",
+    "header_count": "header of the records promises another number of images",
+    # masks
+    "eyes_hidden": "faces have their eyes mostly hidden; is --polarity the other way round?",
+    "polarity_against_layout": "masks beside kept_faces/, where white means visible, are read as "
+    "occluded",
+    # imported landmarks
+    "derived_irises": "imported faces have 468 points, their irises derived from the contours of "
+    "the eyes; refine_landmarks=True gives 478",
+    "unchecked_landmarks": "imported faces are unchecked: no finder is installed "
+    "(pip install 'faceguide[prep]') or it finds no face in their images",
+    "landmarks_elsewhere": "of up to 32 compared faces lie elsewhere than detection finds them",
+    # networks
+    "colour_assumed": "weights file does not tell its colour order",
+    "untrained": "network has the BatchNorm statistics of a new one, as if never trained",
+    # files of a cache
+    "damaged_shards": "shards are missing or not what was written",
+    # networks that are explained
+    "network_does_not_separate": "pairs were scored by a network that does not tell them apart",
+    "effects_within_noise": "pairs change their score by no more than noise, whatever is replaced",
+}
+
+
+# Kinds that are said when weights are read, hours before the figures.
+OF_WEIGHTS = ("colour_assumed", "untrained")
+
+# Group → the stages that may keep doubts about it.
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "faces": ("sources", "images", "faces"),
+    "guidance": (),
+    "occlusion": ("masks",),
+}
+
+
+def doubts_path(directory: Path, stage: str) -> Path:
+    """Where a stage keeps its doubts."""
+    return directory / f"doubts-{stage}.json"
+
+
+class Doubts:
+    """Counts of doubts by kind, each with its first example."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, kind: str, example: str = "", count: int = 1) -> None:
+        """Count a doubt.
+
+        Args:
+            kind: one of `KINDS`.
+            example: names an item, for the line; the first is shown.
+            count: 0 adds nothing.
+        """
+        if kind not in KINDS:
+            raise KeyError(kind)
+        if count:
+            so_far, first = self._found.get(kind, (0, example))
+            self._found[kind] = so_far + count, first
+
+    def update(self, other: Doubts) -> None:
+        """Add the counts of another."""
+        for kind, (count, example) in other._found.items():
+            self.add(kind, example, count)
+
+    def counts(self) -> dict[str, int]:
+        """Kind → count, as `--json` prints it; kinds without a doubt are absent."""
+        return {kind: count for kind, (count, _) in self._found.items()}
+
+    def lines(self) -> list[str]:
+        """One line a kind."""
+        return [
+            f"{count:,} {KINDS[kind]}" + (f" (the first: {example})" if example else "")
+            for kind, (count, example) in self._found.items()
+        ]
+
+    def say(self, but: Collection[str] = ()) -> None:
+        """Each line on stderr, except of kinds that were said before."""
+        for kind, line in zip(self._found, self.lines(), strict=True):
+            if kind not in but:
+                say(f"Warning: {line}")
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Doubts:
+        """Those of a record, which holds `counts`."""
+        doubts = cls()
+        for kind, count in counts.items():
+            doubts.add(kind, count=count)
+        return doubts
+
+    def keep(self, directory: Path, stage: str) -> None:
+        """Keep them beside what they are about, for a resumed command and for `cache info`."""
+        path = doubts_path(directory, stage)
+        if self:
+            write_json(path, {kind: list(found) for kind, found in self._found.items()})
+        elif path.exists():  # on a read-only disk a removal is refused even of what is not there
+            path.unlink(missing_ok=True)
+
+    @classmethod
+    def kept(cls, directory: Path, stage: str) -> Doubts:
+        """Those that `keep` wrote; none where there is no file."""
+        doubts = cls()
+        path = doubts_path(directory, stage)
+        if path.exists():
+            for kind, found in read_json(path).items():
+                match found:
+                    case [int(count), str(example)] if kind in KINDS and count > 0:
+                        doubts.add(kind, example, count)
+                    case _:
+                        raise CacheError(f"{path}: not a file of this version; remove it")
+        return doubts
+
+    @classmethod
+    def kept_of(cls, directory: Path, groups: Iterable[str]) -> Doubts:
+        """Those that all stages of some groups kept."""
+        doubts = cls()
+        for group in groups:
+            for stage in STAGES[group]:
+                doubts.update(cls.kept(directory, stage))
+        return doubts

@@ -1,0 +1,1 @@
+"""Every guarded reader and writer of foreign bytes."""

@@ -1,0 +1,1 @@
+"""Attribution methods: each a function from a pair to a map."""

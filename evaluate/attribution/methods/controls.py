@@ -1,0 +1,87 @@
+"""Maps whose fate is known beforehand: every run carries them.
+
+A protocol that does not give random maps 50 %, constant maps 100 % uniform and the oracle almost 0
+says nothing about the methods beside them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceguide.evaluate.attribution.cells import GRID, pair_rng
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Maps,
+    Settings,
+    blurred,
+)
+from faceguide.evaluate.attribution.methods.target import PairScore
+
+
+def random_smooth(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Blurred noise, keyed by the pair: falsified half of the time."""
+    side = batch.probe.shape[-1]
+    sigma = side / 14
+    # Blurred on a larger field: at a border, noise that repeats itself would be stronger.
+    rim = round(3 * sigma)
+    field = (side + 2 * rim, side + 2 * rim)
+    noise = np.stack(
+        [
+            pair_rng(pair, settings.seed, "random").standard_normal(field, np.float32)
+            for pair in batch.pairs
+        ]
+    )
+    soft = blurred(torch.from_numpy(noise)[:, None], sigma)[:, 0]
+    inside = soft[:, rim : rim + side, rim : rim + side]
+    # Lifted above 0, not made absolute: peaks and valleys are then alike, and high and low cells
+    # could change places.
+    return Maps(inside - inside.amin((1, 2), keepdim=True))
+
+
+def centre(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """A Gaussian at the middle of the crop, whatever the picture."""
+    side = batch.probe.shape[-1]
+    along = (torch.arange(side) + 0.5) / side - 0.5
+    one = torch.exp(-(along[:, None] ** 2 + along[None] ** 2) / (2 * 0.2**2))
+    return Maps(one.expand(len(batch.probe), -1, -1).clone())
+
+
+def edges(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Strength of the edges (Sobel): a map of the picture that knows no network."""
+    grey = batch.probe.mean(1, keepdim=True)
+    kernel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]).to(grey)
+    padded = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")
+    across = torch.nn.functional.conv2d(padded, kernel[None, None])
+    down = torch.nn.functional.conv2d(padded, kernel.T[None, None])
+    return Maps((across.square() + down.square()).sqrt()[:, 0])
+
+
+def constant(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """One everywhere: must be called uniform, every time."""
+    return Maps(torch.ones(len(batch.probe), GRID, GRID))
+
+
+def oracle_cells(responses: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N, 49): the measured effect of each cell, the mean over infills.
+
+    It is read off the table that also judges it, so it wins by construction: a floor, not a
+    competitor.
+
+    Args:
+        responses: (N, 49, R).
+    """
+    return responses.astype(np.float64).mean(2)
+
+
+def reversed_cells(cells: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N, 49): the same order backwards; falsified always."""
+    found: NDArray[np.float64] = cells.max(1, keepdims=True) - cells
+    return found
+
+
+def cells_as_maps(cells: NDArray[np.floating]) -> Tensor:
+    """(N, 49) → (N, 7, 7)."""
+    return torch.from_numpy(np.ascontiguousarray(cells)).unflatten(1, (GRID, GRID))

@@ -1,0 +1,83 @@
+"""Methods that read the gradient of the score in the pixels.
+
+Saliency: Simonyan et al., 2013. Gradient×Input: Shrikumar et al., 2016. SmoothGrad: Smilkov et
+al., 2017.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceguide.evaluate.attribution.cells import pair_rng
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Maps,
+    Settings,
+    pixel_range,
+    repeat,
+)
+from faceguide.evaluate.attribution.methods.single_pass import single_pass
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    Reference,
+    Score,
+    score_gradient,
+)
+
+
+def chunked_gradient(
+    score: Score, probe: Tensor, reference: Reference, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Score (M,) and gradient (M, 3, S, S) of many images, `chunk` at a time."""
+    parts = [
+        score_gradient(
+            score, probe[start : start + chunk], tuple(p[start : start + chunk] for p in reference)
+        )
+        for start in range(0, len(probe), chunk)
+    ]
+    return torch.cat([value for value, _ in parts]), torch.cat([grad for _, grad in parts])
+
+
+def saliency(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """∂s/∂x, summed over channels; equals captum's Saliency without its absolute value."""
+    return Maps(single_pass(score, batch).gradient.sum(1))
+
+
+def gradient_input(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """x ⊙ ∂s/∂x on prepared pixels, so mid-grey is 0; equals captum's InputXGradient."""
+    return Maps((single_pass(score, batch).gradient * batch.probe).sum(1))
+
+
+def keyed_noise(batch: Batch, settings: Settings) -> Tensor:
+    """(N, samples, 3, S, S) standard normal noise, the same for a pair in any batch."""
+    shape = (settings.samples, *batch.probe.shape[1:])
+    drawn = [
+        pair_rng(pair, settings.seed, "smoothgrad").standard_normal(shape, np.float32)
+        for pair in batch.pairs
+    ]
+    return torch.from_numpy(np.stack(drawn)).to(batch.probe)
+
+
+def smoothgrad(
+    score: PairScore, batch: Batch, settings: Settings, noise: Tensor | None = None
+) -> Maps:
+    """The mean of ∂s/∂x over noisy copies, signed as in the paper.
+
+    captum's NoiseTunnel gives the same for the same noise, but draws it for a whole batch, so that
+    a map would depend on its neighbours.
+
+    Args:
+        score: what is explained.
+        batch: the pairs.
+        settings: `samples` and `noise`.
+        noise: (N, samples, 3, S, S) instead of `keyed_noise`.
+    """
+    noise = keyed_noise(batch, settings) if noise is None else noise
+    sigma = settings.noise * pixel_range(score.input_spec)
+    noisy = (batch.probe[:, None] + sigma * noise).flatten(0, 1)
+    reference = repeat(batch.reference, noise.shape[1])
+    _, gradient = chunked_gradient(score, noisy, reference, settings.chunk)
+    # (N·samples, 3, S, S) -> (N, samples, 3, S, S)
+    return Maps(gradient.unflatten(0, noise.shape[:2]).mean(1).sum(1))

@@ -1,0 +1,234 @@
+"""Layer-wise relevance propagation, right on PReLU networks (Bach et al., 2015).
+
+Each layer z = W·x + b hands its relevance to its inputs by the generalised γ-rule (Andéol et al.,
+2021), which, unlike the first γ-rule, allows inputs of either sign: contributions that agree in
+sign with z count 1 + γ times. Activations pass relevance unchanged; a squeeze-and-excite gate
+counts as a weight. The share of biases (and of BatchNorm's shift) ends there and is kept in the
+books: Σ map + absorbed = the score, which is tested. The score is that of `deeplift`.
+
+The backward pass carries c = R / x instead of R, so no layer divides by its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Maps,
+    Settings,
+)
+from faceguide.evaluate.attribution.methods.rules import (
+    ELEMENTWISE,
+    PRODUCTS,
+    Rules,
+    both_tracked,
+)
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    raw_embedding,
+)
+
+_LEAST = 1e-12
+# f(0) = 0, so relevance passes whole: c_x = c_z · f(x) / x.
+_THROUGH_ZERO = ELEMENTWISE - {"sigmoid", "softplus", "hardsigmoid"}
+
+Linear = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Books:
+    """Relevance that ended in biases, per sample."""
+
+    def __init__(self) -> None:
+        self.absorbed: Tensor | float = 0.0
+
+    def add(self, relevance_in: Tensor, relevance_out: Tensor) -> None:
+        total = relevance_in.double().flatten(1).sum(1) - relevance_out.double().flatten(1).sum(1)
+        self.absorbed = self.absorbed + total
+
+
+def _share(relevance: Tensor, total: Tensor, where: Tensor) -> Tensor:
+    """relevance / total in the places `where`, 0 elsewhere; totals there are not 0."""
+    safe = torch.where(where & (total.abs() > _LEAST), total, torch.ones_like(total))
+    return torch.where(where & (total.abs() > _LEAST), relevance / safe, torch.zeros_like(total))
+
+
+class _GammaRule(torch.autograd.Function):
+    """A linear layer under the generalised γ-rule; backward turns R_z/z into R_x/x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        linear: Linear,
+        gamma: float,
+        books: _Books,
+    ) -> Tensor:
+        # The bias as it is added to an output: along dimension 1.
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        z = linear(x, weight)
+        if bias is not None:
+            z = z + bias.reshape(shape)
+        ctx.save_for_backward(x, weight, bias, z)
+        ctx.linear, ctx.gamma, ctx.books, ctx.bias_shape = linear, gamma, books, shape
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, carried: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        x, weight, bias, z = ctx.saved_tensors
+        linear, gamma = ctx.linear, ctx.gamma
+        relevance = carried * z
+        raised = weight + gamma * weight.clamp_min(0), weight + gamma * weight.clamp_max(0)
+        positive, negative = x.clamp_min(0), x.clamp_max(0)
+        to_positive, to_negative = torch.zeros_like(x), torch.zeros_like(x)
+        for sign in (1, -1):
+            # Weights by which positive and negative inputs push z in the direction of `sign`.
+            for_positive, for_negative = raised if sign > 0 else raised[::-1]
+            total = linear(positive, for_positive) + linear(negative, for_negative)
+            if bias is not None:
+                pushed = bias.clamp_min(0) if sign > 0 else bias.clamp_max(0)
+                total = total + (bias + gamma * pushed).reshape(ctx.bias_shape)
+            share = _share(relevance, total, z * sign > 0)
+            to_positive += _transposed(linear, share, x, for_positive)
+            to_negative += _transposed(linear, share, x, for_negative)
+        found = torch.where(x >= 0, to_positive, to_negative)
+        ctx.books.add(relevance, found * x)
+        return found, None, None, None, None, None
+
+
+def _transposed(linear: Linear, share: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Wᵀ · share."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        (found,) = torch.autograd.grad(linear(leaf, weight), leaf, share)
+    return found
+
+
+class _Pass(torch.autograd.Function):
+    """An activation with f(0) = 0: relevance passes whole, c_x = c_z · f(x) / x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        y = function(x)
+        ratio = y / torch.where(x == 0, torch.ones_like(x), x)
+        ctx.save_for_backward(torch.where(x == 0, torch.zeros_like(x), ratio))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, carried: Tensor) -> tuple[Tensor, None]:
+        (ratio,) = ctx.saved_tensors
+        return carried * ratio, None
+
+
+def _rules(gamma: float, books: _Books) -> dict[str, Any]:
+    def conv2d(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+
+        def linear(value: Tensor, matrix: Tensor) -> Tensor:
+            return functional.conv2d(value, matrix, None, **given)
+
+        return _GammaRule.apply(x, weight, bias, linear, gamma, books)
+
+    def dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        return _GammaRule.apply(
+            given["input"], given["weight"], given.get("bias"), functional.linear, gamma, books
+        )
+
+    def batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum")
+        given = {**dict(zip((*names, "eps"), args, strict=False)), **kwargs}
+        x, mean, var = given["input"], given["running_mean"], given["running_var"]
+        if given.get("training") or mean is None:
+            raise AttributionError("LRP needs BatchNorm in eval mode with running statistics")
+        scale = (var + given.get("eps", 1e-5)).rsqrt()
+        if given.get("weight") is not None:
+            scale = scale * given["weight"]
+        shift = -mean * scale
+        if given.get("bias") is not None:
+            shift = shift + given["bias"]
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+
+        def linear(value: Tensor, matrix: Tensor) -> Tensor:
+            return value * matrix.reshape(shape)
+
+        return _GammaRule.apply(x, scale, shift, linear, gamma, books)
+
+    def activation(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
+        return _Pass.apply(args[0], lambda x: func(x.clone(), *args[1:], **kwargs))
+
+    def gate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # A gate decides how much passes; what passes is the signal, which keeps the relevance.
+        return func(args[0].detach(), *args[1:], **kwargs)
+
+    def product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if both_tracked(args):
+            raise AttributionError(
+                "LRP has no rule for a product of two signals without a sigmoid gate"
+            )
+        return func(*args, **kwargs)
+
+    return {
+        "conv2d": conv2d,
+        "linear": dense,
+        "batch_norm": batch_norm,
+        **dict.fromkeys(_THROUGH_ZERO, activation),
+        **dict.fromkeys(("sigmoid", "hardsigmoid"), gate),
+        **dict.fromkeys(PRODUCTS, product),
+    }
+
+
+def propagate(
+    function: Callable[[Tensor], Tensor], output_weight: Tensor, probe: Tensor, gamma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Relevance of the pixels for Σ_e output_e · weight_e.
+
+    Args:
+        function: (N, …) → (N, E) or any (N, …), made of the functions that there are rules for.
+        output_weight: as the output.
+        probe: (N, …).
+        gamma: of the γ-rule; 0 is LRP-0, Gradient×Input on piecewise linear networks.
+
+    Returns:
+        Relevance (N, …), relevance absorbed by biases (N,) and the score (N,), in float64.
+    """
+    books = _Books()
+    leaf = probe.detach().requires_grad_(True)
+    with torch.enable_grad(), Rules(_rules(gamma, books), "LRP"):
+        output = function(leaf)
+    (carried,) = torch.autograd.grad(output, leaf, output_weight)
+    claimed = (output.detach().double() * output_weight.double()).flatten(1).sum(1)
+    absorbed = torch.zeros_like(claimed) + books.absorbed
+    return carried * leaf.detach(), absorbed, claimed
+
+
+def lrp(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Relevance of the pixels for the projection, summed over channels."""
+    score.require_embedding("LRP explains the product of two embeddings")
+    raw = []
+
+    def embedded(pixels: Tensor) -> Tensor:
+        found = raw_embedding(score.backbone, pixels)
+        raw.append(found.detach())
+        return found
+
+    relevance, absorbed, claimed = propagate(
+        embedded, batch.reference[0], batch.probe, settings.lrp_gamma
+    )
+    # Relevance is proportional to what is explained, so the fixed length may come last.
+    length = raw[0].norm(dim=1).clamp_min(1e-12)
+    return Maps(relevance.sum(1) / length[:, None, None], claimed / length, absorbed / length)

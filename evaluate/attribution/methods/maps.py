@@ -1,0 +1,145 @@
+"""What a method is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    Reference,
+)
+from faceguide.train.models.input_spec import InputSpec
+
+BASELINES = ("black", "blur", "grey")
+QUADRATURES = ("adaptive", "gauss-legendre")
+# Completeness errors are shares of the score's change, or of this where the score changes less:
+# about the spread of the cosines of strangers. A share of almost nothing would say nothing.
+LEAST_CHANGE = 0.1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N pairs to be explained.
+
+    Attributes:
+        probe: (N, 3, S, S) prepared pixels.
+        reference: described references, N rows each.
+        pairs: numbers of the pairs, which key all random draws.
+        memo: passes that several methods read, see `single_pass`.
+    """
+
+    probe: Tensor
+    reference: Reference
+    pairs: tuple[int, ...]
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What methods may differ in; all of it is written into the run.
+
+    Attributes:
+        steps: gradients of Integrated Gradients and of Geodesic IG (arc), per pair.
+        quadrature: of Integrated Gradients, "adaptive" or "gauss-legendre" (captum's).
+        samples: of SmoothGrad.
+        noise: standard deviation of SmoothGrad's noise as a share of the pixel range.
+        baseline: "black", "blur" or "grey", where paths and differences begin.
+        chunk: images of one forward and backward pass. On a CPU, 32 give some activations more than
+            32 MiB, which glibc maps and unmaps for each layer: a fifth of the time.
+        seed: of all draws.
+        lrp_gamma: weight of LRP's γ-rule.
+    """
+
+    steps: int = 20
+    quadrature: str = "adaptive"
+    samples: int = 16
+    noise: float = 0.15
+    baseline: str = "black"
+    chunk: int = 16
+    seed: int = 0
+    lrp_gamma: float = 0.25
+
+
+class Maps(NamedTuple):
+    """Maps of N pairs.
+
+    Attributes:
+        values: (N, h, w) raw and signed, summed over colour channels; h = S, or coarser.
+        claimed: (N,) what the values must add up to where the method promises it, or None.
+        absorbed: (N,) relevance that ended in biases (LRP), or None.
+        gap: (N,) what the quadrature missed of `claimed` before its weights were closed, or None.
+    """
+
+    values: Tensor
+    claimed: Tensor | None = None
+    absorbed: Tensor | None = None
+    gap: Tensor | None = None
+
+    def completeness_error(self) -> Tensor | None:
+        """(N,) |Σ values + absorbed − claimed| / max(|claimed|, 0.1), or None: nothing promised."""
+        if self.claimed is None:
+            return None
+        total = self.values.double().sum((1, 2))
+        if self.absorbed is not None:
+            total = total + self.absorbed
+        return self._share(total - self.claimed.double())
+
+    def quadrature_error(self) -> Tensor | None:
+        """(N,) |gap| / max(|claimed|, 0.1): the error before the weights were closed, or None."""
+        return None if self.gap is None else self._share(self.gap.double())
+
+    def _share(self, difference: Tensor) -> Tensor:
+        assert self.claimed is not None
+        return difference.abs() / self.claimed.double().abs().clamp_min(LEAST_CHANGE)
+
+
+def pixel_range(spec: InputSpec) -> float:
+    """The range of prepared pixels, averaged over channels: 2 for pixels in −1…1."""
+    return sum(1 / std for std in spec.std) / 3
+
+
+def constant_picture(spec: InputSpec, level: float) -> Tensor:
+    """(3, 1, 1) prepared pixels of a picture of one grey, 0 = black to 1 = white."""
+    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+    return ((level - mean) / std)[:, None, None]
+
+
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (N, C, H, W), the border repeated; sigma in pixels."""
+    radius = min(round(3 * sigma), images.shape[-1] - 1, images.shape[-2] - 1)
+    along = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (along / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    channels = images.shape[1]
+    padded = nn.functional.pad(images, (radius,) * 4, mode="replicate")
+    across = kernel.expand(channels, 1, 1, -1)
+    down = kernel[:, None].expand(channels, 1, -1, 1)
+    padded = nn.functional.conv2d(padded, across, groups=channels)
+    return nn.functional.conv2d(padded, down, groups=channels)
+
+
+def baseline_for(score: PairScore, probe: Tensor, kind: str) -> Tensor:
+    """(N, 3, S, S) where a path to the probe begins."""
+    spec = score.input_spec
+    if kind == "blur":
+        return blurred(probe, probe.shape[-1] / 7)
+    if kind not in BASELINES:
+        raise AttributionError(f"baseline must be one of {', '.join(BASELINES)}, found {kind!r}")
+    picture = constant_picture(spec, 0.0 if kind == "black" else 0.5)
+    return picture.to(probe).expand_as(probe).contiguous()
+
+
+def along(baseline: Tensor, probe: Tensor, places: Tensor) -> Tensor:
+    """(N·K, 3, S, S) points of the straight lines at places (N, K) from 0 to 1."""
+    step = places[:, :, None, None, None]
+    return torch.lerp(baseline[:, None], probe[:, None], step).flatten(0, 1)
+
+
+def repeat(reference: Reference, times: int) -> Reference:
+    """Each row `times` times in a row: (N·times, …)."""
+    return tuple(part.repeat_interleave(times, dim=0) for part in reference)

@@ -1,0 +1,168 @@
+"""Figures of a run: pass rates with intervals, rates per pair, strata; and overlays of maps."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.evaluate.attribution.cells import GRID, cell_bounds
+from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HIGH, LOW = (213, 94, 0), (0, 114, 178)  # RGB of the outlines
+_SIDE = 196  # of an overlay, a multiple of 7
+
+
+def ordered(record: dict[str, Any]) -> list[str]:
+    """Methods, best pass rate first, controls last."""
+    methods = record["methods"]
+    return sorted(methods, key=lambda name: (methods[name]["control"], -methods[name]["pass_rate"]))
+
+
+def forest(record: dict[str, Any]) -> Figure:
+    """Pass rate of every method with the interval of `pass_interval`."""
+    from matplotlib.figure import Figure
+
+    names = ordered(record)
+    figure = Figure(figsize=(6.2, 0.8 + 0.27 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, name in enumerate(names):
+        found = record["methods"][name]
+        low, high = pass_interval(found) or (found["pass_rate"],) * 2
+        colour = "0.55" if found["control"] else "#0072B2"
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot(found["pass_rate"], place, "o", color=colour, markersize=5)
+    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+    axes.invert_yaxis()
+    axes.set_xlim(-0.02, 1.02)
+    axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
+    axes.set_xlabel(f"pass rate, higher is better ({record['pairs']['n']} pairs)")
+    axes.grid(True, axis="x", color="0.92")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
+def rate_bars(record: dict[str, Any]) -> Figure:
+    """Share of pairs whose rate is 0, between, 1, or that were not tested."""
+    from matplotlib.figure import Figure
+
+    names = ordered(record)
+    figure = Figure(figsize=(6.2, 1.0 + 0.27 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    left = np.zeros(len(names))
+    kinds = (("zero", "0", "#009E73"), ("between", "between", "#E69F00"), ("one", "1", "#D55E00"))
+    for key, label, colour in kinds:
+        share = np.array(
+            [
+                record["methods"][name]["rate_histogram"][key] / record["methods"][name]["n"]
+                for name in names
+            ]
+        )
+        axes.barh(range(len(names)), share, left=left, color=colour, label=label, height=0.7)
+        left += share
+    axes.barh(range(len(names)), 1 - left, left=left, color="0.85", label="untested", height=0.7)
+    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of pairs by falsification rate, lower rates are better")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
+def strata_heatmap(record: dict[str, Any]) -> Figure | None:
+    """Pass rate by method and stratum; cells with fewer than 20 pairs are blank."""
+    from matplotlib.figure import Figure
+
+    cells = [found for found in record["strata"] if found["pass_rate"] is not None]
+    if not cells:
+        return None
+    columns = list(dict.fromkeys((found["stratum"], found["bin"]) for found in cells))
+    names = [name for name in ordered(record) if not record["methods"][name]["control"]]
+    values = np.full((len(names), len(columns)), np.nan)
+    for found in cells:
+        place = columns.index((found["stratum"], found["bin"]))
+        values[names.index(found["method"]), place] = found["pass_rate"]
+    figure = Figure(
+        figsize=(2.6 + 0.42 * len(columns), 1.9 + 0.3 * len(names)),
+        layout="constrained",
+    )
+    axes = figure.add_subplot()
+    axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            if np.isfinite(value):
+                axes.text(
+                    column,
+                    row,
+                    f"{100 * value:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if value < 0.6 else "black",
+                )
+    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names], fontsize=8)
+    labels = [f"{stratum}: {name}" for stratum, name in columns]
+    axes.set_xticks(range(len(columns)), labels, rotation=60, ha="right", fontsize=7)
+    return figure
+
+
+def picture_uri(image: NDArray[np.uint8]) -> str:
+    """An RGB picture as a data URI (JPEG)."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+
+
+def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(S, S, 3) at the size of the gallery."""
+    found = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return found.astype(np.uint8)
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    heat: NDArray[np.floating],
+    high: NDArray[np.bool_],
+    low: NDArray[np.bool_],
+    regions: NDArray[np.uint8] | None,
+) -> NDArray[np.uint8]:
+    """The probe under its map: heat, the outlines of landmark regions, high and low cells.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+        heat: (h, w) 0 to 1; not finite = no map.
+        high: (49,) bool, outlined in orange.
+        low: (49,) bool, outlined in blue.
+        regions: (3, g, g) uint8 of the cache, or None.
+    """
+    base = enlarged(image)
+    if np.isfinite(heat).all():
+        scaled = np.clip(heat.astype(np.float32) / max(float(heat.max()), 1e-6), 0, 1)
+        big = cv2.resize(scaled, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
+        colours = cv2.applyColorMap((255 * big).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        tint = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+        base = cv2.addWeighted(base, 0.5, tint, 0.5, 0).astype(np.uint8)
+    if regions is not None:
+        for region in regions:
+            mask = cv2.resize(region, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
+            outlines, _ = cv2.findContours(
+                (mask > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+            )
+            cv2.drawContours(base, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
+    edges = cell_bounds(_SIDE).tolist()
+    for cells, colour in ((low, LOW), (high, HIGH)):
+        for cell in np.flatnonzero(cells):
+            row, column = divmod(int(cell), GRID)
+            start = (edges[column] + 2, edges[row] + 2)
+            end = (edges[column + 1] - 3, edges[row + 1] - 3)
+            cv2.rectangle(base, start, end, colour, 2)
+    return base

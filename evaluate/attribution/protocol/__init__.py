@@ -1,0 +1,1 @@
+"""Falsification tests: what a map claims, and whether it holds."""

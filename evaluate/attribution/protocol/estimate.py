@@ -1,0 +1,193 @@
+"""What a run will cost, told before it starts: images forward, and seconds on this machine.
+
+The count follows from the plan; the seconds from timing one batch forward and one batch forward
+and backward, with this network on this device, and a few draws of the bootstrap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from faceguide.evaluate.attribution.methods.maps import (
+    Settings,
+    repeat,
+)
+from faceguide.evaluate.attribution.methods.method_table import Method
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    score_gradient,
+)
+from faceguide.evaluate.attribution.protocol import map_metrics
+from faceguide.evaluate.attribution.protocol.blocks import Plan
+from faceguide.evaluate.attribution.protocol.explain import Job
+from faceguide.evaluate.attribution.protocol.responses import (
+    TABLE_CHUNK,
+    table_forwards,
+)
+from faceguide.evaluate.metrics.bootstrap import (
+    PairWeights,
+    replicate,
+)
+
+_BACKWARD = 3  # a forward and backward pass, in forwards
+# Operations of a minute on a core, between those of small layers and of large ones.
+_MINUTE = 60 * 40e9
+_TYPICAL = 220  # forwards per pair of the standard methods
+_MOST_PROBES = 16
+_DRAWS, _INTERVALS = 50, 3  # replicates that are timed; intervals of each method
+_PAGE = 4.0  # seconds for figures and pages
+_CURVES = 3 * (map_metrics.STEPS + 1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a part of a run.
+
+    Attributes:
+        pairs: that it explains.
+        probes: that it measures.
+        forwards: images forward; a backward pass counts 2.
+        seconds: on this machine, measured rates.
+        fixed: seconds of these that go into the start, intervals, figures and pages.
+        unknown: methods whose cost is not known (the user's own) and not counted.
+    """
+
+    pairs: int
+    probes: int
+    forwards: float
+    seconds: float
+    fixed: float
+    unknown: tuple[str, ...]
+
+    def text(self) -> str:
+        """One line."""
+        each = (self.seconds - self.fixed) / self.pairs
+        threads = torch.get_num_threads()
+        known = f", without {', '.join(self.unknown)}" if self.unknown else ""
+        return (
+            f"{self.pairs:,} pairs, {self.probes:,} probes: {self.forwards:,.0f} forwards, about "
+            f"{duration(self.seconds)} on this machine with {threads} thread"
+            f"{'' if threads == 1 else 's'} ({each:{'.2g' if each < 10 else ',.0f'}} s per pair)"
+            f"{known}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader takes them in."""
+    for limit, unit, size in ((120, "seconds", 1), (7200, "minutes", 60)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> int:
+    """Probes that a core explains in about a minute; the same on every machine.
+
+    Args:
+        score: with the network.
+        side: of the crops, pixels.
+        pairs_per_probe: mean of the list.
+    """
+    image = torch.zeros(1, 3, side, side, device=next(score.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        score.describe(image)
+    each = counter.get_total_flops() * (table_forwards(2) + _TYPICAL * pairs_per_probe)
+    return max(1, min(_MOST_PROBES, int(_MINUTE / max(each, 1))))
+
+
+def method_forwards(methods: Sequence[Method], settings: Settings) -> float:
+    """Forwards per pair; methods of first order share one pass."""
+    own = sum(method.cost(settings) for method in methods if not method.shares_pass)
+    return own + max((m.cost(settings) for m in methods if m.shares_pass), default=0.0)
+
+
+def measure_forwards(methods: Sequence[Method], measures: Sequence[str], s: Settings) -> float:
+    """Forwards per pair of the further measures."""
+    wanted, total = set(measures), 0.0
+    if wanted & {"deletion", "insertion", "srg"}:
+        total += _CURVES * len(methods)
+    fresh = sum(method.cost(s) for method in methods if not method.control)
+    again = {"sensitivity": map_metrics.DRAWS, "randomisation": 1, "swap": 1}
+    return total + fresh * sum(again[name] for name in wanted & set(again))
+
+
+def _seconds(work: Callable[[Tensor], object], images: Tensor) -> float:
+    """Per image; a call with two images warms up."""
+    work(images[:2])
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    start = time.perf_counter()
+    work(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return (time.perf_counter() - start) / len(images)
+
+
+def results_seconds(
+    plan: Plan, methods: Sequence[Method], measures: Sequence[str], replicates: int
+) -> float:
+    """Seconds of the results: the bootstrap of every method, figures and pages."""
+    rows, places = np.unique(np.stack([plan.probe, plan.reference]), return_inverse=True)
+    weights, values = PairWeights(places.reshape(2, -1).T), np.ones(len(plan))
+
+    def statistic(counts: NDArray[np.int32]) -> NDArray[np.float64]:
+        return np.array([weights(counts) @ values])
+
+    start = time.perf_counter()
+    replicate(statistic, len(rows), min(_DRAWS, replicates))
+    each = (time.perf_counter() - start) / _DRAWS
+    return _PAGE + each * replicates * len(methods) * (_INTERVALS + len(measures))
+
+
+def estimate(
+    job: Job,
+    methods: Sequence[Method],
+    blocks: Sequence[int],
+    replicates: int | None,
+    spent: float = 0.0,
+) -> Estimate:
+    """Cost of these blocks, by timing two batches of the first pair.
+
+    Args:
+        job: what the run is made of.
+        methods: that make maps.
+        blocks: that are to be made.
+        replicates: of the bootstrap; None = no results.
+        spent: seconds that the start has taken.
+    """
+    places = np.flatnonzero(np.isin(job.plan.block, np.array(blocks)))
+    batch = job.batch(places[:1])
+    # A CPU is busy with a few images; a GPU shows its rate with a whole batch only.
+    wide, narrow = (TABLE_CHUNK, job.settings.chunk) if batch.probe.is_cuda else (16, 8)
+
+    @torch.inference_mode()
+    def forward(images: Tensor) -> object:
+        return job.score.describe(images)
+
+    def backward(images: Tensor) -> object:
+        return score_gradient(job.score, images, repeat(batch.reference, len(images)))
+
+    per_forward = _seconds(forward, batch.probe.expand(wide, -1, -1, -1))
+    per_gradient = _seconds(backward, batch.probe.expand(narrow, -1, -1, -1))
+    pairs, probes = len(places), len(np.unique(job.plan.probe[places]))
+    table = probes * table_forwards(len(job.infills))
+    if job.protocol == "threshold":
+        table += pairs * len(methods) * (2 * job.rule.draws + 1)
+    maps = pairs * (
+        method_forwards(methods, job.settings)
+        + measure_forwards(methods, job.measures, job.settings)
+    )
+    unknown = tuple(m.name for m in methods if not m.control and m.cost(job.settings) == 0)
+    seconds = table * per_forward + maps * per_gradient / _BACKWARD
+    fixed = spent
+    if replicates is not None:
+        fixed += results_seconds(job.plan, methods, job.measures, replicates)
+    return Estimate(pairs, probes, table + maps, seconds + fixed, fixed, unknown)

@@ -1,0 +1,324 @@
+"""What is computed of one block: its response table and the maps of each method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng, pool
+from faceguide.evaluate.attribution.methods.controls import (
+    cells_as_maps,
+    oracle_cells,
+    reversed_cells,
+)
+from faceguide.evaluate.attribution.methods.maps import (
+    Batch,
+    Maps,
+    Settings,
+    blurred,
+)
+from faceguide.evaluate.attribution.methods.method_table import Method
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    Reference,
+    unit_embedding,
+)
+from faceguide.evaluate.attribution.protocol import map_metrics
+from faceguide.evaluate.attribution.protocol.blocks import Plan
+from faceguide.evaluate.attribution.protocol.infill import (
+    Donors,
+    fill_pictures,
+)
+from faceguide.evaluate.attribution.protocol.responses import (
+    TABLE_CHUNK,
+    measure,
+)
+from faceguide.evaluate.attribution.threshold import ThresholdRule, threshold_outcome
+
+THUMB = 28  # side of the maps that are kept for pictures
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is made of.
+
+    Attributes:
+        cache: where the crops are.
+        plan: the pairs.
+        score: what is explained.
+        settings: of the methods.
+        infills: names.
+        donors: faces that lend pixels.
+        protocol: "matched" or "threshold".
+        rule: of `threshold`.
+        measures: names in `metrics.METRICS` that are computed.
+        random: the score with random parameters, for "randomisation".
+        device: of torch.
+        described: the references of the block in hand.
+        batches: its batches, which remember the passes that methods share.
+    """
+
+    cache: FaceCache
+    plan: Plan
+    score: PairScore
+    settings: Settings
+    infills: tuple[str, ...]
+    donors: Donors
+    protocol: str = "matched"
+    rule: ThresholdRule = field(default_factory=ThresholdRule)
+    measures: tuple[str, ...] = ()
+    random: PairScore | None = None
+    device: torch.device | str = "cpu"
+    described: dict[int, tuple[NDArray[np.int64], Reference]] = field(default_factory=dict)
+    batches: dict[tuple[int, ...], Batch] = field(default_factory=dict)
+
+    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
+        """(N, 3, S, S) prepared pixels of these rows."""
+        images = self.cache.read(rows, ["image"])["image"]
+        return self.score.input_spec.prepare(torch.from_numpy(images).to(self.device))
+
+    def batch(self, places: NDArray[np.int64]) -> Batch:
+        """The pairs at these places of the plan, all of one block."""
+        block = int(self.plan.block[places[0]])
+        if (self.plan.block[places] != block).any():
+            raise ValueError(f"pairs of one block only, found {set(self.plan.block[places])}")
+        rows, parts = self._references(block)
+        held = self.batches.get(tuple(places.tolist()))
+        if held is not None:
+            return held
+        found = torch.from_numpy(np.searchsorted(rows, self.plan.reference[places]))
+        made = self.batches[tuple(places.tolist())] = Batch(
+            self.pixels(self.plan.probe[places]),
+            tuple(part[found.to(part.device)] for part in parts),
+            tuple(self.plan.number[places].tolist()),
+        )
+        return made
+
+    def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
+        """References of a block, described once for its table and all methods."""
+        if block not in self.described:
+            rows = np.unique(self.plan.reference[self.plan.pairs_of(block)])
+            chunk = max(self.settings.chunk, TABLE_CHUNK)
+            described = [
+                self.score.reference(self.pixels(rows[start : start + chunk]))
+                for start in range(0, len(rows), chunk)
+            ]
+            self.described.clear()  # one block at a time
+            self.batches.clear()
+            self.described[block] = rows, tuple(map(torch.cat, zip(*described, strict=True)))
+        return self.described[block]
+
+
+def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
+    """The response table of a block.
+
+    Returns:
+        `clean` (n,), `masked` (n, 49, R) and `angle` (n, 49, R) per pair; `probe` (P,) and, for
+        embeddings, `embedding` (P, 49, R, E) per probe, from which the response against any other
+        reference is a product away.
+    """
+    places = job.plan.pairs_of(block)
+    found: dict[str, list[Any]] = {name: [] for name in ("clean", "masked", "angle")}
+    probes, embeddings = np.unique(job.plan.probe[places]), []
+    for row in probes:
+        here = places[job.plan.probe[places] == row]
+        one = job.cache.read([int(row)], ["image", "label"])
+        pictures = fill_pictures(
+            one["image"][0],
+            job.infills,
+            int(row),
+            int(one["label"][0]),
+            job.donors,
+            job.settings.seed,
+        )
+        fills = job.score.input_spec.prepare(torch.from_numpy(pictures).to(job.device))
+        batch = job.batch(here)
+        measured = measure(
+            job.score, batch.probe[0], batch.reference, fills, max(job.settings.chunk, TABLE_CHUNK)
+        )
+        found["clean"].append(measured.clean)
+        found["masked"].append(measured.masked)
+        found["angle"].append(np.repeat(measured.angle[None], len(here), 0))
+        if measured.embedding is not None:
+            embeddings.append(measured.embedding)
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    arrays["probe"] = probes
+    if embeddings:
+        arrays["embedding"] = np.stack(embeddings)
+    return arrays
+
+
+def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[Any]]) -> Maps:
+    if method.explain is not None:
+        return method.explain(job.score, batch, job.settings)
+    change = np.abs(table["masked"] - table["clean"][:, None, None])
+    cells = oracle_cells(change)
+    return Maps(cells_as_maps(reversed_cells(cells) if "reversed" in method.name else cells))
+
+
+def maps_of(
+    job: Job, method: Method, block: int, table: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Maps of a method for the pairs of a block; a failure becomes an error row, never zeros.
+
+    Returns:
+        Per pair: `cells` (n, 49), `signed` (n, 49), `energy` (n,) max|a|, `thumb` (n, 28, 28)
+        float16, `completeness` and `quadrature` (n,) errors, `error` (n,) text, a column per
+        further measure and, under `threshold`, `threshold` (n, 6): rate, falsified, two angles,
+        two areas.
+
+    Raises:
+        AttributionError: when the method does not suit the network.
+    """
+    places = job.plan.pairs_of(block)
+    step = max(1, job.settings.chunk // 4)
+    parts = []
+    for start in range(0, len(places), step):
+        chosen = places[start : start + step]
+        rows = {name: table[name][start : start + step] for name in ("clean", "masked", "angle")}
+        batch = job.batch(chosen)
+        try:
+            parts.append(_columns(job, method, batch, chosen, rows))
+        except AttributionError:
+            raise
+        except (RuntimeError, ValueError, ArithmeticError, TypeError) as fault:
+            parts.append(_failed(job, len(chosen), f"{type(fault).__name__}: {fault}"))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _failed(job: Job, count: int, text: str) -> dict[str, NDArray[Any]]:
+    """Rows of maps that could not be made."""
+    blank: dict[str, NDArray[Any]] = {
+        "cells": np.full((count, CELLS), np.nan, np.float32),
+        "signed": np.full((count, CELLS), np.nan, np.float32),
+        "energy": np.full(count, np.nan, np.float32),
+        "thumb": np.full((count, THUMB, THUMB), np.nan, np.float16),
+        "completeness": np.full(count, np.nan),
+        "quadrature": np.full(count, np.nan),
+        "error": np.array([text.partition("\n")[0].encode()[:200]] * count, dtype="S200"),
+        **{name: np.full(count, np.nan) for name in job.measures},
+    }
+    if set(job.measures) & {"deletion", "insertion", "srg"}:
+        blank["removal"] = np.full((count, map_metrics.STEPS + 1), np.nan)
+    if job.protocol == "threshold":
+        blank["threshold"] = np.full((count, 6), np.nan)
+    return blank
+
+
+def _columns(
+    job: Job,
+    method: Method,
+    batch: Batch,
+    places: NDArray[np.int64],
+    table: dict[str, NDArray[Any]],
+) -> dict[str, NDArray[Any]]:
+    maps = _explained(job, method, batch, table)
+    values = maps.values.detach().float()
+    found = _failed(job, len(places), "")
+    found["error"][:] = b""
+    cells = cell_attribution(values, method.rectify)
+    found["cells"] = cells.cpu().numpy().astype(np.float32)
+    found["signed"] = pool(values).cpu().numpy().astype(np.float32)
+    found["energy"] = values.abs().flatten(1).amax(1).cpu().numpy()
+    shown = values.clamp_min(0) if method.rectify else values.abs()
+    shown = shown / shown.amax((1, 2), keepdim=True).clamp_min(1e-30)
+    thumb = torch.nn.functional.adaptive_avg_pool2d(shown[:, None], THUMB)[:, 0]
+    found["thumb"] = thumb.cpu().numpy().astype(np.float16)
+    for column, error in (
+        ("completeness", maps.completeness_error()),
+        ("quadrature", maps.quadrature_error()),
+    ):
+        if error is not None:
+            found[column] = error.cpu().numpy()
+    if job.protocol == "threshold":
+        found["threshold"] = _threshold(job, batch, shown)
+    _measure(job, method, batch, places, values, found, table)
+    return found
+
+
+def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
+    """Rows of rate, falsified, angle of high and of low, area of high and of low."""
+    spec = job.score.input_spec
+    mean = torch.tensor(spec.mean, device=job.device)[:, None, None]
+    std = torch.tensor(spec.std, device=job.device)[:, None, None]
+    side = batch.probe.shape[-1]
+    full = torch.nn.functional.interpolate(shown[:, None], size=(side, side), mode="bilinear")
+    rows = []
+    for place, pair in enumerate(batch.pairs):
+        outcome = threshold_outcome(
+            full[place, 0].cpu().numpy(),
+            batch.probe[place] * std + mean,
+            lambda images: unit_embedding(job.score.backbone, (images - mean) / std),
+            pair_rng(pair, job.settings.seed, "threshold"),
+            job.rule,
+            max(job.settings.chunk, TABLE_CHUNK),
+        )
+        values = (outcome.rate, outcome.falsified, outcome.mean_high, outcome.mean_low)
+        numbers = [np.nan if value is None else float(value) for value in values]
+        rows.append([*numbers, outcome.area_high, outcome.area_low])
+    return np.array(rows)
+
+
+def _measure(
+    job: Job,
+    method: Method,
+    batch: Batch,
+    places: NDArray[np.int64],
+    values: Tensor,
+    found: dict[str, NDArray[Any]],
+    table: dict[str, NDArray[Any]],
+) -> None:
+    """Fill the columns of the further measures that were asked for."""
+    cells, wanted = found["cells"], set(job.measures)
+    if wanted & {"deletion", "insertion", "srg"}:
+        empty = blurred(batch.probe, batch.probe.shape[-1] / 7)
+        curves = map_metrics.removal_curves(job.score, batch, cells, empty, job.settings.seed)
+        areas = map_metrics.curve_areas(curves)
+        found.update({name: areas[name] for name in wanted & set(areas)})
+        found["removal"] = curves["most"]
+    if "infidelity" in wanted:
+        change = table["clean"][:, None, None] - table["masked"]
+        found["infidelity"] = map_metrics.infidelity(found["signed"], change)
+    if method.control or method.explain is None:
+        return  # these say nothing of a picture that is disturbed or a network that is not theirs
+    if "sensitivity" in wanted:
+        found["sensitivity"] = map_metrics.max_sensitivity(
+            job.score, batch, method.explain, job.settings, values
+        )
+    references = job.plan.reference[places]
+    if "randomisation" in wanted and job.random is not None:
+        found["randomisation"] = map_metrics.randomisation(
+            job.score,
+            job.random,
+            batch,
+            job.pixels(references),
+            method.explain,
+            job.settings,
+            cells,
+            method.rectify,
+        )
+    if "swap" in wanted:
+        labels = job.cache.read(references, ["label"])["label"]
+        seed = job.settings.seed
+        others = np.stack(
+            [
+                job.donors.another(int(row), int(label), seed)
+                for row, label in zip(references, labels, strict=True)
+            ]
+        )
+        found["swap"] = map_metrics.reference_swap(
+            job.score,
+            batch,
+            job.score.input_spec.prepare(torch.from_numpy(others).to(job.device)),
+            method.explain,
+            job.settings,
+            cells,
+            method.rectify,
+        )

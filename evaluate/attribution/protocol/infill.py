@@ -1,0 +1,116 @@
+"""What takes the place of a cell: realistic infills, the same for every method.
+
+A black square is no face that a network has ever seen; its effect is that of the square. Four
+infills that keep the crop a face, or nearly: its own blur, its own mean colour, the mean face of
+the data set, and the same cell of another person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.cells import CELLS, cell_index, pair_rng
+from faceguide.evaluate.attribution.methods.maps import blurred
+
+INFILLS = ("blur", "mean", "face", "other")
+BLUR = 8 / 112  # σ as a share of the side
+_POOL = 64  # faces that the mean face and the other persons come from
+
+
+@dataclass(frozen=True)
+class Donors:
+    """Faces of the cache that lend pixels.
+
+    Attributes:
+        rows: (K,) rows of the cache.
+        labels: (K,) their persons; −1 unknown.
+        images: (K, S, S, 3) uint8 RGB.
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    images: NDArray[np.uint8]
+
+    @staticmethod
+    def of(cache: FaceCache, rows: NDArray[np.int64]) -> Donors:
+        """Up to 64 of these rows, evenly spaced, so that every part of a run has the same."""
+        rows = np.unique(rows)
+        chosen = rows[np.linspace(0, len(rows) - 1, min(_POOL, len(rows))).astype(np.int64)]
+        found = cache.read(chosen, ["image", "label"])
+        return Donors(chosen, found["label"], found["image"])
+
+    def mean_face(self) -> NDArray[np.uint8]:
+        """(S, S, 3)."""
+        mean: NDArray[np.uint8] = np.round(self.images.mean(0)).astype(np.uint8)
+        return mean
+
+    def another(self, row: int, label: int, seed: int) -> NDArray[np.uint8]:
+        """(S, S, 3): a face of another person than this one, drawn by row and seed.
+
+        Raises:
+            AttributionError: when all donors are this person.
+        """
+        others = np.flatnonzero((self.rows != row) & ((self.labels != label) | (self.labels < 0)))
+        if not len(others):
+            raise AttributionError(
+                "the infill `other` needs faces of a second person in the pairs; choose --infills "
+                "blur,mean"
+            )
+        drawn: NDArray[np.uint8] = self.images[pair_rng(row, seed, "other").choice(others)]
+        return drawn
+
+
+def fill_pictures(
+    image: NDArray[np.uint8], names: Sequence[str], row: int, label: int, donors: Donors, seed: int
+) -> NDArray[np.uint8]:
+    """(R, S, S, 3) uint8: the whole pictures that cells are taken from.
+
+    Args:
+        image: (S, S, 3) the probe.
+        names: R of `INFILLS`.
+        row: of the probe.
+        label: of the probe.
+        donors: other faces.
+        seed: of the run.
+    """
+    made = []
+    for name in names:
+        if name == "blur":
+            pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+            soft = blurred(pixels, BLUR * image.shape[0])[0].permute(1, 2, 0)
+            made.append(soft.round().to(torch.uint8).numpy())
+        elif name == "mean":
+            colour = np.round(image.reshape(-1, 3).mean(0)).astype(np.uint8)
+            made.append(np.broadcast_to(colour, image.shape))
+        elif name == "face":
+            made.append(donors.mean_face())
+        elif name == "other":
+            made.append(donors.another(row, label, seed))
+        else:
+            raise AttributionError(f"no infill {name!r}; choose from {', '.join(INFILLS)}")
+    return np.stack(made)
+
+
+def cell_masks(side: int) -> Tensor:
+    """(49, S, S) bool: the pixels of each cell."""
+    index = torch.from_numpy(cell_index(side))
+    return index[None] == torch.arange(CELLS)[:, None, None]
+
+
+def replaced(probe: Tensor, fills: Tensor, masks: Tensor) -> Tensor:
+    """(M, R, 3, S, S): the probe with each mask's pixels taken from each picture.
+
+    Args:
+        probe: (3, S, S).
+        fills: (R, 3, S, S).
+        masks: (M, S, S) bool.
+    """
+    return torch.where(masks[:, None, None], fills[None], probe[None, None])

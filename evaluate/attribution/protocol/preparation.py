@@ -1,0 +1,288 @@
+"""From a cache, a network and a list of pairs to a run that can start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from faceguide.cache.pairs.pair_doubts import pair_doubts
+from faceguide.cache.pairs.pair_lists import (
+    PairList,
+    read_pairs,
+)
+from faceguide.cache.pairs.pair_rows import (
+    LeftOut,
+    PairRows,
+    resolve,
+)
+from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.attribution_options import Options
+from faceguide.evaluate.attribution.methods.maps import Settings
+from faceguide.evaluate.attribution.methods.method_table import (
+    COSINE,
+    METHODS,
+    Method,
+    choose,
+)
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    check_depends,
+    check_gradient,
+)
+from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.protocol import map_metrics
+from faceguide.evaluate.attribution.protocol.blocks import (
+    Plan,
+    make_plan,
+    table_path,
+)
+from faceguide.evaluate.attribution.protocol.estimate import (
+    Estimate,
+    estimate,
+    probes_of_a_minute,
+)
+from faceguide.evaluate.attribution.protocol.explain import Job
+from faceguide.evaluate.attribution.protocol.infill import Donors
+from faceguide.evaluate.attribution.protocol.separation import (
+    Separation,
+    doubts_of,
+    look,
+    sentence,
+)
+from faceguide.evaluate.attribution.threshold import ThresholdRule
+from faceguide.evaluate.score.network import Network
+from faceguide.train.models.own_check import TRIED, check_own
+from faceguide.train.models.own_networks import is_own
+
+ALL, STANDARD = "all", "standard"
+
+
+def plan_pairs(
+    cache: FaceCache,
+    pairs: Path,
+    split: str | None,
+    options: Options,
+    weights: str,
+    colour: str,
+    score: PairScore | None = None,
+) -> tuple[Plan, PairRows, Doubts]:
+    """The blocks of a list's pairs, the pairs with those that are left out, and their doubts.
+
+    Args:
+        cache: where the crops are.
+        pairs: the list.
+        split: of an ND-TWIN list.
+        options: of the run.
+        weights: digest of the network's weights.
+        colour: order of the channels that it is fed.
+        score: tells the size of a block where the options do not.
+
+    Raises:
+        AttributionError: when all are left out.
+    """
+    listed = read_pairs(pairs, split)
+    rows, doubts = explainable(cache, listed, resolve(cache, listed))
+    if not len(rows):
+        raise AttributionError(
+            f"{pairs}: none of its {rows.listed} pairs can be explained; the first: "
+            f"{rows.left_out[0].reason}"
+        )
+    # Replicates and margins change no map and no response.
+    later = ("replicates", "delta", "tau_high", "tau_low", "epsilon", "chunk", "block")
+    depends = {name: value for name, value in options.record().items() if name not in later}
+    depends |= {"weights": weights, "colour": colour}
+    seed, block = options.method.seed, options.block
+    if block is None:
+        assert score is not None
+        side = cache.require("image").shape[0]
+        block = probes_of_a_minute(score, side, len(rows) / len(np.unique(rows.probe)))
+    return make_plan(rows, depends, block, options.limit, seed), rows, doubts
+
+
+def explainable(cache: FaceCache, pairs: PairList, rows: PairRows) -> tuple[PairRows, Doubts]:
+    """Leave out pairs of an image with itself: their score is at its maximum, its gradient 0.
+
+    Args:
+        cache: where the crops are.
+        pairs: the list.
+        rows: what `resolve` made of it.
+    """
+    found = pair_doubts(cache, pairs, rows)
+    alike = {
+        int(place): why
+        for kind, why in (("self_pairs", "itself"), ("equal_images", "an image of equal pixels"))
+        for place in found.of_pairs.get(kind, ())
+    }
+    left_out = list(rows.left_out)
+    for place, why in alike.items():
+        number = int(rows.number[place])
+        names = pairs.first[number], pairs.second[number]
+        reason = f"pair {number} compares {names[0]} with {why}: the score is at its maximum"
+        left_out.append(LeftOut(number, *names, reason))
+    kept = np.setdiff1d(np.arange(len(rows)), list(alike))
+    return replace(
+        rows,
+        number=rows.number[kept],
+        probe=rows.probe[kept],
+        reference=rows.reference[kept],
+        same=rows.same[kept],
+        fold=None if rows.fold is None else rows.fold[kept],
+        left_out=sorted(left_out, key=lambda pair: pair.number),
+    ), found.doubts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start.
+
+    Attributes:
+        job: what it is made of.
+        rows: the pairs, with those that are left out.
+        separation: how the network scores them.
+        doubts: about the list.
+        methods: that suit the network, and the controls.
+        mine: blocks of this part.
+        whole: whether that is all of them.
+    """
+
+    job: Job
+    rows: PairRows
+    separation: Separation
+    doubts: Doubts
+    methods: list[Method]
+    mine: range
+    whole: bool
+
+    @property
+    def doubtful(self) -> dict[str, int]:
+        """Counts of doubts about the list and the network."""
+        return {**self.doubts.counts(), **doubts_of(self.separation.record()).counts()}
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of this part."""
+        return int(np.isin(self.job.plan.block, np.array(self.mine)).sum())
+
+    def estimate(self, out: Path, replicates: int, spent: float = 0.0) -> Estimate | None:
+        """What the blocks that are not begun in `out` will cost; None when there are none.
+
+        Args:
+            out: the run directory.
+            replicates: of the bootstrap behind the results, which a part leaves to others.
+            spent: seconds that the start has taken.
+        """
+        todo = [block for block in self.mine if not table_path(out, block).exists()]
+        if not todo:
+            return None
+        return estimate(self.job, self.methods, todo, replicates if self.whole else None, spent)
+
+
+def prepare(
+    cache: FaceCache,
+    network: Network,
+    pairs: Path,
+    split: str | None,
+    names: Sequence[str],
+    options: Options,
+    *,
+    part: tuple[int, int] = (0, 1),
+    device: torch.device | str = "cpu",
+    say: Callable[[str], object] = lambda text: None,
+) -> Prepared:
+    """Check everything that can be checked before the work begins.
+
+    Args:
+        cache: where the crops are.
+        network: what is explained.
+        pairs: the list of pairs.
+        split: of an ND-TWIN list.
+        names: of methods, or "all": every one that suits the network, or "standard": those of
+            them that are not costly.
+        options: everything else.
+        part: (i, N): do blocks i, i + N, …
+        device: of torch.
+        say: told what is left out and why.
+
+    Raises:
+        AttributionError: for what does not fit together.
+        ScoreError: when the score does not depend on the probe.
+    """
+    options.check()
+    everything = list(names) in ([ALL], [STANDARD])
+    offered = [
+        name
+        for name, method in METHODS.items()
+        if not method.control and (list(names) == [ALL] or not method.costly)
+    ]
+    methods = choose(offered if everything else names)
+    score = pair_score(network, options.matcher)
+    side = cache.require("image").shape[0]
+    if side != score.input_spec.size and not network.name.startswith("cal_"):
+        raise AttributionError(
+            f"{cache.directory}: its crops are {side} pixels, {network.name} was trained on "
+            f"{score.input_spec.size}; make a cache with `prep landmarks --size "
+            f"{score.input_spec.size}`"
+        )
+    if is_own(network.name):
+        few = cache.select()[:TRIED]
+        crops = torch.from_numpy(cache.read(few, ["image"])["image"])
+        check_own(network.backbone, network.name, crops)
+    plan, rows, doubts = plan_pairs(
+        *(cache, pairs, split, options, network.sha256, network.input_spec.colour), score
+    )
+    job = Job(
+        cache,
+        plan,
+        score,
+        options.method,
+        options.infills,
+        Donors.of(cache, np.concatenate([rows.probe, rows.reference])),
+        options.protocol,
+        ThresholdRule(draws=options.draws, fill=options.fill),
+        options.measures,
+        map_metrics.randomised(score, options.method.seed)
+        if "randomisation" in options.measures
+        else None,
+        device,
+    )
+    first = job.batch(plan.pairs_of(0)[:4])
+    check_gradient(network.name, score, first.probe)
+    separation = look(score, cache, rows, device, options.method.seed)
+    if separation.separates is not False:  # else the cause is known, and said
+        check_depends(score, first.probe, first.reference)
+    doubts.say()
+    if (text := sentence(separation.record())) is not None:
+        say(f"Warning: {text}")
+    methods = _suited(job, methods, everything, say)
+    mine = range(part[0], plan.blocks, part[1])
+    return Prepared(job, rows, separation, doubts, methods, mine, part[1] == 1)
+
+
+def _suited(
+    job: Job, methods: list[Method], everything: bool, say: Callable[[str], object]
+) -> list[Method]:
+    """The methods that work on this network; named ones that do not are an error, at once."""
+    quick = Settings(steps=1, samples=1, seed=job.settings.seed)
+    suited = []
+    for method in methods:
+        # Whether there is an embedding is known without a pass.
+        if method.explain is not None and method.needs and not _only_cosine(job, method):
+            try:
+                method.explain(job.score, job.batch(np.arange(1)), quick)
+            except AttributionError as error:
+                if not everything:
+                    raise AttributionError(f"{method.name}: {error}") from None
+                say(f"{method.name} left out: {error}")
+                continue
+        suited.append(method)
+    return suited
+
+
+def _only_cosine(job: Job, method: Method) -> bool:
+    return method.needs == COSINE and job.score.has_embedding

@@ -1,0 +1,189 @@
+"""Does the network tell the pairs apart at all? Maps of scores that say nothing explain nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceguide.cache.pairs.pair_rows import PairRows
+from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.evaluate.metrics.roc import (
+    measure,
+    rank,
+)
+
+SAMPLE = 40  # pairs of either kind that are scored
+_AGAIN = 8  # pairs that are scored a second time, image by image
+_BATCH = 16
+_LEAST = 10  # pairs of either kind for an AUC that is judged
+# Networks with random weights reach 0.71 on aligned faces: colours and poses differ.
+_LEAST_AUC = 0.8
+# Standard deviation of the scores as a share of the largest: 7e-8 to 5e-5 with the random weights
+# of MobileFaceNet and Inception-ResNet, above 0.05 for trained networks.
+_LEAST_SPREAD, _CLEAR_AUC = 1e-3, 0.95
+_ROUNDING = 2.0**-22  # of a float32 score, as a share of the largest
+_OF_NOISE = 10  # an effect below so many times the noise is noise
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How a network scores a sample of the pairs.
+
+    Attributes:
+        genuine: pairs of one identity in the sample.
+        impostors: pairs of two identities.
+        mean_genuine: mean of their scores, or None.
+        mean_impostor: mean of their scores, or None.
+        lowest: of all scores.
+        highest: of all scores.
+        spread: standard deviation of all scores.
+        auc: 0 to 1, or None without both kinds.
+        noise: largest difference between two computations of one score, at least the rounding of
+            float32.
+        separates: whether the scores differ, and with the kind of the pair; None for too few pairs.
+    """
+
+    genuine: int
+    impostors: int
+    mean_genuine: float | None
+    mean_impostor: float | None
+    lowest: float
+    highest: float
+    spread: float
+    auc: float | None
+    noise: float
+    separates: bool | None
+
+    def record(self) -> dict[str, Any]:
+        """As results.json holds it."""
+        return asdict(self)
+
+
+def look(
+    score: PairScore, cache: FaceCache, rows: PairRows, device: torch.device | str, seed: int
+) -> Separation:
+    """Score a sample of the pairs, a part of them twice.
+
+    Args:
+        score: what is explained.
+        cache: where the crops are.
+        rows: the pairs, at least one.
+        device: of torch.
+        seed: of the sample.
+
+    Raises:
+        AttributionError: for a score that is not finite.
+    """
+    mixed = np.random.default_rng(seed).permutation(len(rows))
+    kinds = [mixed[rows.same[mixed] == kind][:SAMPLE] for kind in (True, False)]
+    places = np.sort(np.concatenate(kinds))
+    scores = _scores(score, cache, rows, places, device, _BATCH)
+    again = _scores(score, cache, rows, places[:_AGAIN], device, 1)
+    if not np.isfinite([*scores, *again]).all():
+        raise AttributionError(
+            "the network gives scores that are not finite; are these the wrong weights for it?"
+        )
+    largest = float(np.abs(scores).max())
+    noise = max(float(np.abs(scores[: len(again)] - again).max()), _ROUNDING * largest)
+    return judge(scores, rows.same[places], noise)
+
+
+@torch.inference_mode()
+def _scores(
+    score: PairScore,
+    cache: FaceCache,
+    rows: PairRows,
+    places: NDArray[np.int64],
+    device: torch.device | str,
+    batch: int,
+) -> NDArray[np.float64]:
+    used, at = np.unique(
+        np.stack([rows.probe[places], rows.reference[places]]), return_inverse=True
+    )
+    parts = []
+    for start in range(0, len(used), batch):
+        images = torch.from_numpy(cache.read(used[start : start + batch], ["image"])["image"])
+        parts.append(score.describe(score.input_spec.prepare(images.to(device))))
+    described = [torch.cat(columns) for columns in zip(*parts, strict=True)]
+    sides = [tuple(part[side] for part in described) for side in at.reshape(2, -1)]
+    return score.compare(*sides).double().cpu().numpy()
+
+
+def judge(scores: NDArray[np.float64], same: NDArray[np.bool_], noise: float) -> Separation:
+    """What the scores (N,) of pairs of known kind (N,) say of the network."""
+    genuine, impostor = scores[same], scores[~same]
+    auc = float(measure(rank(scores, same)).auc) if len(genuine) and len(impostor) else None
+    spread = float(scores.std())
+    separates: bool | None = None
+    if len(scores) >= 4:
+        close = spread < _LEAST_SPREAD * float(np.abs(scores).max())
+        separates = not (close and (auc is None or auc < _CLEAR_AUC))
+        if auc is not None and min(len(genuine), len(impostor)) >= _LEAST:
+            separates = separates and auc >= _LEAST_AUC
+    return Separation(
+        len(genuine),
+        len(impostor),
+        float(genuine.mean()) if len(genuine) else None,
+        float(impostor.mean()) if len(impostor) else None,
+        float(scores.min()),
+        float(scores.max()),
+        spread,
+        auc,
+        noise,
+        separates,
+    )
+
+
+def sentence(found: Mapping[str, Any]) -> str | None:
+    """The first line of a report on a network that does not separate its pairs; else None."""
+    if found["separates"] is not False:
+        return None
+    text = "This network does not separate your pairs, so its maps explain nothing: "
+    if found["auc"] is not None:
+        text += f"AUC {found['auc']:.2f} "
+    low, high = found["lowest"], found["highest"]
+    digits = 4 if high - low >= 1e-3 else 7
+    return text + (
+        f"over {found['genuine']} pairs of one identity and {found['impostors']} of two, "
+        f"scores from {low:.{digits}f} to {high:.{digits}f}"
+    )
+
+
+def with_effects(
+    found: Mapping[str, Any], clean: NDArray[np.floating], masked: NDArray[np.floating]
+) -> dict[str, Any]:
+    """The record with the size of the effects beside the noise.
+
+    Args:
+        found: `Separation.record`.
+        clean: (N,) scores of the pairs that are explained.
+        masked: (N, 49, R) the same with one cell replaced.
+
+    Returns:
+        With `median_effect`, the median over pairs of the largest change of the score, and
+        `effects_within_noise`, the number of pairs whose largest change is no more than ten times
+        the noise.
+    """
+    largest = np.abs(masked - clean[:, None, None]).max((1, 2))
+    return {
+        **found,
+        "median_effect": float(np.median(largest)),
+        "effects_within_noise": int((largest <= _OF_NOISE * found["noise"]).sum()),
+    }
+
+
+def doubts_of(found: Mapping[str, Any]) -> Doubts:
+    """What is doubtful about the network, of a record with or without effects."""
+    doubts = Doubts()
+    if (text := sentence(found)) is not None:
+        doubts.add("network_does_not_separate", text, found["genuine"] + found["impostors"])
+    doubts.add("effects_within_noise", count=found.get("effects_within_noise", 0))
+    return doubts

@@ -1,0 +1,1 @@
+"""IJB-B and IJB-C: templates of many images."""

@@ -1,0 +1,154 @@
+"""What `evaluate ijb` does, start to finish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faceguide.cache.pairs.pair_rows import LeftOut
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import EvaluationError
+from faceguide.core.files import write_json
+from faceguide.core.formats.npz import write_npz
+from faceguide.evaluate.ijb import (
+    ijb_doubts,
+    ijb_faces,
+    ijb_meta,
+    ijb_points,
+    ijb_protocol,
+    templates,
+)
+from faceguide.evaluate.score import fusion
+from faceguide.evaluate.score.block_files import ScoreBlocks
+from faceguide.evaluate.score.embed import (
+    blocks_of,
+    fill,
+    unfinished,
+)
+from faceguide.evaluate.score.embed_part import (
+    embed_part,
+    part_record,
+)
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.network import Network
+from faceguide.evaluate.score.prepare import (
+    MatcherOptions,
+    RunOptions,
+    build_matcher,
+    needs_of,
+    score_key,
+)
+from faceguide.evaluate.verification import is_backwards, write_left_out
+
+
+def run_ijb(
+    folder: Path,
+    network: Network,
+    options: MatcherOptions,
+    template_options: ijb_protocol.TemplateOptions,
+    run: RunOptions,
+) -> dict[str, Any]:
+    """Both protocols of IJB-B or IJB-C.
+
+    Writes run.json, ijb.json, ijb_scores.npz and, if an image could not be used, left_out.csv.
+
+    Returns:
+        The record of ijb.json; of a part, `part_record`.
+
+    Raises:
+        ListError: when a meta file is not in its layout.
+        EvaluationError: when no image can be read.
+        Unfinished: when nothing is to be computed and blocks are missing.
+    """
+    needs = needs_of(network, options, None)
+    meta = ijb_meta.read_meta(folder)
+    network.check_size(112, f"{folder} (aligned by its five points)")
+    settings = {
+        **options.settings(),
+        "norm": template_options.norm,
+        "detector_score": template_options.detector_score,
+        "images_per_template": template_options.images,
+        "replicates": run.replicates,
+    }
+    failures = ijb_points.unusable(meta, detector_score=template_options.detector_score)
+    content = ijb_faces.content_key(meta)
+    run.begin(
+        "ijb",
+        settings,
+        folder=str(folder.resolve()),
+        content=content,
+        **network.record(),
+    )
+    listed = np.unique(meta.image)
+    images = np.setdiff1d(listed, np.array(sorted(failures), np.int64))
+    key = {"ijb": content, **network.key()}
+
+    def compute(store: FaceStore, part: tuple[int, int]) -> int:
+        progress = run.progress("faces", len(images) // part[1])
+        return fill(
+            store, network, images, needs.groups, lambda cut: ijb_faces.crops(meta, cut, failures),
+            part=part, batch_size=options.batch_size, progress=progress,
+        )  # fmt: skip
+
+    embedded = embed_part(
+        lambda: FaceStore.open(run.embeddings or run.out, key),
+        compute,
+        lambda store: ijb_faces.readable_blocks(
+            meta, unfinished(store, images, needs.groups), failures
+        ),
+        len(blocks_of(images)),
+        run,
+    )
+    if embedded.store is None or (run.is_part and needs.cheap):
+        return part_record(run, embedded, needs)
+    there = np.setdiff1d(images, np.array(sorted(failures), np.int64))
+    if not len(there):
+        first = int(listed[0])
+        raise EvaluationError(
+            f"{folder}: none of its {len(listed)} images can be used; the first, "
+            f"{ijb_faces.FOLDER}/{meta.images[first]}: {failures.get(first, '')}"
+        )
+    reader, matcher = build_matcher(embedded.store, network, options, needs, there, run)
+    usable = ~np.isin(meta.image, np.array(sorted(failures), np.int64))
+    uses = templates.sort_uses(
+        meta.image, meta.template, meta.medium, meta.detector_score[meta.image], usable
+    )
+    scorer = ijb_protocol.TemplateScorer(reader, matcher, uses, template_options)
+    kept = ScoreBlocks(run.out, score_key(key, options), run.part)
+    doubts = Doubts()
+    subjects = ijb_doubts.subjects_of(meta, doubts)
+    verified = ijb_protocol.verify(meta, scorer, uses, kept, subjects, doubts)
+    identified = ijb_protocol.identify(
+        meta, scorer, uses, kept, replicates=run.replicates, seed=options.seed
+    )
+    if verified is None or identified is None:
+        return part_record(run, embedded, needs)
+    verification, arrays = verified
+    if is_backwards(verification):
+        doubts.add("ranked_backwards", count=verification["pairs"])
+    nobody = sum(not found["enrolled_probes"] for found in identified.values())
+    doubts.add("not_enrolled", count=nobody)
+    doubts.update(network.doubts)
+    left_out = [
+        LeftOut(place, meta.images[place], "", f"{meta.images[place]}: {reason}")
+        for place, reason in sorted(failures.items())
+    ]
+    record = {
+        "matcher": options.matcher,
+        "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
+        "set": meta.name,
+        "images": len(listed) - len(failures),
+        "listed": len(listed),
+        "templates": len(uses.template),
+        "templates_without_image": len(np.unique(meta.template)) - len(uses.template),
+        "doubts": doubts.counts(),
+        "left_out": write_left_out(run.out, left_out),
+        "rule": template_options.rule(options.matcher),
+        "verification": verification,
+        "identification": identified,
+    }
+    write_npz(run.out / "ijb_scores.npz", **arrays)
+    write_json(run.out / ijb_protocol.RECORD, record)
+    return record

@@ -1,0 +1,1 @@
+"""Figures of scored pairs: ROC, folds, intervals, paired tests."""

@@ -1,0 +1,140 @@
+"""Intervals that know that pairs share persons.
+
+The pigeonhole bootstrap (Owen, 2007): persons are drawn with replacement, and a pair counts as
+often as its two persons together, w = w₁ · w₂; a genuine pair has one person and counts w₁.
+Drawing pairs instead would treat the ten pairs of one photograph as ten findings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.evaluate.metrics.roc import (
+    FARS,
+    Ranking,
+    far_name,
+    measure,
+)
+
+REPLICATES = 1000
+LEVEL = 0.95
+
+
+def draw_counts(people: int, seed: int, replicate: int) -> NDArray[np.int32]:
+    """How often each person is drawn in one replicate, (people,), their sum is `people`."""
+    rng = np.random.default_rng((seed, replicate))
+    return np.bincount(rng.integers(0, people, people), minlength=people).astype(np.int32)
+
+
+class PairWeights:
+    """Weight of each pair as a function of the counts; made once per list.
+
+    Args:
+        clusters: (N, 2) the two persons of each pair.
+    """
+
+    def __init__(self, clusters: NDArray[np.int64]) -> None:
+        self._first = np.ascontiguousarray(clusters[:, 0])
+        self._second = np.ascontiguousarray(clusters[:, 1])
+        self._one = self._first == self._second
+        self._all_one, self._any_one = bool(self._one.all()), bool(self._one.any())
+
+    def __call__(self, counts: NDArray[np.int32]) -> NDArray[np.int32]:
+        # mode="clip" spares numpy a buffer; the numbers are inside by construction.
+        first = np.take(counts, self._first, mode="clip")
+        if self._all_one:
+            return first
+        both = np.take(counts, self._second, mode="clip")
+        both *= first
+        return np.where(self._one, first, both) if self._any_one else both
+
+
+def replicate(
+    statistic: Callable[[NDArray[np.int32]], NDArray[np.float64]],
+    people: int,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """A statistic of the counts, once per replicate: (R, …). The seed alone decides the draws."""
+
+    def one(number: int) -> NDArray[np.float64]:
+        return statistic(draw_counts(people, seed, number))
+
+    # numpy sorts, sums and gathers without the interpreter's lock.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return np.array(list(pool.map(one, range(replicates))))
+
+
+def interval(values: NDArray[np.float64], level: float = LEVEL) -> list[float] | None:
+    """The percentile interval [low, high]; None when most replicates have no value."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < 0.5 * max(len(values), 1) or not len(finite):
+        return None
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]
+
+
+class RocStatistic:
+    """AUC, EER, accuracy and TARs of one ranking as a function of the counts.
+
+    The accuracy's thresholds stay those of the folds. The order of the values is `names`.
+    """
+
+    def __init__(
+        self,
+        ranking: Ranking,
+        clusters: NDArray[np.int64],
+        correct: NDArray[np.bool_],
+        fars: tuple[float, ...] = FARS,
+    ) -> None:
+        self.names = ("auc", "eer", "accuracy", *(f"tar {far_name(far)}" for far in fars))
+        self._ranking, self._fars = ranking, fars
+        # Sorted once: a replicate only gathers.
+        self._genuine = PairWeights(clusters[ranking.genuine])
+        self._impostor = PairWeights(clusters[ranking.impostor])
+        self._right = (correct[ranking.genuine], correct[ranking.impostor])
+
+    def __call__(self, counts: NDArray[np.int32]) -> NDArray[np.float64]:
+        genuine, impostor = self._genuine(counts), self._impostor(counts)
+        found = measure(self._ranking, self._fars, genuine, impostor)
+        right = int(np.dot(genuine, self._right[0])) + int(np.dot(impostor, self._right[1]))
+        total = int(genuine.sum()) + int(impostor.sum())
+        accuracy = right / total if total else np.nan
+        return np.array([found.auc, found.eer, accuracy, *found.tar])
+
+
+def verification_intervals(
+    ranking: Ranking,
+    clusters: NDArray[np.int64],
+    correct: NDArray[np.bool_],
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    """95 % intervals of every figure, and how much clustering widens that of the accuracy.
+
+    Args:
+        ranking: the sorted pairs.
+        clusters: (N, 2) persons, numbered from 0 without gaps.
+        correct: (N,) bool, right decisions at the folds' thresholds.
+        replicates: draws.
+        seed: of the draws.
+
+    Returns:
+        name → [low, high] or None, and `design_effect`: variance of the accuracy over that of as
+        many independent pairs.
+    """
+    statistic = RocStatistic(ranking, clusters, correct)
+    values = replicate(statistic, int(clusters.max()) + 1, replicates, seed)
+    found: dict[str, Any] = {
+        name: interval(values[:, column]) for column, name in enumerate(statistic.names)
+    }
+    share = float(correct.mean())
+    naive = share * (1 - share) / len(correct)
+    found["design_effect"] = float(np.nanvar(values[:, 2])) / naive if naive > 0 else None
+    return found

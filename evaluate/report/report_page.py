@@ -1,0 +1,116 @@
+"""One HTML file that shows runs to a reader: no network, no server, readable without JavaScript."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from faceguide.core.commands.console import printable
+from faceguide.core.errors import EvaluationError
+from faceguide.core.files import write_bytes
+from faceguide.evaluate.evaluation_run import read_run
+from faceguide.evaluate.metrics import roc
+from faceguide.evaluate.metrics.bootstrap import REPLICATES
+from faceguide.evaluate.report import (
+    figures,
+    report_runs,
+    tables,
+)
+from faceguide.evaluate.report.compare import (
+    SEED,
+    compare_runs,
+    run_names,
+)
+from faceguide.evaluate.verification import load_scores
+
+_WIDE = 9.0  # inches of a figure that fills the page
+_PAGES = Path(__file__).parent
+
+
+def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12) -> None:
+    """Write the report of some runs.
+
+    Args:
+        runs: directories of `evaluate verification`, `identification` or `ijb`.
+        path: the HTML file.
+        title: its heading.
+        hardest: pairs shown of each kind per verification run.
+
+    Raises:
+        EvaluationError: when a directory holds no finished run.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    runs = list(runs)
+    if not runs:
+        raise EvaluationError("a report needs at least one run")
+    names = run_names(runs)
+    shown = [report_runs.present(run, name, hardest) for run, name in zip(runs, names, strict=True)]
+    pairs_of = [run for run in runs if read_run(run).get("command") == report_runs.VERIFICATION]
+    overview, refused, tests = _comparison(pairs_of)
+    script = (_PAGES / "sort.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(_PAGES), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["printable"] = printable
+    html = environment.get_template("report.html").render(
+        title=title,
+        runs=shown,
+        overview=overview,
+        refused=refused,
+        tests=tests,
+        figures=_figures(runs, names),
+        # Only this one script may run, whatever a name tries.
+        script=Markup(script),
+        script_hash=Markup(f"sha256-{_sha256(script)}"),
+    )
+    write_bytes(path, html.encode("utf-8"))
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+def _comparison(runs: list[Path]) -> tuple[Any, str, Any]:
+    """The table of all verification runs, what it leaves out, and the paired tests.
+
+    Nothing when the runs do not share their pairs.
+    """
+    if len(runs) < 2:
+        return None, "", None
+    if len({str(load_scores(run)["listed"]) for run in runs}) > 1:
+        return None, "", None
+    comparison = compare_runs(runs, REPLICATES, SEED)
+    overview = tables.verification_table(comparison)
+    return overview, tables.refused_note(comparison), tables.test_table(comparison)
+
+
+def _figures(runs: list[Path], names: list[str]) -> list[dict[str, str]]:
+    curves, ranks = {}, {}
+    least = 1.0
+    for run, name in zip(runs, names, strict=True):
+        command = read_run(run).get("command")
+        if command == report_runs.VERIFICATION:
+            table = load_scores(run)
+            ranking = roc.rank(table["score"], table["same"])
+            curves[name] = roc.curve(ranking)
+            least = min(least, 1.0 / len(ranking.impostor))
+        elif command == report_runs.IDENTIFICATION:
+            found = report_runs.load_cmc(run)
+            if found is not None:
+                ranks[name] = found
+    drawn = []
+    if curves:
+        drawn.append(("ROC", figures.roc_figure(curves, least, _WIDE)))
+    if ranks:
+        drawn.append(("CMC", figures.cmc_figure(ranks, _WIDE)))
+    return [{"alt": alt, "uri": _svg_uri(figures.svg(figure))} for alt, figure in drawn]
+
+
+def _svg_uri(text: str) -> str:
+    # As an image, an SVG can neither run anything nor clash with another one's names.
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")

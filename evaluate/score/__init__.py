@@ -1,0 +1,1 @@
+"""From weights and rows to embeddings, and from these to scores."""

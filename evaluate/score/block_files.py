@@ -1,0 +1,155 @@
+"""Blocks of results on disk: some pairs or probes each, a pure function of the list and a number.
+
+A block is written whole by whoever gets to it and not computed again while it is there, so a run
+resumes, and the parts of several machines add up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.core.commands.parts import (
+    WHOLE,
+    shards_of,
+)
+from faceguide.core.errors import (
+    EvaluationError,
+    Unfinished,
+)
+from faceguide.core.files import (
+    append_digest,
+    digest,
+    digest_intact,
+    replacing,
+)
+from faceguide.core.formats.hdf5 import (
+    attribute,
+    contiguous_dataset,
+)
+from faceguide.core.formats.hdf5_writing import new_hdf5
+
+FOLDER = "scores"
+
+
+def write_arrays(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a block's file, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        with new_hdf5(temporary) as file:
+            file.attrs["key"] = np.bytes_(key.encode())
+            file.attrs["digest"] = "behind"
+            for name, values in arrays.items():
+                file.create_dataset(name, data=values)
+        append_digest(temporary)
+
+
+def read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a block's file; None when there is none of this key.
+
+    A file of another key belongs to other settings and counts as absent: it is replaced.
+
+    Raises:
+        EvaluationError: when the file cannot be read, or was changed since.
+    """
+
+    def take(file: h5py.File) -> dict[str, NDArray[Any]] | None:
+        intact = digest_intact(path)
+        if intact is False or (intact is None and "digest" in file.attrs):
+            raise ValueError("changed since it was written")
+        if attribute(file, "key") != key.encode():
+            return None
+        return {name: contiguous_dataset(file, name)[()] for name in file}
+
+    return _read(path, take)
+
+
+def is_there(path: Path, key: str) -> bool:
+    """Whether there is a file of this key; its bytes are compared when it is read.
+
+    Raises:
+        EvaluationError: when the file cannot be opened.
+    """
+    return bool(_read(path, lambda file: attribute(file, "key") == key.encode()))
+
+
+def _read(path: Path, take: Callable[[h5py.File], Any]) -> Any:
+    if not path.exists():
+        return None
+    try:
+        with h5py.File(path, "r") as file:
+            return take(file)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise EvaluationError(
+            f"{path}: not readable as HDF5 ({error}); remove the file and run the command again"
+        ) from None
+
+
+@dataclass(frozen=True)
+class ScoreBlocks:
+    """The scores of a run.
+
+    Attributes:
+        out: the run directory.
+        key: digest of whatever changes a score.
+        part: (i, N), or None: compute nothing, only gather.
+    """
+
+    out: Path
+    key: str
+    part: tuple[int, int] | None = WHOLE
+
+    def run(
+        self,
+        name: str,
+        blocks: Sequence[slice],
+        compute: Callable[[slice], dict[str, NDArray[Any]]],
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> dict[str, NDArray[Any]] | None:
+        """Compute the blocks of this part that are missing; gather all, when it is the only part.
+
+        Args:
+            name: of what is scored; begins the files' names.
+            blocks: places of each block, one behind the other.
+            compute: arrays of a block, one entry per place.
+            progress: called with the number of places done.
+
+        Returns:
+            The arrays of all blocks, joined; None when other parts are needed.
+
+        Raises:
+            Unfinished: when nothing is to be computed and blocks are missing.
+        """
+        if self.part is not None:
+            for number in shards_of(self.part, len(blocks)):
+                path = self._path(name, number)
+                if not is_there(path, self.key):
+                    write_arrays(path, self.key, compute(blocks[number]))
+                progress(blocks[number].stop - blocks[number].start)
+            if self.part[1] > 1:
+                return None
+        found = [read_arrays(self._path(name, number), self.key) for number in range(len(blocks))]
+        if missing := [number for number, arrays in enumerate(found) if arrays is None]:
+            raise Unfinished(self.out, f"{name} scores", missing, len(blocks))
+        there = [arrays for arrays in found if arrays is not None]
+        return {column: np.concatenate([a[column] for a in there]) for column in there[0]}
+
+    def about(self, *listed: NDArray[np.int64]) -> ScoreBlocks:
+        """The same, for these lists of what is scored: their numbers belong to the key."""
+        sums = [hashlib.sha256(np.asarray(one, "<i8").tobytes()).hexdigest() for one in listed]
+        return replace(self, key=digest([self.key, sums]))
+
+    def _path(self, name: str, number: int) -> Path:
+        return self.out / FOLDER / f"{name}-{number:05d}.h5"
+
+
+def slices(count: int, step: int) -> list[slice]:
+    """0 … count in blocks of `step`."""
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

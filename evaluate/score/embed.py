@@ -1,0 +1,212 @@
+"""Embed rows of a cache into a store, block by block.
+
+The rows that a run wants, in increasing order, are cut into blocks by their number alone. A block
+is the unit of work: forward passes never reach over its end, so its bytes do not depend on which
+process computes it, or on what else that process does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceguide.cache.reader import FaceCache
+from faceguide.cache.stream import Stream
+from faceguide.core.commands.parts import (
+    WHOLE,
+    shards_of,
+)
+from faceguide.evaluate.score.face_store import (
+    GROUPS,
+    FaceStore,
+)
+from faceguide.evaluate.score.network import (
+    Network,
+    NotFiniteError,
+)
+from faceguide.train.models.own_check import check_own
+from faceguide.train.models.own_networks import is_own
+from faceguide.train.run.run_record import cache_hash
+
+BATCH = 64
+_BLOCKS = 256  # so many at least, as far as they have 64 rows: work for as many parts
+_BLOCK_ROWS = 64, 1024
+
+Rows = NDArray[np.int64]
+# Gives the crops, (N, S, S, 3) uint8, of each list of rows it is asked for, and whose they are:
+# rows that cannot be read are left out.
+Batches = Callable[[Sequence[Rows]], Iterator[tuple[Rows, torch.Tensor]]]
+
+
+def store_key(cache: FaceCache, network: Network) -> dict[str, Any]:
+    """What the rows of a store depend on."""
+    return {"cache": cache_hash(cache), **network.key()}
+
+
+def block_rows(rows: int) -> int:
+    """Rows of a block of so many rows in all: 64 to 1024, a multiple of 64."""
+    least, most = _BLOCK_ROWS
+    return int(np.clip(-(-rows // (_BLOCKS * least)) * least, least, most))
+
+
+def blocks_of(rows: Rows) -> list[Rows]:
+    """The blocks of these rows: each row once, in increasing order."""
+    rows = np.unique(rows)
+    step = block_rows(len(rows))
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+
+def unfinished(store: FaceStore, rows: Rows, groups: frozenset[str]) -> dict[int, Rows]:
+    """Block number → rows that a group of the store lacks."""
+    blocks, lacking = blocks_of(rows), _lacking(store, rows, groups)
+    found = {
+        number: np.unique(np.concatenate([_within(missing, block) for missing in lacking.values()]))
+        for number, block in enumerate(blocks)
+        if lacking
+    }
+    return {number: missing for number, missing in found.items() if len(missing)}
+
+
+def embed_rows(
+    cache: FaceCache,
+    network: Network,
+    store: FaceStore,
+    rows: Rows,
+    groups: frozenset[str],
+    *,
+    part: tuple[int, int] = WHOLE,
+    batch_size: int = BATCH,
+    progress: Callable[[int], object] = lambda count: None,
+) -> int:
+    """Compute what the store lacks of these rows.
+
+    Args:
+        cache: where the crops are.
+        network: what looks at them.
+        store: where the results go; what it has is not computed again.
+        rows: rows of the cache that have a face.
+        groups: names in `store.GROUPS`.
+        part: (i, N): blocks i, i + N, … of the rows.
+        batch_size: crops of one forward pass.
+        progress: called with the number of rows done.
+
+    Returns:
+        The number of rows computed.
+
+    Raises:
+        EvaluationError: when the crops have another size than the network takes.
+        CacheError: when a row differs from its checksum.
+    """
+    network.check_size(cache.require("image").shape[0], str(cache.directory))
+
+    def batches(wanted: Sequence[Rows]) -> Iterator[tuple[Rows, torch.Tensor]]:
+        for batch in Stream(cache, columns=("image",), batches=wanted, check=True):  # type: ignore[arg-type]
+            yield batch["row"].numpy().copy(), batch["image"]
+
+    def name(row: int) -> str:
+        return cache.texts("key", [row])[0]
+
+    return fill(
+        store, network, rows, groups, batches, part=part, batch_size=batch_size,
+        progress=progress, name=name,
+    )  # fmt: skip
+
+
+def fill(
+    store: FaceStore,
+    network: Network,
+    rows: Rows,
+    groups: frozenset[str],
+    batches: Batches,
+    *,
+    part: tuple[int, int] = WHOLE,
+    batch_size: int = BATCH,
+    progress: Callable[[int], object] = lambda count: None,
+    name: Callable[[int], str] = lambda row: f"image {row}",
+) -> int:
+    """Write the blocks of a part that the store lacks, whatever they are read from.
+
+    Args:
+        store: where the blocks go.
+        network: what looks at the crops.
+        rows: all rows wanted, whatever the part.
+        groups: names in `store.GROUPS`.
+        batches: reads crops.
+        part: (i, N): blocks i, i + N, …
+        batch_size: crops of one forward pass.
+        progress: called with the number of rows done.
+        name: of a row, for messages.
+
+    Returns:
+        The number of rows that were lacking.
+
+    Raises:
+        EvaluationError: naming a face whose result is not finite.
+        ModelError: when a user's network fails on the first faces, see `own_check`.
+    """
+    lacking, todo = _lacking(store, rows, groups), unfinished(store, rows, groups)
+    mine = [todo[n] for n in shards_of(part, len(blocks_of(rows))) if n in todo]
+    cuts = [
+        [block[start : start + batch_size] for start in range(0, len(block), batch_size)]
+        for block in mine
+    ]
+    crops = batches([chunk for chunks in cuts for chunk in chunks])
+    tried = not is_own(network.name)
+    for block, chunks in zip(mine, cuts, strict=True):
+        needed = frozenset(group for group in groups if len(_within(lacking[group], block)))
+        held = []
+        for chunk, (there, images) in zip(chunks, crops, strict=False):
+            if len(there):
+                if not tried:
+                    check_own(network.backbone, network.name, images)
+                    tried = True
+                held.append((there, _described(network, there, images, needed, name)))
+            progress(len(chunk))
+        if held:
+            _write(store, lacking, needed, held)
+    return sum(map(len, mine))
+
+
+def _described(
+    network: Network,
+    rows: Rows,
+    images: torch.Tensor,
+    groups: frozenset[str],
+    name: Callable[[int], str],
+) -> dict[str, NDArray[Any]]:
+    """What the network says of these crops; a result that is not finite is named by its face."""
+    try:
+        return network.describe(images, groups)
+    except NotFiniteError as error:
+        face = name(int(rows[error.place]))
+        raise NotFiniteError(error.network, error.column, error.place, face) from None
+
+
+def _lacking(store: FaceStore, rows: Rows, groups: frozenset[str]) -> dict[str, Rows]:
+    return {group: store.missing(group, rows) for group in sorted(groups)}
+
+
+def _within(rows: Rows, block: Rows) -> Rows:
+    """Those of increasing `rows` that lie between the ends of a block."""
+    return rows[np.searchsorted(rows, block[0]) : np.searchsorted(rows, block[-1], "right")]
+
+
+def _write(
+    store: FaceStore,
+    lacking: dict[str, NDArray[np.int64]],
+    needed: frozenset[str],
+    held: list[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]],
+) -> None:
+    rows = np.concatenate([part for part, _ in held])
+    for group in sorted(needed):
+        keep = np.isin(rows, lacking[group])
+        if keep.any():
+            arrays = {
+                column: np.concatenate([values[column] for _, values in held])[keep]
+                for column in GROUPS[group]
+            }
+            store.add(group, rows[keep], arrays)

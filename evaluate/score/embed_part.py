@@ -1,0 +1,116 @@
+"""The embeddings of a run, or of one part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.parts import WHOLE
+from faceguide.core.errors import Unfinished
+from faceguide.evaluate.score.embed import (
+    blocks_of,
+    embed_rows,
+    store_key,
+    unfinished,
+)
+from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.network import Network
+from faceguide.evaluate.score.prepare import (
+    Needs,
+    RunOptions,
+)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came of the embeddings of a run, or of its part.
+
+    Attributes:
+        computed: faces that this process embedded.
+        store: all faces of the run; None when other parts are needed first.
+    """
+
+    computed: int
+    store: FaceStore | None
+
+
+def embed_part(
+    open_store: Callable[[], FaceStore],
+    compute: Callable[[FaceStore, tuple[int, int]], int],
+    lacking: Callable[[FaceStore], Sequence[int]],
+    blocks: int,
+    run: RunOptions,
+) -> Embedded:
+    """Embed what this process is to embed, and see whether that makes the run complete.
+
+    Args:
+        open_store: what is there now.
+        compute: embeds a part; returns the number of faces.
+        lacking: blocks that are not finished.
+        blocks: number of all.
+        run: which part.
+
+    Raises:
+        Unfinished: when nothing is to be computed and blocks are missing.
+    """
+    store = open_store()
+    computed = 0 if run.part is None else compute(store, run.part)
+    if run.part == WHOLE:
+        return Embedded(computed, store)
+    if run.part is not None:
+        store = open_store()  # other parts have gone on meanwhile
+    missing = lacking(store)
+    if missing and run.part is None:
+        raise Unfinished(run.out, "embeddings", missing, blocks)
+    return Embedded(computed, None if missing else store)
+
+
+def embed_cached(
+    cache: FaceCache,
+    network: Network,
+    rows: NDArray[np.int64],
+    groups: frozenset[str],
+    batch_size: int,
+    run: RunOptions,
+) -> Embedded:
+    """`embed_part` over rows of a cache.
+
+    Args:
+        cache: where the crops are.
+        network: what looks at them.
+        rows: the faces of the run.
+        groups: of the store.
+        batch_size: crops of one forward pass.
+        run: which part, and whose store is filled.
+    """
+
+    def compute(store: FaceStore, part: tuple[int, int]) -> int:
+        todo = max((len(store.missing(group, rows)) for group in groups), default=0)
+        progress = run.progress("faces", todo // part[1])
+        return embed_rows(
+            cache, network, store, rows, groups,
+            part=part, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+
+    return embed_part(
+        lambda: FaceStore.open(run.embeddings or run.out, store_key(cache, network)),
+        compute,
+        lambda store: list(unfinished(store, rows, groups)),
+        len(blocks_of(rows)),
+        run,
+    )
+
+
+def part_record(run: RunOptions, embedded: Embedded, needs: Needs | None = None) -> dict[str, Any]:
+    """What a part of a run has to say, in place of the record of the run.
+
+    `waits` tells whether it is to be run again: scores that are not cheap can be computed only
+    once all parts have embedded.
+    """
+    waits = needs is not None and not needs.cheap and embedded.store is None
+    return {"part": run.part, "computed": embedded.computed, "waits": waits}

@@ -1,0 +1,151 @@
+"""Fusions: matchers added up, after each was brought to one scale.
+
+Scale and weights must not be read off the pairs that are judged. The weights come from the
+caller. The scale of each matcher, mean and deviation of its score, comes from an earlier run on
+other data (`fusion.json`), or from random pairs of the faces at hand, whose labels nobody looks
+at; almost all such pairs are of two persons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.core.errors import EvaluationError
+from faceguide.core.files import read_json
+from faceguide.evaluate.score.face_reader import (
+    FaceReader,
+    score_pairs,
+)
+from faceguide.evaluate.score.scores import (
+    MATCHERS,
+    Fused,
+    FusedPart,
+    Matcher,
+)
+
+FILE = "fusion.json"
+RANDOM_PAIRS = 2000
+
+
+def parse_weights(texts: Sequence[str]) -> dict[str, float]:
+    """`name=weight` texts as a mapping, by name: sums must not depend on what was typed first.
+
+    Raises:
+        EvaluationError: for another form, an unknown name, or fewer than two.
+    """
+    weights: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = np.nan
+        if name not in MATCHERS or name == "fused" or not np.isfinite(weight) or name in weights:
+            raise EvaluationError(
+                f"--fuse {text}: expected NAME=WEIGHT once per matcher, NAME one of "
+                f"{', '.join(MATCHERS[:-1])}"
+            )
+        weights[name] = weight
+    if len(weights) < 2:
+        raise EvaluationError("a fusion needs --fuse NAME=WEIGHT at least twice")
+    return dict(sorted(weights.items()))
+
+
+def measure_scales(
+    reader: FaceReader,
+    matchers: Mapping[str, Matcher],
+    rows: NDArray[np.int64],
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Mean and deviation of each matcher's score over random pairs of different rows.
+
+    Args:
+        reader: where the faces are.
+        matchers: by name.
+        rows: (N,) rows to draw from, at least two different ones.
+        seed: of the draw.
+
+    Returns:
+        name → {"mean", "std"}.
+
+    Raises:
+        EvaluationError: when a matcher gives all pairs one score.
+    """
+    rows = np.unique(rows)
+    if len(rows) < 2:
+        raise EvaluationError("the scale of a fusion needs at least two faces")
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, len(rows), RANDOM_PAIRS)
+    second = (first + rng.integers(1, len(rows), RANDOM_PAIRS)) % len(rows)
+    scales = {}
+    for name, matcher in matchers.items():
+        scores = score_pairs(reader, matcher, rows[first], rows[second]).astype(np.float64)
+        std = float(scores.std())
+        if not std > 0:
+            raise EvaluationError(f"{name} gives all random pairs one score; it cannot be fused")
+        scales[name] = {"mean": float(scores.mean()), "std": std}
+    return scales
+
+
+def read_scales(path: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The scales of an earlier run's `fusion.json`.
+
+    Raises:
+        CacheError: when the file is missing or was changed.
+        EvaluationError: when it lacks a matcher.
+    """
+    record: dict[str, Any] = read_json(path)
+    found = record.get("scales")
+    scales = {}
+    for name in names:
+        entry = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(entry, dict) or not {"mean", "std"} <= entry.keys():
+            raise EvaluationError(f"{path}: holds no scale of {name}")
+        mean, std = entry["mean"], entry["std"]
+        if not all(isinstance(part, int | float) and abs(part) < 1e9 for part in (mean, std)):
+            raise EvaluationError(f"{path}: the scale of {name} must be two finite numbers")
+        if not std > 0:
+            raise EvaluationError(f"{path}: the deviation of {name} must be above 0")
+        scales[name] = {"mean": float(mean), "std": float(std)}
+    return scales
+
+
+def summary(out: Path) -> dict[str, Any]:
+    """What a run's `fusion.json` holds, but for the list of persons of a fit."""
+    record: dict[str, Any] = read_json(out / FILE)
+    return {name: value for name, value in record.items() if name != "persons"}
+
+
+def read_fit(path: Path, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Any]]:
+    """The weights of an earlier fit's `fusion.json`, and all that it holds.
+
+    Raises:
+        CacheError: when the file is missing or was changed.
+        EvaluationError: when it is not of these matchers.
+    """
+    record: dict[str, Any] = read_json(path)
+    weights = record.get("weights")
+    if not isinstance(weights, dict) or sorted(weights) != sorted(names) or "auc" not in record:
+        raise EvaluationError(
+            f"{path}: holds no fit of {' and '.join(names)}; a run with --fit-pairs writes one"
+        )
+    return {name: float(weights[name]) for name in names}, record
+
+
+def fuse(
+    matchers: Mapping[str, Matcher],
+    weights: Mapping[str, float],
+    scales: Mapping[str, Mapping[str, float]],
+) -> Fused:
+    """The fusion of these matchers."""
+    return Fused(
+        tuple(
+            FusedPart(matcher, weights[name], scales[name]["mean"], scales[name]["std"])
+            for name, matcher in matchers.items()
+        )
+    )

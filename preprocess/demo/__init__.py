@@ -1,0 +1,1 @@
+"""The demo set: warps of one portrait."""

@@ -1,0 +1,1 @@
+"""Find the landmarks of a face, or check those that are imported."""

@@ -1,0 +1,1 @@
+"""Heatmaps and region masks, drawn from landmarks."""

@@ -1,0 +1,1 @@
+"""From mask files to visibility maps."""

@@ -1,0 +1,231 @@
+"""Masks of a cache as `prep masks` and `prep landmarks --masks` make them: settled, then made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from faceguide.cache import manifest
+from faceguide.cache.plan import Plan
+from faceguide.cache.shard import sidecar_path
+from faceguide.core.commands.console import say
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.files import read_json
+from faceguide.preprocess.masks import (
+    mask_match,
+    mask_shards,
+)
+from faceguide.preprocess.masks.mask_files import (
+    MaskError,
+    MaskFinder,
+    MaskSettings,
+    parse_class,
+)
+from faceguide.preprocess.work import Where, Work
+
+Polarity = Literal["visible", "occluded"]
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """What is asked for, checked.
+
+    Attributes:
+        settings: where the masks are and what they mean.
+        against_layout: they are read in another sense than their layout has.
+    """
+
+    settings: mask_shards.OcclusionSettings
+    against_layout: bool
+
+
+def mask_plan(
+    root: Path | None,
+    *,
+    polarity: Polarity | None,
+    classes: tuple[str, ...],
+    clean: tuple[str, ...],
+    table: Path | None = None,
+    grid: int = 7,
+    source: Path | None = None,
+) -> MaskPlan:
+    """The options of masks as settings.
+
+    Args:
+        root: folder of masks; None when there are only clean faces.
+        polarity: what a marked pixel is; None = what the layout says.
+        classes: ids or colours of marked pixels.
+        clean: folders below the source root whose faces nothing covers.
+        table: CSV that says which mask belongs to which image.
+        grid: cells on a side of a visibility map.
+        source: the images' folder, where it is known.
+
+    Raises:
+        click.UsageError: when nothing, or no polarity, is known.
+        MaskError: for a class or a table that cannot be understood.
+    """
+    if root is None and not clean:
+        raise click.UsageError("give a folder of masks, or --clean for faces that nothing covers")
+    root = root.absolute() if root else None
+    table = table.absolute() if table else None
+    means_visible = root is not None and (root.parent / "kept_faces").is_dir()
+    if root is not None and polarity is None:
+        if not means_visible:
+            raise click.UsageError(
+                "--polarity visible|occluded: say whether the marked pixels of the masks are the "
+                "visible or the occluded part of the face"
+            )
+        polarity = "visible"
+    settings = mask_shards.OcclusionSettings(
+        root=root,
+        table=table,
+        masks=MaskSettings(polarity, tuple(parse_class(text) for text in classes))
+        if root and polarity
+        else None,
+        clean=clean,
+        grid=grid,
+        source=_images_folder(source),
+    )
+    if root is not None:
+        MaskFinder(root, table)  # a table's faults are named before anything is settled
+    return MaskPlan(settings, means_visible and polarity == "occluded" and not classes)
+
+
+def _images_folder(source: Path | None) -> Path | None:
+    """The folder that the keys of a folder's or a CSV's images begin in."""
+    if source is None:
+        return None
+    return source.absolute() if source.is_dir() else source.absolute().parent
+
+
+@dataclass(frozen=True)
+class MaskWork:
+    """The masks of one cache, ready to be made shard by shard.
+
+    Attributes:
+        directory: the cache.
+        plan: its plan.
+        wanted: the masks.
+        recipe: of the occlusion group.
+        shared: hashes of stems that several images have.
+    """
+
+    directory: Path
+    plan: Plan
+    wanted: MaskPlan
+    recipe: dict[str, Any]
+    shared: frozenset[int]
+
+    def run(self, here: Where) -> MadeMasks:
+        """Make the missing shards of a part; its faces are there.
+
+        Raises:
+            MaskError: when no mask belongs to a face; nothing of the group is left then.
+        """
+        settings = mask_match.without_photographs(self.directory, self.plan, self.wanted.settings)
+        work = functools.partial(
+            mask_shards.make_occlusion,
+            self.directory,
+            self.plan,
+            self.recipe,
+            settings,
+            self.shared,
+        )
+        mine = MadeMasks(self.directory, self.plan, ("occlusion",), here)
+        if here.part == (0, 1) and not mine.begun():
+            try:
+                mask_match.require_masks(self.directory, self.plan, settings)
+            except MaskError:
+                manifest.recipe_path(self.directory, "occlusion").unlink(missing_ok=True)
+                raise
+        whole, found = mine.run(work)
+        if settings.root is not None and whole:
+            taken = {path for paths in found for path in paths}
+            for note in mask_match.name_unused(self.directory, self.plan, settings, taken):
+                say(f"Note: {note}")
+        self._keep_doubts(mine)
+        return mine
+
+    def _keep_doubts(self, mine: MadeMasks) -> None:
+        complete, settings = mine.begun() == self.plan.shards, self.wanted.settings
+        seen = mine.seen(range(self.plan.shards) if complete else mine.mine)
+        doubts = Doubts()
+        if 2 * seen.eyes_hidden > seen.faces:
+            doubts.add("eyes_hidden", count=seen.eyes_hidden)
+        loose = mask_shards.open_finder(settings, self.directory).loose if settings.table else []
+        doubts.add("loose_names", next(iter(loose), ""), len(loose))
+        if self.wanted.against_layout:
+            doubts.add("polarity_against_layout", count=seen.faces)
+        if doubts or complete:  # a part without doubts leaves those of another part
+            doubts.keep(self.directory, "masks")
+
+
+@dataclass(frozen=True)
+class MadeMasks(Work):
+    """The occlusion shards of one part, with what their masks show."""
+
+    def begun(self) -> int:
+        """How many shards of the group are there, by one listing of the directory."""
+        names = (entry.name for entry in os.scandir(self.directory))
+        return sum(name.startswith("occlusion-") and name.endswith(".json") for name in names)
+
+    def seen(self, shards: Iterable[int]) -> mask_shards.Seen:
+        """What the masks of some shards show."""
+        total = mask_shards.Seen()
+        for shard in shards:
+            path = sidecar_path(self.directory, "occlusion", shard)
+            try:
+                total.add(mask_shards.Seen(**read_json(path).get("masks", {})))
+            except TypeError as error:
+                raise manifest.wrong_sidecar(path, error) from None
+        return total
+
+    def close(self, started: float) -> dict[str, Any]:
+        """The counts of `Work.close`, and the mean visible share of the faces with a mask."""
+        seen = self.seen(self.mine)
+        share = round(seen.visible / seen.faces, 4) if seen.faces else None
+        return {**super().close(started), "masked_faces": seen.faces, "visible_share": share}
+
+    def describe(self, done: dict[str, Any]) -> str:
+        """The counts of `close` in words."""
+        text = super().describe(done)
+        if done["masked_faces"]:
+            text += (
+                f"\nvisible: {done['visible_share']:.1%} of a face on average, "
+                f"over {done['masked_faces']:,} faces with a mask"
+            )
+        return text
+
+
+def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool) -> MaskWork:
+    """What all parts share: the recipe, and the stems that several images have.
+
+    Args:
+        directory: the cache.
+        plan: its plan.
+        wanted: the masks.
+        replace: start over, whatever masks were there.
+
+    Raises:
+        CacheError: when masks of other settings are there and `replace` is False.
+        MaskError: when no mask belongs to an image; nothing was written then.
+    """
+    settings = mask_match.without_photographs(directory, plan, wanted.settings)
+    if replace or manifest.group_recipe(directory, plan, "occlusion") is None:
+        mask_match.require_masks(directory, plan, settings)
+    if replace:  # the same names may have other masks now
+        manifest.start_group_over(directory, "occlusion")
+    manifest.set_recipe(directory, plan, "occlusion", settings.recipe(), replace=False)
+    recipe = manifest.group_recipe(directory, plan, "occlusion")
+    assert recipe is not None
+    by_stem = settings.root is not None and settings.table is None
+    shared = mask_shards.find_shared_stems(directory, plan) if by_stem else frozenset[int]()
+    wanted = dataclasses.replace(wanted, settings=settings)
+    return MaskWork(directory, plan, wanted, recipe, shared)

@@ -1,0 +1,1 @@
+"""Counterfactual Attention Learning with landmark guidance."""

@@ -1,0 +1,46 @@
+"""Which rows of a cache are learnt, and which class a label is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import TrainError
+
+
+def training_rows(
+    cache: FaceCache, min_images: int, meta: Mapping[str, str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on, and the labels among them in increasing order.
+
+    Args:
+        cache: the faces.
+        min_images: persons with fewer usable images are left out.
+        meta: required values of meta columns.
+
+    Raises:
+        TrainError: when fewer than two persons are left.
+    """
+    rows = cache.select(labelled=True, meta=meta or None)
+    labels = cache.read(rows, ["label"])["label"]
+    people, counts = np.unique(labels, return_counts=True)
+    people = people[counts >= min_images]
+    rows = rows[np.isin(labels, people)]
+    if len(people) < 2:
+        raise TrainError(
+            f"{cache.directory}: expected at least two labelled persons with {min_images} or "
+            f"more images, found {len(people)}; loosen --min-images and --meta"
+        )
+    return rows, people
+
+
+def class_table(identities: int, people: NDArray[np.int64]) -> Tensor:
+    """(identities,) int64: label → class in the order of `people`, −1 where not trained."""
+    table = torch.full((identities,), -1)
+    table[torch.from_numpy(people)] = torch.arange(len(people))
+    return table

@@ -1,0 +1,52 @@
+"""Batches of two caches side by side: recognition in front, covered faces behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from faceguide.cache.stream import Stream
+from faceguide.train.oaml.oaml_step import SECOND
+
+
+class TwoStreams:
+    """One batch of each; the first decides the length of an epoch, the second goes round.
+
+    Used by the loop in place of a `Stream`. The columns of the second cache come with `SECOND`
+    before their names.
+
+    Args:
+        first: of the recognition cache.
+        second: of the covered faces.
+    """
+
+    def __init__(self, first: Stream, second: Stream) -> None:
+        self._first, self._second = first, second
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the first that the next batch belongs to."""
+        return self._first.epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self._first)
+
+    def state(self) -> dict[str, Any]:
+        """Where both stand; `batch` is the first's."""
+        return {**self._first.state(), "second": self._second.state()}
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # The second goes on where it stood: its epochs are not those of the first.
+        behind = iter(self._second)
+        try:
+            for batch in self._first:
+                other = next(behind, None)
+                while other is None:
+                    behind = iter(self._second)
+                    other = next(behind, None)
+                yield batch | {SECOND + name: values for name, values in other.items()}
+        finally:
+            behind.close()  # type: ignore[attr-defined]  # a generator; its threads must end

@@ -1,0 +1,124 @@
+"""The improved ResNets (IR) of AdaFace, key-compatible with its released checkpoints.
+
+Source: Deng et al., "ArcFace", CVPR 2019 (the unit); Kim et al., "AdaFace", CVPR 2022.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from faceguide.train.models.backbones.backbone import (
+    FaceBackbone,
+    LinearTail,
+    batch_norm_affine,
+)
+from faceguide.train.models.input_spec import ADAFACE_INPUT
+
+# Units per stage; "101" counts layers as its authors named it.
+UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
+CHANNELS = (64, 128, 256, 512)
+
+
+class _SqueezeExcite(nn.Module):
+    """A gate per channel from the mean over the map (Hu et al., 2018), reduction 16."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // 16, 1, bias=False)
+        self.fc2 = nn.Conv2d(channels // 16, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.relu(self.fc1(x.mean((2, 3), keepdim=True)))
+        return x * torch.sigmoid(self.fc2(gate))
+
+
+class _Unit(nn.Module):
+    """BN, 3×3, BN, PReLU, 3×3 with the stride, BN; added to the shortcut without activation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, squeeze_excite: bool) -> None:
+        super().__init__()
+        self.shortcut_layer: nn.Module
+        if inputs == outputs:
+            self.shortcut_layer = nn.MaxPool2d(1, stride)
+        else:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        if squeeze_excite:
+            self.res_layer.add_module("se_block", _SqueezeExcite(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.res_layer(x) + self.shortcut_layer(x)
+        return y
+
+
+class IR(FaceBackbone):
+    """An IR network; maps 7×7×512 and 14×14×256.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        squeeze_excite: a squeeze-and-excite gate at the end of each unit.
+        embedding_size: numbers in the embedding; 512 in the released checkpoints.
+    """
+
+    input_spec = ADAFACE_INPUT
+    map_channels = {7: 512, 14: 256}  # noqa: RUF012 (a constant of the class)
+
+    def __init__(self, depth: int, squeeze_excite: bool = False, embedding_size: int = 512) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.last_stage = sum(UNITS[depth][:3])
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
+        )
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(512),
+            nn.Dropout(0.4),
+            nn.Flatten(),
+            nn.Linear(512 * 7 * 7, embedding_size),
+            nn.BatchNorm1d(embedding_size, affine=False),
+        )
+        units: list[nn.Module] = []
+        inputs = 64
+        for outputs, repeats in zip(CHANNELS, UNITS[depth], strict=True):
+            for repeat in range(repeats):
+                units.append(_Unit(inputs, outputs, 2 if repeat == 0 else 1, squeeze_excite))
+                inputs = outputs
+        self.body = nn.Sequential(*units)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def to_map14(self, images: Tensor) -> Tensor:
+        map14: Tensor = self.body[: self.last_stage](self.input_layer(images))
+        return map14
+
+    def map14_to_map7(self, map14: Tensor) -> Tensor:
+        map7: Tensor = self.body[self.last_stage :](map14)
+        return map7
+
+    def map7_to_embedding(self, map7: Tensor) -> Tensor:
+        raw: Tensor = self.output_layer(map7)
+        return raw
+
+    def linear_tail(self) -> LinearTail:
+        """BatchNorm, flatten, linear, BatchNorm as one map per cell."""
+        inner_scale, inner_shift = batch_norm_affine(self.output_layer[0])
+        outer_scale, outer_shift = batch_norm_affine(self.output_layer[4])
+        # Flatten runs channel first: the column of a weight is c · S + s.
+        matrix = self.get_parameter("output_layer.3.weight").unflatten(1, (512, 49))  # (E, C, S)
+        weight = torch.einsum("e,ecs,c->sce", outer_scale, matrix, inner_scale)
+        shift = torch.einsum("ecs,c->e", matrix, inner_shift)
+        shift = shift + self.get_parameter("output_layer.3.bias")
+        return LinearTail(weight, outer_scale * shift + outer_shift)

@@ -1,0 +1,1 @@
+"""From two feature maps to a score."""

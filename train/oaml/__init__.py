@@ -1,0 +1,1 @@
+"""AdaFace, QAConv and the occlusion head."""

@@ -1,0 +1,109 @@
+"""What the occlusion head sees: pictures while training, and its curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceguide.core.files import replacing
+from faceguide.train.cal.attention_pictures import write_grid
+from faceguide.train.job import Batch, Place
+from faceguide.train.oaml.oaml_step import (
+    OamlStep,
+    on_grid,
+)
+from faceguide.train.run.metrics_log import read_metrics
+
+TILE = 112  # pixels of a tile's side
+FACES = 8
+_UNKNOWN = (90, 90, 90)
+
+
+def _tile(cells: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(h, w) 0 to 1 → grey squares, white = 1."""
+    grey = cv2.resize(
+        (cells.clip(0, 1) * 255).astype(np.uint8), (TILE, TILE), interpolation=cv2.INTER_NEAREST
+    )
+    return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+
+
+def _overlay(image: NDArray[np.uint8], cells: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image, with red where a cell is predicted to be hidden."""
+    hidden = 1.0 - cv2.resize(cells, (TILE, TILE), interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    red = np.zeros_like(image)
+    red[..., 0] = 255
+    share = 0.6 * hidden[..., None]
+    return np.rint(image * (1 - share) + red * share).astype(np.uint8)
+
+
+def draw_visibility(path: Path, step: OamlStep, batch: Batch, place: Place) -> None:
+    """Write a PNG, one row per face under titles: input, true map, predicted map, overlay, error.
+
+    White is visible in the maps and wrong in the error; a face without a known mask has grey
+    tiles instead. Of a batch from two caches, the covered faces are drawn.
+
+    Args:
+        path: of the PNG.
+        step: with the networks; they are in eval mode afterwards.
+        batch: columns of the cache, as training saw them.
+        place: of the batch, for its augmentation.
+    """
+    views = step.views(batch, place)
+    first = views.count if len(views.images) > views.count else 0
+    few = slice(first, first + FACES)
+    trainee = step.trainee.eval()
+    images = views.images[few]
+    with torch.no_grad():
+        pixels = trainee.backbone.input_spec.prepare(images)
+        maps = trainee.backbone.feature_map(pixels, step.settings.map_size)
+        predicted = trainee.occlusion_head(maps)[:, 0].float()
+    true = on_grid(views.visibility[few], predicted.shape[1]).cpu().numpy()
+    rows = []
+    for face, known in enumerate(views.known[few].tolist()):
+        picture = cv2.resize(
+            images[face].cpu().numpy(), (TILE, TILE), interpolation=cv2.INTER_AREA
+        ).astype(np.uint8)
+        guess = predicted[face].cpu().numpy()
+        unknown = np.full((TILE, TILE, 3), _UNKNOWN, np.uint8)
+        tiles = [
+            picture,
+            _tile(true[face]) if known else unknown,
+            _tile(guess),
+            _overlay(picture, guess),
+            _tile(np.abs(guess - true[face])) if known else unknown,
+        ]
+        rows.append(np.concatenate(tiles, axis=1))
+    write_grid(path, ["image", "visible", "predicted", "hidden in red", "error"], rows)
+
+
+def draw_curves(directory: Path) -> Path | None:
+    """Write visibility.png from metrics.jsonl: MSE, AUC and IoU of held-out faces by step.
+
+    Returns:
+        The file, or None when no faces were held out.
+    """
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_metrics(directory) if line["kind"] == "evaluation"]
+    lines = [line for line in lines if line.get("visibility_mse") is not None]
+    if not lines:
+        return None
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    steps = [line["step"] for line in lines]
+    for place, name in enumerate(("mse", "auc", "iou"), 1):
+        axes = figure.add_subplot(1, 3, place)
+        axes.plot(steps, [line[f"visibility_{name}"] for line in lines], marker=".")
+        baseline = lines[-1].get(f"visibility_{name}_mean_map")
+        if baseline is not None:
+            axes.axhline(baseline, linestyle=":", color="grey", label="mean map")
+            axes.legend()
+        axes.set_xlabel("optimiser step")
+        axes.set_title({"mse": "MSE", "auc": "AUC", "iou": "IoU@0.5"}[name])
+    path = directory / "visibility.png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return path

@@ -1,0 +1,222 @@
+"""A run of `train oaml` from its parts: rows, models, optimiser, loop, export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import TrainError
+from faceguide.core.files import digest
+from faceguide.train.data.training_rows import (
+    class_table,
+    training_rows,
+)
+from faceguide.train.distributed import Processes, barrier
+from faceguide.train.job import Batch, Job, LoopSettings, Place
+from faceguide.train.loop import LAST, train
+from faceguide.train.models.own_check import TRIED, check_own
+from faceguide.train.models.own_networks import is_own
+from faceguide.train.oaml.oaml_batches import (
+    NEIGHBOURS,
+    covered_faces,
+    say_mixture,
+    streams,
+)
+from faceguide.train.oaml.oaml_evaluation import evaluation
+from faceguide.train.oaml.oaml_models import (
+    build,
+    export,
+    feed_as_before,
+    initialise,
+    optimiser_of,
+    rate_at,
+)
+from faceguide.train.oaml.oaml_pictures import (
+    draw_curves,
+    draw_visibility,
+)
+from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_step import (
+    OamlStep,
+    OamlTrainee,
+)
+from faceguide.train.pair_evaluation import Pairs
+from faceguide.train.run.run_record import (
+    IDENTITIES,
+    begin_run,
+    cache_hash,
+    plain,
+    write_identities,
+)
+from faceguide.train.start_checks import doubts_of, require_meta, require_side
+
+
+def run_oaml(
+    cache: FaceCache,
+    directory: Path,
+    run: OamlRun,
+    loop: LoopSettings,
+    *,
+    device: torch.device,
+    processes: Processes,
+    second: FaceCache | None = None,
+    pairs: tuple[FaceCache, Pairs] | None = None,
+    argv: list[str] | None = None,
+    record: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train, or go on training, and export the best weights.
+
+    Args:
+        cache: the faces to recognise; with part "occlusion" those whose visibility is learnt.
+        directory: of the run.
+        run: what.
+        loop: how long and in which arithmetic.
+        device: of this process.
+        processes: this process among those connected.
+        second: faces with masks that visibility is learnt from, beside those of `cache`.
+        pairs: verification pairs and the cache they lie in, for the end of every epoch.
+        argv: the command line for run.json.
+        record: further fields of run.json.
+
+    Returns:
+        `steps` done, the `directory`, and the last evaluation.
+
+    Raises:
+        TrainError, ModelError, CheckpointError, CacheError: in one line each.
+    """
+    alone = run.recipe.part == "occlusion"
+    if alone and second is not None:
+        raise TrainError("--train occlusion learns from CACHE alone; leave --niqab out")
+    # The second cache need not have the columns that choose rows of the first.
+    require_meta(cache, dict(run.meta))
+    rows, people = (
+        (np.empty(0, np.int64), np.empty(0, np.int64))
+        if alone
+        else training_rows(cache, run.min_images, dict(run.meta))
+    )
+    meta = dict(run.meta) if second is None else None
+    covered = covered_faces(second or cache, run.hold_out, run.recipe.seed, meta)
+    if covered is None and (alone or second is not None):
+        raise TrainError(
+            f"{(second or cache).directory}: no face with a known mask; `prep masks` makes them"
+        )
+    names = [cache.identities[label] for label in people.tolist()]
+    torch.manual_seed(run.recipe.seed)
+    fresh = not (directory / LAST).exists()
+    described, parts = build(run, len(people), fresh)
+    caches = {"CACHE": cache, "--niqab": second, "--eval-cache": pairs[0] if pairs else None}
+    require_side(caches, parts["backbone"].input_spec.size, run.backbone)
+    if pairs is not None:
+        pairs[1].require_both_kinds()
+    doubts = doubts_of(pairs, names)
+    if is_own(run.backbone):
+        some = cache.select()[:TRIED]
+        if len(some):
+            crops = torch.from_numpy(cache.read(some, ["image"])["image"])
+            check_own(parts["backbone"], run.backbone, crops)
+    trainee = OamlTrainee(
+        parts["backbone"],
+        parts["occlusion_head"],
+        parts.get("head"),
+        parts.get("matcher"),
+        class_table(max(len(cache.identities), 1), people),
+        run.recipe,
+    )
+    if second is None and covered is not None:
+        rows = np.setdiff1d(rows, covered.held)
+    fixed = _fixed(cache, second, run, rows, loop, processes)
+    if pairs is not None:  # a score is compared with the best so far
+        fixed["pairs"] = pairs[1].key(pairs[0])
+    if fresh:
+        initialise(parts, run, names, processes.first)
+    elif not is_own(run.backbone):
+        feed_as_before(directory, parts["backbone"])
+    if processes.world > 1 and device.type == "cuda":
+        trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
+    trainee.to(device)
+    step = OamlStep(run.recipe, trainee, run.recipe.map_size)
+    evaluate = evaluation(trainee, run, covered, pairs, device)
+    stream = streams(cache, rows, run, covered, second, trainee, directory, processes, device)
+    job = Job(
+        module=trainee,
+        step=step,
+        optimiser=optimiser_of(trainee, run),
+        rate=lambda epochs: rate_at(run, epochs / loop.epochs),
+        stream=stream,
+        recipe=digest(fixed),
+        names=lambda numbers: cache.texts("key", numbers),
+        evaluate=evaluate,
+        picture=lambda path, batch, place: _picture(path, step, batch, place),
+    )
+    stream(None)  # what cannot make batches is refused here
+    say_mixture(covered, run, alone or second is not None, processes)
+    # Last of all: a start that fails leaves no claim on the directory.
+    if processes.first:
+        facts = {
+            "models": {
+                role: {
+                    "name": name,
+                    "arguments": arguments,
+                    "weights": f"{role}.safetensors",
+                    **({"colour": parts[role].input_spec.colour} if role == "backbone" else {}),
+                }
+                for role, (name, arguments) in described.items()
+            },
+            "map": run.recipe.map_size,
+            "cache": str(cache.directory.resolve()),
+            "cache_hash": cache_hash(cache),
+            "identities": IDENTITIES,
+            "seed": run.recipe.seed,
+            "doubts": doubts.counts(),
+            **(record or {}),
+        }
+        settings = {**plain(asdict(run)), "loop": asdict(loop)}
+        begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
+        write_identities(directory, names)
+        if fresh:  # of a start that saved nothing
+            (directory / NEIGHBOURS).unlink(missing_ok=True)
+        doubts.say()
+    barrier()
+    steps = train(job, directory, loop, device, processes)
+    if processes.first:
+        export(directory, described, parts, digest(fixed))
+        draw_curves(directory)
+    barrier()
+    return {"steps": steps, "directory": str(directory)}
+
+
+def _picture(path: Path, step: OamlStep, batch: Batch, place: Place) -> None:
+    draw_visibility(path, step, batch, place)
+    draw_curves(path.parent)
+
+
+def _fixed(
+    cache: FaceCache,
+    second: FaceCache | None,
+    run: OamlRun,
+    rows: NDArray[np.int64],
+    loop: LoopSettings,
+    processes: Processes,
+) -> dict[str, Any]:
+    """What must stay equal for a run to go on: everything that a gradient depends on."""
+    settings = plain(asdict(run))
+    del settings["threads"]
+    recipe = settings.pop("recipe")
+    return {
+        **settings,
+        **{f"recipe.{name}": value for name, value in recipe.items()},
+        "cache": cache_hash(cache),
+        "second": None if second is None else cache_hash(second),
+        "rows": digest(rows.tolist()),
+        "epochs": loop.epochs,  # the rate depends on it
+        "accumulate": loop.accumulate,
+        "amp": loop.amp,
+        "processes": processes.world,
+    }

@@ -1,0 +1,336 @@
+"""`train oaml`: one step of AdaFace, QAConv with visibility, and the head that predicts it.
+
+Source of the parts: Kim et al., "AdaFace", CVPR 2022; Liao and Shao, "Graph Sampling Based Deep
+Metric Learning", CVPR 2022 (pairwise and triplet loss of the matcher). One forward gives the
+embedding and the map; the gradients of all losses reach the backbone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from faceguide.core.errors import TrainError
+from faceguide.train.data.face_augment import (
+    FaceAugmentation,
+    augment_faces,
+)
+from faceguide.train.distributed import summed, world_size
+from faceguide.train.job import Batch, Forward, Place
+from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.matchers.qaconv import QAConv
+from faceguide.train.models.occlusion_head import OcclusionHead
+
+PARTS = ("all", "heads", "occlusion")
+SECOND = "occlusion_"  # before the column names of the second cache's batch
+
+
+@dataclass(frozen=True)
+class OamlWeights:
+    """Weights of the losses.
+
+    Attributes:
+        recognition: of the margin head's cross-entropy.
+        pairwise: of the matcher's binary cross-entropy.
+        triplet: of the matcher's hardest triplets.
+        occlusion: of the squared error of visibility.
+    """
+
+    recognition: float = 1.0
+    pairwise: float = 1.0
+    triplet: float = 0.5
+    occlusion: float = 0.1
+
+
+@dataclass(frozen=True)
+class OamlSettings:
+    """The recipe.
+
+    Attributes:
+        part: what is trained: "all"; "heads", with a frozen backbone; "occlusion", the head of
+            that name alone.
+        weights: of the losses.
+        margin: of the triplets, in the matcher's score.
+        map_size: side of the feature map that matcher and head see, 7 or 14.
+        shared: the occlusion loss trains the backbone too.
+        freeze_norm: BatchNorm of the backbone keeps its statistics.
+        augmentation: of the recognition batches.
+        seed: of every draw.
+    """
+
+    part: str = "all"
+    weights: OamlWeights = OamlWeights()
+    margin: float = 1.0
+    map_size: int = 7
+    shared: bool = True
+    freeze_norm: bool = False
+    augmentation: FaceAugmentation = field(default_factory=FaceAugmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise TrainError(f"--train must be one of {', '.join(PARTS)}, found {self.part!r}")
+
+
+class OamlTrainee(nn.Module):
+    """All that is trained or kept with the weights.
+
+    Args:
+        backbone: gives embedding, norm and map.
+        occlusion_head: of the map's channels.
+        head: AdaFace, ArcFace or CosFace; None with part "occlusion".
+        matcher: QAConv of the map's size; None with part "occlusion".
+        classes: (labels,) int64, label of the cache → class, −1 where it is not trained.
+        settings: the recipe.
+    """
+
+    classes: Tensor
+
+    def __init__(
+        self,
+        backbone: FaceBackbone,
+        occlusion_head: OcclusionHead,
+        head: nn.Module | None,
+        matcher: QAConv | None,
+        classes: Tensor,
+        settings: OamlSettings,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.occlusion_head = occlusion_head
+        self.head = head
+        self.matcher = matcher
+        self.settings = settings
+        self.register_buffer("classes", classes)
+        if settings.part != "all":
+            backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> OamlTrainee:
+        """Training mode, but for what is frozen: there BatchNorm must not move either."""
+        super().train(mode)
+        if self.settings.part != "all":
+            self.backbone.eval()
+        elif self.settings.freeze_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(
+        self, pixels: Tensor, labels: Tensor, seen: Tensor, known: Tensor
+    ) -> tuple[Tensor, ...]:
+        """One pass over recognition images and, behind them, images for the occlusion loss alone.
+
+        Args:
+            pixels: (N + M, 3, H, W).
+            labels: (N,) classes of the first N.
+            seen: (N, g, g) visibility of the first N; where it is not known, that of augmentation.
+            known: (N,) bool, whether it is known; else the head's own prediction counts too.
+
+        Returns:
+            predicted visibility (N + M, h, w), and unless the head is trained alone logits
+            (N, classes) and scores (N, N). A flat tuple: data-parallel wrappers keep it.
+        """
+        recipe = self.settings
+        if self.head is None or self.matcher is None:
+            with torch.no_grad():
+                maps = self.backbone.feature_map(pixels, recipe.map_size)
+            return (self.occlusion_head(maps)[:, 0],)
+        output = self.backbone.forward_all(pixels, recipe.map_size)
+        maps = output.feature_map
+        predicted = self.occlusion_head(maps if recipe.shared else maps.detach())[:, 0]
+        count = len(labels)
+        logits = self.head(output.embedding[:count], output.norm[:count], labels)
+        guess = nn.functional.interpolate(
+            predicted[:count, None].detach().float(), seen.shape[1:], mode="nearest-exact"
+        )[:, 0]
+        # What augmentation has covered or cut off is hidden, whatever the head thinks of it.
+        visibility = torch.where(known[:, None, None], seen, guess * seen)
+        # Nothing is detached here: matching is to shape the maps that it compares.
+        scores = self.matcher(maps[:count], maps[:count], visibility, visibility)
+        return predicted, logits, scores
+
+
+def pairwise_loss(scores: Tensor, same: Tensor) -> Tensor:
+    """Binary cross-entropy of all pairs of two images; both kinds of pairs weigh one half.
+
+    Args:
+        scores: (N, N) logits.
+        same: (N, N) bool, one person.
+    """
+    other = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        scores.float(), same.float(), reduction="none"
+    )
+    parts = []
+    for pairs in (same & other, ~same & other):
+        count = pairs.sum().clamp_min(1)
+        parts.append((losses * pairs).sum() / count)
+    return 0.5 * (parts[0] + parts[1])
+
+
+def triplet_loss(scores: Tensor, same: Tensor, margin: float) -> Tensor:
+    """max(0, hardest impostor − hardest genuine + margin), mean over anchors that have both.
+
+    Args:
+        scores: (N, N), higher = more alike.
+        same: (N, N) bool, one person.
+        margin: in units of the score.
+    """
+    values = scores.float()
+    genuine = same & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    far = values.masked_fill(~genuine, float("inf")).amin(1)
+    near = values.masked_fill(same, -float("inf")).amax(1)
+    both = genuine.any(1) & ~same.all(1)
+    # Zeros in place of infinities: 0 · ∞ would make the gradient NaN.
+    gap = torch.where(both, near, 0.0) - torch.where(both, far, 0.0) + margin
+    return (torch.relu(gap) * both).sum() / both.sum().clamp_min(1)
+
+
+def occlusion_loss(predicted: Tensor, true: Tensor, known: Tensor) -> Tensor:
+    """Mean squared error over the faces whose visibility is known; 0 where none is.
+
+    Known faces of all processes count alike: a process that has more of them weighs more, since
+    data-parallel training takes the mean over processes.
+
+    Args:
+        predicted: (N, h, w).
+        true: (N, g, g), brought to h × w by its mean over each cell.
+        known: (N,) bool.
+    """
+    target = on_grid(true, predicted.shape[1])
+    errors = (predicted.float() - target).square().mean((1, 2))
+    world = world_size()
+    count = summed(known.sum()) / world
+    return (errors * known).sum() / count.clamp_min(1 / world)
+
+
+def on_grid(visibility: Tensor, side: int) -> Tensor:
+    """(N, g, g) visibility as means over the cells of another grid, (N, side, side) float32.
+
+    Raises:
+        TrainError: when the grid is coarser than asked for.
+    """
+    if visibility.shape[1] < side:
+        raise TrainError(
+            f"the cache keeps visibility on {visibility.shape[1]}×{visibility.shape[1]} cells, "
+            f"{side}×{side} are needed; run `prep masks --grid {side} --overwrite`"
+        )
+    return nn.functional.adaptive_avg_pool2d(visibility.float()[:, None], side)[:, 0]
+
+
+@dataclass(frozen=True)
+class Views:
+    """A batch as the networks see it.
+
+    Attributes:
+        images: (N + M, S, S, 3) uint8 after augmentation.
+        visibility: (N + M, g, g), 1 = visible; where it is not known, all ones but for what
+            augmentation has hidden.
+        known: (N + M,) bool.
+        count: N, the images that recognition learns from.
+    """
+
+    images: Tensor
+    visibility: Tensor
+    known: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class OamlStep:
+    """The step of `train oaml`, called by the loop.
+
+    Attributes:
+        settings: the recipe.
+        trainee: for its table of classes; gradients flow through `forward`.
+        grid: side of the visibility maps of a batch that has none.
+    """
+
+    settings: OamlSettings
+    trainee: OamlTrainee
+    grid: int = 7
+
+    def views(self, batch: Batch, place: Place) -> Views:
+        """Augmented images of the batch and, behind them, of the second cache's batch."""
+        parts = [self._view(batch, place, "")]
+        if SECOND + "image" in batch:
+            parts.append(self._view(batch, place, SECOND))
+        side = min(part.visibility.shape[1] for part in parts)
+        return Views(
+            torch.cat([part.images for part in parts]),
+            torch.cat([on_grid(part.visibility, side) for part in parts]),
+            torch.cat([part.known for part in parts]),
+            parts[0].count,
+        )
+
+    def _view(self, batch: Batch, place: Place, prefix: str) -> Views:
+        images = batch[prefix + "image"]
+        rows = batch[prefix + "row"]
+        if prefix + "visibility" in batch:
+            seen, known = batch[prefix + "visibility"].float(), batch[prefix + "known"]
+        else:
+            seen = torch.ones(len(images), self.grid, self.grid, device=images.device)
+            known = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        # The caches count their rows alike, so the second one needs another key.
+        seed = self.settings.seed + (1_000_003 if prefix else 0)
+        images, seen = augment_faces(
+            self.settings.augmentation,
+            images,
+            seen,
+            rows,
+            seed=seed,
+            epoch=place.epoch,
+            landmarks=batch.get(prefix + "landmarks"),
+        )
+        return Views(images, seen, known.bool(), len(images))
+
+    def __call__(self, forward: Forward, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """Losses of one batch; `loss` is the one to descend.
+
+        Returns:
+            `loss` and what is logged, scalars; `per_image` (N,) for naming faulty images.
+        """
+        recipe, weights = self.settings, self.settings.weights
+        views = self.views(batch, place)
+        pixels = self.trainee.backbone.input_spec.prepare(views.images)
+        labels = batch["label"][: views.count]
+        labels = self.trainee.classes[labels] if recipe.part != "occlusion" else labels
+        count = views.count
+        predicted, *found = forward(pixels, labels, views.visibility[:count], views.known[:count])
+        losses = {"occlusion": occlusion_loss(predicted, views.visibility, views.known)}
+        total = weights.occlusion * losses["occlusion"]
+        with torch.no_grad():
+            losses |= _watch(predicted, views)
+            per_image = (predicted.float() - on_grid(views.visibility, predicted.shape[1])).mean(
+                (1, 2)
+            )[:count]
+        if recipe.part == "occlusion":
+            return {"loss": losses["occlusion"], "per_image": per_image, **losses}
+        logits, scores = found
+        same = labels[:, None] == labels[None]
+        losses["recognition"] = nn.functional.cross_entropy(logits, labels)
+        losses["pairwise"] = pairwise_loss(scores, same)
+        losses["triplet"] = triplet_loss(scores, same, recipe.margin)
+        total = total + weights.recognition * losses["recognition"]
+        total = total + weights.pairwise * losses["pairwise"] + weights.triplet * losses["triplet"]
+        with torch.no_grad():
+            losses["accuracy"] = (logits.argmax(1) == labels).float().mean()
+            per_image = nn.functional.cross_entropy(logits, labels, reduction="none")
+            per_image = per_image + scores.float().sum(1)
+        return {"loss": total, "per_image": per_image, **losses}
+
+
+def _watch(predicted: Tensor, views: Views) -> dict[str, Tensor]:
+    """Overlap of predicted and true hidden cells, and the share of faces with a known mask."""
+    true = on_grid(views.visibility, predicted.shape[1])
+    known = views.known[:, None, None]
+    found, hidden = (predicted < 0.5) & known, (true < 0.5) & known
+    union = (found | hidden).sum()
+    overlap = (found & hidden).sum() / union.clamp_min(1)
+    return {
+        "occlusion_iou": torch.where(union > 0, overlap, 1.0),
+        "known_share": views.known.float().mean(),
+    }

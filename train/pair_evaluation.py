@@ -1,0 +1,147 @@
+"""Verification on pairs while training: is one person told from two?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceguide.cache.reader import FaceCache
+from faceguide.cache.stream import Stream
+from faceguide.core.commands.console import say
+from faceguide.core.commands.doubts import Doubts
+from faceguide.core.errors import TrainError
+from faceguide.core.files import digest
+from faceguide.train.run.run_record import cache_hash
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of rows of one cache.
+
+    Attributes:
+        first: (P,) int64 rows.
+        second: (P,) int64 rows.
+        same: (P,) bool, one person.
+        doubts: what looks wrong about their list.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    same: NDArray[np.bool_]
+    doubts: Doubts = field(default_factory=Doubts)
+
+    def key(self, cache: FaceCache) -> str:
+        """Names these pairs of this cache: scores over others are not compared with theirs."""
+        content = hashlib.sha256()
+        for column in (self.first, self.second, self.same):
+            content.update(np.ascontiguousarray(column).tobytes())
+        return digest([cache_hash(cache), content.hexdigest()])
+
+    def require_both_kinds(self, where: str = "--pairs", further: str = "") -> None:
+        """There are pairs of one identity and pairs of two.
+
+        Args:
+            where: the list, for the message.
+            further: its end.
+
+        Raises:
+            TrainError: when one kind is missing.
+        """
+        genuine = int(self.same.sum())
+        impostors = len(self.same) - genuine
+        if not genuine or not impostors:
+            raise TrainError(
+                f"{where}: expected pairs of one identity and of two, found {genuine} of one and "
+                f"{impostors} of two that the cache has{further}"
+            )
+
+
+def embed(
+    cache: FaceCache,
+    rows: NDArray[np.int64],
+    describe: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> Tensor:
+    """Features of rows.
+
+    Args:
+        cache: where the images are.
+        rows: (N,) rows.
+        describe: (B, S, S, 3) uint8 → (B, D).
+        batch_size: images at a time.
+        device: where `describe` works.
+
+    Returns:
+        (N, D) float32 on the CPU, in the order of `rows`.
+    """
+    stream = Stream(
+        cache, rows, columns=("image",), batch_size=batch_size, shuffle=False, ragged="exact",
+        device=device,
+    )  # fmt: skip
+    return torch.cat([describe(batch["image"]).float().cpu() for batch in stream])
+
+
+def verify(
+    cache: FaceCache,
+    pairs: Pairs,
+    describe: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Area under the ROC and accuracy of the cosine.
+
+    Args: as `embed`; `describe` gives features of length 1.
+
+    Returns:
+        `auc`, 0 to 1; `accuracy` at the threshold that suits these very pairs best, so a little
+        optimistic; `score`, the AUC, which chooses the best checkpoint.
+
+        All are NaN when the features of a face are not finite.
+
+    Raises:
+        TrainError: when there are not both kinds of pairs.
+    """
+    pairs.require_both_kinds()
+    rows, places = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
+    features = embed(cache, rows, describe, batch_size=batch_size, device=device)
+    finite = torch.isfinite(features).all(1).numpy()
+    if not finite.all():
+        key = cache.texts("key", rows[~finite][:1])[0]
+        say(f"Warning: {cache.directory}: the features of {key} are not finite")
+        return dict.fromkeys(("score", "auc", "accuracy"), float("nan"))
+    first, second = torch.from_numpy(places.reshape(2, -1))
+    cosine = torch.cat(
+        [
+            (features[a] * features[b]).sum(1)
+            for a, b in zip(first.split(1024), second.split(1024), strict=True)
+        ]
+    )
+    auc, accuracy = separation(cosine.double().numpy(), pairs.same)
+    return {"score": auc, "auc": auc, "accuracy": accuracy}
+
+
+def separation(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> tuple[float, float]:
+    """Area under the ROC (ties count half), and the accuracy at the best threshold.
+
+    Args:
+        scores: (P,) finite.
+        same: (P,) bool, with both kinds.
+    """
+    values, level = np.unique(scores, return_inverse=True)
+    genuine = np.bincount(level[same], minlength=len(values))
+    impostor = np.bincount(level[~same], minlength=len(values))
+    below = np.cumsum(impostor) - impostor
+    auc = float((genuine * (below + impostor / 2)).sum() / (genuine.sum() * impostor.sum()))
+    # Accept from each distinct score on, or nothing at all.
+    accepted = np.append(np.cumsum(genuine[::-1])[::-1], 0)
+    refused = np.append(below, impostor.sum())
+    return auc, float((accepted + refused).max() / len(scores))

@@ -1,0 +1,1 @@
+"""The directory of a run: its record, checkpoints, metrics and exported weights."""

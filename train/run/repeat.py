@@ -1,0 +1,202 @@
+"""`--from RUN/run.json`: a run made again from its record.
+
+run.json keeps every resolved option of the command (`options`) and names the content of each file
+and cache that an option led to (`inputs`). With `--from`, an option that is not on the command
+line takes its recorded value, and what the run was made of has to be what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from faceguide.core.commands.console import say
+from faceguide.core.errors import TrainError
+
+CACHE = "cache_directory"
+_NOT_RECORDED = ("directory", "as_json")  # where the run goes and how it reports
+_RECORD = "faceguide.train.record"  # place in a Click context: the file and its content
+
+
+def repeat_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--from: eager, so that its values are there before any other option looks for a default."""
+    return click.option(
+        "--from",
+        "record",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_fill,
+        metavar="RUN.JSON",
+        help="Repeat the run of this run.json; options given here replace its own.",
+    )(command)
+
+
+def record_of(options: dict[str, Any], reads: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """`options` and `inputs` for run.json, once the latter are what `--from` wants.
+
+    Args:
+        options: of the running command, by parameter name, with its defaults resolved.
+        reads: parameter that names a cache → the groups of it that the run would read; others
+            may have come since.
+
+    Raises:
+        TrainError: when the run of `--from` was made of something else; names both.
+    """
+    context = click.get_current_context()
+    recorded = {}
+    inputs = {}
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        value = options.get(name)
+        if name in _NOT_RECORDED or value is None:
+            continue
+        recorded[name] = _value(parameter, value)
+        if isinstance(value, Path):
+            inputs[name] = _content(value)
+    if _RECORD in context.meta:
+        _require_same(context, inputs, options, reads)
+    return {"options": recorded, "inputs": inputs}
+
+
+def _value(parameter: click.Parameter, value: Any) -> Any:
+    """As JSON, such that Click reads it back."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    text: Callable[[Any], Any] = getattr(parameter.type, "text", lambda given: given)
+    return [text(given) for given in value] if parameter.multiple else text(value)
+
+
+def _content(path: Path) -> dict[str, str]:
+    """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
+    from faceguide.cache.pairs.pair_lists import IMAGES_OF_TWINS
+    from faceguide.cache.reader import FaceCache
+    from faceguide.core.files import (
+        digest,
+        file_sha256,
+    )
+
+    if path.is_dir():
+        weights = sorted(path.glob("*.safetensors"))
+        if weights:
+            return {file.name: file_sha256(file) for file in weights}
+        groups = FaceCache.open(path).groups
+        return {group: digest(manifest) for group, manifest in groups.items()}
+    # ND-TWIN's list of pairs says nothing without the list of images beside it.
+    beside = path.with_name(IMAGES_OF_TWINS) if path.suffix.lower() == ".json" else path
+    files = {path, beside} if beside.is_file() else {path}
+    try:
+        return {file.name: file_sha256(file) for file in sorted(files)}
+    except OSError as error:
+        raise TrainError(f"{path}: cannot read: {error.strerror}") from None
+
+
+def _fill(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Make the recorded options the defaults of this call."""
+    from faceguide.core.files import read_json
+
+    if path is None or context.resilient_parsing:
+        return
+    record = read_json(path)
+    command = f"train {context.command.name}"
+    if record.get("command") != command:
+        raise TrainError(f"{path}: is of {record.get('command')!r}, not of {command!r}")
+    options, inputs = record.get("options"), record.get("inputs")
+    if not isinstance(options, dict) or not isinstance(inputs, dict):
+        raise TrainError(
+            f"{path}: holds no options to repeat; an older version wrote it, so give them again "
+            "as its `argv` has them"
+        )
+    known = {str(known.name): known for known in context.command.params}
+    unknown = sorted(options.keys() - (known.keys() - set(_NOT_RECORDED)))
+    if unknown:
+        raise TrainError(f"{path}: this version has no option {', '.join(unknown)}")
+    context.default_map = {
+        name: _default(path, known[name], value) for name, value in options.items()
+    }
+    context.meta[_RECORD] = path, record
+    there, here = _circumstances(record), _circumstances(None)
+    listed = ", ".join(
+        f"{name} {there.get(name)} → {here.get(name)}"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    )
+    if listed:
+        say(f"Note: {path} was made otherwise ({listed}); the numbers may differ")
+
+
+def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
+    """What changes numbers beside the options: versions and number of processes."""
+    from faceguide.train.distributed import from_environment
+    from faceguide.train.run.run_record import versions
+
+    if record is None:
+        return {**versions(), "processes": from_environment().world}
+    found, fixed = record.get("versions"), record.get("fixed")
+    return {
+        **(found if isinstance(found, dict) else {}),
+        "processes": fixed.get("processes") if isinstance(fixed, dict) else None,
+    }
+
+
+def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
+    """A recorded value as Click takes it; one that names a file is looked at only when used."""
+    flag = isinstance(parameter, click.Option) and parameter.is_flag
+    given = value if isinstance(value, list) and parameter.multiple else [value]
+    kinds: tuple[type, ...] = (bool,) if flag else (str, int, float)
+    if any(not isinstance(one, kinds) or isinstance(one, bool) != flag for one in given):
+        raise TrainError(f"{path}: {parameter.name} cannot be {value!r}")
+    if flag:
+        return value
+    texts = [str(one) for one in given]
+    if isinstance(parameter.type, click.Path):
+        return lambda: _existing(path, parameter, texts[0])
+    return texts if parameter.multiple else texts[0]
+
+
+def _existing(path: Path, parameter: click.Parameter, place: str) -> str:
+    if not Path(place).exists():
+        raise TrainError(
+            f"{path}: its {_label(parameter)} {place} is gone; restore it, or say where it is now"
+        )
+    return place
+
+
+def _label(parameter: click.Parameter) -> str:
+    return "CACHE" if parameter.name == CACHE else parameter.opts[0]
+
+
+def _require_same(
+    context: click.Context,
+    inputs: dict[str, dict[str, str]],
+    options: dict[str, Any],
+    reads: Mapping[str, Collection[str]],
+) -> None:
+    """What the record led to, and CACHE in any case, holds what it held."""
+    path, record = context.meta[_RECORD]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        replaced = context.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP
+        if name not in inputs or (replaced and name != CACHE):
+            continue
+        before, now = record["inputs"].get(name), inputs[name]
+        before = before if isinstance(before, dict) else {}
+        if name in reads:
+            before, now = (
+                {group: held[group] for group in sorted(reads[name]) if group in held}
+                for held in (before, now)
+            )
+        if before != now:
+            listed = ", ".join(
+                f"{part} {str(before.get(part))[:16]} there, {str(now.get(part))[:16]} here"
+                for part in {**before, **now}
+                if before.get(part) != now.get(part)
+            )
+            raise TrainError(
+                f"{path}: {_label(parameter)} {options[name]} is not what that run was made of "
+                f"({listed}); restore it, or leave --from out"
+            )
