@@ -19,7 +19,7 @@ from faceguide.evaluate.evaluation_run import (
     file_of_run,
     read_run,
 )
-from faceguide.train.models import MODELS, create
+from faceguide.train.models import MODELS, create, outline
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import ORDERS, Colour, assumed, colour_of, feed
@@ -243,9 +243,7 @@ def _ours(name: str, weights: Path, asked: str | None) -> Network:
     if name not in BACKBONES:
         raise EvaluationError(f"no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
     least = {"num_classes": 1} if name.startswith("cal_") else {}
-    with torch.device("meta"):  # names without memory
-        empty: nn.Module = create(name, **least)
-    state = find_state(weights, empty)
+    state = find_state(weights, outline(name, **least))
     sizes = _CAL_SIZES if least else _SIZES
     found = {size: len(state.tensors[key]) for key, size in sizes if key in state.tensors}
     module: nn.Module = create(name, **{**least, **found})
@@ -388,8 +386,7 @@ def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.M
     """An empty model of a run, once it is known to be no larger than its weights."""
     arguments = entry.get("arguments", {})
     try:
-        with torch.device("meta"):  # sizes without memory
-            sizes = [tensor.numel() for tensor in create(entry["name"], **arguments).parameters()]
+        sizes = [tensor.numel() for tensor in outline(entry["name"], **arguments).parameters()]
         stored = weights.stat().st_size if weights.is_file() else 0
         if sum(sizes) > max(stored, 1 << 20):
             raise ValueError(f"{sum(sizes)} numbers do not come out of {stored} bytes of weights")

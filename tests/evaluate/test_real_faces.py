@@ -81,10 +81,10 @@ def test_a_million_pairs_are_scored_and_summarised_in_seconds(tmp_path: Path) ->
     reference[:100_000] = probe[:100_000] // 10 * 10 + rng.integers(0, 10, 100_000)
     people = np.stack([probe // 10, reference // 10], 1)
     same = people[:, 0] == people[:, 1]
-    start = time.perf_counter()
+    start = time.process_time()
     scores = score_pairs(FaceReader(store), Cosine(), probe, reference)
     record, _ = summarise(scores, same, None, people, cosine=True, replicates=1000, seed=0)
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60
     assert record["pairs"] == 1_000_000
     assert record["tar"]["1e-4"] is not None
     assert record["tar"]["1e-5"] is None

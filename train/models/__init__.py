@@ -7,7 +7,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from faceguide.core.errors import (
     CheckpointError,
@@ -26,7 +28,7 @@ from faceguide.train.models.margin_heads import (
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
 
-__all__ = ["MODELS", "CheckpointError", "ModelError", "create"]
+__all__ = ["MODELS", "CheckpointError", "ModelError", "create", "outline"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilefacenet": MobileFaceNet,
@@ -73,3 +75,22 @@ def create(name: str, **arguments: Any) -> Any:
         legal = ", ".join(inspect.signature(build).parameters)
         raise ModelError(f"{name}: {fault}; its arguments are: {legal}") from None
     return build(**arguments)
+
+
+def outline(name: str, **arguments: Any) -> Any:
+    """`create` without memory: names and shapes of the tensors, on the meta device."""
+    with _Shapes(), torch.device("meta"):
+        return create(name, **arguments)
+
+
+class _Shapes(TorchFunctionMode):
+    """Skips random numbers: on the meta device they would load torch's compiler, for seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The tensor as it is, where random numbers would fill it."""
+        name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+        if name in ("normal_", "uniform_") or module == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))

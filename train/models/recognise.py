@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from faceguide.train.models.layout import COUNTERS, Table, find, needed
@@ -104,12 +103,11 @@ def _fit(there: list[Table], module: nn.Module) -> _Fit | None:
 @functools.cache
 def _empty_networks() -> dict[str, nn.Module]:
     """Every network that looks at faces, without memory for its weights."""
-    from faceguide.train.models import MODELS, create
+    from faceguide.train.models import MODELS, outline
 
-    empty: dict[str, nn.Module] = {}
-    with torch.device("meta"):
-        for name in MODELS:
-            arguments = {"num_classes": 1} if name.startswith("cal_") else {}
-            if name not in ("adaface", "arcface", "cosface", "qaconv", "occlusion_head"):
-                empty[name] = create(name, **arguments)
-    return empty
+    parts = ("adaface", "arcface", "cosface", "qaconv", "occlusion_head")
+    return {
+        name: outline(name, **({"num_classes": 1} if name.startswith("cal_") else {}))
+        for name in MODELS
+        if name not in parts
+    }

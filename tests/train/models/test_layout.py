@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,3 +280,16 @@ def test_no_colour_where_a_network_tells_its_own(tmp_path: Path, weights: State)
     torch.save(weights, tmp_path / "w.pt")
     with pytest.raises(EvaluationError, match="says its colour order in input_spec"):
         load_network("tests.train.small_network:build", tmp_path / "w.pt", colour="RGB")
+
+
+def test_an_outline_has_the_names_and_shapes_and_loads_no_compiler() -> None:
+    code = (
+        "import sys\nfrom faceguide.train.models import MODELS, create, outline\n"
+        "for name in ('mobilefacenet', 'ir_18', 'vit_tiny', 'inception_resnet_v1'):\n"
+        "    empty, full = outline(name).state_dict(), create(name).state_dict()\n"
+        "    assert all(tensor.is_meta for tensor in empty.values())\n"
+        "    assert {k: v.shape for k, v in empty.items()} == {k: v.shape for k, v in full.items()}\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
