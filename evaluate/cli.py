@@ -15,13 +15,14 @@ from faceguide.core.commands.console import (
     interruptible,
     printable,
 )
+from faceguide.core.commands.submit import submit_group
 from faceguide.core.files import (
     write_bytes,
     write_json,
 )
 from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.command_output import show
-from faceguide.evaluate.evaluate_submit import submit_group
+from faceguide.evaluate.evaluate_jobs import evaluate_jobs
 from faceguide.evaluate.evaluation_options import (
     FILE,
     FOLDER,
@@ -320,4 +321,11 @@ def report_command(directories: tuple[Path, ...], out: Path, title: str, hardest
 
 attribution_commands.register(main)
 main.add_command(merge_command)
-main.add_command(submit_group(main.commands))
+main.add_command(
+    submit_group(
+        "evaluate",
+        main.commands.values(),
+        "Work as a Slurm array, then merge what its parts found or name the missing ones.",
+        evaluate_jobs,
+    )
+)

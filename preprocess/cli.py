@@ -18,6 +18,7 @@ from faceguide.core.commands.console import (
     printable,
 )
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.submit import submit_group
 from faceguide.core.errors import CacheError
 from faceguide.preprocess import dry_run as rehearsal
 from faceguide.preprocess import (
@@ -36,6 +37,7 @@ from faceguide.preprocess.masks.mask_group import (
     settle_masks,
 )
 from faceguide.preprocess.planning import face_plan, settle
+from faceguide.preprocess.prep_jobs import prep_jobs
 from faceguide.preprocess.prep_options import (
     EXISTING,
     FOLDER,
@@ -45,7 +47,6 @@ from faceguide.preprocess.prep_options import (
     mask_options,
     prepare_option,
 )
-from faceguide.preprocess.prep_submit import submit_command
 from faceguide.preprocess.work import Work, require_none_failed, where
 
 
@@ -306,19 +307,14 @@ def masks_command(
     covers.run(here).finish(started, allow_failures, as_json)
 
 
-@main.group("submit", cls=Group)
-def submit_group() -> None:
-    """Run a command as a Slurm array (needs the extra `cluster`).
-
-    \b
-    Example:
-      prep submit landmarks photos/ --out cache/ --parts 64 --cpus 8 --time 2:00:00
-      prep submit masks masks/ --cache cache/ --polarity visible --print
-    """
-
-
-for _command in (landmarks_command, masks_command, guidance_command):
-    submit_group.add_command(submit_command(_command))
+main.add_command(
+    submit_group(
+        "prep",
+        main.commands.values(),
+        "Make the shards as a Slurm array, then seal the cache or name the missing parts.",
+        prep_jobs,
+    )
+)
 
 
 @main.command("demo-photos")

@@ -11,11 +11,6 @@ import click
 EXISTING = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
-# Options of `prep landmarks` that `prep plan` has no use for.
-MASKS = frozenset({"mask_root", "polarity", "classes", "clean"})
-# Options that say how a command runs here, not what it makes.
-HERE = frozenset({"jobs", "part", "dask", "allow_failures", "as_json", "prepare", "dry_run"})
-
 
 def _all(command: Callable[..., Any], options: list[Any]) -> Callable[..., Any]:
     for option in reversed(options):

@@ -14,9 +14,9 @@ from faceguide.core.commands.option_types import (
     Guide,
     once_each,
 )
+from faceguide.core.commands.submit import submit_group
 from faceguide.train.oaml.oaml_command import oaml_command
 from faceguide.train.run.repeat import record_of
-from faceguide.train.train_submit import submit_group
 from faceguide.train.training_options import (
     FILE,
     device_of,
@@ -225,4 +225,10 @@ def _guidance(chosen: dict[str, float], options: dict[str, Any]) -> Any:
     )
 
 
-main.add_command(submit_group(cal_command, oaml_command))
+main.add_command(
+    submit_group(
+        "train",
+        (cal_command, oaml_command),
+        "Train in a Slurm job, a process per GPU of each node; it is requeued until it is done.",
+    )
+)

@@ -29,14 +29,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(slurm: Slurm, *arguments: object) -> dict[str, str]:
     """`evaluate submit …`: role → number of the job."""
-    pytest.importorskip("submitit", reason="pip install 'faceguide[cluster]'")
     typed = [*EVALUATE, "submit", *map(str, arguments), "--cpus", "1", "--time", "20", "--json"]
     jobs: dict[str, str] = json.loads(slurm(*typed))
     return jobs
 
 
-def log(folder: Path, job: str, kind: str = "err") -> str:
-    (path,) = folder.glob(f"{job}/*.{kind}")
+def log(folder: Path, job: str) -> str:
+    (path,) = folder.glob(f"*-{job}.log")
     return path.read_text()
 
 
@@ -54,7 +53,7 @@ def test_an_array_and_its_merge_make_the_bytes_of_one_process(slurm: Slurm, plac
     for role in ("parts", "scores"):
         assert set(slurm.states(jobs[role]).values()) == {"COMPLETED"}
         assert len(slurm.states(jobs[role])) == 2
-    assert "60 pairs: 30 of one person" in log(place / "out-jobs", jobs["merge"], "out")
+    assert "60 pairs: 30 of one person" in log(place / "out-jobs", jobs["merge"])
     found, expected = content(out), content(alone)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == ["run.json"]

@@ -11,8 +11,6 @@ from tests.sbatch import directives, tasks
 
 from faceguide.evaluate.cli import main
 
-pytest.importorskip("submitit", reason="pip install 'faceguide[cluster]'")
-
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -44,26 +42,23 @@ def test_an_array_and_a_merge_behind_it(place: Path) -> None:
     )  # fmt: skip
     words = [
         f"--pairs={place}/pairs.csv", f"--weights={place}/run", "--no-flip", "--seed=-3",
-        f"--out={place}/lfw", "--overwrite", "--", f"{place}/cache",
+        f"--out={place}/lfw", "--overwrite", f"{place}/cache",
     ]  # fmt: skip
     found = tasks(array)
-    assert [task[:3] for task in found] == [
-        ["evaluate", "verification", f"--part={part}/3"] for part in range(3)
-    ]
-    assert all(sorted(task[3:]) == sorted(words) for task in found)
+    for part, task in enumerate(found):
+        assert task[:2] == ["evaluate", "verification"]
+        assert sorted(task[2:]) == sorted([*words, f"--part={part}/3"])
     asked = directives(array)
     assert (asked["array"], asked["gpus-per-node"], asked["mem"]) == ("0-2%2", "1", "9G")
-    assert (asked["time"], asked["partition"], asked["signal"]) == ("30", "big", "USR2@90")
+    assert (asked["time"], asked["partition"], asked["signal"]) == ("30", "big", "B:USR1@90")
     assert "requeue" in asked
-    assert tasks(merge) == [
-        ["evaluate", "merge", "--parts=3", "--allow-failures", "--", f"{place}/lfw"]
-    ]
+    assert tasks(merge) == [["evaluate", "merge", "--parts=3", "--allow-failures", f"{place}/lfw"]]
     asked = directives(merge)
-    assert asked["dependency"] == "'afterany:<evaluate-verification>'"
+    assert asked["dependency"] == "afterany:<evaluate-verification>"
     assert "gpus-per-node" not in asked
     assert f"{place}/lfw-jobs/" in merge
     assert not (place / "lfw").exists()
-    understood = CliRunner().invoke(main, [*found[0][1:-2], "--help"])
+    understood = CliRunner().invoke(main, [*found[0][1:], "--help"])
     assert understood.exit_code == 0
 
 
@@ -85,19 +80,19 @@ def test_scores_that_need_all_faces_are_an_array_of_their_own(
     found = scripts(submit(*command, "--print"))
     assert len(found) == jobs
     for script in found[:-1]:
-        assert [task[2] for task in tasks(script)] == [f"--part={i}/8" for i in (3, 5, 6)]
+        assert [task[-1] for task in tasks(script)] == [f"--part={i}/8" for i in (3, 5, 6)]
     if jobs == 3:
         assert tasks(found[1]) == tasks(found[0])
-        assert directives(found[1])["dependency"] == f"'afterany:<evaluate-{typed[0]}>'"
-        assert directives(found[2])["dependency"] == f"'afterany:<evaluate-{typed[0]}-scores>'"
+        assert directives(found[1])["dependency"] == f"afterany:<evaluate-{typed[0]}>"
+        assert directives(found[2])["dependency"] == f"afterany:<evaluate-{typed[0]}-scores>"
 
 
 def test_refusals(place: Path) -> None:
     command = ["embed", "cache", "--weights", "run", "--out", "out", "--parts", 4]
     for wrong, message in (
-        (("--indices", "4"), "4 is none of the parts 0 to 3"),
+        (("--indices", "4"), "4 is not among 0 to 3"),
         (("--part", "0/4"), "No such option '--part'"),
-        (("--time", "soon"), "expected minutes"),
+        (("--time", "soon"), "expected H:MM:SS"),
     ):
         refused = submit(*command, *wrong, "--print")
         assert refused.exit_code == 2

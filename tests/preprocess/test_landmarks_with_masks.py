@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.sbatch import tasks
 
 from faceguide.cache.reader import FaceCache
 from faceguide.preprocess.cli import main
@@ -122,14 +122,12 @@ def test_wrong_usage_makes_no_cache(
 
 
 def test_the_submitted_parts_make_masks_too(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("submitit", reason="pip install 'faceguide[cluster]'")
     cache = tmp_path / "cache"
     result = prep("submit", "landmarks", photos / "photos", "--out", cache, "--masks",
                   photos / "masks", *MASKS, "--parts", 2, "--cpus", 1, "--print")  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith("# task ")]
-    plan, *parts, seal = [shlex.split(line.partition(": faceguide ")[2]) for line in lines]
-    assert plan == ["prep", "plan", f"--out={cache}", "--", str(photos / "photos")]
+    plan, *parts, seal = tasks(result.stdout)
+    assert plan == ["prep", "plan", str(photos / "photos"), f"--out={cache}"]
     typed = [f"--masks={photos / 'masks'}", "--polarity=visible", "--clean=person_00"]
     for part in parts:
         assert [word for word in part if word in typed] == typed

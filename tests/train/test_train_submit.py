@@ -10,8 +10,6 @@ from tests.sbatch import directives, tasks
 
 from faceguide.train.cli import main
 
-pytest.importorskip("submitit", reason="pip install 'faceguide[cluster]'")
-
 
 @pytest.mark.parametrize("name", ["cal", "oaml"])
 def test_a_process_per_gpu_of_every_node(
@@ -26,14 +24,14 @@ def test_a_process_per_gpu_of_every_node(
     assert result.exit_code == 0, result.output
     asked = directives(result.stdout)
     assert (asked["nodes"], asked["ntasks-per-node"], asked["gpus-per-node"]) == ("2", "4", "4")
-    assert (asked["cpus-per-task"], asked["time"]) == ("8", "1440")
-    assert (asked["job-name"], asked["signal"]) == (f"train-{name}", "USR2@90")
+    assert (asked["cpus-per-task"], asked["time"]) == ("8", "1-00")
+    assert (asked["job-name"], asked["signal"]) == (f"train-{name}", "B:USR1@90")
     assert "requeue" in asked
     assert "array" not in asked
     (found,) = tasks(result.stdout)
     assert found[:2] == ["train", name]
-    assert sorted(found[2:-2]) == sorted([f"--out={tmp_path}/runs/one", "--amp=bf16", "--lr=0.01"])
-    assert found[-2:] == ["--", f"{tmp_path}/cache"]
+    words = [f"{tmp_path}/cache", f"--out={tmp_path}/runs/one", "--amp=bf16", "--lr=0.01"]
+    assert sorted(found[2:]) == sorted(words)
     assert f"{tmp_path}/runs/one-jobs/" in result.stdout
     assert not (tmp_path / "runs").exists()
-    assert CliRunner().invoke(main, [*found[1:-2], "--help"]).exit_code == 0
+    assert CliRunner().invoke(main, [*found[1:], "--help"]).exit_code == 0
