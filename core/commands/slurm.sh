@@ -41,12 +41,18 @@ wait $command
 code=$?
 [ "$warned" ] && kill $warned
 
+{% if job.kind == "array" %}
+task="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" # SLURM_JOB_ID may stand for the whole array
+{% else %}
+task=$SLURM_JOB_ID
+{% endif %}
 if [ $code = 4 ] || { [ "$warned" ] && [ $code -gt 128 ]; }; then
-  if [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then
-    # Of an array only this task: SLURM_JOB_ID may stand for all of them.
-    scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-  else
+  if [ "$(squeue --noheader --format=%T --jobs=$task)" != RUNNING ]; then
+    echo "Cancelled: not requeued" >&2
+  elif [ "${SLURM_RESTART_COUNT:-0}" -ge 20 ]; then
     echo "Error: not finished after 20 requeues; submit again with a longer --time" >&2
+  else
+    scontrol requeue $task
   fi
 fi
 exit $code

@@ -67,11 +67,18 @@ def test_without_slurm_submitting_is_refused(
 
 
 class Task:
-    """A script that bash runs; its command is a shell script, and so is `scontrol`."""
+    """A script that bash runs; its command and Slurm's are shell scripts."""
 
-    def __init__(self, folder: Path, command: str, restarts: int = 0) -> None:
+    def __init__(
+        self, folder: Path, command: str, restarts: int = 0, state: str = "RUNNING"
+    ) -> None:
         self.requeued = folder / "requeued"
-        for name, text in (("python", command), ("scontrol", f'echo "$@" >{self.requeued}')):
+        programs = {
+            "python": command,
+            "scontrol": f'echo "$@" >{self.requeued}',
+            "squeue": f'[[ "$*" = *jobs=17_2 ]] && echo {state}',
+        }
+        for name, text in programs.items():
             (folder / name).write_text(f"#!/bin/bash\n{text}\n")
             (folder / name).chmod(0o755)
         text = script(PARTS, Limits(parts=3)).replace(sys.executable, str(folder / "python"))
@@ -144,6 +151,11 @@ def test_a_cancelled_task_is_not_requeued(tmp_path: Path) -> None:
     task.ready()
     os.killpg(task.process.pid, signal.SIGTERM)  # as `scancel` does
     assert task.end() == (-signal.SIGTERM, "")
+
+
+def test_a_task_that_hears_of_its_end_too_late_is_not_requeued(tmp_path: Path) -> None:
+    """Slurm signals one process after the other: the command may have ended before the script."""
+    assert Task(tmp_path, "exit 4", state="COMPLETING").end() == (4, "")
 
 
 def test_requeueing_ends(tmp_path: Path) -> None:
