@@ -41,11 +41,8 @@ wait $command
 code=$?
 [ "$warned" ] && kill $warned
 
-{% if job.kind == "array" %}
-task="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" # SLURM_JOB_ID may stand for the whole array
-{% else %}
-task=$SLURM_JOB_ID
-{% endif %}
+# SLURM_JOB_ID may stand for all tasks of an array.
+task={{ "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.kind == "array" else "$SLURM_JOB_ID" }}
 if [ $code = 4 ] || { [ "$warned" ] && [ $code -gt 128 ]; }; then
   if [ "$(squeue --noheader --format=%T --jobs=$task)" != RUNNING ]; then
     echo "Cancelled: not requeued" >&2

@@ -47,11 +47,12 @@ def submit_group(
     program: str, commands: Iterable[click.Command], text: str, jobs: Jobs = one_job
 ) -> click.Group:
     """The group `PROGRAM submit` of commands with `--part`, or of those that are one job."""
-    group = Group("submit", help=text)
-    for command in commands:
-        if jobs is one_job or any("--part" in param.opts for param in command.params):
-            group.add_command(_SubmitCommand(program, command, text, jobs))
-    return group
+    chosen = [
+        _SubmitCommand(program, command, text, jobs)
+        for command in commands
+        if jobs is one_job or any("--part" in param.opts for param in command.params)
+    ]
+    return Group("submit", chosen, help=chosen[0].help)
 
 
 class _SubmitCommand(click.Command):
@@ -77,6 +78,7 @@ class _SubmitCommand(click.Command):
         super().__init__(
             command.name,
             params=[*self._own, *self._limits, *output],
+            short_help=f"Submit `{program} {command.name}`.",
             help=f"{text}\n\n\b\nExample:\n  {program} submit {example} --cpus 8 --print",
         )
 
