@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import cv2
 import h5py
@@ -102,17 +102,40 @@ class FaceCache:
         """Names of the identities; a label is a position in this list."""
         return read_identities(self.directory)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """One sample: every column as a numpy value, `key` and the meta texts as str."""
-        position = range(len(self))[row]
-        sample: dict[str, Any] = {
-            name: values[0] for name, values in self.read([position], self.columns).items()
-        }
-        sample["row"] = position
-        sample["key"] = self.texts("key", [position])[0]
+    @overload
+    def __getitem__(self, rows: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> list[dict[str, Any]]: ...
+    def __getitem__(
+        self, rows: int | slice | Sequence[int] | NDArray[Any]
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Samples: every column as a numpy value, `row`, and `key` and the meta texts as str.
+
+        Args:
+            rows: a row number, negative from the end, for one sample; a slice, row numbers, or a
+                mask of N bools for a list of them.
+
+        Raises:
+            IndexError: for a row outside the cache.
+        """
+        if isinstance(rows, slice):
+            rows = np.array(range(len(self))[rows], np.int64)
+        index = np.asarray(rows)
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise IndexError(f"a mask of {index.shape}, the cache has {len(self)} rows")
+            index = np.flatnonzero(index)
+        elif index.size and index.dtype.kind not in "iu":
+            raise IndexError(f"rows are whole numbers, found {rows!r}")
+        index = index.astype(np.int64)
+        places = np.atleast_1d(np.where(index < 0, index + len(self), index))
+        values: dict[str, Any] = self.read(places, self.columns)
+        values["row"] = places
+        values["key"] = self.texts("key", places)
         for name in self.plan.meta:
-            sample[name] = self.texts(f"meta/{name}", [position])[0]
-        return sample
+            values[name] = self.texts(f"meta/{name}", places)
+        samples = [{name: column[i] for name, column in values.items()} for i in range(len(places))]
+        return samples if index.ndim else samples[0]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[row] for row in range(len(self)))

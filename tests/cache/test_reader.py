@@ -43,6 +43,26 @@ def test_reading_many_rows_equals_reading_each(directory: Path) -> None:
             assert np.array_equal(values[position], one[name], equal_nan=name == "landmarks")
 
 
+def test_rows_are_chosen_like_items_of_a_list(directory: Path) -> None:
+    cache = FaceCache.open(directory)
+    names = [sample["key"] for sample in cache]
+    keys = [sample["key"] for sample in cache[[3, 8, -1]]]
+    assert keys == [names[3], names[8], names[-1]]
+    assert cache[-1]["row"] == cache[np.int64(99)]["row"] == 99
+    assert [sample["row"] for sample in cache[10:2:-3]] == [10, 7, 4]
+    assert [sample["row"] for sample in cache[cache.select()[:2]]] == cache.select()[:2].tolist()
+    chosen = np.arange(100) % 40 == 1
+    assert [sample["row"] for sample in cache[chosen]] == [1, 41, 81]
+    assert cache[[]] == cache[5:5] == []
+    many, one = cache[[8, 3]][1], cache[3]
+    assert many.keys() == one.keys()
+    for name, value in one.items():
+        assert np.array_equal(many[name], value, equal_nan=name in ("landmarks", "pose")), name
+    for wrong in (100, [0, -101], "key", [1.5], chosen[:50]):
+        with pytest.raises(IndexError):
+            cache[wrong]
+
+
 def test_filters(directory: Path) -> None:
     cache = FaceCache.open(directory)
     good = cache.select()
