@@ -32,11 +32,12 @@ from faceguide.train.models.own_networks import (
     is_own,
     own_backbone,
 )
-from faceguide.train.models.recognise import looks_like
+from faceguide.train.models.recognise import looks_like, recognised
 from faceguide.train.models.weights import (
     LoadReport,
     fill,
     find_state,
+    read_tables,
     untrained,
 )
 
@@ -141,8 +142,8 @@ class Network:
         if not isinstance(self.backbone, WSDANCAL) and size != self.input_spec.size:
             raise EvaluationError(
                 f"{where}: its crops are {size} pixels, {self.name} was trained on "
-                f"{self.input_spec.size}; make a cache with `prep landmarks --size "
-                f"{self.input_spec.size}`"
+                f"{self.input_spec.size}; make them with `prep landmarks --size "
+                f"{self.input_spec.size}` or fg.align(…, size={self.input_spec.size})"
             )
 
     @torch.inference_mode()
@@ -213,8 +214,8 @@ def load_network(
     """Load a weights file or a training run.
 
     Args:
-        backbone: its name, or `module:function` (see `train.models.own`); may be None for a run,
-            or for a `.safetensors`, that names one of ours.
+        backbone: its name, or `module:function` (see `train.models.own`); None for a run or a
+            file that names one of ours, or whose tensors do.
         weights: the file, or the run's directory.
         device: where it will work.
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None =
@@ -288,12 +289,13 @@ def _named_in(weights: Path) -> str:
     arch = _arch(weights)
     if is_own(arch):
         raise EvaluationError(_UNASKED.format(where=weights, name=arch))
-    if arch is None:
+    name = arch or recognised(read_tables(weights))
+    if name is None:
         raise EvaluationError(
             f"{weights}: does not say which network it is for; give --backbone, one of "
             f"{', '.join(BACKBONES)}"
         )
-    return arch
+    return name
 
 
 def _whole(module: nn.Module, weights: Path, state: State | None = None) -> LoadReport:

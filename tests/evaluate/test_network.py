@@ -79,6 +79,16 @@ def test_a_safetensors_file_names_its_network(tmp_path: Path) -> None:
     assert load_network(None, path).name == "mobilefacenet"
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("mobilefacenet", {}), ("ir_18", {}), ("vit_tiny", {}), ("cal_resnet18", {"num_classes": 3})],
+)
+def test_weights_tell_their_network_by_their_tensors(
+    tmp_path: Path, name: str, arguments: dict[str, int]
+) -> None:
+    assert load_network(None, weights_file(tmp_path / "w.pt", name, **arguments)).name == name
+
+
 def test_another_embedding_size_is_read_off_the_file(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "w.pt", embedding_size=64)
     network = load_network("mobilefacenet", path)
@@ -113,8 +123,9 @@ def test_weights_that_give_no_finite_numbers_are_refused(tmp_path: Path) -> None
 
 def test_faults_say_what_to_do(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "w.pt")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "foreign.pt")
     with pytest.raises(EvaluationError, match="give --backbone, one of mobilefacenet, ir_18"):
-        load_network(None, path)
+        load_network(None, tmp_path / "foreign.pt")
     with pytest.raises(EvaluationError, match="no backbone 'adaface'; choose one of"):
         load_network("adaface", path)
     run = training_run(tmp_path / "run")

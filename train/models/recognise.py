@@ -83,6 +83,20 @@ def looks_like(there: list[Table], module: nn.Module, option: str) -> str:
     return ""
 
 
+def recognised(there: list[Table]) -> str | None:
+    """The network that a file holds whole and little else beside; None when there is none.
+
+    Args:
+        there: its tables.
+    """
+    fitting = {name: _fit(there, empty) for name, empty in _empty_networks().items()}
+    whole = {
+        name: fit for name, fit in fitting.items() if fit is not None and fit.whole
+        and not fit.foreign
+    }  # fmt: skip
+    return max(whole, key=lambda name: whole[name]._mark, default=None)
+
+
 def _fit(there: list[Table], module: nn.Module) -> _Fit | None:
     state = find(there, module)
     if state is None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from faceguide.train.models import MODELS, ModelError, create
+from faceguide.train.models.matchers.qaconv import QAConv
 
 NEEDS_CLASSES = ("adaface", "arcface", "cosface", "cal_")
 
@@ -25,13 +26,14 @@ def test_an_unknown_name_lists_the_legal_ones() -> None:
 
 
 def test_an_unknown_argument_lists_the_legal_ones() -> None:
-    with pytest.raises(ModelError, match=r"qaconv: .*'chanels'; its arguments are: version, chan"):
+    with pytest.raises(ModelError, match=r"qaconv: .*'chanels'; its arguments are: channels, hei"):
         create("qaconv", chanels=3)
     with pytest.raises(ModelError, match=r"adaface: .*'num_classes'; its arguments are: num_clas"):
         create("adaface")
 
 
 def test_the_arguments_of_the_contract() -> None:
+    assert QAConv(512, 7, 7).channels == 512, "the size comes first"
     matcher = create("qaconv", version="2.0", channels=8, height=3, width=4)
     assert matcher.fc.weight.shape == (1, 24)
     head = create(

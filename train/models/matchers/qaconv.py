@@ -109,19 +109,19 @@ class QAConv(nn.Module):
     """The matcher. In training its two BatchNorms see the whole matrix of pairs.
 
     Args:
-        version: "2.1" or "2.0".
         channels: C of the feature maps.
         height: h of the feature maps.
         width: w of the feature maps.
+        version: "2.1" or "2.0".
         weighting: how visibility enters, see above; without visibility all are the same.
     """
 
     def __init__(
         self,
-        version: str = "2.1",
         channels: int = 512,
         height: int = 7,
         width: int = 7,
+        version: str = "2.1",
         weighting: str = "common",
     ) -> None:
         super().__init__()
