@@ -14,6 +14,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from faceguide.cache.plan import Plan, PlannedRow, read_sources
 from faceguide.cache.schema import (
@@ -221,7 +222,7 @@ def make_faces(directory: Path, plan: Plan, settings: FaceSettings, shard: int, 
         _report(report, shard_rows)
 
 
-def find(data: bytes | NDArray[np.uint8], settings: FaceSettings, key: str) -> Found:
+def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, key: str) -> Found:
     """Decode one image, find its face and cut it out.
 
     Raises:

@@ -77,7 +77,7 @@ class DecodeError(FaceguideError):
 
 
 def decode(
-    data: bytes | NDArray[np.uint8], *, maximum_pixels: int = 100_000_000
+    data: bytes | NDArray[np.uint8] | Image.Image, *, maximum_pixels: int = 100_000_000
 ) -> NDArray[np.uint8]:
     """Decode one picture.
 
@@ -89,8 +89,8 @@ def decode(
     content: the decoder fills the gap and goes on.
 
     Args:
-        data: the encoded bytes, or pixels that are decoded already: (H, W), (H, W, 1),
-            (H, W, 3) RGB or (H, W, 4) RGBA.
+        data: the encoded bytes, a picture that Pillow opened, or pixels that are decoded
+            already: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
         maximum_pixels: width × height above which a picture is refused undecoded.
 
     Returns:
@@ -103,6 +103,12 @@ def decode(
     """
     if isinstance(data, np.ndarray):
         return _from_pixels(data, maximum_pixels)
+    if isinstance(data, Image.Image):
+        _check_size(data.width, data.height, maximum_pixels)
+        try:
+            return _by_pillow(data)
+        except OSError as error:  # the file behind it, which Pillow reads only now, is damaged
+            raise _refusal(b"", error) from error
     if not data:
         raise DecodeError("empty", "the file is empty")
     stream = io.BytesIO(data)

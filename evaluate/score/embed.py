@@ -171,6 +171,34 @@ def fill(
     return sum(map(len, mine))
 
 
+def describe_crops(
+    network: Network,
+    crops: Sequence[NDArray[np.uint8]],
+    groups: frozenset[str],
+    names: Sequence[str],
+) -> dict[str, NDArray[Any]]:
+    """What the network says of crops in memory: the columns that a store would keep of them.
+
+    Args:
+        network: what looks at them.
+        crops: N of (S, S, 3) uint8 RGB, N at least 1, all of one side that the network takes.
+        groups: names in `store.GROUPS`.
+        names: of the crops, for messages.
+
+    Returns:
+        column → (N, …), see `store`.
+
+    Raises:
+        EvaluationError: naming a crop whose result is not finite.
+    """
+    parts = []
+    for start in range(0, len(crops), BATCH):
+        images = torch.from_numpy(np.stack(crops[start : start + BATCH]))
+        places = np.arange(start, start + len(images))
+        parts.append(_described(network, places, images, groups, names.__getitem__))
+    return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+
+
 def _described(
     network: Network,
     rows: Rows,

@@ -70,6 +70,26 @@ class FaceReader:
         return cached_visibility(self.cache, rows)
 
 
+@dataclass(frozen=True)
+class HeldFaces:
+    """Faces in memory, read like those of a store; a row is a place among them.
+
+    Attributes:
+        held: all that any matcher in use needs.
+    """
+
+    held: Faces
+
+    def faces(self, rows: NDArray[np.int64], needs: frozenset[str]) -> Faces:
+        """The faces at these places."""
+        return self.held.at(torch.from_numpy(rows))
+
+    def visibility(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, g, g) visibility."""
+        assert self.held.visibility is not None
+        return self.held.visibility[torch.from_numpy(rows)].float().cpu().numpy()
+
+
 def cached_visibility(cache: FaceCache, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """(N, g, g) visibility of these rows in the cache; 1 everywhere where it is not known."""
     found = cache.read(rows, ["visibility", "known"])
@@ -125,7 +145,7 @@ def groups_for(needs: frozenset[str], flip: bool, visibility: str | None) -> fro
 
 
 def visible_mean_map(
-    reader: FaceReader, rows: NDArray[np.int64], faces: int = _MEAN_FACES
+    reader: FaceReader | HeldFaces, rows: NDArray[np.int64], faces: int = _MEAN_FACES
 ) -> torch.Tensor:
     """The mean map, (C, 7, 7), of up to `faces` of these rows, uncovered ones if there are any.
 
@@ -136,16 +156,14 @@ def visible_mean_map(
     clear = rows[seen >= _CLEAR]
     rows = clear if len(clear) else rows
     chosen = rows[np.linspace(0, len(rows) - 1, min(faces, len(rows))).astype(np.int64)]
-    parts = (
-        torch.from_numpy(reader.store.read("feature_map", chosen[start : start + 64]))
-        for start in range(0, len(chosen), 64)
-    )
-    return mean_map(parts).to(reader.device)
+    batches = (chosen[start : start + 64] for start in range(0, len(chosen), 64))
+    parts = (reader.faces(batch, frozenset({MAP})).feature_map for batch in batches)
+    return mean_map(part for part in parts if part is not None)
 
 
 @torch.inference_mode()
 def score_pairs(
-    reader: FaceReader,
+    reader: FaceReader | HeldFaces,
     matcher: Matcher,
     probe: NDArray[np.int64],
     reference: NDArray[np.int64],

@@ -21,6 +21,7 @@ from faceguide.evaluate.score.face_reader import (
     FaceReader,
     score_pairs,
 )
+from faceguide.evaluate.score.fusion_fit import FUSIONS
 from faceguide.evaluate.score.scores import (
     MATCHERS,
     Fused,
@@ -135,6 +136,31 @@ def read_fit(path: Path, names: Sequence[str]) -> tuple[dict[str, float], dict[s
             f"{path}: holds no fit of {' and '.join(names)}; a run with --fit-pairs writes one"
         )
     return {name: float(weights[name]) for name in names}, record
+
+
+def read_fusion(path: Path, matcher: str) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Weights and scales of the matchers in a run's `fusion.json`.
+
+    Args:
+        path: the file.
+        matcher: `fused`, or the fusion by name that it must hold.
+
+    Raises:
+        CacheError: when the file is missing or was changed.
+        EvaluationError: when it holds no fusion, or another.
+    """
+    weights = read_json(path).get("weights")
+    if not isinstance(weights, dict) or not weights.keys() <= set(MATCHERS[:-1]):
+        raise EvaluationError(f"{path}: holds no weights of matchers; give a run's fusion.json")
+    # Without visibility data a fusion by name was fitted with qaconv in the place of its first.
+    asked, found = (
+        {name.removesuffix("+occlusion") for name in names}
+        for names in (FUSIONS.get(matcher, weights), weights)
+    )
+    if asked != found:
+        raise EvaluationError(f"{path}: holds the fusion of {', '.join(weights)}, not {matcher}")
+    numbers = {name: float(weight) for name, weight in sorted(weights.items())}
+    return numbers, read_scales(path, list(numbers))
 
 
 def fuse(

@@ -1,0 +1,63 @@
+"""The map of one pair, by the methods that `evaluate attribution` tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.methods.maps import Batch, Settings
+from faceguide.evaluate.attribution.methods.method_table import choose
+from faceguide.evaluate.attribution.methods.target import check_depends
+from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.score.network import Network
+
+
+def pair_map(
+    network: Network,
+    probe: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
+    method: str,
+    matcher: str = "cosine",
+    settings: Settings | None = None,
+) -> NDArray[np.float32]:
+    """Which pixels of the probe made its score with the reference.
+
+    Args:
+        network: what is explained.
+        probe: (S, S, 3) uint8 RGB, of a side that the network takes.
+        reference: likewise.
+        method: a name of `evaluate methods`, or `module:function`.
+        matcher: of `scores.MATCHERS`, without fusions.
+        settings: of the method. Random numbers are those of the first pair of a list.
+
+    Returns:
+        (S, S), signed: above 0 speaks for one identity. Maps of cells (the CAM family) are
+        interpolated.
+
+    Raises:
+        AttributionError: for a name that does not exist, or a method that does not suit the
+            network or the matcher.
+        ScoreError: when the score does not depend on the probe.
+    """
+    explain = next(found for found in choose([method]) if found.name == method).explain
+    if explain is None:
+        raise AttributionError(
+            f"{method} is read off the responses that only `evaluate attribution` measures; "
+            "choose another method"
+        )
+    score = pair_score(network, matcher)
+    device = next(network.backbone.parameters()).device
+    images = torch.from_numpy(np.stack([probe, reference])).to(device)
+    first, second = score.input_spec.prepare(images).split(1)
+    described = score.reference(second)
+    check_depends(score, first, described)
+    try:
+        maps = explain(score, Batch(first, described, (0,)), settings or Settings())
+    except AttributionError as error:
+        raise AttributionError(f"{method}: {error}") from None
+    values = maps.values.detach().float()[:, None]  # (1, 1, h, w)
+    if values.shape[-1] != len(probe):
+        values = torch.nn.functional.interpolate(values, size=probe.shape[:2], mode="bilinear")
+    return values[0, 0].cpu().numpy()

@@ -1,0 +1,304 @@
+"""A network on faces: embeddings, scores, visibility, attention and maps of whatever shows one."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from faceguide.core.errors import EvaluationError
+from faceguide.evaluate.attribution.methods.maps import Settings
+from faceguide.evaluate.attribution.pair_map import pair_map
+from faceguide.evaluate.score import fusion
+from faceguide.evaluate.score.embed import BATCH, describe_crops
+from faceguide.evaluate.score.face_reader import (
+    HeldFaces,
+    groups_for,
+    score_pairs,
+    visible_mean_map,
+)
+from faceguide.evaluate.score.fusion_fit import FUSIONS
+from faceguide.evaluate.score.network import Network, load_network, on_device
+from faceguide.evaluate.score.scores import (
+    EMBEDDING,
+    MAP,
+    VISIBILITY,
+    Faces,
+    Matcher,
+    make_matcher,
+    needs_mean_map,
+)
+from faceguide.face import Face, faces_of, is_single
+from faceguide.train.models.cal_network import WSDANCAL
+from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.own_check import TRIED, check_own
+from faceguide.train.models.own_networks import is_own
+
+
+def load(
+    weights: str | os.PathLike[str],
+    backbone: str | None = None,
+    *,
+    device: str = "auto",
+    colour: str | None = None,
+) -> FaceNetwork:
+    """A network out of a weights file or a training run's directory.
+
+    Args:
+        weights: the file or the directory.
+        backbone: its command-line name, or `module:function` for a network of your own; None
+            where the file or the run tells.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None
+            as the file or the network tells.
+
+    Raises:
+        FaceguideError: when the file cannot be read or does not hold the whole network.
+
+    Warns:
+        UserWarning: for what is doubtful about the weights.
+    """
+    network = load_network(backbone, Path(weights), on_device(device), colour)
+    for line in network.doubts.lines():
+        warnings.warn(line, stacklevel=2)
+    return FaceNetwork(network)
+
+
+def explain(
+    network: FaceNetwork,
+    face: Any,
+    other: Any,
+    method: str,
+    *,
+    matcher: str = "cosine",
+    **settings: Any,
+) -> NDArray[np.float32]:
+    """Which pixels of a face made its score with another, by a method of `evaluate attribution`.
+
+    Args:
+        network: whose score is explained.
+        face: one face, whose crop the map lies on; see `FaceNetwork` for what is taken.
+        other: the face that it is compared with.
+        method: its command-line name (`evaluate methods` lists them), or `module:function`.
+        matcher: of `evaluate verification`, without fusions.
+        settings: of the method, as `evaluate.attribution.methods.maps.Settings` has them.
+
+    Returns:
+        (S, S), signed: above 0 speaks for one identity.
+
+    Raises:
+        FaceguideError: when the method does not exist or does not suit the network.
+    """
+    first, second = (network.one(given) for given in (face, other))
+    try:
+        chosen = Settings(**settings)
+    except TypeError:
+        legal = ", ".join(Settings.__dataclass_fields__)
+        raise EvaluationError(
+            f"no setting {', '.join(sorted(set(settings) - set(Settings.__dataclass_fields__)))}; "
+            f"choose from {legal}"
+        ) from None
+    return pair_map(network.network, first.crop, second.crop, method, matcher, chosen)
+
+
+class FaceNetwork:
+    """A loaded network.
+
+    Wherever faces are asked for, it takes a file name, a Pillow picture, uint8 RGB pixels, a
+    `Face` of `align`, a row or a batch of a cache, or a list of them. Pixels (H, W, 3) of exactly
+    `input_spec.size` are a crop; all other pictures and every file are photographs, and aligned.
+
+    Args:
+        network: as the `evaluate` commands use it.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._untried = is_own(network.name)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, in eval mode, on pixels that `input_spec.prepare` makes."""
+        return self.network.backbone
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The pixels that it was trained on."""
+        return self.network.input_spec
+
+    def __repr__(self) -> str:
+        side, colour = self.input_spec.size, self.input_spec.colour
+        return f"FaceNetwork({self.network.name!r}, {side} pixels, {colour})"
+
+    def embed(self, faces: Any) -> NDArray[np.float32]:
+        """(N, E) embeddings of length 1, of each image and its mirror image together.
+
+        The numbers that `evaluate embed` keeps; one face gives (1, E).
+        """
+        return self._described(self._faces(faces), frozenset({"embedding"}))["embedding"]
+
+    def visibility(self, faces: Any) -> NDArray[np.float32]:
+        """(N, g, g) how much of each cell can be seen, 1 = visible, 0 = occluded.
+
+        As the occlusion head sees it; without one, as the faces know it themselves.
+
+        Raises:
+            FaceguideError: when neither knows.
+        """
+        found = self._faces(faces)
+        if self.network.occlusion_head is None:
+            return _own_visibility(found)
+        groups = frozenset({"visibility"})
+        return self._described(found, groups)["visibility"].astype(np.float32)
+
+    @torch.inference_mode()
+    def attention(self, faces: Any) -> NDArray[np.float32]:
+        """(N, M, h, w) CAL's attention maps, one per head, 0 or above.
+
+        Raises:
+            FaceguideError: for a network without attention maps.
+        """
+        model = self.network.backbone
+        if not isinstance(model, WSDANCAL):
+            raise EvaluationError(
+                f"{self.network.name} has no attention maps; those of `train cal` have"
+            )
+        crops = np.stack(self._crops(self._faces(faces)))
+        device = next(model.parameters()).device
+        parts = [
+            model(self.input_spec.prepare(torch.from_numpy(batch).to(device)), parts=True).maps
+            for batch in np.split(crops, range(BATCH, len(crops), BATCH))
+        ]
+        return torch.cat(parts).float().cpu().numpy()
+
+    def score(
+        self,
+        face: Any,
+        other: Any,
+        matcher: str = "cosine",
+        *,
+        mean_of: Any = None,
+        fusion_scales: str | os.PathLike[str] | None = None,
+    ) -> float | NDArray[np.float32]:
+        """How alike are two faces? Higher is more alike.
+
+        Args:
+            face: one face, or N.
+            other: one face, or N; one is compared with each of the others.
+            matcher: as `evaluate verification --matcher` takes it.
+            mean_of: for `visible-embedding`: faces whose mean map is taken off, as `evaluate
+                verification` does with the faces of its list; None compares them as they are.
+            fusion_scales: for a fusion: the fusion.json of an earlier run.
+
+        Returns:
+            A number for two faces, (N,) where either is several.
+
+        Raises:
+            FaceguideError: when the network or the faces lack what the matcher needs.
+        """
+        first, second = self._faces(face), self._faces(other)
+        if len(first) != len(second) and 1 not in (len(first), len(second)):
+            raise EvaluationError(
+                f"{len(first)} and {len(second)} faces are no pairs; give as many of either, or one"
+            )
+        common = [] if mean_of is None else self._faces(mean_of)
+        weights, scales = _parts(matcher, fusion_scales)
+        parts = {name: make_matcher(name, self.network) for name in weights}
+        needs = frozenset[str]().union(*(part.needs for part in parts.values()))
+        reader = HeldFaces(self._held([*first, *second, *common], needs))
+        place = np.arange(len(first) + len(second) + len(common))
+        for name in parts:
+            if common and needs_mean_map(name):
+                mean = visible_mean_map(reader, place[len(first) + len(second) :])
+                parts[name] = make_matcher(name, self.network, mean)
+        chosen: Matcher = fusion.fuse(parts, weights, scales) if scales else parts[matcher]
+        pairs = max(len(first), len(second))
+        probe = np.broadcast_to(place[: len(first)], pairs)
+        reference = np.broadcast_to(place[len(first) :][: len(second)], pairs)
+        found = score_pairs(reader, chosen, probe.copy(), reference.copy())
+        return float(found[0]) if is_single(face) and is_single(other) else found
+
+    def one(self, face: Any) -> Face:
+        """The one face that a caller gave, its crop of a side that the network takes."""
+        found = self._faces(face)
+        if len(found) != 1:
+            raise EvaluationError(f"expected one face, found {len(found)}")
+        self._crops(found)
+        return found[0]
+
+    def _faces(self, given: Any) -> list[Face]:
+        found = list(faces_of(given, self.input_spec.size))
+        if not found:
+            raise EvaluationError("expected faces, found an empty list")
+        return found
+
+    def _crops(self, faces: Sequence[Face]) -> list[NDArray[np.uint8]]:
+        for face in faces:
+            self.network.check_size(len(face.crop), face.name)
+        if len({len(face.crop) for face in faces}) > 1:
+            raise EvaluationError("crops of several sizes; give those of each size by themselves")
+        return [face.crop for face in faces]
+
+    def _described(
+        self, faces: Sequence[Face], groups: frozenset[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        crops = self._crops(faces)
+        if self._untried:
+            images = torch.from_numpy(np.stack(crops[:TRIED]))
+            check_own(self.network.backbone, self.network.name, images)
+            self._untried = False
+        return describe_crops(self.network, crops, groups, [face.name for face in faces])
+
+    def _held(self, faces: Sequence[Face], needs: frozenset[str]) -> Faces:
+        """What a matcher needs of these faces, as a store would give it."""
+        head = self.network.occlusion_head is not None
+        groups = groups_for(needs, True, "head" if head else None)
+        found = self._described(faces, groups)
+        device = next(self.network.backbone.parameters()).device
+
+        def tensor(name: str) -> Tensor:
+            return torch.from_numpy(found[name]).to(device)
+
+        visibility = None
+        if VISIBILITY in needs:
+            own = None if head else torch.from_numpy(_own_visibility(faces)).to(device)
+            visibility = tensor("visibility") if own is None else own
+        return Faces(
+            tensor("embedding") if EMBEDDING in needs else None,
+            tensor("feature_map") if MAP in needs else None,
+            visibility,
+        )
+
+
+def _own_visibility(faces: Sequence[Face]) -> NDArray[np.float32]:
+    """(N, g, g) what the faces know themselves; all visible where others know and one does not."""
+    known = [face.visibility for face in faces if face.visibility is not None]
+    if not known:
+        raise EvaluationError(
+            "no visibility data: give weights with an occlusion head, or rows of a cache that "
+            "`prep masks` has seen"
+        )
+    clear = np.ones_like(known[0])
+    return np.stack([clear if face.visibility is None else face.visibility for face in faces])
+
+
+def _parts(
+    matcher: str, scales: str | os.PathLike[str] | None
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Matchers with their weights in a fusion, and their scales; of one matcher only itself."""
+    if matcher != "fused" and matcher not in FUSIONS:
+        if scales is not None:
+            raise EvaluationError(f"fusion_scales is for a fusion; leave it out for {matcher}")
+        return {matcher: 1.0}, {}
+    if scales is None:
+        raise EvaluationError(
+            f"{matcher} is a fusion: give fusion_scales, the fusion.json of an earlier run"
+        )
+    return fusion.read_fusion(Path(scales), matcher)
