@@ -107,6 +107,8 @@ def test_imports_point_one_way(path: Path) -> None:
         parts = name.split(".")
         if parts[0] in FOLDERS:
             assert parts[0] in MAY_IMPORT[folder], f"{path} imports {name}"
+        else:
+            assert name == "__version__", f"{path} imports {name} of the front door above it"
         assert "cli" not in parts, f"{path} imports a command module"
 
 

@@ -211,6 +211,7 @@ def prepare(
 
     Raises:
         AttributionError: for what does not fit together.
+        EvaluationError: when the crops have another size than the network takes.
         ScoreError: when the score does not depend on the probe.
     """
     options.check()
@@ -222,13 +223,7 @@ def prepare(
     ]
     methods = choose(offered if everything else names)
     score = pair_score(network, options.matcher)
-    side = cache.require("image").shape[0]
-    if side != score.input_spec.size and not network.name.startswith("cal_"):
-        raise AttributionError(
-            f"{cache.directory}: its crops are {side} pixels, {network.name} was trained on "
-            f"{score.input_spec.size}; make a cache with `prep landmarks --size "
-            f"{score.input_spec.size}`"
-        )
+    network.check_size(cache.require("image").shape[0], str(cache.directory))
     if is_own(network.name):
         few = cache.select()[:TRIED]
         crops = torch.from_numpy(cache.read(few, ["image"])["image"])
