@@ -38,7 +38,7 @@ from faceguide.preprocess.detect.cascade import (
 from faceguide.preprocess.detect.face_mesh import (
     BoxDetector,
     FaceMesh,
-    mesh_name,
+    finder_of,
 )
 
 Image = NDArray[np.uint8]
@@ -234,7 +234,7 @@ def main(root: str, out: Path | None, sheets: Path | None) -> None:
     )
     if out:
         found = {"sets": as_is, "scenes": in_scenes, "background": background}
-        report = {"tool": mesh_name(None), **found}
+        report = {"tool": finder_of(None), **found}
         out.write_text(json.dumps(report, indent=2) + "\n")
 
 

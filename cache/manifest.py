@@ -30,6 +30,9 @@ from faceguide.core.files import (
     write_json,
 )
 
+# What a manifest says of each shard, out of its sidecar.
+_OF_A_SHARD = ("rows", "bytes", "sha256", "opening", "offsets", "texts")
+
 
 def manifest_path(directory: Path, group: str) -> Path:
     """Where a group's manifest lives."""
@@ -149,10 +152,7 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
             masks.update(dict(sidecar.get("masks", {})))
-            entry = {name: sidecar[name] for name in ("rows", "bytes", "sha256", "offsets")}
-            if "opening" in sidecar:  # those of earlier versions lack it
-                entry["opening"] = sidecar["opening"]
-            shards.append(entry)
+            shards.append({name: sidecar[name] for name in _OF_A_SHARD})
             total += sidecar["bytes"]
         except (KeyError, TypeError, ValueError) as error:
             raise wrong_sidecar(path, error) from None
@@ -160,6 +160,7 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "group": group,
         "recipe": recipe,
+        "columns": _described(group, recipe, plan),
         "listing": plan.listing,
         "rows": plan.rows,
         "bytes": total,
@@ -185,25 +186,66 @@ def load_manifest(directory: Path, group: str, plan: Plan) -> dict[str, Any] | N
     if not path.exists():
         return None
     manifest = read_json(path)
-    shards = manifest.get("shards")
     if manifest.get("schema") != SCHEMA or manifest.get("listing") != plan.listing:
         raise CacheError(f"{path}: belongs to another plan; run `cache seal {directory}`")
-    sound = (
-        isinstance(shards, list)
-        and len(shards) == plan.shards
-        and isinstance(manifest.get("recipe"), dict)
-        and _are_sums(manifest.get("masks", {}))
-        and all(
-            isinstance(shard, dict)
-            and shard.get("rows") == plan.rows_of(number)
-            and type(shard.get("bytes")) is int
-            and isinstance(shard.get("offsets"), dict)
-            for number, shard in enumerate(shards)
-        )
-    )
-    if not sound or not _inside(group, manifest["recipe"], manifest["shards"]):
+    if not _sound(manifest, group, plan):
         raise CacheError(f"{path}: does not match the plan; run `cache seal {directory}`")
     return manifest
+
+
+def _sound(manifest: dict[str, Any], group: str, plan: Plan) -> bool:
+    """Whether a manifest describes files that a reader may map: what it says is believed."""
+    shards, recipe = manifest.get("shards"), manifest.get("recipe")
+    return (
+        isinstance(shards, list)
+        and len(shards) == plan.shards
+        and isinstance(recipe, dict)
+        and _are_sums(manifest.get("masks", {}))
+        and manifest.get("columns") == _described(group, recipe, plan)
+        and all(_is_entry(shard, plan.rows_of(number)) for number, shard in enumerate(shards))
+        and _inside(group, recipe, plan, shards)
+    )
+
+
+def _is_entry(shard: Any, rows: int) -> bool:
+    return (
+        isinstance(shard, dict)
+        and shard.get("rows") == rows
+        and type(shard.get("bytes")) is int
+        and isinstance(shard.get("opening"), str)
+        and isinstance(shard.get("texts"), dict)
+        and isinstance(shard.get("offsets"), dict)
+    )
+
+
+def _texts(group: str, plan: Plan) -> list[str]:
+    """Names of a group's text columns."""
+    return ["key", *(f"meta/{name}" for name in plan.meta)] if group == "faces" else []
+
+
+def _described(group: str, recipe: dict[str, Any], plan: Plan) -> list[dict[str, Any]]:
+    """Every column in the order of the file, for readers that know nothing of groups."""
+    texts = [{"name": name, "dtype": "text", "shape": []} for name in _texts(group, plan)]
+    return texts + [{"name": spec.name, **spec.described()} for spec in columns(group, recipe)]
+
+
+def finished_shard(
+    directory: Path, plan: Plan, group: str, recipe: dict[str, Any], shard: int
+) -> dict[str, Any]:
+    """What a manifest will say of a shard, while the group is not sealed.
+
+    Raises:
+        CacheError: when the shard's sidecar is not one.
+    """
+    path = sidecar_path(directory, group, shard)
+    sidecar = read_json(path)
+    try:
+        entry = {name: sidecar[name] for name in _OF_A_SHARD}
+        if not _is_entry(entry, plan.rows_of(shard)) or not _inside(group, recipe, plan, [entry]):
+            raise ValueError("its numbers contradict each other")
+    except (KeyError, ValueError) as error:
+        raise wrong_sidecar(path, error) from None
+    return entry
 
 
 def wrong_sidecar(path: Path, error: Exception) -> CacheError:
@@ -221,15 +263,21 @@ def _are_sums(masks: Any) -> bool:
     return named and all(type(number) in (int, float) for number in masks.values())
 
 
-def _inside(group: str, recipe: dict[str, Any], shards: list[dict[str, Any]]) -> bool:
-    """Whether every offset leaves room for its column: what lies beyond would be mapped."""
-    specs = {spec.name: spec for spec in columns(group, recipe)}
+def _inside(group: str, recipe: dict[str, Any], plan: Plan, shards: list[dict[str, Any]]) -> bool:
+    """Whether every column has a place with room for it: what lies beyond would be mapped."""
+    texts, specs = _texts(group, plan), columns(group, recipe)
+    pieces = [*texts, *(spec.name for spec in specs if spec.encoded)]
+    row_bytes = {
+        **{f"offset/{name}": 8 for name in pieces},
+        **{spec.name: spec.row_bytes for spec in specs if not spec.encoded},
+    }
     for shard in shards:
-        for name, start in shard["offsets"].items():
-            if name == "offset":
-                length = 8 * (shard["rows"] + 1)
-            else:
-                length = specs[name].row_bytes * shard["rows"] if name in specs else 0
+        offsets = shard["offsets"]
+        if set(shard["texts"]) != set(texts) or not row_bytes.keys() <= offsets.keys():
+            return False
+        for name, start in offsets.items():
+            rows = shard["rows"] + name.startswith("offset/")
+            length = row_bytes.get(name, 0) * rows
             if type(start) is not int or not 0 <= start <= shard["bytes"] - length:
                 return False
     return True

@@ -5,31 +5,27 @@ into one reserved address range, each at a whole number of pages and of rows beh
 A batch of random rows over a thousand shards is then one `numpy.take`, as if the cache were one
 file. Addresses and file offsets agree modulo 2 MiB, so that a kernel that caches files in huge
 pages maps them as such, which spares address look-ups. Where the system cannot do that
-(another page size, too many maps, no Linux) or the datasets are chunked, shards are read one by
-one.
+(another page size, too many maps, no Linux), shards are mapped one by one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.digests import bytes_digest
 from faceguide.cache.schema import Column
 from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
 from faceguide.core.files import reading
-from faceguide.core.formats.hdf5 import open_dataset
 
 # Linux allows 65,530 maps in a process; other columns and libraries need some too.
 _MAPS_PER_COLUMN = 8_000
@@ -50,7 +46,7 @@ class ShardColumn(Protocol):
 
 
 def open_column(files: ShardFiles, spec: Column, shard_rows: int) -> ShardColumn:
-    """Map a column over all shards, or fall back on reading shard by shard.
+    """Map a column over all shards, or shard by shard.
 
     Args:
         files: of the column's group.
@@ -60,9 +56,7 @@ def open_column(files: ShardFiles, spec: Column, shard_rows: int) -> ShardColumn
     Raises:
         CacheError: when a file is missing or not what was written.
     """
-    if not all(spec.name in entry["offsets"] for entry in files.entries):
-        return SplitColumn(files, spec, contiguous=False)
-    starts = [entry["offsets"][spec.name] for entry in files.entries]
+    starts = [entry["offsets"][spec.name] for entry in files.entries.values()]
     if sys.platform == "linux" and sys.maxsize > 2**32 and len(starts) <= _MAPS_PER_COLUMN:
         for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
             first_rows = place_shards(starts, spec.row_bytes, shard_rows, alignment)
@@ -75,7 +69,7 @@ def open_column(files: ShardFiles, spec: Column, shard_rows: int) -> ShardColumn
             column = MappedColumn(addresses, spec, first_rows, shard_rows)
             column.place(files, starts, alignment)
             return column
-    return SplitColumn(files, spec, contiguous=True)
+    return SplitColumn(files, spec)
 
 
 def place_shards(
@@ -217,56 +211,60 @@ class MappedColumn:
 
 
 class SplitColumn:
-    """A column read shard by shard: mapped where contiguous, through h5py where chunked."""
+    """A column mapped shard by shard."""
 
-    def __init__(self, files: ShardFiles, spec: Column, *, contiguous: bool) -> None:
+    def __init__(self, files: ShardFiles, spec: Column) -> None:
         self.spec = spec
-        self._files, self._contiguous = files, contiguous
-        self._readers: dict[int, Callable[[NDArray[np.int64]], NDArray[Any]]] = {}
+        self._files = files
+        self._views: dict[int, NDArray[Any]] = {}
 
     def take(self, shards: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[Any]) -> None:
         """Group the rows by shard, read each group, put the rows in their places."""
-        for shard in np.unique(shards):
+        for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
-            out[here] = self._reader(int(shard))(slots[here])
+            out[here] = self._view(shard)[slots[here]]
 
-    def _reader(self, shard: int) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
-        if shard not in self._readers:
+    def _view(self, shard: int) -> NDArray[Any]:
+        if shard not in self._views:
             path, entry, spec = self._files.path(shard), self._files.entries[shard], self.spec
             self._files.check(shard)
-            shape = (entry["rows"], *spec.shape)
-            if self._contiguous:
-                start = entry["offsets"][spec.name]
-                with reading(path):
-                    view = np.memmap(path, spec.dtype, "r", start, shape)
-                self._readers[shard] = lambda slots: view[slots]
-            else:
-                with _damage(path):
-                    dataset = open_dataset(h5py.File(path, "r"), spec.name, shape, spec.dtype)
-                self._readers[shard] = lambda slots: _read_sorted(path, dataset, slots)
-        return self._readers[shard]
+            start, shape = entry["offsets"][spec.name], (entry["rows"], *spec.shape)
+            with reading(path):
+                self._views[shard] = np.memmap(path, spec.dtype, "r", start, shape)
+        return self._views[shard]
 
 
-class EncodedRows:
-    """Encoded images of a cache: byte strings of different lengths, cut by an offset table."""
+class BytesColumn:
+    """Texts or image files of a column: byte strings of different lengths, cut by `offset/NAME`.
 
-    def __init__(self, files: ShardFiles) -> None:
-        self._files = files
+    The bytes of a text column are compared with their digest when a shard is first used; image
+    files have one each.
+    """
+
+    def __init__(self, files: ShardFiles, name: str) -> None:
+        self._files, self._name = files, name
         self._maps: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint8]]] = {}
 
-    def get(self, shard: int, slot: int) -> NDArray[np.uint8]:
-        """The bytes of one row as a view of the mapped file.
+    def all(self, shard: int) -> Iterator[memoryview]:
+        """The bytes of every row of a shard; raises as `get`."""
+        return (self.get(shard, slot) for slot in range(self._files.entries[shard]["rows"]))
+
+    def get(self, shard: int, slot: int) -> memoryview:
+        """The bytes of one row, in the mapped file.
 
         Raises:
-            CacheError: when the offset table leaves the file.
+            CacheError: when the offset table leaves the column, or the texts were changed.
         """
-        if shard not in self._maps:
-            self._maps[shard] = self._map(shard)
-        ends, data = self._maps[shard]
+        found = self._maps.get(shard)
+        if found is None:
+            if len(self._maps) >= _MAPS_PER_COLUMN:
+                self._maps.clear()
+            found = self._maps[shard] = self._map(shard)
+        ends, data = found
         start, end = int(ends[slot]), int(ends[slot + 1])
         if not start <= end <= len(data):
             raise CacheError(f"{self._files.path(shard)}: damaged offset table; run `cache verify`")
-        return data[start:end]
+        return data[start:end].data
 
     def _map(self, shard: int) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         descriptor = self._files.open(shard)
@@ -276,34 +274,16 @@ class EncodedRows:
                 whole = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         finally:
             os.close(descriptor)
-        place = entry["offsets"]
-        if "offset" not in place:
+        offsets, name = entry["offsets"], self._name
+        ends = np.frombuffer(whole, "<u8", entry["rows"] + 1, offsets[f"offset/{name}"])
+        # A column whose values are all empty has no place in the file.
+        start, length = offsets.get(name, 0), int(ends[-1])
+        if length > len(whole) - start:
+            raise CacheError(f"{path}: damaged offset table; run `cache verify`")
+        data = np.frombuffer(whole, np.uint8, length, start)
+        if name in entry["texts"] and bytes_digest(ends, data) != entry["texts"][name]:
             raise CacheError(
-                f"{path}: the manifest does not say where its offset table is; run `cache seal`"
+                f"{path}: {name} differs from its digest; copy it again, or remove it and run the "
+                "same prep command again"
             )
-        ends = np.frombuffer(whole, "<u8", entry["rows"] + 1, place["offset"])
-        # A shard in which every row failed has no jpeg dataset with a place in the file.
-        start = place.get("jpeg", len(whole))
-        return ends, np.frombuffer(whole, np.uint8, -1, start) if start < len(whole) else _EMPTY
-
-
-_EMPTY = np.empty(0, np.uint8)
-
-
-def _read_sorted(path: Path, dataset: h5py.Dataset, slots: NDArray[np.int64]) -> NDArray[Any]:
-    """h5py wants increasing, distinct indices."""
-    distinct, back = np.unique(slots, return_inverse=True)
-    with _damage(path):
-        return np.asarray(dataset[distinct])[back]
-
-
-@contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """What HDF5 finds wrong with a file is a CacheError that names it."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
-        raise CacheError(
-            f"{path}: not readable as HDF5 ({error}); "
-            "remove the file and run the same prep command again"
-        ) from None
+        return ends, data

@@ -1,106 +1,114 @@
-"""FaceCache: open a sealed cache, choose rows, read columns."""
+"""FaceCache: open one sealed cache or the union of several, choose rows, read columns."""
 
 from __future__ import annotations
 
 import functools
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import cv2
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.manifest import load_manifest, require_plan
-from faceguide.cache.mapping import EncodedRows, ShardColumn, open_column
-from faceguide.cache.plan import Plan, read_identities
-from faceguide.cache.schema import GROUPS, ORIGIN_CODE, STATUS_CODE, Column, columns
-from faceguide.cache.shard import row_checksums, shard_path
-from faceguide.cache.shard_files import ShardFiles
+from faceguide.cache.plan import read_identities
+from faceguide.cache.schema import GROUPS, ORIGIN_CODE, STATUS_CODE, Column
+from faceguide.cache.volume import Volume
 from faceguide.core.errors import CacheError
-from faceguide.core.formats.hdf5 import open_dataset
+from faceguide.core.files import digest
 
-_OPEN_FILES = 64  # HDF5 files kept open for keys, texts and encoded images
 _CHUNK = 1 << 16
+# Of a recipe, what says where rows come from and not how they were made.
+_ORIGIN = (
+    "source", "flat", "columns", "faces", "masks", "table", "polarity", "classes", "clean",
+)  # fmt: skip
+
+Path_ = str | os.PathLike[str]
 
 
 class FaceCache:
-    """A sealed cache, read-only; cheap to open, files are opened when first needed.
+    """Sealed caches, read-only; cheap to open, files are opened when first needed.
 
-    May be pickled and used after a fork: what is open is never carried over.
+    Several directories are a union: its rows are those of the first, then those of the second, and
+    so on, and one name is one identity. May be pickled and used after a fork.
 
     Attributes:
-        directory: where it lives.
-        plan: its plan.
-        groups: manifest of each group that is sealed.
-        columns: names of the columns that `read` and `Stream` deliver.
+        volumes: the directories, opened.
+        directory: the first of them.
+        recipe: what the faces were made with.
+        meta: names of the meta columns that all volumes have.
+        specs: the columns that `read` and `Stream` deliver, those that all volumes have.
+        columns: their names.
     """
 
-    def __init__(self, directory: Path, plan: Plan, groups: dict[str, dict[str, Any]]) -> None:
-        self.directory = directory
-        self.plan = plan
-        self.groups = groups
-        self.specs: dict[str, Column] = {}
-        self._group_of: dict[str, str] = {}
-        for group, manifest in groups.items():
-            for spec in columns(group, manifest["recipe"]):
-                name = spec.name
-                if name in ("crc", "status") and group != "faces":
-                    continue
-                self.specs[name], self._group_of[name] = spec, group
-        self.encoded = plan.recipe.get("store") == "jpeg"
-        if self.encoded:
-            size = plan.recipe["size"]
-            self.specs["image"] = Column("image", np.dtype("|u1"), (size, size, 3))
-            self._group_of["image"] = "faces"
-        self.columns = tuple(self.specs)
-        self._shards = {
-            group: ShardFiles(directory, group, manifest) for group, manifest in groups.items()
+    def __init__(self, volumes: Sequence[Volume]) -> None:
+        self.volumes = tuple(volumes)
+        first = self.volumes[0]
+        for other in self.volumes[1:]:
+            _require_agreement(first, other)
+        self.directory = first.directory
+        self.recipe: dict[str, Any] = first.plan.recipe
+        self.meta = tuple(
+            name for name in first.plan.meta if all(name in v.plan.meta for v in self.volumes)
+        )
+        self.specs: dict[str, Column] = {
+            name: spec
+            for name, spec in first.specs.items()
+            if all(name in volume.specs for volume in self.volumes)
         }
-        self._process = os.getpid()
-        self._columns: dict[tuple[str, str], ShardColumn] = {}
-        self._files: OrderedDict[tuple[str, int], h5py.File] = OrderedDict()
-        self._blobs: EncodedRows | None = None
-        self._lock = threading.Lock()  # around the HDF5 files: another thread may close one
+        self.columns = tuple(self.specs)
+        self._starts = np.cumsum([0, *map(len, self.volumes)])
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> FaceCache:
-        """Open a cache.
+    def open(cls, directory: Path_ | Sequence[Path_]) -> FaceCache:
+        """Open a cache, or the union of several.
 
         Raises:
-            CacheError: when there is none, it is not sealed, or its files contradict each other;
-                the text says what to do.
+            CacheError: when one is missing, not sealed or contradicts itself, or when their
+                recipes differ; the text says what to do.
         """
-        path = Path(directory)
-        plan = require_plan(path)
-        groups = {}
-        for group in GROUPS:
-            manifest = load_manifest(path, group, plan)
-            if manifest is not None:
-                groups[group] = manifest
-        if "faces" not in groups:
-            raise CacheError(
-                f"{path}: not finished; run the same prep command again, or `cache seal {path}`"
-            )
-        return cls(path, plan, groups)
+        paths = [directory] if isinstance(directory, (str, os.PathLike)) else list(directory)
+        if not paths:
+            raise CacheError("no cache given; name at least one directory")
+        return cls([Volume(Path(path)) for path in paths])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (FaceCache.open, (str(self.directory),))
+        return (FaceCache.open, ([str(volume.directory) for volume in self.volumes],))
 
     def __len__(self) -> int:
-        return self.plan.rows
+        return int(self._starts[-1])
 
     def __repr__(self) -> str:
-        return f"FaceCache({str(self.directory)!r}, rows={len(self)}, columns={self.columns})"
+        named = ", ".join(repr(str(volume.directory)) for volume in self.volumes)
+        return f"FaceCache({named}, rows={len(self)}, columns={self.columns})"
+
+    @property
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """What each group is made of: its manifest, or the digests of the volumes' manifests."""
+        if len(self.volumes) == 1:
+            return self.volumes[0].groups
+        return {
+            group: {"volumes": [digest(volume.groups[group]) for volume in self.volumes]}
+            for group in GROUPS
+            if all(group in volume.groups for volume in self.volumes)
+        }
 
     @functools.cached_property
     def identities(self) -> list[str]:
-        """Names of the identities; a label is a position in this list."""
-        return read_identities(self.directory)
+        """Names of the identities, by first appearance; a label is a position in this list."""
+        names: dict[str, None] = {}
+        for volume in self.volumes:
+            names.update(dict.fromkeys(read_identities(volume.directory)))
+        return list(names) if len(self.volumes) > 1 else read_identities(self.directory)
+
+    @functools.cached_property
+    def _labels(self) -> list[NDArray[np.int64]]:
+        """Per volume, the union's label of each of its own; the last entry is that of −1."""
+        places = {name: label for label, name in enumerate(self.identities)}
+        return [
+            np.array([*(places[name] for name in read_identities(volume.directory)), -1], np.int64)
+            for volume in self.volumes
+        ]
 
     @overload
     def __getitem__(self, rows: int) -> dict[str, Any]: ...
@@ -132,7 +140,7 @@ class FaceCache:
         values: dict[str, Any] = self.read(places, self.columns)
         values["row"] = places
         values["key"] = self.texts("key", places)
-        for name in self.plan.meta:
+        for name in self.meta:
             values[name] = self.texts(f"meta/{name}", places)
         samples = [{name: column[i] for name, column in values.items()} for i in range(len(places))]
         return samples if index.ndim else samples[0]
@@ -141,12 +149,21 @@ class FaceCache:
         return (self[row] for row in range(len(self)))
 
     def read(
-        self, rows: Sequence[int] | NDArray[np.integer], names: Iterable[str]
+        self,
+        rows: Sequence[int] | NDArray[np.integer],
+        names: Iterable[str],
+        check: bool = True,
     ) -> dict[str, NDArray[Any]]:
         """New arrays of the named columns for these rows, in their order.
 
+        Args:
+            rows: (N,) row numbers.
+            names: of columns.
+            check: compare what is read with its digests.
+
         Raises:
-            CacheError: for a column that the cache does not have.
+            CacheError: for a column that the cache does not have, and for a row that is not what
+                was written.
             IndexError: for a row outside it.
         """
         index = self.check_rows(rows)
@@ -154,17 +171,33 @@ class FaceCache:
         for name in names:
             spec = self.require(name)
             out[name] = np.empty((len(index), *spec.shape), spec.dtype)
-            self.take(name, index, out[name])
+            self.take(name, index, out[name], check)
         return out
 
-    def take(self, name: str, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Copy rows of a column into `out`; rows must have passed `check_rows`."""
-        shards, slots = np.divmod(rows, self.plan.shard_rows)
-        if name == "image" and self.encoded:
-            for position, row in enumerate(rows.tolist()):
-                out[position] = self._decode(row)
-        else:
-            self._column(self._group_of[name], name).take(shards, slots, out)
+    def take(
+        self, name: str, rows: NDArray[np.int64], out: NDArray[Any], check: bool = True
+    ) -> None:
+        """Copy rows of a column into `out`; rows must have passed `check_rows`.
+
+        Raises:
+            CacheError: when a row is not what was written; see `Volume.take`.
+        """
+        if len(self.volumes) == 1:
+            self.volumes[0].take(name, rows, out, check)
+            return
+        for number, here, inside in self._shares(rows):
+            values = np.empty((len(here), *out.shape[1:]), out.dtype)
+            self.volumes[number].take(name, inside, values, check)
+            out[here] = self._labels[number][values] if name == "label" else values
+
+    def _shares(
+        self, rows: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Number of a volume, places in `rows` that lie in it, their rows there."""
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(owners).tolist():
+            here = np.flatnonzero(owners == number)
+            yield number, here, rows[here] - self._starts[number]
 
     def check_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """The rows as int64, once all lie inside the cache.
@@ -192,8 +225,9 @@ class FaceCache:
                 if name in ("heatmap", "regions", "visibility", "known")
                 else ""
             )
+            lacking = next(v.directory for v in self.volumes if name not in v.specs)
             raise CacheError(
-                f"{self.directory}: no column {name!r}{hint}; there are {', '.join(self.columns)}"
+                f"{lacking}: no column {name!r}{hint}; there are {', '.join(self.columns)}"
             )
         return self.specs[name]
 
@@ -222,10 +256,10 @@ class FaceCache:
         origins = [origin] if isinstance(origin, str) else list(origin or [])
         sources = _codes("origin", origins, ORIGIN_CODE)
         for name in meta or {}:
-            if name not in self.plan.meta:
+            if name not in self.meta:
                 raise CacheError(
                     f"{self.directory}: no meta column {name!r}; "
-                    f"there are {', '.join(self.plan.meta) or 'none'}"
+                    f"there are {', '.join(self.meta) or 'none'}"
                 )
         if known_occlusion is not None:
             self.require("known")
@@ -248,124 +282,55 @@ class FaceCache:
         return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
 
     def texts(self, name: str, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """Values of a text column (``key``, ``meta/NAME``) for these rows, in their order."""
-        self._forget_after_fork()
+        """Values of a text column (``key``, ``meta/NAME``) for these rows, in their order.
+
+        Raises:
+            CacheError: when the cache has no such column, or its texts were changed.
+        """
+        if name != "key" and name.removeprefix("meta/") not in self.meta:
+            raise CacheError(f"{self.directory}: no texts {name!r}")
         index = self.check_rows(rows)
-        shards, slots = np.divmod(index, self.plan.shard_rows)
+        if len(self.volumes) == 1:
+            return self.volumes[0].texts(name, index)
         out = [""] * len(index)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            with self._lock:
-                values = self._texts_of(name, int(shard))
-            for position, slot in zip(here.tolist(), slots[here].tolist(), strict=True):
-                out[position] = os.fsdecode(values[slot])
+        for number, here, inside in self._shares(index):
+            values = self.volumes[number].texts(name, inside)
+            for position, value in zip(here.tolist(), values, strict=True):
+                out[position] = value
         return out
 
-    def _texts_of(self, name: str, shard: int) -> NDArray[Any]:
-        path = shard_path(self.directory, "faces", shard)
-        try:
-            file = self._file("faces", shard)
-            values = open_dataset(file, name, (self.plan.rows_of(shard),), None)[:]
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise _unreadable(path, error) from None
-        return np.asarray(values)
-
     def find(self, keys: Iterable[str]) -> dict[str, int]:
-        """Row numbers of the keys that the cache has; reads all keys once, holds only yours."""
+        """Row numbers of the keys that the cache has; reads all keys once, holds only yours.
+
+        Of a key that several volumes have, the last one's.
+        """
         wanted = set(keys)
         found = {}
-        for start in range(0, len(self), self.plan.shard_rows):
-            rows = range(start, min(start + self.plan.shard_rows, len(self)))
+        for start in range(0, len(self), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(self)))
             for row, key in zip(rows, self.texts("key", rows), strict=True):
                 if key in wanted:
                     found[key] = row
         return found
 
-    def verify_rows(self, rows: NDArray[np.int64], groups: Iterable[str]) -> None:
-        """Compare the rows of these groups with their checksums.
 
-        Raises:
-            CacheError: naming the first row that differs and its shard file.
-        """
-        for group in groups:
-            shards, slots = np.divmod(rows, self.plan.shard_rows)
-            parts: list[Any] = []
-            if group == "faces" and self.encoded:
-                parts.append([bytes(self._jpeg(row)) for row in rows.tolist()])
-            stored = np.empty(len(rows), np.uint32)
-            for spec in columns(group, self.groups[group]["recipe"]):
-                values = np.empty((len(rows), *spec.shape), spec.dtype)
-                self._column(group, spec.name).take(shards, slots, values)
-                if spec.name == "crc":
-                    stored = values
-                else:
-                    parts.append(values)
-            wrong = np.flatnonzero(row_checksums(parts) != stored)
-            if wrong.size:
-                shard = int(shards[wrong[0]])
-                raise CacheError(
-                    f"{shard_path(self.directory, group, shard)}: row {int(slots[wrong[0]])} "
-                    "differs from its checksum; remove the file and run the same prep command"
-                )
-
-    def group_of(self, name: str) -> str:
-        """The group that a column belongs to."""
-        return self._group_of[name]
-
-    def _column(self, group: str, name: str) -> ShardColumn:
-        self._forget_after_fork()
-        if (group, name) not in self._columns:
-            manifest = self.groups[group]
-            spec = {spec.name: spec for spec in columns(group, manifest["recipe"])}[name]
-            self._columns[group, name] = open_column(
-                self._shards[group], spec, self.plan.shard_rows
+def _require_agreement(first: Volume, other: Volume) -> None:
+    """Raise a CacheError that names where the recipes of two volumes differ."""
+    for group in GROUPS:
+        if group not in first.groups or group not in other.groups:
+            continue
+        ours, theirs = first.groups[group]["recipe"], other.groups[group]["recipe"]
+        different = sorted(
+            name for name in {*ours, *theirs} - {*_ORIGIN} if ours.get(name) != theirs.get(name)
+        )
+        if different:
+            listed = ", ".join(
+                f"{name} {ours.get(name)} and {theirs.get(name)}" for name in different
             )
-        return self._columns[group, name]
-
-    def _file(self, group: str, shard: int) -> h5py.File:
-        """An open HDF5 file of a shard; the least recently used ones are closed."""
-        where = (group, shard)
-        if where not in self._files:
-            path = shard_path(self.directory, group, shard)
-            self._shards[group].check(shard)
-            try:
-                self._files[where] = h5py.File(path, "r")
-            except OSError as error:
-                raise _unreadable(path, error) from None
-            while len(self._files) > _OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
-        self._files.move_to_end(where)
-        return self._files[where]
-
-    def _jpeg(self, row: int) -> NDArray[np.uint8]:
-        """The encoded image of a row, mapped; empty for a row without a picture."""
-        self._forget_after_fork()
-        if self._blobs is None:
-            self._blobs = EncodedRows(self._shards["faces"])
-        return self._blobs.get(*divmod(row, self.plan.shard_rows))
-
-    def _decode(self, row: int) -> NDArray[np.uint8]:
-        data = self._jpeg(row)
-        if not len(data):
-            return np.zeros(self.specs["image"].shape, np.uint8)
-        image: NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-        if image is None or image.shape != self.specs["image"].shape:
-            path = shard_path(self.directory, "faces", row // self.plan.shard_rows)
-            raise CacheError(f"{path}: the image of row {row} does not decode; run `cache verify`")
-        return image.astype(np.uint8, copy=False)
-
-    def _forget_after_fork(self) -> None:
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._columns, self._files, self._blobs = {}, OrderedDict(), None
-            self._lock = threading.Lock()
-
-
-def _unreadable(path: Path, error: Exception) -> CacheError:
-    return CacheError(
-        f"{path}: not readable as HDF5 ({error}); "
-        "remove the file and run the same prep command again"
-    )
+            raise CacheError(
+                f"{first.directory} and {other.directory}: their {group} were made with other "
+                f"settings ({listed}); make one of them again"
+            )
 
 
 def _codes(what: str, names: Sequence[str], codes: Mapping[str, int]) -> list[int]:

@@ -1,12 +1,14 @@
 """What a cache holds: groups, columns, units. docs/formats.md says the same in prose.
 
 A column group is one HDF5 file per shard, so that a new group never rewrites an old one. The
-layout below is schema 1; a reader refuses any other number.
+layout below is schema 2; a reader refuses any other number.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from faceguide.core.errors import CacheError
 
-SCHEMA = 1
+SCHEMA = 2
 
 GROUPS = ("faces", "guidance", "occlusion")
 
@@ -41,64 +43,131 @@ STATUS_CODE = {name: code for code, name in enumerate(STATUSES)}
 ORIGIN_CODE = {name: code for code, name in enumerate(ORIGINS)}
 
 LANDMARKS = 478
+SOURCE_BYTES = 16  # of the sha256 of a source file that a row keeps
 REGIONS = ("eyes", "nose", "mouth")
+
+
+# Rows of more bytes have a digest of their own; the others of a group share one.
+_LARGE = 64
+_MOST_BYTES = 1 << 26  # of a row in an optional column
+_KINDS = ("|b1", "|u1", "|i1", "<i2", "<u2", "<f2", "<i4", "<u4", "<f4", "<i8", "<u8", "<f8")
+_ENCODED = "jpeg"
+_RESERVED = ("key", "meta", "offset", "row", "digest")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One fixed-size column: the same number of bytes for every row."""
+    """One column as it is delivered: the same number of bytes for every row.
+
+    Attributes:
+        name: of the column and of its dataset.
+        dtype, shape: of one row.
+        encoded: the file holds one image file per row, cut by `offset/NAME`.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
+    encoded: bool = False
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of one row in memory."""
         return self.dtype.itemsize * math.prod(self.shape)
+
+    @property
+    def large(self) -> bool:
+        """Whether its rows have a digest of their own."""
+        return self.encoded or self.row_bytes > _LARGE
+
+    def described(self) -> dict[str, Any]:
+        """Type and shape, as a recipe and a manifest state them."""
+        return {"dtype": _ENCODED if self.encoded else self.dtype.str, "shape": list(self.shape)}
 
 
 def _column(name: str, dtype: str, *shape: int) -> Column:
     return Column(name, np.dtype(dtype), shape)
 
 
+QUALITY = _column("quality", "<f4")
+
+
 def columns(group: str, recipe: dict[str, Any]) -> tuple[Column, ...]:
-    """The fixed-size columns of a group under its recipe, in the order of the file and the crc.
+    """The columns of a group under its recipe, texts apart, in the order of the file.
+
+    Large ones come first, then the small ones, then the digests: a shard's end then holds what
+    decides whether a row counts. Columns that not every cache has stand in `recipe["columns"]`.
 
     Raises:
-        CacheError: when the recipe lacks the sizes that the group needs, or they are absurd.
+        CacheError: when the recipe lacks the sizes that the group needs, or they are absurd, or
+            an optional column is not sound.
     """
     if group == "faces":
         size = _size(recipe, "size", 4096)
-        image = (
-            (_column("image", "|u1", size, size, 3),) if recipe.get("store") != "jpeg" else ()
-        )  # an encoded image lives in `jpeg`, cut by `offset`
-        return (
-            *image,
+        always = [
+            Column("image", np.dtype("|u1"), (size, size, 3), recipe.get("store") == "jpeg"),
             _column("landmarks", "<f4", LANDMARKS, 3),
             _column("transform", "<f4", 2, 3),
+            _column("source", "|u1", SOURCE_BYTES),
+            _column("pose", "<f4", 3),
             _column("source_size", "<i4", 2),
             _column("label", "<i8"),
-            _column("pose", "<f4", 3),
-            _column("quality", "<f4"),
             _column("faces", "|u1"),
             _column("status", "|u1"),
             _column("origin", "|u1"),
-            _column("crc", "<u4"),
-        )
-    grid = _size(recipe, "grid", 1024)
-    if group == "guidance":
-        return (
+        ]
+    elif group == "guidance":
+        grid = _size(recipe, "grid", 1024)
+        always = [
             _column("heatmap", "|u1", grid, grid),
             _column("regions", "|u1", len(REGIONS), grid, grid),
-            _column("crc", "<u4"),
-        )
-    return (
-        _column("visibility", "<f2", grid, grid),
-        _column("known", "|b1"),
-        _column("status", "|u1"),
-        _column("crc", "<u4"),
-    )
+        ]
+    else:
+        grid = _size(recipe, "grid", 1024)
+        always = [
+            _column("visibility", "<f2", grid, grid),
+            _column("known", "|b1"),
+            _column("status", "|u1"),
+        ]
+    every = always + _optional(recipe, {*_RESERVED, *(column.name for column in always)})
+    every.sort(key=lambda column: not column.large)
+    return (*every, _column("digest", "<u8", len(digested(every))))
+
+
+def digested(specs: Iterable[Column]) -> list[tuple[str, ...]]:
+    """Which columns each digest of a row covers: every large one by itself, the small ones joined.
+
+    Args:
+        specs: what `columns` gives, with or without the digests themselves.
+    """
+    named = [spec for spec in specs if spec.name != "digest"]
+    small = tuple(spec.name for spec in named if not spec.large)
+    return [*((spec.name,) for spec in named if spec.large), *([small] if small else [])]
+
+
+def _optional(recipe: dict[str, Any], taken: set[str]) -> list[Column]:
+    """The columns that a recipe names besides those of every cache."""
+    listed = recipe.get("columns", {})
+    found = []
+    try:
+        for name, stated in sorted(listed.items()):
+            kind, shape = stated["dtype"], tuple(stated["shape"])
+            encoded = kind == _ENCODED
+            sound = (
+                re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name)
+                and name not in taken
+                and kind in (*_KINDS, _ENCODED)
+                and len(shape) <= 8
+                and all(type(side) is int and side >= 1 for side in shape)
+                and (not encoded or (len(shape) == 3 and shape[2] == 3))
+            )
+            column = Column(name, np.dtype("|u1" if encoded else kind), shape, encoded)
+            if not sound or column.row_bytes > _MOST_BYTES:
+                raise ValueError(name)
+            found.append(column)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CacheError(f"recipe: its optional columns are not sound ({error})") from None
+    return found
 
 
 def _size(recipe: dict[str, Any], name: str, limit: int) -> int:

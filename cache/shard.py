@@ -1,7 +1,7 @@
 """One shard of one column group: an HDF5 file and the sidecar that describes it.
 
 The HDF5 file holds contiguous, unfiltered datasets that start at multiples of 4096 bytes.
-h5py lays the file out, in memory; the rows themselves are written at the datasets' offsets, so
+h5py lays the file out, in memory; texts and rows are written at the datasets' offsets, so
 that a full disk is an ordinary error of the operating system and never a half-closed HDF5 file.
 The sidecar is written last: a shard is finished when its sidecar is there.
 """
@@ -9,8 +9,7 @@ The sidecar is written last: a shard is finished when its sidecar is there.
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.opening import SIGNATURE, opening_checksum
-from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns
+from faceguide.cache.digests import bytes_digest, piece_digests, row_digests
+from faceguide.cache.opening import SIGNATURE, opening_digest
+from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns, digested
 from faceguide.core.errors import CacheError
 from faceguide.core.files import (
     digest,
@@ -33,7 +33,6 @@ from faceguide.core.files import (
 from faceguide.core.formats.hdf5_writing import new_hdf5
 
 ALIGNMENT = 4096
-_TEXT = h5py.string_dtype("utf-8")
 
 
 def shard_path(directory: Path, group: str, shard: int) -> Path:
@@ -72,11 +71,22 @@ def is_done(directory: Path, group: str, shard: int, recipe: dict[str, Any]) -> 
 
 
 class ShardWriter:
-    """Lays out one HDF5 file and fills it; `write_shard` is the way in."""
+    """Fills a file that is laid out; `write_shard` is the way in.
 
-    def __init__(self, path: Path, offsets: dict[str, int], specs: Mapping[str, Column]) -> None:
-        self.offsets = offsets
-        self._specs = specs
+    What is written through it gets its digests here, so no writer can forget them.
+    """
+
+    def __init__(
+        self, path: Path, offsets: dict[str, int], specs: Sequence[Column], rows: int
+    ) -> None:
+        self._offsets, self._rows = offsets, rows
+        self._specs = {spec.name: spec for spec in specs}
+        self._covered = digested(specs)
+        self._digests = np.zeros((rows, len(self._covered)), np.uint64)
+        self._small = {
+            spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in specs if not spec.large
+        }
+        self._written = dict.fromkeys((spec.name for spec in specs if spec.name != "digest"), 0)
         self._descriptor = os.open(path, os.O_WRONLY)
 
     def write(self, name: str, start: int, rows: NDArray[Any]) -> None:
@@ -86,14 +96,37 @@ class ShardWriter:
             raise ValueError(
                 f"{name}: expected {spec.dtype} {spec.shape}, got {rows.dtype} {rows.shape[1:]}"
             )
-        self._pwrite(np.ascontiguousarray(rows), self.offsets[name] + start * spec.row_bytes)
+        rows, end = np.ascontiguousarray(rows), start + len(rows)
+        if spec.large:
+            self._digests[start:end, self._covered.index((name,))] = row_digests(rows)
+        else:
+            self._small[name][start:end] = rows
+        self._pwrite(rows, self._offsets[name] + start * spec.row_bytes)
+        self._written[name] += len(rows)
 
-    def write_blob(self, name: str, data: Sequence[bytes]) -> None:
-        """Write encoded rows one behind the other."""
-        position = self.offsets[name]
-        for piece in data:
+    def write_bytes(self, name: str, pieces: Sequence[bytes]) -> None:
+        """Write the bytes of every row of a column, one behind the other, and where each ends."""
+        self._pwrite(_ends(pieces), self._offsets[f"offset/{name}"])
+        position = self._offsets.get(name, 0)  # without a place when all are empty
+        for piece in pieces:
             self._pwrite(piece, position)
             position += len(piece)
+        if name in self._specs:
+            self._digests[:, self._covered.index((name,))] = piece_digests(pieces)
+            self._written[name] = len(pieces)
+
+    def finish(self) -> None:
+        """Write the digests.
+
+        Raises:
+            ValueError: when a column was not written whole.
+        """
+        if lacking := [name for name, rows in self._written.items() if rows != self._rows]:
+            raise ValueError(f"{', '.join(lacking)}: not written whole")
+        small = [name for name in self._small if name in self._written]
+        if small:
+            self._digests[:, -1] = row_digests(*(self._small[name] for name in small))
+        self._pwrite(self._digests, self._offsets["digest"])
 
     def _pwrite(self, data: Any, position: int) -> None:
         view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8))
@@ -115,7 +148,7 @@ def write_shard(
     *,
     rows: int,
     texts: Mapping[str, Sequence[str]],
-    blob: Sequence[bytes] | None = None,
+    encoded: Mapping[str, Sequence[bytes]] | None = None,
     report: dict[str, Any],
 ) -> Iterator[ShardWriter]:
     """Write one shard whole: yields a writer for the fixed columns, then seals file and sidecar.
@@ -127,24 +160,28 @@ def write_shard(
         recipe: recipe of the group.
         rows: number of rows.
         texts: text columns, such as key and meta/NAME, one value per row.
-        blob: encoded images, stored as `jpeg` and `offset`.
+        encoded: image files of the columns that hold such, one per row.
         report: what the sidecar says besides (counts, failures); may be filled until the end of
             the with-block.
     """
     path = shard_path(directory, group, shard)
-    specs = {column.name: column for column in columns(group, recipe)}
+    specs = columns(group, recipe)
+    # Bytes, not str: a file name that is no UTF-8 keeps its bytes.
+    words = {name: [os.fsencode(value) for value in values] for name, values in texts.items()}
+    pieces = {**words, **(encoded or {})}
     with replacing(path) as temporary:
-        offsets = _lay_out(temporary, group, specs, rows, texts, blob)
-        writer = ShardWriter(temporary, offsets, specs)
+        offsets = _lay_out(temporary, group, specs, rows, pieces)
+        writer = ShardWriter(temporary, offsets, specs, rows)
         try:
-            if blob is not None:
-                writer.write_blob("jpeg", blob)
+            for name, values in pieces.items():
+                writer.write_bytes(name, values)
             yield writer
+            writer.finish()
         finally:
             writer.close()
         size, sha256 = temporary.stat().st_size, file_sha256(temporary)
         with temporary.open("rb") as file:
-            opening = opening_checksum(file.fileno(), offsets, list(specs.values()), rows)
+            opening = opening_digest(file.fileno(), offsets, specs, rows)
     write_json(
         sidecar_path(directory, group, shard),
         {
@@ -157,6 +194,7 @@ def write_shard(
             "sha256": sha256,
             "opening": opening,
             "offsets": offsets,
+            "texts": {name: bytes_digest(_ends(values), *values) for name, values in words.items()},
             **report,
         },
     )
@@ -165,12 +203,18 @@ def write_shard(
 def _lay_out(
     path: Path,
     group: str,
-    specs: Mapping[str, Column],
+    specs: Sequence[Column],
     rows: int,
-    texts: Mapping[str, Sequence[str]],
-    blob: Sequence[bytes] | None,
+    pieces: Mapping[str, Sequence[bytes]],
 ) -> dict[str, int]:
-    """Create the HDF5 file with its texts and empty columns; return the columns' offsets."""
+    """Create the HDF5 file with empty datasets; return where in the file they begin."""
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    for name, values in pieces.items():
+        shapes[f"offset/{name}"] = (rows + 1,), np.dtype("<u8")
+        shapes[name] = (sum(map(len, values)),), np.dtype("|u1")
+    for spec in specs:
+        if not spec.encoded:
+            shapes[spec.name] = (rows, *spec.shape), spec.dtype
     with new_hdf5(
         path,
         libver=("earliest", "v110"),
@@ -180,20 +224,17 @@ def _lay_out(
         file.attrs["format"] = "faceguide"
         file.attrs["schema"] = SCHEMA
         file.attrs["group"] = group
-        for name, values in texts.items():
-            # Bytes, not str: a file name that is no UTF-8 keeps its bytes.
-            file.create_dataset(name, data=[os.fsencode(value) for value in values], dtype=_TEXT)
-        if blob is not None:
-            ends = np.cumsum([0, *map(len, blob)], dtype=np.uint64)
-            file.create_dataset("offset", data=ends)
-            _allocate(file, "jpeg", (int(ends[-1]),), np.dtype("|u1"))
-        for spec in specs.values():
-            _allocate(file, spec.name, (rows, *spec.shape), spec.dtype)
+        for name, (shape, dtype) in shapes.items():
+            _allocate(file, name, shape, dtype)
         for name, names in (("status", STATUSES), ("origin", ORIGINS)):
             if name in file:
                 file[name].attrs["names"] = ",".join(names)
-        named = [*specs, *(["jpeg", "offset"] if blob is not None else [])]
-        return {name: file[name].id.get_offset() for name in named if file[name].size}
+        return {name: file[name].id.get_offset() for name in shapes if file[name].size}
+
+
+def _ends(pieces: Sequence[bytes]) -> NDArray[np.uint64]:
+    """0, and where each piece ends."""
+    return np.cumsum([0, *map(len, pieces)], dtype=np.uint64)
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -206,46 +247,7 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)  # times would make equal shards differ
-    kind = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), properties)
-
-
-def row_checksums(
-    columns: Sequence[Sequence[bytes] | NDArray[Any]], start: NDArray[np.uint32] | None = None
-) -> NDArray[np.uint32]:
-    """crc32 of each row over its columns one behind the other.
-
-    Args:
-        columns: in schema order, each with one item per row: arrays of fixed-size rows, or
-            sequences of bytes (encoded images).
-        start: checksums of the columns before these, to go on from.
-
-    Returns:
-        (N,) uint32.
-    """
-    total = start.tolist() if start is not None else [0] * len(columns[0])
-    for part in _joined(columns):
-        total = [zlib.crc32(row, crc) for row, crc in zip(part, total, strict=True)]
-    return np.array(total, np.uint32)
-
-
-def _joined(columns: Sequence[Sequence[bytes] | NDArray[Any]]) -> Iterator[Iterable[Any]]:
-    """Rows of bytes; neighbouring small columns are joined, since every crc call costs."""
-    small: list[NDArray[np.uint8]] = []
-    for column in columns:
-        if not isinstance(column, np.ndarray):
-            if small:
-                yield np.concatenate(small, axis=1)
-                small = []
-            yield column
-            continue
-        flat = np.ascontiguousarray(column).reshape(len(column), -1).view(np.uint8)
-        if flat.shape[1] > 8192:
-            if small:
-                yield np.concatenate(small, axis=1)
-                small = []
-            yield flat
-        else:
-            small.append(flat)
-    if small:
-        yield np.concatenate(small, axis=1)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+    h5py.h5d.create(file.id, os.fsencode(name), kind, space, properties, links)

@@ -24,16 +24,20 @@ class ShardFiles:
     Args:
         directory: the cache.
         group: faces, guidance or occlusion.
-        manifest: of the group, as `load_manifest` gives it.
+        manifest: of the group, as `load_manifest` gives it; of a group that is not sealed, its
+            recipe and the entries of single shards by number.
 
     Attributes:
-        entries: per shard its rows, bytes and the byte offset of each contiguous dataset.
+        entries: by shard its rows, bytes and the byte offset of each contiguous dataset.
     """
 
     def __init__(self, directory: Path, group: str, manifest: dict[str, Any]) -> None:
         self._directory, self._group = directory, group
         self._specs = columns(group, manifest["recipe"])
-        self.entries: list[dict[str, Any]] = manifest["shards"]
+        shards = manifest["shards"]
+        self.entries: dict[int, dict[str, Any]] = (
+            shards if isinstance(shards, dict) else dict(enumerate(shards))
+        )
         self._sound: set[int] = set()
 
     def path(self, shard: int) -> Path:

@@ -160,7 +160,7 @@ class Stream:
         threads: batches gathered at the same time, ahead of the caller.
         depth: finished batches held ready.
         copy: deliver tensors that stay valid.
-        check: compare every row with its checksum while reading.
+        check: compare what is delivered with its digests.
         device: a CUDA device gets the batch copied to it; the copy has finished before its
             memory is used again.
         state: what `state()` gave: go on exactly there.
@@ -185,7 +185,7 @@ class Stream:
         threads: int = 2,
         depth: int = 2,
         copy: bool = False,
-        check: bool = False,
+        check: bool = True,
         device: torch.device | str | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
@@ -314,12 +314,9 @@ class _Slot:
             self._copied.synchronize()
         if len(rows) > self._capacity:
             self._allocate(len(rows))
-        if check:
-            groups = {self._cache.group_of(name) for name in self._columns}
-            self._cache.verify_rows(rows, sorted(groups))
         self._arrays["row"][: len(rows)] = rows
         for name in self._columns:
-            self._cache.take(name, rows, self._arrays[name][: len(rows)])
+            self._cache.take(name, rows, self._arrays[name][: len(rows)], check)
 
     def deliver(
         self, length: int, device: torch.device | None, copy: bool

@@ -35,7 +35,7 @@ from faceguide.evaluate.score.scores import (
 
 RANKS = (1, 5, 10, 20)
 FPIRS = (1e-3, 1e-2, 1e-1)
-SEARCH = "search.npz"
+SEARCH = "search.safetensors"
 _BLOCK_BYTES = 32 << 20  # of probes × persons
 
 

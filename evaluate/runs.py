@@ -20,7 +20,7 @@ from faceguide.core.files import (
     digest,
     write_json,
 )
-from faceguide.core.formats.npz import write_npz
+from faceguide.core.formats.container import write_arrays
 from faceguide.evaluate import (
     galleries,
     identification,
@@ -91,8 +91,8 @@ def run_verification(
 ) -> dict[str, Any]:
     """Score a list of pairs and summarise it.
 
-    Writes run.json, verification.json, scores.npz and, if need be, left_out.csv (pairs without a
-    score) and doubtful.csv (pairs with one that look wrong).
+    Writes run.json, verification.json, scores.safetensors and, if need be, left_out.csv (pairs
+    without a score) and doubtful.csv (pairs with one that look wrong).
 
     Returns:
         The record of verification.json; of a part, `part_record`.
@@ -209,7 +209,7 @@ def run_identification(
 ) -> dict[str, Any]:
     """Search probes in a gallery and summarise the search.
 
-    Writes run.json, identification.json, search.npz and, if need be, left_out.csv.
+    Writes run.json, identification.json, search.safetensors and, if need be, left_out.csv.
 
     Args:
         lists: gallery and probe CSV, or None: one image per identity is enrolled.
@@ -295,15 +295,15 @@ def _strata(
 
 
 def _save_search(out: Path, task: Galleries, found: identification.Search) -> None:
-    write_npz(
-        out / identification.SEARCH,
-        probe=task.probe,
-        person=task.probe_person,
-        rank=found.rank,
-        mate=found.mate,
-        top=found.top,
-        top_person=found.top_person,
-    )
+    arrays: dict[str, Any] = {
+        "probe": task.probe,
+        "person": task.probe_person,
+        "rank": found.rank,
+        "mate": found.mate,
+        "top": found.top,
+        "top_person": found.top_person,
+    }
+    write_arrays(out / identification.SEARCH, arrays)
 
 
 def _leak(cache: FaceCache, network: Network, rows: Any) -> dict[str, Any] | None:

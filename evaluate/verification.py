@@ -21,9 +21,9 @@ from faceguide.cache.pairs.pair_rows import (
 from faceguide.core.commands.console import printable
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import replacing
-from faceguide.core.formats.npz import (
-    read_npz,
-    write_npz,
+from faceguide.core.formats.container import (
+    read_arrays,
+    write_arrays,
 )
 from faceguide.evaluate.metrics.bootstrap import verification_intervals
 from faceguide.evaluate.metrics.folds import (
@@ -42,7 +42,7 @@ from faceguide.evaluate.metrics.roc import (
 )
 
 RECORD = "verification.json"
-SCORES = "scores.npz"
+SCORES = "scores.safetensors"
 LEFT_OUT = "left_out.csv"
 DOUBTFUL = "doubtful.csv"
 # No network orders faces so by chance: below this AUC over so many pairs of each kind, `same` is
@@ -163,7 +163,7 @@ def save_scores(
     correct: NDArray[np.bool_],
     people: NDArray[np.int64],
 ) -> None:
-    """Write every scored pair to `scores.npz`, for figures, comparisons and your own reading.
+    """Write every scored pair to `scores.safetensors`, for figures, comparisons and other readers.
 
     Args:
         out: the run directory.
@@ -176,17 +176,16 @@ def save_scores(
         correct: (N,) right decisions.
         people: (N, 2).
     """
-    write_npz(
-        out / SCORES,
-        listed=np.array(listed),
-        number=number,
-        probe=probe,
-        reference=reference,
-        same=same,
-        score=score,
-        correct=correct,
-        people=people,
-    )
+    arrays = {
+        "number": number,
+        "probe": probe,
+        "reference": reference,
+        "same": same,
+        "score": score,
+        "correct": correct,
+        "people": people,
+    }
+    write_arrays(out / SCORES, arrays, {"listed": listed})
 
 
 def load_scores(run: Path) -> dict[str, NDArray[Any]]:
@@ -196,13 +195,14 @@ def load_scores(run: Path) -> dict[str, NDArray[Any]]:
         EvaluationError: when the run has none.
         CacheError: when the file is damaged.
     """
-    names = ("listed", "number", "probe", "reference", "same", "score", "correct", "people")
+    names = ("number", "probe", "reference", "same", "score", "correct", "people")
     try:
-        return read_npz(run / SCORES, names, "run the evaluation again")
+        found = read_arrays(run / SCORES, "run the evaluation again", names)
     except FileNotFoundError:
         raise EvaluationError(
             f"{run}: no {SCORES}; expected a run of `evaluate verification`"
         ) from None
+    return {"listed": np.array(found.about.get("listed", "")), **found.arrays}
 
 
 def write_left_out(out: Path, left_out: list[LeftOut]) -> dict[str, Any]:

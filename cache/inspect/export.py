@@ -33,7 +33,7 @@ def export_landmarks(cache: FaceCache, out: Path) -> tuple[int, int]:
     """
     written = left_out = 0
     rows = cache.select()
-    size = cache.plan.recipe["size"]
+    size = cache.recipe["size"]
     with (
         replacing(out) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,

@@ -104,4 +104,7 @@ def _settings(recipe: dict[str, Any]) -> str:
         for name, value in sorted(recipe.items())
         if isinstance(value, (str, int, float)) and name not in ("faces", "revision")
     }
+    finder = recipe.get("finder")
+    if isinstance(finder, dict):
+        plain["finder"] = f"{finder.get('tool')} of {finder.get('version', finder.get('table'))}"
     return ", ".join(f"{name} {value}" for name, value in plain.items())

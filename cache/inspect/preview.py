@@ -106,7 +106,8 @@ def _captions(cache: FaceCache, sample: dict[str, Any]) -> list[str]:
     if status != "ok":
         return [f"{sample['row']}  {sample['key']}", status]
     yaw, pitch, roll = (f"{angle:+.0f}°" for angle in sample["pose"])
-    quality = "" if np.isnan(sample["quality"]) else f"  quality {sample['quality']:.2f}"
+    measured = sample.get("quality", np.nan)  # not every cache has it
+    quality = "" if np.isnan(measured) else f"  quality {measured:.2f}"
     pose = f"yaw {yaw} pitch {pitch} roll {roll}"
     visible = (
         f"  visible {sample['visibility'].mean(dtype=float):.0%}" if sample.get("known") else ""

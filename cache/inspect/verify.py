@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.digests import piece_digests, row_digests
 from faceguide.cache.manifest import (
     group_recipe,
     load_manifest,
@@ -22,9 +22,20 @@ from faceguide.cache.manifest import (
     recipe_path,
     require_plan,
 )
+from faceguide.cache.mapping import BytesColumn, SplitColumn
 from faceguide.cache.plan import IDENTITIES, SOURCES, Plan, read_identities, read_sources
-from faceguide.cache.schema import GROUPS, ORIGINS, SCHEMA, STATUS_CODE, STATUSES, columns
-from faceguide.cache.shard import row_checksums, shard_path, sidecar_path
+from faceguide.cache.schema import (
+    GROUPS,
+    ORIGINS,
+    SCHEMA,
+    STATUS_CODE,
+    STATUSES,
+    Column,
+    columns,
+    digested,
+)
+from faceguide.cache.shard import shard_path, sidecar_path
+from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
 from faceguide.core.files import (
     digest,
@@ -127,12 +138,13 @@ def _totals(directory: Path, plan: Plan, group: str, manifest: dict[str, Any]) -
         shard["bytes"] for shard in manifest["shards"]
     ):
         yield f"{path}: its totals are wrong; run `cache seal {directory}`"
-    if set(manifest) != _MANIFEST_FIELDS or manifest.get("group") != group:
+    if set(manifest) - {"masks"} != _MANIFEST_FIELDS or manifest.get("group") != group:
         yield f"{path}: a field is missing or unknown; run `cache seal {directory}`"
 
 
 _MANIFEST_FIELDS = {
-    "schema", "group", "recipe", "listing", "rows", "bytes", "status", "origin", "shards",
+    "schema", "group", "recipe", "columns", "listing", "rows", "bytes", "status", "origin",
+    "shards",
 }  # fmt: skip
 
 
@@ -192,45 +204,69 @@ def _content(
     entry: dict[str, Any],
     shard: int,
 ) -> Iterator[str]:
-    rows = plan.rows_of(shard)
-    with h5py.File(shard_path(directory, group, shard), "r") as file:
-        values: dict[str, NDArray[Any]] = {}
-        for spec in columns(group, recipe):
+    rows, specs = plan.rows_of(shard), columns(group, recipe)
+    yield from _datasets(shard_path(directory, group, shard), entry, specs, rows)
+    files = ShardFiles(directory, group, {"recipe": recipe, "shards": {shard: entry}})
+    values: dict[str, NDArray[Any]] = {}
+    found: dict[str, NDArray[np.uint64]] = {}
+    for spec in specs:
+        if spec.encoded:
+            pieces = list(BytesColumn(files, spec.name).all(shard))
+            found[spec.name] = piece_digests(pieces)
+            continue
+        values[spec.name] = np.empty((rows, *spec.shape), spec.dtype)
+        SplitColumn(files, spec).take(np.full(rows, shard), np.arange(rows), values[spec.name])
+    for place, names in enumerate(digested(specs)):
+        mine = found.get(names[0])
+        if mine is None:
+            mine = row_digests(*(values[name] for name in names))
+        wrong = np.flatnonzero(mine != values["digest"][:, place])
+        if wrong.size:
+            yield (
+                f"{', '.join(names)} of row {wrong[0]} and {wrong.size - 1} others differ from "
+                "their digests"
+            )
+    if group == "faces":
+        sources = read_sources(directory, plan, shard)
+        for name, wanted in {
+            "key": [row.key for row in sources],
+            **{f"meta/{name}": [r.meta[i] for r in sources] for i, name in enumerate(plan.meta)},
+        }.items():
+            texts = [os.fsdecode(bytes(piece)) for piece in BytesColumn(files, name).all(shard)]
+            if texts != wanted:
+                yield f"its {name} is not that of the plan"
+    for spec in specs:
+        if spec.encoded and group == "faces":
+            pieces = list(BytesColumn(files, spec.name).all(shard))
+            yield from _pictures(spec, pieces, values["status"])
+    yield from _INVARIANTS[group](values, plan)
+
+
+def _datasets(
+    path: Path, entry: dict[str, Any], specs: Sequence[Column], rows: int
+) -> Iterator[str]:
+    """Whether HDF5 finds each column where the manifest says it lies."""
+    with h5py.File(path, "r") as file:
+        for spec in specs:
+            if spec.encoded:
+                continue
             try:
                 dataset = open_dataset(file, spec.name, (rows, *spec.shape), spec.dtype)
             except ValueError as error:
                 yield str(error)
-                return
-            if dataset.id.get_offset() != entry["offsets"].get(spec.name):
+                continue
+            if dataset.id.get_offset() != entry["offsets"][spec.name]:
                 yield f"{spec.name} does not start where the manifest says"
-            values[spec.name] = dataset[:]
-        parts: list[Any] = []
-        if group == "faces" and recipe.get("store") == "jpeg":
-            ends = open_dataset(file, "offset", (rows + 1,), np.dtype("<u8"))[:].astype(np.int64)
-            blob = open_dataset(file, "jpeg", (int(ends[-1]),), np.dtype("|u1"))[:]
-            pieces = [bytes(blob[a:b]) for a, b in itertools.pairwise(ends)]
-            parts.append(pieces)
-            yield from _pictures(pieces, values["status"], int(recipe["size"]))
-        parts += [values[spec.name] for spec in columns(group, recipe) if spec.name != "crc"]
-        wrong = np.flatnonzero(row_checksums(parts) != values["crc"])
-        if wrong.size:
-            yield f"row {wrong[0]} and {wrong.size - 1} others differ from their checksums"
-        if group == "faces":
-            keys = [os.fsdecode(key) for key in open_dataset(file, "key", (rows,), None)[:]]
-            if keys != [row.key for row in read_sources(directory, plan, shard)]:
-                yield "its keys are not those of the plan"
-            for name in plan.meta:
-                open_dataset(file, f"meta/{name}", (rows,), None)
-    yield from _INVARIANTS[group](values, plan)
 
 
-def _pictures(pieces: list[bytes], status: NDArray[np.uint8], size: int) -> Iterator[str]:
-    for row, piece in enumerate(pieces):
-        if status[row] == _OK:
-            data = np.frombuffer(piece, np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(piece) else None
-            if image is None or image.shape != (size, size, 3):
-                yield f"the image of row {row} does not decode"
+def _pictures(
+    spec: Column, pieces: Sequence[memoryview], status: NDArray[np.uint8]
+) -> Iterator[str]:
+    for row in np.flatnonzero(status == _OK).tolist():
+        data = np.frombuffer(pieces[row], np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        if image is None or image.shape != spec.shape:
+            yield f"{spec.name} of row {row} does not decode"
 
 
 def _faces(values: dict[str, NDArray[Any]], plan: Plan) -> Iterator[str]:
@@ -245,7 +281,7 @@ def _faces(values: dict[str, NDArray[Any]], plan: Plan) -> Iterator[str]:
         yield "a good row has a transform that is not finite"
     if (values["origin"][good] == 0).any() or (values["origin"][~good] != 0).any():
         yield "origin and status contradict each other"
-    quality = values["quality"]
+    quality = values.get("quality", np.empty(0))
     if ((quality < 0) | (quality > 1)).any():
         yield "a quality is outside 0 … 1"
 

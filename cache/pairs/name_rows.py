@@ -21,6 +21,7 @@ _SUFFIX = re.compile(
     r"\.(jpe?g|jpe|jfif|png|bmp|webp|ppm|pgm|tiff?|gif|avif|hei[cf])$", re.IGNORECASE
 )
 _DIGITS = re.compile(r"\d+")
+_CHUNK = 1 << 16  # keys read at a time
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ class _Search:
 
     def scan(self, cache: FaceCache) -> None:
         """Look at every key."""
-        for start in range(0, len(cache), cache.plan.shard_rows):
-            rows = range(start, min(start + cache.plan.shard_rows, len(cache)))
+        for start in range(0, len(cache), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(cache)))
             for row, key in zip(rows, cache.texts("key", rows), strict=True):
                 path = _Path.of(key)
                 self._offer(row, path)

@@ -48,8 +48,8 @@ from faceguide.evaluate.evaluation_run import (
 )
 from faceguide.evaluate.score.block_files import (
     is_there,
-    read_arrays,
-    write_arrays,
+    read_block,
+    write_block,
 )
 from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import provenance
@@ -126,15 +126,15 @@ def compute_block(
     # Whole pairs, in proportion to the forwards that are done.
     done = np.floor(np.cumsum(steps) / sum(steps) * len(places) + 1e-9).astype(int)
     ticks = iter(np.diff(done, prepend=0).tolist())
-    table = read_arrays(table_path(out, block), key)
+    table = read_block(table_path(out, block), key)
     if table is None:
         table = table_of(job, block)
-        write_arrays(table_path(out, block), key, table)
+        write_block(table_path(out, block), key, table)
     bar(next(ticks))
     for method in methods:
         path = maps_path(out, method.name, block)
         if not is_there(path, key):
-            write_arrays(path, key, maps_of(job, method, block, table))
+            write_block(path, key, maps_of(job, method, block, table))
         bar(next(ticks))
 
 

@@ -80,7 +80,7 @@ def find_causes(
     typical = diagnosis.typical_energy(maps["energy"])
     causes: list[str | None] = []
     for place, number in enumerate(numbers):
-        if maps["error"][place]:
+        if maps["error"][place].any():
             causes.append("error")
             continue
         causes.append(

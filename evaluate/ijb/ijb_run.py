@@ -11,7 +11,7 @@ from faceguide.cache.pairs.pair_rows import LeftOut
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_json
-from faceguide.core.formats.npz import write_npz
+from faceguide.core.formats.container import write_arrays
 from faceguide.evaluate.ijb import (
     ijb_doubts,
     ijb_faces,
@@ -52,7 +52,8 @@ def run_ijb(
 ) -> dict[str, Any]:
     """Both protocols of IJB-B or IJB-C.
 
-    Writes run.json, ijb.json, ijb_scores.npz and, if an image could not be used, left_out.csv.
+    Writes run.json, ijb.json, ijb_scores.safetensors and, if an image could not be used,
+    left_out.csv.
 
     Returns:
         The record of ijb.json; of a part, `part_record`.
@@ -149,6 +150,6 @@ def run_ijb(
         "verification": verification,
         "identification": identified,
     }
-    write_npz(run.out / "ijb_scores.npz", **arrays)
+    write_arrays(run.out / "ijb_scores.safetensors", arrays)
     write_json(run.out / ijb_protocol.RECORD, record)
     return record

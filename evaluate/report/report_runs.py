@@ -14,7 +14,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import EvaluationError, FaceguideError
 from faceguide.core.files import read_json
-from faceguide.core.formats.npz import read_npz
+from faceguide.core.formats.container import read_arrays
 from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.identification import SEARCH, cmc
 from faceguide.evaluate.metrics.roc import far_name
@@ -330,7 +330,7 @@ def load_cmc(run: Path) -> NDArray[np.float64] | None:
         EvaluationError: when there is none.
     """
     try:
-        rank = read_npz(run / SEARCH, ["rank"], "run the evaluation again")["rank"]
+        rank = read_arrays(run / SEARCH, "run the evaluation again", ["rank"]).arrays["rank"]
     except FileNotFoundError:
         raise EvaluationError(f"{run}: no {SEARCH}; run the evaluation again") from None
     return cmc(rank) if (rank > 0).any() else None

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,76 +19,52 @@ from faceguide.core.commands.parts import (
     WHOLE,
     shards_of,
 )
-from faceguide.core.errors import (
-    EvaluationError,
-    Unfinished,
+from faceguide.core.errors import Unfinished
+from faceguide.core.files import digest
+from faceguide.core.formats.container import (
+    SUFFIX,
+    read_about,
+    read_arrays,
+    write_arrays,
 )
-from faceguide.core.files import (
-    append_digest,
-    digest,
-    digest_intact,
-    replacing,
-)
-from faceguide.core.formats.hdf5 import (
-    attribute,
-    contiguous_dataset,
-)
-from faceguide.core.formats.hdf5_writing import new_hdf5
 
 FOLDER = "scores"
 
 
-def write_arrays(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+_REMEDY = "remove the file and run the command again"
+
+
+def write_block(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a block's file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        with new_hdf5(temporary) as file:
-            file.attrs["key"] = np.bytes_(key.encode())
-            file.attrs["digest"] = "behind"
-            for name, values in arrays.items():
-                file.create_dataset(name, data=values)
-        append_digest(temporary)
+    write_arrays(path, arrays, {"key": key})
 
 
-def read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
-    """The arrays of a block's file; None when there is none of this key.
+def read_block(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a block's file, mapped; None when there is none of this key.
 
     A file of another key belongs to other settings and counts as absent: it is replaced.
 
     Raises:
-        EvaluationError: when the file cannot be read, or was changed since.
+        CacheError: when the file cannot be read, or was changed since.
     """
-
-    def take(file: h5py.File) -> dict[str, NDArray[Any]] | None:
-        intact = digest_intact(path)
-        if intact is False or (intact is None and "digest" in file.attrs):
-            raise ValueError("changed since it was written")
-        if attribute(file, "key") != key.encode():
-            return None
-        return {name: contiguous_dataset(file, name)[()] for name in file}
-
-    return _read(path, take)
+    try:
+        found = read_arrays(path, _REMEDY)
+    except FileNotFoundError:
+        return None
+    return found.arrays if found.about.get("key") == key else None
 
 
 def is_there(path: Path, key: str) -> bool:
     """Whether there is a file of this key; its bytes are compared when it is read.
 
     Raises:
-        EvaluationError: when the file cannot be opened.
+        CacheError: when the file cannot be opened.
     """
-    return bool(_read(path, lambda file: attribute(file, "key") == key.encode()))
-
-
-def _read(path: Path, take: Callable[[h5py.File], Any]) -> Any:
-    if not path.exists():
-        return None
     try:
-        with h5py.File(path, "r") as file:
-            return take(file)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise EvaluationError(
-            f"{path}: not readable as HDF5 ({error}); remove the file and run the command again"
-        ) from None
+        return read_about(path, _REMEDY).get("key") == key
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -131,11 +106,11 @@ class ScoreBlocks:
             for number in shards_of(self.part, len(blocks)):
                 path = self._path(name, number)
                 if not is_there(path, self.key):
-                    write_arrays(path, self.key, compute(blocks[number]))
+                    write_block(path, self.key, compute(blocks[number]))
                 progress(blocks[number].stop - blocks[number].start)
             if self.part[1] > 1:
                 return None
-        found = [read_arrays(self._path(name, number), self.key) for number in range(len(blocks))]
+        found = [read_block(self._path(name, number), self.key) for number in range(len(blocks))]
         if missing := [number for number, arrays in enumerate(found) if arrays is None]:
             raise Unfinished(self.out, f"{name} scores", missing, len(blocks))
         there = [arrays for arrays in found if arrays is not None]
@@ -147,7 +122,7 @@ class ScoreBlocks:
         return replace(self, key=digest([self.key, sums]))
 
     def _path(self, name: str, number: int) -> Path:
-        return self.out / FOLDER / f"{name}-{number:05d}.h5"
+        return self.out / FOLDER / f"{name}-{number:05d}{SUFFIX}"
 
 
 def slices(count: int, step: int) -> list[slice]:

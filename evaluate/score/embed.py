@@ -104,7 +104,7 @@ def embed_rows(
     network.check_size(cache.require("image").shape[0], str(cache.directory))
 
     def batches(wanted: Sequence[Rows]) -> Iterator[tuple[Rows, torch.Tensor]]:
-        for batch in Stream(cache, columns=("image",), batches=wanted, check=True):  # type: ignore[arg-type]
+        for batch in Stream(cache, columns=("image",), batches=wanted):  # type: ignore[arg-type]
             yield batch["row"].numpy().copy(), batch["image"]
 
     def name(row: int) -> str:

@@ -1,6 +1,6 @@
 """Computed faces on disk: embeddings, feature maps and visibility, each row once.
 
-A store belongs to one cache and one set of weights. Rows come in blocks, one HDF5 file each,
+A store belongs to one cache and one set of weights. Rows come in blocks, one safetensors file each,
 written whole under a name that follows from its rows; a killed run leaves finished blocks, and
 the next run computes what is missing. Groups are separate files, so maps can follow later.
 
@@ -14,33 +14,27 @@ the next run computes what is missing. Groups are separate files, so maps can fo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import (
-    append_digest,
     digest,
-    digest_intact,
     json_bytes,
     publish,
     read_json,
-    replacing,
 )
-from faceguide.core.formats.hdf5 import (
-    attribute,
-    contiguous_dataset,
+from faceguide.core.formats.container import (
+    SUFFIX,
+    read_array,
+    read_arrays,
+    write_arrays,
 )
-from faceguide.core.formats.hdf5_writing import new_hdf5
 
 GROUPS = {
     "plain": ("plain_embedding", "plain_norm"),
@@ -49,6 +43,7 @@ GROUPS = {
     "visibility": ("visibility",),
 }
 _KEY = "key.json"
+_REMEDY = "remove the file and run the same command again"
 
 
 @dataclass
@@ -73,7 +68,7 @@ class FaceStore:
         # Per group: rows in increasing order, and the block and slot of each.
         self._index: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         for group in GROUPS:
-            for path in sorted(directory.glob(f"{group}-*.h5")):
+            for path in sorted(directory.glob(f"{group}-*{SUFFIX}")):
                 self._blocks[group].append(_Block(path, _rows_of(path)))
 
     @classmethod
@@ -105,16 +100,9 @@ class FaceStore:
         Raises:
             CacheError: when the disk is full or fails; earlier blocks stay.
         """
-        name = hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()[:16]
-        path = self.directory / f"{group}-{name}.h5"
+        path = self.directory / f"{group}-{_name(rows)}{SUFFIX}"
         columns = {"row": np.asarray(rows, np.int64), **arrays}
-        with replacing(path) as temporary:
-            with new_hdf5(temporary) as file:
-                file.attrs["digest"] = "behind"
-                for column, values in columns.items():
-                    # Contiguous, so that it can be mapped.
-                    file.create_dataset(column, data=values).attrs["crc32"] = _crc(values)
-            append_digest(temporary)
+        write_arrays(path, columns)
         self._blocks[group] = [
             *(block for block in self._blocks[group] if block.path != path),
             _Block(path, columns["row"]),
@@ -174,56 +162,19 @@ class FaceStore:
 
     def _array(self, block: _Block, column: str) -> NDArray[Any]:
         if not block.arrays:
-            _require_intact(block.path)
+            block.arrays = read_arrays(block.path, _REMEDY).arrays
         if column not in block.arrays:
-            with _opened(block.path) as file:
-                dataset = contiguous_dataset(file, column)
-                block.arrays[column] = np.memmap(
-                    block.path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape
-                )
+            raise EvaluationError(f"{block.path}: has no {column}; {_REMEDY}")
         return block.arrays[column]
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """The file, open; whatever HDF5 finds wrong with it in the block is an EvaluationError."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise EvaluationError(
-            f"{path}: not a readable block of faces ({error}); remove it and run the same command "
-            "again"
-        ) from None
-
-
-def _require_intact(path: Path) -> None:
-    """The file is as it was written, or an EvaluationError; one without a digest is checked by
-    the checksums of its columns."""
-    intact = digest_intact(path)
-    if intact is None:
-        with _opened(path) as file:
-            intact = "digest" not in file.attrs and all(
-                _crc(dataset[:]) == attribute(dataset, "crc32")
-                for dataset in (contiguous_dataset(file, name) for name in file)
-            )
-    if not intact:
-        raise EvaluationError(
-            f"{path}: changed since it was written; remove the file and run the same command again"
-        )
+def _name(rows: NDArray[np.int64]) -> str:
+    """What a block's file is called after: its rows, so that no other rows pass under its name."""
+    return hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()[:16]
 
 
 def _rows_of(path: Path) -> NDArray[np.int64]:
-    with _opened(path) as file:
-        dataset = contiguous_dataset(file, "row")
-        rows = np.asarray(dataset[:], np.int64)
-        intact = rows.ndim == 1 and _crc(rows) == attribute(dataset, "crc32")
-    if not intact:
-        raise EvaluationError(
-            f"{path}: row differs from its checksum; remove the file and run the same command again"
-        )
+    rows = np.array(read_array(path, "row", _REMEDY))
+    if rows.ndim != 1 or rows.dtype != np.int64 or path.stem.rpartition("-")[2] != _name(rows):
+        raise EvaluationError(f"{path}: changed since it was written; {_REMEDY}")
     return rows
-
-
-def _crc(values: NDArray[Any]) -> int:
-    return zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import weakref
@@ -188,7 +189,7 @@ class FaceLandmarker:
     """The same 478 points from a ``face_landmarker.task`` file, in any mediapipe.
 
     Its points differ from those of `FaceMesh` by a few hundredths of the eye distance, so one
-    cache never holds both: `mesh_name` is part of the recipe.
+    cache never holds both: `finder_of` is part of the recipe.
 
     Args:
         model: the .task file.
@@ -289,20 +290,40 @@ class BoxDetector:
             graph.close()
 
 
-def mesh_name(model: Path | None) -> str:
-    """Tool, version and model as they stand in the recipe of a cache; loads none of them.
+# The networks that `FaceMesh` and `BoxDetector` run, inside the package mediapipe.
+_BUNDLED = (
+    "face_landmark/face_landmark_with_attention.tflite",
+    "face_detection/face_detection_short_range.tflite",
+    "face_detection/face_detection_full_range_sparse.tflite",
+)
+
+
+def finder_of(model: Path | None) -> dict[str, str]:
+    """What finds the faces, as it stands in the recipe of a cache; loads no network.
+
+    Returns:
+        tool ("face-mesh" or "landmarker"), version (of mediapipe) and model (hex sha256 of the
+        networks' files, its first 32 digits).
 
     Raises:
         FaceguideError: when mediapipe is missing or the model cannot be read.
     """
-    try:
-        version = importlib.metadata.version("mediapipe")
-    except importlib.metadata.PackageNotFoundError:
-        raise FaceguideError(_MISSING) from None
-    if model is None:
-        return f"mediapipe {version} face_mesh refine"
-    digest = hashlib.sha256(_read_model(model)).hexdigest()[:12]
-    return f"mediapipe {version} face_landmarker {digest}"
+    spec = importlib.util.find_spec("mediapipe")
+    if spec is None or spec.origin is None:
+        raise FaceguideError(_MISSING)
+    version = importlib.metadata.version("mediapipe")
+    if model is not None:
+        content = _read_model(model)
+    else:
+        modules = Path(spec.origin).parent / "modules"
+        # Of a mediapipe that carries none of them, opening the mesh says so.
+        paths = [path for name in _BUNDLED if (path := modules / name).exists()]
+        content = b"".join(path.read_bytes() for path in paths)
+    return {
+        "tool": "face-mesh" if model is None else "landmarker",
+        "version": f"mediapipe {version}",
+        "model": hashlib.sha256(content).hexdigest()[:32],
+    }
 
 
 def _read_model(model: Path) -> bytes:

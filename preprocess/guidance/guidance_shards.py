@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.plan import Plan
 from faceguide.cache.schema import STATUS_CODE
-from faceguide.cache.shard import is_done, row_checksums, shard_path, write_shard
+from faceguide.cache.shard import is_done, shard_path, write_shard
+from faceguide.cache.volume import read_finished
 from faceguide.core.errors import CacheError
 from faceguide.preprocess.guidance.drawing import (
     GuidanceSettings,
@@ -55,25 +55,18 @@ def make_guidance(
     ) as writer:
         writer.write("heatmap", 0, heatmap)
         writer.write("regions", 0, regions)
-        writer.write("crc", 0, row_checksums([heatmap, regions]))
 
 
 def read_faces(directory: Path, plan: Plan, shard: int, name: str) -> NDArray[Any]:
-    """One column of a finished shard of faces.
+    """One column of a finished shard of faces, whose group need not be sealed yet.
 
     Raises:
-        CacheError: when the shard is not there or does not open.
+        CacheError: when the shard is not there, or is not what was written.
     """
-    path = shard_path(directory, "faces", shard)
     if not is_done(directory, "faces", shard, plan.recipe):
+        path = shard_path(directory, "faces", shard)
         raise CacheError(f"{path}: not there yet; run `prep landmarks` to its end first")
-    try:
-        with h5py.File(path, "r") as file:
-            return np.asarray(file[name][:])
-    except (OSError, KeyError) as error:
-        raise CacheError(
-            f"{path}: not readable ({error}); remove it and run `prep landmarks` again"
-        ) from None
+    return read_finished(directory, plan, shard, name)
 
 
 def _counts(known: NDArray[np.bool_]) -> dict[str, int]:

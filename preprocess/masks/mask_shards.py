@@ -15,7 +15,7 @@ from faceguide.cache.pairs.name_rows import match_names
 from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
-from faceguide.cache.shard import is_done, row_checksums, write_shard
+from faceguide.cache.shard import is_done, write_shard
 from faceguide.core.errors import CacheError
 from faceguide.core.faces import align
 from faceguide.core.files import (
@@ -206,7 +206,6 @@ def make_occlusion(
         }  # fmt: skip
         for name, values in columns.items():
             writer.write(name, 0, values)
-        writer.write("crc", 0, row_checksums(list(columns.values())))
     return found
 
 

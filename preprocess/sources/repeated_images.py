@@ -1,28 +1,25 @@
 """Images that a set holds more than once: under two identities, or again under one.
 
-A finished cache tells it without another look at the source: equal images gave rows that are
-equal but for the label, and so are their checksums once the label's part is taken out of them.
+A finished cache tells it without another look at the source: equal images gave equal crops, whose
+digests stand in the rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from array import array
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.schema import STATUS_CODE, columns
+from faceguide.cache.schema import STATUS_CODE, columns, digested
 from faceguide.core.commands.doubts import Doubts
 from faceguide.preprocess.sources.source_row import Source
 
 _CHUNK = 1 << 16  # rows read at a time
-_HELD = 1 << 26  # rows whose checksums are held at a time, of those that a cache has
-_COMPARED = 64  # images held while some with equal checksums are compared
+_HELD = 1 << 26  # rows whose digests are held at a time, of those that a cache has
 
 
 def repeated_rows(cache: FaceCache) -> Doubts:
@@ -39,8 +36,7 @@ def repeated_rows(cache: FaceCache) -> Doubts:
     for number in range(passes):
         rows, labels, codes = _labelled(cache, number, passes)
         for group in _equal(codes):
-            for places in _same_pixels(cache, rows, group):
-                _count(doubts, rows[places], labels[places], keys)
+            _count(doubts, rows[group], labels[group], keys)
     return doubts
 
 
@@ -79,36 +75,19 @@ def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
 
 def _labelled(
     cache: FaceCache, number: int, passes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]:
-    """Rows, labels and checksums without the label, of one of `passes` shares of them."""
-    names = [spec.name for spec in columns("faces", cache.plan.recipe)]
-    behind = columns("faces", cache.plan.recipe)[names.index("label") + 1 : names.index("crc")]
-    tail = sum(spec.row_bytes for spec in behind)
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """Rows, labels and digests of the crops, of one of `passes` shares of them."""
+    place = digested(columns("faces", cache.recipe)).index(("image",))
     parts = []
     for start in range(0, len(cache), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(cache)))
-        values = cache.read(rows, ["label", "status", "crc"])
-        codes = _without_label(values["crc"], values["label"], tail)
+        values = cache.read(rows, ["label", "status", "digest"])
+        codes = values["digest"][:, place]
         good = (values["status"] == STATUS_CODE["ok"]) & (values["label"] >= 0)
-        good &= codes % passes == number
+        good &= codes % np.uint64(passes) == number
         parts.append((rows[good], values["label"][good], codes[good]))
     rows, labels, codes = (np.concatenate(column) for column in zip(*parts, strict=True))
     return rows, labels, codes
-
-
-def _without_label(
-    crc: NDArray[np.uint32], labels: NDArray[np.int64], tail: int
-) -> NDArray[np.uint32]:
-    """The checksums that the rows would have with label 0.
-
-    crc32 is affine: what a label changes in it depends on the label and on the number of bytes
-    behind it alone.
-    """
-    distinct, which = np.unique(labels, return_inverse=True)
-    rest = bytes(tail)
-    zero = zlib.crc32(bytes(8) + rest)
-    change = [zlib.crc32(int(x).to_bytes(8, "little", signed=True) + rest) ^ zero for x in distinct]
-    return crc ^ np.array(change, np.uint32)[which]
 
 
 def _equal(codes: NDArray[np.unsignedinteger]) -> Iterator[NDArray[np.int64]]:
@@ -118,22 +97,6 @@ def _equal(codes: NDArray[np.unsignedinteger]) -> Iterator[NDArray[np.int64]]:
     starts, ends = np.append(0, ends), np.append(ends, len(order))
     for group in np.flatnonzero(ends - starts > 1):
         yield order[starts[group] : ends[group]]
-
-
-def _same_pixels(
-    cache: FaceCache, rows: NDArray[np.int64], group: NDArray[np.int64]
-) -> Iterator[NDArray[np.int64]]:
-    """Of places whose rows have equal checksums, those whose crops are equal."""
-    alike: dict[bytes, list[int]] = defaultdict(list)
-    for start in range(0, len(group), _COMPARED):
-        some = group[start : start + _COMPARED]
-        for at, image in zip(
-            some.tolist(), cache.read(rows[some], ["image"])["image"], strict=True
-        ):
-            alike[pixel_digest(image)].append(at)
-    for places in alike.values():
-        if len(places) > 1:
-            yield np.array(places)
 
 
 def _count(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from faceguide.cache import manifest
 from faceguide.cache.plan import Plan, Row, make_plan, read_sources
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.schema import STATUS_CODE, columns
-from faceguide.cache.shard import row_checksums, write_shard
+from faceguide.cache.schema import QUALITY, STATUS_CODE, columns
+from faceguide.cache.shard import write_shard
 
-RECIPE = {"revision": 1, "size": 16, "store": "raw"}
+RECIPE: dict[str, Any] = {
+    "revision": 1, "size": 16, "store": "raw", "columns": {"quality": QUALITY.described()},
+}  # fmt: skip
 FAILED_EVERY = 10
 
 
@@ -118,14 +121,16 @@ def write_faces(directory: Path, plan: Plan, shard: int) -> None:
         "origin": np.where(failed, 0, 1).astype(np.uint8),
     }
     values["landmarks"][failed] = np.nan
-    blob = None
-    head: list[Any] = [images]
+    values["source"] = np.frombuffer(
+        b"".join(hashlib.sha256(row.key.encode()).digest()[:16] for row in rows), np.uint8
+    ).reshape(n, 16)
+    encoded = None
     if plan.recipe["store"] == "jpeg":
-        blob = [
+        pieces = [
             b"" if bad else cv2.imencode(".jpg", image[:, :, ::-1], [1, 95])[1].tobytes()
             for image, bad in zip(images, failed, strict=True)
         ]
-        head = [blob]
+        encoded = {"image": pieces}
     texts = {"key": [row.key for row in rows], "meta/split": [row.meta[0] for row in rows]}
     report = {
         "status": {"ok": int((~failed).sum()), "no_face": int(failed.sum())},
@@ -137,14 +142,13 @@ def write_faces(directory: Path, plan: Plan, shard: int) -> None:
         ],
     }
     with write_shard(
-        directory, "faces", shard, plan.recipe, rows=n, texts=texts, blob=blob, report=report
+        directory, "faces", shard, plan.recipe, rows=n, texts=texts, encoded=encoded, report=report
     ) as writer:
-        if blob is None:
+        if encoded is None:
             writer.write("image", 0, images)
         names = [spec.name for spec in columns("faces", plan.recipe) if spec.name in values]
         for name in names:
             writer.write(name, 0, values[name])
-        writer.write("crc", 0, row_checksums([*head, *(values[name] for name in names)]))
 
 
 def write_group(
@@ -168,4 +172,3 @@ def write_group(
     with write_shard(directory, group, shard, recipe, rows=n, texts={}, report=report) as writer:
         for name, column in values.items():
             writer.write(name, 0, column)
-        writer.write("crc", 0, row_checksums(list(values.values())))

@@ -57,9 +57,10 @@ def test_addresses_and_file_offsets_agree_modulo_huge_pages(tmp_path: Path) -> N
     cache = FaceCache.open(tmp_path / "cache")
     for name in ("image", "landmarks", "label", "visibility"):
         cache.read([0], [name])
-        column = cache._column(cache.group_of(name), name)
+        volume = cache.volumes[0]
+        column = volume.column(volume.group_of[name], volume.specs[name])
         assert isinstance(column, MappedColumn)
-        shards = cache.groups[cache.group_of(name)]["shards"]
+        shards = cache.groups[volume.group_of[name]]["shards"]
         base = column.view.__array_interface__["data"][0]
         for shard, first in zip(shards, column._first_rows.tolist(), strict=True):
             address = base + first * column.spec.row_bytes
@@ -72,9 +73,9 @@ def test_every_way_to_read_gives_the_same_rows(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 100, 257)
     shards, slots = np.divmod(rows, 32)
     for name in ("image", "landmarks", "label", "visibility"):
-        group = cache.group_of(name)
+        group = cache.volumes[0].group_of[name]
         files = ShardFiles(cache.directory, group, cache.groups[group])
-        split = SplitColumn(files, cache.specs[name], contiguous=True)
+        split = SplitColumn(files, cache.specs[name])
         expected = np.zeros((257, *cache.specs[name].shape), cache.specs[name].dtype)
         split.take(shards, slots, expected)
         np.testing.assert_array_equal(cache.read(rows, [name])[name], expected)
@@ -113,7 +114,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20),) * 2)
 cache = FaceCache.open(sys.argv[1])
 landmarks = cache.read(range(200), ["landmarks"])["landmarks"]
-mapped = cache._column("faces", "landmarks")
+mapped = cache.volumes[0].column("faces", cache.specs["landmarks"])
 print(type(mapped).__name__, np.isfinite(landmarks).all((1, 2)).sum())
 """
     done = subprocess.run(

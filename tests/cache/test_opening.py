@@ -17,11 +17,8 @@ from tests.cache.builder import build, write_faces
 from faceguide.cache import CacheError, FaceCache, Stream, manifest
 from faceguide.cache.cli import main
 from faceguide.cache.plan import load_plan
-from faceguide.cache.shard import is_done, shard_path, sidecar_path
-from faceguide.core.files import (
-    read_json,
-    write_json,
-)
+from faceguide.cache.shard import is_done, shard_path
+from faceguide.core.files import read_json
 
 
 def run(*words: object) -> Result:
@@ -77,7 +74,7 @@ def one_status(path: Path, offsets: dict[str, int], size: int) -> None:
 
 
 def pictures(path: Path, offsets: dict[str, int], size: int) -> None:
-    start = offsets["jpeg" if "jpeg" in offsets else "image"]
+    start = offsets["image"]
     zero(path, start, start + (offsets["landmarks"] - start) // 2)
 
 
@@ -136,22 +133,6 @@ def test_a_whole_cache_is_not_doubted(whole: Path) -> None:
     told = run("info", whole)
     assert (told.exit_code, told.stderr) == (0, "")
     assert json.loads(run("info", whole, "--json").stdout)["doubts"] == {}
-
-
-def test_a_cache_of_an_earlier_version_has_no_such_checksum(copy: Path) -> None:
-    plan = load_plan(copy)
-    assert plan is not None
-    for shard in range(plan.shards):
-        sidecar = read_json(sidecar_path(copy, "faces", shard))
-        del sidecar["opening"]
-        write_json(sidecar_path(copy, "faces", shard), sidecar)
-    assert "opening" not in manifest.seal(copy, "faces")["shards"][0]
-    assert len(FaceCache.open(copy).select()) == 90
-    assert run("verify", copy).exit_code == 0
-    path = shard_path(copy, "faces", 2)
-    preallocated(path, {}, path.stat().st_size)
-    with pytest.raises(CacheError, match=r"faces-00002\.h5: does not begin as HDF5 does"):
-        FaceCache.open(copy).select()
 
 
 @pytest.mark.parametrize("group", ["faces", "guidance", "occlusion"])

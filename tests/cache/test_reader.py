@@ -5,14 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 from pathlib import Path
 
-import h5py
+import cv2
 import numpy as np
 import pytest
 from tests.cache.builder import build, image_of, number
 
-from faceguide.cache import CacheError, FaceCache
+from faceguide.cache import CacheError, FaceCache, Stream
+from faceguide.cache.manifest import seal
+from faceguide.cache.plan import Row, make_plan, read_sources
+from faceguide.cache.schema import Column, columns
+from faceguide.cache.shard import write_shard
 
 
 @pytest.fixture(scope="module")
@@ -128,41 +133,144 @@ def test_a_truncated_shard_is_an_error_not_a_crash(tmp_path: Path) -> None:
         cache.read([0], ["image"])
 
 
-def test_a_changed_byte_is_found_by_the_row_checksum(tmp_path: Path) -> None:
-    build(tmp_path / "cache")
-    cache = FaceCache.open(tmp_path / "cache")
-    cache.verify_rows(np.arange(100), ["faces", "guidance", "occlusion"])
-    for group, column in (("faces", "image"), ("faces", "label"), ("guidance", "regions")):
-        offset = cache.groups[group]["shards"][1]["offsets"][column]
-        with (tmp_path / "cache" / f"{group}-00001.h5").open("r+b") as file:
-            file.seek(offset + 3)
-            byte = file.read(1)
-            file.seek(offset + 3)
-            file.write(bytes([byte[0] ^ 8]))
-        again = FaceCache.open(tmp_path / "cache")
-        with pytest.raises(CacheError, match=rf"{group}-00001\.h5: row 0 differs"):
-            again.verify_rows(np.arange(100), [group])
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 8
+    path.write_bytes(data)
 
 
-def test_chunked_and_filtered_files_are_read_too(tmp_path: Path, directory: Path) -> None:
+@pytest.mark.parametrize("store", ["raw", "jpeg"])
+@pytest.mark.parametrize(
+    "name", ["image", "landmarks", "heatmap", "regions", "visibility", "label", "known"]
+)
+def test_a_changed_byte_is_found_by_what_reads_it(tmp_path: Path, store: str, name: str) -> None:
+    build(tmp_path / "cache", store=store)
+    volume = FaceCache.open(tmp_path / "cache").volumes[0]
+    group = volume.group_of[name]
+    offset = volume.groups[group]["shards"][1]["offsets"][name]
+    # Row 2 of 32: rows 0, 10 and 21 are looked at when the shard is opened.
+    place = 800 if store == "jpeg" and name == "image" else 2 * volume.specs[name].row_bytes + 1
+    flip(tmp_path / "cache" / f"{group}-00001.h5", offset + place)
+    rows = np.arange(100)
+    others = [column for column in volume.specs if column not in (name, "digest")]
+    with pytest.raises(CacheError, match=rf"{group}-00001\.h5: "):
+        FaceCache.open(tmp_path / "cache").read(rows, [name])
+    with pytest.raises(CacheError, match=rf"{group}-00001\.h5: "):
+        list(Stream(FaceCache.open(tmp_path / "cache"), rows, columns=(name,), batch_size=25))
+    if volume.specs[name].large:
+        cache = FaceCache.open(tmp_path / "cache")
+        cache.read(rows, others)
+        if store == "raw":
+            cache.read(rows, [name], check=False)
+
+
+def test_changed_texts_are_found(tmp_path: Path) -> None:
     build(tmp_path / "cache")
-    contiguous = FaceCache.open(directory)
-    shards = []
-    for shard in range(4):
-        path = tmp_path / "cache" / f"faces-{shard:05d}.h5"
-        with h5py.File(path, "r+") as file:
-            images = file["image"][:]
-            del file["image"]
-            file.create_dataset("image", data=images, chunks=(1, 16, 16, 3), compression="gzip")
-        shards.append(path.stat().st_size)
-    cache = FaceCache.open(tmp_path / "cache")
-    for entry, size in zip(cache.groups["faces"]["shards"], shards, strict=True):
-        entry["bytes"] = size
-        del entry["offsets"]["image"]
-    rows = np.random.default_rng(1).integers(0, 100, 64)
-    assert np.array_equal(
-        cache.read(rows, ["image"])["image"], contiguous.read(rows, ["image"])["image"]
-    )
+    volume = FaceCache.open(tmp_path / "cache").volumes[0]
+    for name in ("key", "meta/split", "offset/key", "offset/meta/split"):
+        shutil.copytree(tmp_path / "cache", tmp_path / name.replace("/", "-"))
+        path = tmp_path / name.replace("/", "-")
+        place = volume.groups["faces"]["shards"][1]["offsets"][name] + 17
+        flip(path / "faces-00001.h5", place)
+        cache = FaceCache.open(path)
+        assert cache.texts("key", [0, 31])
+        with pytest.raises(CacheError, match=r"faces-00001\.h5: .*(digest|offset table)"):
+            cache.texts(name.removeprefix("offset/"), [0, 40])
+
+
+def test_texts_of_any_bytes_come_back(tmp_path: Path) -> None:
+    names = ["a/\udcff.jpg", "ü/日本.jpg", "b\n.jpg", "long" * 500]
+    rows = [Row(name, "A", meta=("", "x" * number)) for number, name in enumerate(names)]
+    recipe = {"size": 8, "store": "jpeg"}
+    meta = ("empty", "some")
+    plan = make_plan(tmp_path, lambda: rows, recipe=recipe, meta=meta, shard_rows=4)
+    planned = read_sources(tmp_path, plan, 0)
+    with write_shard(
+        tmp_path, "faces", 0, recipe, rows=4,
+        texts={"key": [row.key for row in planned],
+               "meta/empty": [row.meta[0] for row in planned],
+               "meta/some": [row.meta[1] for row in planned]},
+        encoded={"image": [b""] * 4},
+        report={"status": {"no_face": 4}, "origin": {"none": 4}, "failures": []},
+    ) as writer:  # fmt: skip
+        for spec in columns("faces", recipe):
+            if spec.name not in ("image", "digest"):
+                writer.write(spec.name, 0, np.zeros((4, *spec.shape), spec.dtype))
+    seal(tmp_path, "faces")
+    cache = FaceCache.open(tmp_path)
+    assert sorted(cache.texts("key", range(4))) == sorted(names)
+    assert cache.texts("meta/empty", range(4)) == [""] * 4
+    assert {cache[row]["key"]: cache[row]["some"] for row in range(4)} == {
+        name: "x" * number for number, name in enumerate(names)
+    }
+    assert not cache.read(range(4), ["image"])["image"].any()
+    with pytest.raises(CacheError, match="no texts 'meta/other'"):
+        cache.texts("meta/other", [0])
+
+
+def test_optional_columns_need_no_other_schema(tmp_path: Path) -> None:
+    second = Column("second", np.dtype("|u1"), (8, 8, 3), encoded=True)
+    presence = Column("presence", np.dtype("<f2"), (478,))
+    age = Column("age", np.dtype("<i2"))
+    recipe = {
+        "size": 8, "columns": {c.name: c.described() for c in (second, presence, age)},
+    }  # fmt: skip
+    plan = make_plan(tmp_path, lambda: [Row(f"{i}.jpg") for i in range(5)], recipe=recipe)
+    picture = np.full((8, 8, 3), 90, np.uint8)
+    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+    with write_shard(
+        tmp_path, "faces", 0, recipe, rows=5,
+        texts={"key": [row.key for row in read_sources(tmp_path, plan, 0)]},
+        encoded={"second": [jpeg, b"", jpeg, jpeg, jpeg]},
+        report={"status": {"ok": 5}, "origin": {"detected": 5}, "failures": []},
+    ) as writer:  # fmt: skip
+        for spec in columns("faces", recipe):
+            if not spec.encoded and spec.name != "digest":
+                writer.write(spec.name, 0, np.ones((5, *spec.shape), spec.dtype))
+    assert [column["name"] for column in seal(tmp_path, "faces")["columns"]] == [
+        "key", "image", "landmarks", "presence", "second", "transform", "source", "pose",
+        "source_size", "label", "faces", "status", "origin", "age", "digest",
+    ]  # fmt: skip
+    cache = FaceCache.open(tmp_path)
+    assert {"second", "presence", "age"} < set(cache.columns)
+    assert "quality" not in cache.columns
+    values = cache.read(range(5), ["second", "presence", "age"])
+    assert values["second"].mean((1, 2, 3)).tolist() == [90, 0, 90, 90, 90]
+    assert values["presence"].dtype == np.float16
+    assert values["age"].tolist() == [1] * 5
+    batch = next(iter(Stream(cache, range(5), columns=("second", "age"), batch_size=5)))
+    assert batch["second"].shape == (5, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"label": {"dtype": "<i8", "shape": []}}, {"Big": {"dtype": "<i8", "shape": []}},
+        {"a": {"dtype": "O", "shape": []}}, {"a": {"dtype": "<f4", "shape": [1 << 30]}},
+        {"a": {"dtype": "<f4", "shape": [0]}}, {"a": {"dtype": "jpeg", "shape": [8, 8]}},
+        {"a": {"dtype": "<f4"}}, {"a": 3}, [1], {"key": {"dtype": "|u1", "shape": []}},
+    ],
+)  # fmt: skip
+def test_an_optional_column_that_is_not_sound_is_refused(listed: object) -> None:
+    with pytest.raises(CacheError, match="its optional columns are not sound"):
+        columns("faces", {"size": 8, "columns": listed})
+
+
+def test_a_shard_is_not_finished_while_a_column_lacks_rows(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, lambda: [Row("a"), Row("b")], recipe={"size": 8})
+    report = {"status": {"ok": 2}, "failures": []}
+
+    def write() -> None:
+        with write_shard(
+            tmp_path, "guidance", 0, {"grid": 4}, rows=2, texts={}, report=report
+        ) as writer:
+            writer.write("heatmap", 0, np.zeros((2, 4, 4), np.uint8))
+            writer.write("regions", 0, np.zeros((1, 3, 4, 4), np.uint8))
+
+    with pytest.raises(ValueError, match="regions: not written whole"):
+        write()
+    assert plan.shards == 1
+    assert not list(tmp_path.glob("guidance-*"))
 
 
 def test_not_a_cache_and_not_finished_say_what_to_do(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.numpy import load_file
 from tests.evaluate.builder import training_run, weights_file
 
 from faceguide.core.errors import ListError
@@ -161,7 +162,7 @@ def test_pooling_within_and_over_media(place: Path, flip, norm, detector_score) 
     ]
     result = invoke(place, out, *switches, "--embeddings", str(place / "shared"))
     assert result.exit_code == 0, result.output
-    found = np.load(place / out / "ijb_scores.npz")
+    found = load_file(place / out / "ijb_scores.safetensors")
     assert len(found["score"]) == 153  # 18 templates
     for (a, b), score in zip(found["template"].tolist(), found["score"], strict=True):
         assert score == pytest.approx(float(pooled[a] @ pooled[b]), abs=1e-5)
@@ -206,7 +207,7 @@ def test_local_matchers_compare_the_stated_images(place: Path) -> None:
 
     (directory,) = (place / "local").glob("embeddings-*")
     reader, matcher = FaceReader(FaceStore(directory)), make_matcher("qaconv+occlusion", network)
-    found = np.load(place / "local" / "ijb_scores.npz")
+    found = load_file(place / "local" / "ijb_scores.safetensors")
     for place_ in (0, 17, 90, 152):
         a, b = found["template"][place_].tolist()
         pairs = [(x, y) for x in representatives(a) for y in representatives(b)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file
 from tests.evaluate.builder import pairs_csv, small_cache, usable_pairs
 
 from faceguide.cache.reader import FaceCache
@@ -215,7 +216,7 @@ def test_a_network_that_is_used_rightly_says_nothing(
 def scores(place: Path, name: str, out: Path) -> np.ndarray:
     result = verify(place, name, out)
     assert result.exit_code == 0, result.output
-    return np.load(out / "scores.npz")["score"]
+    return load_file(out / "scores.safetensors")["score"]
 
 
 def test_pixels_changed_in_place_are_a_copy(place: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.evaluate.builder import training_run, weights_file
 
 from faceguide.cache import manifest
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.shard import row_checksums, write_shard
+from faceguide.cache.shard import write_shard
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.score.face_reader import (
     FaceReader,
@@ -39,7 +39,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FaceCache:
     with write_shard(directory, "occlusion", 0, recipe, rows=20, texts={}, report=report) as writer:
         for name, column in values.items():
             writer.write(name, 0, column)
-        writer.write("crc", 0, row_checksums(list(values.values())))
     manifest.seal(directory, "occlusion")
     return FaceCache.open(directory)
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file
 from tests.cache import builder as cache_builder
 from tests.evaluate.builder import (
     key,
@@ -150,7 +151,7 @@ def test_refused_rates_have_no_column_and_are_named(runs: Path, tmp_path: Path) 
 
 def test_hardest_pairs_are_the_hardest(runs: Path) -> None:
     page = Reader(report(runs, "a"))
-    scores = np.load(runs / "a" / "scores.npz")
+    scores = load_file(runs / "a" / "scores.safetensors")
     genuine = np.sort(scores["score"][scores["same"]])[:4]
     impostor = np.sort(scores["score"][~scores["same"]])[::-1][:4]
     shown = [word for word in page.words if re.fullmatch(r"-?\d\.\d{4}", word)]
@@ -313,7 +314,7 @@ def test_compare_writes_tables_and_figures(runs: Path, tmp_path: Path) -> None:
     saved.pop("self")
     assert saved == printed
     (test,) = printed["tests"]
-    scores = [np.load(runs / name / "scores.npz") for name in "ab"]
+    scores = [load_file(runs / name / "scores.safetensors") for name in "ab"]
     right = [table["correct"] for table in scores]
     assert test["only_first_right"] == int((right[0] & ~right[1]).sum())
     assert test["only_second_right"] == int((right[1] & ~right[0]).sum())

@@ -5,7 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faceguide.core.errors import CacheError, EvaluationError
+from faceguide.core.errors import (
+    CacheError,
+    EvaluationError,
+    FaceguideError,
+)
 from faceguide.evaluate.score.face_store import FaceStore
 
 KEY = {"cache": "c", "weights": "w"}
@@ -59,15 +63,15 @@ def test_a_row_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_flipped_bit_is_refused(tmp_path: Path, part: str) -> None:
     rows = np.arange(200)
     FaceStore.open(tmp_path, KEY).add("embedding", rows, embeddings(rows))
-    (path,) = tmp_path.glob("*/embedding-*.h5")
+    (path,) = tmp_path.glob("*/embedding-*.safetensors")
     data = bytearray(path.read_bytes())
     values = rows if part == "row" else embeddings(rows)["embedding"]
     place = data.index(values.tobytes())
     data[place + 5] ^= 4
     path.write_bytes(data)
     with pytest.raises(
-        EvaluationError,
-        match=r"(row differs from its checksum|changed since it was written); remove the file",
+        FaceguideError,
+        match=r"changed since it was written; remove the file",
     ):
         FaceStore.open(tmp_path, KEY).read("embedding", rows)
 
@@ -75,9 +79,9 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, part: str) -> None:
 def test_a_truncated_block_is_refused(tmp_path: Path) -> None:
     rows = np.arange(200)
     FaceStore.open(tmp_path, KEY).add("embedding", rows, embeddings(rows))
-    (path,) = tmp_path.glob("*/embedding-*.h5")
+    (path,) = tmp_path.glob("*/embedding-*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(EvaluationError, match="not a readable block of faces"):
+    with pytest.raises(CacheError, match="not readable as safetensors"):
         FaceStore.open(tmp_path, KEY)
 
 

@@ -325,7 +325,7 @@ def test_a_damaged_crop_is_not_embedded(place: Path) -> None:
     finally:
         path.write_bytes(data)
     assert result.exit_code == 1
-    assert "differs from its checksum" in result.stderr
+    assert "differs from its digest" in result.stderr
 
 
 def test_embed_keeps_off_another_run(place: Path) -> None:
@@ -341,13 +341,17 @@ def test_embed_keeps_off_another_run(place: Path) -> None:
 def test_the_same_seed_gives_the_same_bits(place: Path) -> None:
     assert verification(place, "again").exit_code == 0
     first, second = (place / run for run in ("a", "again"))
-    assert (first / "scores.npz").read_bytes() == (second / "scores.npz").read_bytes()
+    assert (first / "scores.safetensors").read_bytes() == (
+        second / "scores.safetensors"
+    ).read_bytes()
     records = [json.loads((run / "verification.json").read_text()) for run in (first, second)]
     for record in records:
         assert Path(record.pop("store")).is_relative_to(place)
         del record["self"]  # the digest, which names the store
     assert records[0] == records[1]
-    (one,), (other,) = ((place / run).glob("embeddings-*/embedding-*.h5") for run in ("a", "again"))
+    (one,), (other,) = (
+        (place / run).glob("embeddings-*/embedding-*.safetensors") for run in ("a", "again")
+    )
     assert one.read_bytes() == other.read_bytes()
     assert verification(place, "other", "--seed", "1").exit_code == 0
     intervals = [

@@ -28,18 +28,18 @@ from faceguide.core.errors import (
     FaceguideError,
 )
 from faceguide.core.files import read_json
-from faceguide.core.formats.npz import write_npz
-from faceguide.core.formats.safetensors_file import safetensors_bytes
+from faceguide.core.formats.container import write_arrays
+from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.evaluate.attribution.protocol.blocks import table_path
 from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.identification import SEARCH
 from faceguide.evaluate.report.report_runs import load_cmc
 from faceguide.evaluate.score.block_files import (
-    read_arrays,
-    write_arrays,
+    read_block,
+    write_block,
 )
 from faceguide.evaluate.score.face_store import FaceStore
-from faceguide.evaluate.verification import load_scores, save_scores
+from faceguide.evaluate.verification import SCORES, load_scores, save_scores
 from faceguide.train.data.samplers import GraphBatches
 from faceguide.train.models import create
 from faceguide.train.models.weights import read_state
@@ -110,7 +110,6 @@ def _streamed(directory: Path) -> list[dict[str, NDArray[Any]]]:
         shuffle=False,
         ragged="exact",
         threads=1,
-        check=True,
         copy=True,
     )
     return [{name: value.numpy() for name, value in batch.items()} for batch in stream]
@@ -156,9 +155,7 @@ def _run(directory: Path) -> list[Kind]:
     for name in ("last.pt", "best.pt"):
         save_state(directory / name, state)
     weights = {key: value.contiguous() for key, value in module.state_dict().items()}
-    (directory / "backbone.safetensors").write_bytes(
-        safetensors_bytes(weights, {"arch": "occlusion_head"})
-    )
+    write_weights(directory / "backbone.safetensors", weights, "occlusion_head", {"channels": 16})
     begin_run(directory, "train cal", {"seed": 0}, fixed={"seed": 0}, argv=["train", "cal"])
     rows, labels = np.arange(24), np.arange(24) // 4
 
@@ -166,7 +163,7 @@ def _run(directory: Path) -> list[Kind]:
         alike = lambda chosen: np.eye(len(chosen), dtype=np.float32)  # noqa: E731
         return GraphBatches(rows, labels, 8, alike, path).neighbours()
 
-    graph(directory / "neighbours.npz")
+    graph(directory / "neighbours.safetensors")
     both = [lambda path: read_json(path), lambda path: read_run(path.parent)]
     return [
         Kind(
@@ -180,7 +177,7 @@ def _run(directory: Path) -> list[Kind]:
             (directory / "run.json",),
             lambda path: all(_refused(read, path) for read in both),
         ),
-        Kind("neighbours", (directory / "neighbours.npz",), partial(_refused, graph)),
+        Kind("neighbours", (directory / "neighbours.safetensors",), partial(_refused, graph)),
     ]
 
 
@@ -194,7 +191,7 @@ def _evaluation(directory: Path) -> list[Kind]:
         "norm": rng.random(30, np.float32),
     }
     FaceStore.open(directory, key).add("embedding", rows, columns)
-    blocks = tuple(directory.glob("embeddings-*/embedding-*.h5"))
+    blocks = tuple(directory.glob("embeddings-*/embedding-*.safetensors"))
 
     def stored(path: Path) -> object:
         store = FaceStore.open(directory, key)
@@ -202,7 +199,7 @@ def _evaluation(directory: Path) -> list[Kind]:
         return [store.read(name, rows) for name in columns]
 
     table = table_path(directory, 0)
-    write_arrays(table, "k", {"maps": rng.random((4, 7, 7), np.float32), "pair": np.arange(4)})
+    write_block(table, "k", {"maps": rng.random((4, 7, 7), np.float32), "pair": np.arange(4)})
     place = np.arange(4)
     save_scores(
         directory,
@@ -215,12 +212,12 @@ def _evaluation(directory: Path) -> list[Kind]:
         correct=place >= 0,
         people=np.stack([place, place], 1),
     )
-    write_npz(directory / SEARCH, rank=place)
+    write_arrays(directory / SEARCH, {"rank": place})
     return [
         Kind("embeddings", (*blocks, blocks[0].with_name("key.json")), partial(_refused, stored)),
-        Kind("attribution blocks", (table,), partial(_refused, lambda at: read_arrays(at, "k"))),
+        Kind("attribution blocks", (table,), partial(_refused, lambda at: read_block(at, "k"))),
         Kind(
-            "scores", (directory / "scores.npz",),
+            "scores", (directory / SCORES,),
             partial(_refused, lambda path: load_scores(path.parent)),
         ),
         Kind("search", (directory / SEARCH,), partial(_refused, lambda at: load_cmc(at.parent))),

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import h5py
 import numpy as np
 import torch
 from PIL import Image
@@ -30,8 +29,10 @@ from tests.preprocess import recordio_writer
 
 from faceguide.cache.inspect.verify import verify
 from faceguide.cache.manifest import failures, seal
+from faceguide.cache.opening import opening_digest
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.cache.reader import FaceCache
+from faceguide.cache.schema import columns
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces.decode import decode
 from faceguide.core.files import (
@@ -41,17 +42,17 @@ from faceguide.core.files import (
     write_json,
 )
 from faceguide.core.formats import recordio, verification_bin
-from faceguide.core.formats.npz import (
-    read_npz,
-    write_npz,
+from faceguide.core.formats.container import (
+    metadata_of,
+    sealed,
 )
-from faceguide.core.formats.safetensors_file import safetensors_bytes
+from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.evaluate.evaluation_run import training_identities
 from faceguide.evaluate.galleries import from_lists
 from faceguide.evaluate.ijb import ijb_meta
 from faceguide.evaluate.score.block_files import (
-    read_arrays,
-    write_arrays,
+    read_block,
+    write_block,
 )
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.fusion import read_scales
@@ -328,48 +329,34 @@ def _cache(folder: Path, store: str = "raw") -> Path:
 def _shards(group: str, folder: Path) -> list[bytes]:
     name = "faces" if group == "jpeg" else group
     path = _cache(folder, "jpeg" if group == "jpeg" else "raw") / f"{name}-00000.h5"
-    return [path.read_bytes(), _packed(path)]
-
-
-def _packed(path: Path) -> bytes:
-    """The same datasets, compressed in chunks."""
-    stream = io.BytesIO()
-    with h5py.File(path) as file, h5py.File(stream, "w") as packed:
-
-        def add(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and item.size:
-                filters = {"chunks": True, "compression": "gzip"}
-                packed.create_dataset(name, data=item[:], dtype=item.dtype, **filters)
-
-        file.visititems(add)
-    return stream.getvalue()
+    return [path.read_bytes()]
 
 
 def _read_shard(group: str, folder: Path, data: bytes) -> object:
     directory = folder / "cache"
     name = "faces" if group == "jpeg" else group
-    (directory / f"{name}-00000.h5").write_bytes(data)
+    file = directory / f"{name}-00000.h5"
+    file.write_bytes(data)
     path = directory / f"manifest-{name}.json"
     manifest = read_json(folder / "pristine" / path.name)
     shard = manifest["shards"][0]
-    del shard["opening"]
+    # As a forger would: the manifest says that the file has always been so.
     shard["bytes"], shard["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-    seeds = _packed_size(folder)
-    if len(data) % 2 == seeds % 2 and group != "jpeg":
-        shard["offsets"] = {}  # as of a file that was packed anew: read through HDF5
+    with suppress(ValueError, OSError), file.open("rb") as opened:  # it may be too short
+        specs = columns(name, manifest["recipe"])
+        shard["opening"] = opening_digest(opened.fileno(), shard["offsets"], specs, shard["rows"])
     write_json(path, manifest)
+    problems = [str(problem) for problem in verify(directory)[0]]
     cache = FaceCache.open(directory)
-    with suppress(FaceguideError):
-        cache.read(np.arange(6), cache.columns)
-    with suppress(FaceguideError):
-        cache.texts("meta/split", np.arange(6))
-    return [str(problem) for problem in verify(directory)[0]], cache.texts("key", np.arange(6))
-
-
-@functools.cache
-def _packed_size(folder: Path) -> int:
-    # Of the untouched one: the shard in the cache is what was read last.
-    return len(_packed(folder / "pristine" / "faces-00000.h5"))
+    rows = np.arange(6)
+    for check in (True, False):
+        for column in cache.columns:
+            with suppress(FaceguideError):
+                cache.read(rows, [column], check)
+    for text in ("key", "meta/split"):
+        with suppress(FaceguideError):
+            cache.texts(text, rows)
+    return problems, cache.texts("key", rows)
 
 
 _JSONS = ("plan.json", "manifest-faces.json", "manifest-guidance.json", "recipe-guidance.json",
@@ -434,7 +421,8 @@ def _safetensors(folder: Path) -> list[bytes]:
     torch.manual_seed(0)
     state = create("occlusion_head", channels=8).state_dict()
     weights = {key: value.contiguous() for key, value in state.items()}
-    return [save(weights, {"arch": "x"}), safetensors_bytes(weights, {"arch": "x"})]
+    write_weights(folder / "ours", weights, "x", {})
+    return [save(weights, {"arch": "x"}), (folder / "ours").read_bytes()]
 
 
 def _states(folder: Path) -> list[bytes]:
@@ -489,37 +477,24 @@ def _read_run(folder: Path, data: bytes) -> object:
 
 def _blocks(folder: Path) -> list[bytes]:
     directory = folder / "embeddings"
-    store = FaceStore(directory)
     directory.mkdir(exist_ok=True)
-    rows = np.arange(5)
-    store.add("embedding", rows, {"embedding": np.ones((5, 4), np.float32),
-                                  "norm": np.ones(5, np.float32)})  # fmt: skip
-    (path,) = directory.glob("*.h5")
-    path.rename(directory / "embedding-a.h5")
-    write_arrays(folder / "t.h5", "k", {"maps": np.ones((2, 7, 7), np.float32)})
-    return [(directory / "embedding-a.h5").read_bytes()[:-83], (folder / "t.h5").read_bytes()[:-83]]
+    arrays = {"embedding": np.ones((5, 4), np.float32), "norm": np.ones(5, np.float32)}
+    FaceStore(directory).add("embedding", np.arange(5), arrays)
+    (path,) = directory.glob("*.safetensors")
+    write_block(folder / "t.safetensors", "k", {"maps": np.ones((2, 7, 7), np.float32)})
+    return [path.read_bytes(), (folder / "t.safetensors").read_bytes()]
 
 
 def _read_block(folder: Path, data: bytes) -> object:
-    for path in (folder / "embeddings" / "embedding-a.h5", folder / "t.h5"):
-        path.write_bytes(data)
-        append_digest(path)
+    with suppress(ValueError, AttributeError, RecursionError):  # as an attacker would
+        data = b"".join(map(bytes, sealed(data, metadata_of(data))))
+    (path,) = (folder / "embeddings").glob("*.safetensors")
+    for place in (path, folder / "t.safetensors"):
+        place.write_bytes(data)
     with suppress(FaceguideError):
         store = FaceStore(folder / "embeddings")
         store.read("embedding", store.rows("embedding"))
-    return read_arrays(folder / "t.h5", "k")
-
-
-def _archives(folder: Path) -> list[bytes]:
-    write_npz(folder / "a.npz", rank=np.arange(5), name=np.array("x"))
-    return [(folder / "a.npz").read_bytes()[:-83]]
-
-
-def _read_archive(folder: Path, data: bytes) -> object:
-    path = folder / "a.npz"
-    path.write_bytes(data)
-    append_digest(path)
-    return read_npz(path, ["rank", "name"], "make it again")
+    return read_block(folder / "t.safetensors", "k")
 
 
 def _scales(folder: Path) -> list[bytes]:
@@ -605,7 +580,6 @@ ALL = (
     Parser("last.pt", _states, _read_state, BYTES),
     Parser("run.json", _runs, _read_run, JSON),
     Parser("blocks", _blocks, _read_block, BYTES),
-    Parser("npz", _archives, _read_archive, BYTES),
     Parser("fusion.json", _scales, _read_scales, JSON),
     Parser("gallery", _galleries, _read_gallery, TEXT),
 )

@@ -9,10 +9,11 @@ test_mask_files), weights outside a run (evaluate/test_network), names in HTML, 
 
 from __future__ import annotations
 
+import json
 import os
-import tracemalloc
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ import pytest
 import torch
 from tests.cache.builder import build
 
-from faceguide.cache import FaceCache, Stream
+from faceguide.cache import FaceCache
+from faceguide.cache.digests import bytes_digest
 from faceguide.cache.inspect.verify import verify
 from faceguide.cache.manifest import failures
+from faceguide.cache.opening import opening_digest
+from faceguide.cache.schema import columns
 from faceguide.core.errors import (
     CacheError,
     CheckpointError,
@@ -37,9 +41,9 @@ from faceguide.core.files import (
     read_json,
     write_json,
 )
-from faceguide.evaluate.score.block_files import read_arrays
+from faceguide.core.formats.container import sealed
+from faceguide.evaluate.score.block_files import read_block
 from faceguide.evaluate.score.network import load_network
-from faceguide.evaluate.verification import load_scores
 from faceguide.preprocess.masks.mask_files import (
     MaskError,
     MaskFinder,
@@ -65,21 +69,7 @@ def _state(path: Path, payload: Payload) -> object:
     return load_state(path, "")
 
 
-def _scores(path: Path, payload: Payload) -> object:
-    np.savez(path.with_name("scores.npz"), listed=np.array([payload], object))
-    append_digest(path.with_name("scores.npz"))
-    return load_scores(path.parent)
-
-
-def _neighbours(path: Path, payload: Payload) -> object:
-    kept = path.with_name("neighbours.npz")
-    np.savez(kept, epoch=0, seed=0, neighbours=np.array([payload], object))
-    append_digest(kept)
-    rows = np.arange(24)
-    return GraphBatches(rows, rows // 4, 8, lambda chosen: np.eye(len(chosen)), kept).neighbours()
-
-
-@pytest.mark.parametrize("load", [_state, _scores, _neighbours])
+@pytest.mark.parametrize("load", [_state])
 def test_code_in_the_files_of_a_run_does_not_run(
     load: Callable[[Path, Payload], object], tmp_path: Path
 ) -> None:
@@ -110,116 +100,82 @@ def cache(tmp_path: Path) -> Path:
 
 
 def forge(directory: Path, change: Callable[[h5py.File], object], **entry: Any) -> None:
-    """Change a shard, and say in the manifest that it has always been so."""
+    """Change a shard, and say in sidecar and manifest that it has always been so."""
     path = directory / "faces-00000.h5"
     with h5py.File(path, "r+") as file:
         change(file)
     manifest = read_json(directory / "manifest-faces.json")
-    manifest["shards"][0].pop("opening", None)  # nobody has to say it
-    manifest["shards"][0] |= {
-        "bytes": path.stat().st_size, "sha256": file_sha256(path), **entry
-    }  # fmt: skip
+    shard = manifest["shards"][0]
+    shard |= {"bytes": path.stat().st_size, "sha256": file_sha256(path), **entry}
+    specs = columns("faces", manifest["recipe"])
+    with suppress(TypeError, ValueError), path.open("rb") as opened:
+        shard["opening"] = opening_digest(opened.fileno(), shard["offsets"], specs, 12)
     write_json(directory / "manifest-faces.json", manifest)
 
 
-def _link_key(file: h5py.File) -> None:
-    del file["key"]
-    file["key"] = h5py.ExternalLink("../secret.h5", "key")
+def _link(file: h5py.File) -> None:
+    del file["label"]
+    file["label"] = h5py.ExternalLink("../secret.h5", "label")
 
 
-def _link_group(file: h5py.File) -> None:
-    del file["meta"]
-    file["meta"] = h5py.ExternalLink("../secret.h5", "/")
+def _virtual(file: h5py.File) -> None:
+    del file["label"]
+    layout = h5py.VirtualLayout((12,), "<i8")
+    layout[:] = h5py.VirtualSource("../secret.h5", "label", (12,), "<i8")
+    file.create_virtual_dataset("label", layout)
 
 
-def _virtual_key(file: h5py.File) -> None:
-    del file["key"]
-    layout = h5py.VirtualLayout((12,), h5py.string_dtype())
-    layout[:] = h5py.VirtualSource("../secret.h5", "key", (12,), h5py.string_dtype())
-    file.create_virtual_dataset("key", layout)
+def _outside(file: h5py.File) -> None:
+    del file["label"]
+    file.create_dataset("label", (12,), "<i8", external=[("../secret.h5", 0, 96)])
 
 
-@pytest.mark.parametrize(
-    ("change", "column"), [(_link_key, "key"), (_link_group, "meta/split"), (_virtual_key, "key")]
-)
-def test_a_shard_cannot_show_another_file(
-    change: Callable[[h5py.File], object], column: str, cache: Path
+def _bomb(file: h5py.File) -> None:
+    del file["label"]
+    file.create_dataset("label", (1 << 40,), "<i8", chunks=(1 << 20,), compression="gzip")
+
+
+@pytest.mark.parametrize("change", [_link, _virtual, _outside, _bomb])
+def test_hdf5_that_leads_elsewhere_is_reported_and_never_followed(
+    change: Callable[[h5py.File], object], cache: Path
 ) -> None:
     with h5py.File(cache.parent / "secret.h5", "w") as secret:
-        for name in ("key", "split"):
-            secret.create_dataset(name, data=["secret"] * 12, dtype=h5py.string_dtype())
+        secret.create_dataset("label", data=np.arange(1000, 1012))
+    before = FaceCache.open(cache).read(range(12), ["label"])["label"]
     forge(cache, change)
-    with pytest.raises(
-        CacheError, match=r"faces-00000\.h5: not readable as HDF5 \(.*(link|no dat)"
-    ):
-        FaceCache.open(cache).texts(column, [0])
-    assert verify(cache)[0]
+    assert any("label is" in problem for problem in verify(cache)[0])
+    # Reading takes what lies at the manifest's offsets, and asks HDF5 for nothing.
+    with suppress(CacheError):
+        read = FaceCache.open(cache).read(range(12), ["label"])["label"]
+        np.testing.assert_array_equal(read, before)
 
 
-def test_values_of_another_file_are_not_read_through_a_shard(cache: Path) -> None:
-    (cache.parent / "secret").write_bytes(bytes(range(1, 97)))
-
-    def outside(file: h5py.File) -> None:
-        del file["label"]
-        files = [(str(cache.parent / "secret"), 0, 96)]
-        file.create_dataset("label", (12,), "<i8", external=files)
-
-    forge(cache, outside, offsets={})
-    with pytest.raises(CacheError, match="label is no dataset of this file"):
-        FaceCache.open(cache).read([0], ["label"])
-
-
-def test_blocks_of_scores_show_no_other_file_and_unpack_to_nothing(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(bytes(range(1, 97)))
-    outside = [(str(tmp_path / "secret"), 0, 96)]
-    wrong: list[dict[str, Any]] = [
-        {"shape": (12,), "external": outside},
-        {"shape": (1 << 40,)},
-        {"shape": (1 << 28,), "chunks": (1 << 20,), "compression": "gzip"},
-        {"shape": (2,), "dtype": h5py.string_dtype()},
-    ]
-    for number, settings in enumerate(wrong):
-        path = tmp_path / f"{number}.h5"
-        with h5py.File(path, "w") as file:
-            file.attrs["key"] = np.bytes_(b"k")
-            file.create_dataset("maps", **{"dtype": "<f8", **settings})
-        append_digest(path)
-        with pytest.raises(EvaluationError, match=r"\.h5: not readable as HDF5 \(maps (is|does)"):
-            read_arrays(path, "k")
+@pytest.mark.parametrize("place", [1, 5, 12])
+def test_texts_are_cut_inside_their_column(cache: Path, place: int) -> None:
+    manifest = read_json(cache / "manifest-faces.json")
+    shard, path = manifest["shards"][0], cache / "faces-00000.h5"
+    data = bytearray(path.read_bytes())
+    start = shard["offsets"]["offset/key"]
+    for value in (1 << 20, 1 << 62, (1 << 64) - 1):
+        data[start + 8 * place : start + 8 * place + 8] = value.to_bytes(8, "little")
+        path.write_bytes(data)
+        ends = np.frombuffer(data, "<u8", 13, start)
+        first = shard["offsets"]["key"]
+        texts = data[first : first + int(ends[-1])]
+        forge(cache, lambda file: None, texts={**shard["texts"], "key": bytes_digest(ends, texts)})
+        with pytest.raises(CacheError, match="damaged offset table"):
+            FaceCache.open(cache).texts("key", range(12))
 
 
-def test_a_shard_of_absurd_size_is_refused_unread(cache: Path) -> None:
-    def bomb(file: h5py.File) -> None:
-        del file["image"]
-        file.create_dataset("image", (1 << 40, 16, 16, 3), "u1", chunks=(1 << 20, 16, 16, 3),
-                            compression="gzip")  # fmt: skip
-        del file["quality"]
-        file.create_dataset("quality", (12,), "<f4", chunks=(12,), maxshape=(None,))
-        del file["pose"]
-        file.create_dataset("pose", (12, 3), "<f4", chunks=(1 << 28, 3), maxshape=(None, 3))
-
-    forge(cache, bomb, offsets={})
-    opened = FaceCache.open(cache)
-    with pytest.raises(CacheError, match=r"image is uint8 \(1099511627776, 16, 16, 3\), expected"):
-        opened.read([0], ["image"])
-    with pytest.raises(CacheError, match="pose has chunks of"):
-        opened.read([0], ["pose"])
-    assert opened.read([0], ["quality"])["quality"] == [0.0]
-
-
-def test_an_oversized_attribute_is_not_loaded(cache: Path) -> None:
-    path, big = cache / "faces-00000.h5", cache.parent / "big.h5"
-    with h5py.File(path) as file, h5py.File(big, "w", libver="latest") as packed:
-        packed.attrs["note"] = np.zeros(32 << 20, np.uint8)
-        file.copy("key", packed)
-    big.replace(path)
-    forge(cache, lambda file: None, offsets={})
-    tracemalloc.start()
-    keys = FaceCache.open(cache).texts("key", range(12))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(set(keys)) == 12
-    assert peak < 4 << 20
+def test_arrays_of_absurd_size_are_refused_unread(tmp_path: Path) -> None:
+    for name, shape, end in (("a", [1 << 40], 8 << 40), ("a", [4], 32), ("a", [2, 2], 8)):
+        table = {name: {"dtype": "F64", "shape": shape, "data_offsets": [0, end]}}
+        text = json.dumps({"__metadata__": {"key": "k"}, **table}).encode()
+        plain = len(text).to_bytes(8, "little") + text + bytes(24)
+        path = tmp_path / "b.safetensors"
+        path.write_bytes(b"".join(map(bytes, sealed(plain, {"key": "k"}))))
+        with pytest.raises(CacheError, match=r"b\.safetensors: not readable as safetensors \("):
+            read_block(path, "k")
 
 
 @pytest.mark.parametrize("start", [-4096, 1 << 40, "0", 4096.0, None])
@@ -228,13 +184,11 @@ def test_a_column_outside_its_file_is_refused_before_it_is_mapped(cache: Path, s
     forge(cache, lambda file: None, offsets={**offsets, "image": start})
     with pytest.raises(CacheError, match=r"manifest-faces\.json: does not match the plan"):
         FaceCache.open(cache)
-    # The last byte that fits, and the first that does not. Rows that can be put together without
-    # HDF5 would be compared with their checksums.
+    # The last byte that fits, and the first that does not.
     size = (cache / "faces-00000.h5").stat().st_size
-    del offsets["pose"]
     forge(cache, lambda file: None, offsets={**offsets, "image": size - 12 * 768})
-    stream = Stream(FaceCache.open(cache), np.arange(12), columns=("image",), batch_size=12)
-    assert len(list(stream)) == 1
+    with pytest.raises(CacheError, match="differs from its digest"):
+        FaceCache.open(cache).read(range(12), ["image"])
     forge(cache, lambda file: None, offsets={**offsets, "image": size - 12 * 768 + 1})
     with pytest.raises(CacheError, match="does not match the plan"):
         FaceCache.open(cache)
@@ -287,7 +241,7 @@ def test_a_mask_behind_a_link_that_leaves_its_folder_is_refused(tmp_path: Path) 
 
 
 def test_a_damaged_file_of_neighbours_is_refused(tmp_path: Path) -> None:
-    kept = tmp_path / "neighbours.npz"
+    kept = tmp_path / "neighbours.safetensors"
     kept.write_bytes(b"PK")
     rows = np.arange(24)
     graph = GraphBatches(rows, rows // 4, 8, lambda chosen: np.eye(len(chosen)), kept)

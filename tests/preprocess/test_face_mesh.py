@@ -21,7 +21,7 @@ from faceguide.preprocess.detect.face_mesh import (
     BoxDetector,
     FaceLandmarker,
     FaceMesh,
-    mesh_name,
+    finder_of,
     open_boxes,
     open_mesh,
     points_from_message,
@@ -135,15 +135,16 @@ def test_the_landmarker_finds_nearly_the_same_points(
     assert landmarker(np.zeros((9, 5, 3), np.uint8)).shape == (0, 478, 3)
 
 
-def test_names_tell_models_apart(tmp_path: Path) -> None:
-    assert mesh_name(None).startswith("mediapipe 0.10.")
-    assert mesh_name(None).endswith("face_mesh refine")
-    names = set()
+def test_a_finder_is_named_by_tool_version_and_model(tmp_path: Path) -> None:
+    bundled = finder_of(None)
+    assert bundled["tool"] == "face-mesh"
+    assert bundled["version"].startswith("mediapipe 0.10.")
+    found = []
     for content in (b"one", b"two"):
         (tmp_path / "face_landmarker.task").write_bytes(content)
-        names.add(mesh_name(tmp_path / "face_landmarker.task"))
-    assert len(names) == 2
-    assert all("face_landmarker" in name for name in names)
+        found.append(finder_of(tmp_path / "face_landmarker.task"))
+    assert {one["tool"] for one in found} == {"landmarker"}
+    assert len({one["model"] for one in [bundled, *found]}) == 3
 
 
 def test_boxes_lie_round_the_face(mesh: FaceMesh, boxes: BoxDetector) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import pickle
@@ -81,6 +82,13 @@ def test_photographs_become_a_cache(made: tuple[Path, dict[str, object]], demo: 
     assert (values["heatmap"].max((1, 2)) == 255).all()
     assert (values["regions"].reshape(len(good), 3, -1).sum(2) > 255).all()
     assert np.isfinite(values["pose"]).all()
+    sources = cache.read(range(24), ["source"])["source"]
+    for row, key in enumerate(cache.texts("key", range(24))):
+        photo = (demo / "photos" / key).read_bytes()
+        assert sources[row].tobytes() == hashlib.sha256(photo).digest()[:16]
+    assert cache.recipe["finder"]["tool"] == "face-mesh"
+    described = CliRunner().invoke(cache_main, ["info", str(directory)]).stdout
+    assert "finder face-mesh of mediapipe 0.10." in described
     assert CliRunner().invoke(cache_main, ["verify", str(directory)]).exit_code == 0
 
 

@@ -88,7 +88,9 @@ def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
         number = np.array([of[row] // 3 for row in wanted])
         return (number[:, None] // 2 == number[None] // 2).astype(np.float32)
 
-    sampler = GraphBatches(rows, labels, 4, similarity, tmp_path / "graph.npz", images=2, seed=3)
+    sampler = GraphBatches(
+        rows, labels, 4, similarity, tmp_path / "graph.safetensors", images=2, seed=3
+    )
     batches = list(sampler)
     assert len(batches) == len(sampler) == 12
     anchors = []
@@ -101,7 +103,9 @@ def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
         anchors.append(persons[0])
     assert sorted(anchors) == list(range(12))
     # The same epoch again, as after a resume: the graph is read, not computed.
-    again = GraphBatches(rows, labels, 4, similarity, tmp_path / "graph.npz", images=2, seed=3)
+    again = GraphBatches(
+        rows, labels, 4, similarity, tmp_path / "graph.safetensors", images=2, seed=3
+    )
     assert list(again) == batches
     assert len(asked) == 1
     again.set_epoch(1)
@@ -113,7 +117,9 @@ def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
 def test_a_graph_needs_enough_persons(tmp_path: Path) -> None:
     rows, labels = people([4, 4])
     with pytest.raises(TrainError, match="at least 3 persons for a batch, found 2"):
-        GraphBatches(rows, labels, 6, lambda wanted: np.eye(2), tmp_path / "graph.npz", images=2)
+        GraphBatches(
+            rows, labels, 6, lambda wanted: np.eye(2), tmp_path / "graph.safetensors", images=2
+        )
 
 
 @given(veiled=st.integers(1, 40), clean=st.integers(0, 9), world=st.integers(1, 2))

@@ -84,7 +84,7 @@ def test_the_export_loads_elsewhere(small_cache: FaceCache, tmp_path: Path) -> N
     _, described = read_safetensors(path)
     assert described["arch"] == "cal_mobilefacenet"
     assert described["colour"] == "RGB"
-    model = create(described["arch"], num_classes=int(described["num_classes"]), heads=8)
+    model = create(described["arch"], **json.loads(described["arguments"]))
     report = load_weights(model, path)
     assert not report.missing
     assert not report.unexpected

@@ -103,7 +103,7 @@ class CalRun:
 def default_crop(cache: FaceCache) -> int:
     """7/8 of the cached side, as 448 of 512, where the crops have a margin; else all of it."""
     size = cache.require("image").shape[0]
-    if not cache.plan.recipe.get("margin"):
+    if not cache.recipe.get("margin"):
         return size
     return max(size * 7 // 8 // 16 * 16, 16)
 

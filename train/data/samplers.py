@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from faceguide.cache.stream import Order
 from faceguide.core.errors import TrainError
-from faceguide.core.formats.npz import (
-    read_npz,
-    write_npz,
+from faceguide.core.formats.container import (
+    read_arrays,
+    write_arrays,
 )
 
 Rows = NDArray[np.int64]
@@ -148,7 +148,8 @@ class GraphBatches:
             nearest = self._kept()
             if not len(nearest):
                 nearest = self._compared()
-                write_npz(self.keep, epoch=self._epoch, seed=self.seed, neighbours=nearest)
+                when = {"epoch": str(self._epoch), "seed": str(self.seed)}
+                write_arrays(self.keep, {"neighbours": nearest}, when)
         if self.world > 1:
             shared = torch.from_numpy(nearest)
             if dist.get_backend() == "nccl":
@@ -161,9 +162,9 @@ class GraphBatches:
         """The neighbours in the file, if they are of this epoch; else none."""
         remedy = "remove it to compare the persons anew, which changes the rest of this epoch"
         if self.keep.exists():
-            kept = read_npz(self.keep, ("epoch", "seed", "neighbours"), remedy)
-            if int(kept["epoch"]) == self._epoch and int(kept["seed"]) == self.seed:
-                return kept["neighbours"]
+            kept = read_arrays(self.keep, remedy, ["neighbours"])
+            if kept.about == {"epoch": str(self._epoch), "seed": str(self.seed)}:
+                return np.array(kept.arrays["neighbours"])
         return np.empty((0, self._per_batch), np.int64)
 
     def _compared(self) -> Rows:

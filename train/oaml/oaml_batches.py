@@ -27,7 +27,7 @@ from faceguide.train.oaml.oaml_request import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
 
 PURPOSE_HOLD_OUT = 33
-NEIGHBOURS = "neighbours.npz"  # in a run's directory, of the sampler "graph"
+NEIGHBOURS = "neighbours.safetensors"  # in a run's directory, of the sampler "graph"
 CLEAN = 0.99  # mean visibility from which a face counts as wholly visible
 
 

@@ -14,11 +14,8 @@ from faceguide.cache.plan import read_identities
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import KINDS
 from faceguide.core.errors import ModelError, TrainError
-from faceguide.core.files import (
-    read_json,
-    write_bytes,
-)
-from faceguide.core.formats.safetensors_file import safetensors_bytes
+from faceguide.core.files import read_json
+from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
@@ -225,7 +222,6 @@ def export(directory: Path, described: Described, parts: dict[str, Any], recipe:
             for key, tensor in state.module.items()
             if key.startswith(prefix)
         }
-        metadata = {"arch": name, **{key: str(value) for key, value in arguments.items()}}
-        if role == "backbone":
-            metadata["colour"] = parts[role].input_spec.colour
-        write_bytes(directory / f"{role}.safetensors", safetensors_bytes(weights, metadata))
+        spec = parts[role].input_spec if role == "backbone" else None
+        path = directory / f"{role}.safetensors"
+        write_weights(path, weights, name, arguments, spec, state.step)

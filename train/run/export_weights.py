@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from faceguide.core.errors import TrainError
-from faceguide.core.files import write_bytes
-from faceguide.core.formats.safetensors_file import safetensors_bytes
+from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.run.checkpoint import load_state
@@ -36,14 +36,6 @@ def export(directory: Path, model: str, arguments: dict[str, Any], crop: int, re
         for name, tensor in state.module.items()
         if name.startswith("model.")
     }
-    spec = create(model, **arguments).input_spec
-    described = {
-        "arch": model,
-        **{name: str(value) for name, value in arguments.items()},
-        "crop": str(crop),
-        "colour": spec.colour,
-        "mean": ",".join(map(str, spec.mean)),
-        "std": ",".join(map(str, spec.std)),
-        "step": str(state.step),
-    }
-    write_bytes(directory / BACKBONE, safetensors_bytes(weights, described))
+    # The side that it was trained on may be another than that of the published weights.
+    spec = replace(create(model, **arguments).input_spec, size=crop)
+    write_weights(directory / BACKBONE, weights, model, arguments, spec, state.step)

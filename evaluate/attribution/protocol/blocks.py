@@ -1,9 +1,9 @@
 """The files of a run: blocks of probes, each written whole by whoever gets to it.
 
 A block is some probes with all their pairs, a pure function of the list and a number. Its files
-are `table-NNNNN.h5`, the responses that all methods share, and one `maps-METHOD-NNNNN.h5` per
-method; a file that is there is not made again, so a run resumes, parts add up, and a method that
-is added later costs its maps alone.
+are `table-NNNNN.safetensors`, the responses that all methods share, and one
+`maps-METHOD-NNNNN.safetensors` per method; a file that is there is not made again, so a run
+resumes, parts add up, and a method that is added later costs its maps alone.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.core.errors import Unfinished
 from faceguide.core.files import digest
+from faceguide.core.formats.container import SUFFIX
 from faceguide.evaluate.score.block_files import (
     is_there,
-    read_arrays,
+    read_block,
 )
 
 FOLDER = "blocks"
@@ -88,12 +89,12 @@ def make_plan(
 
 def table_path(out: Path, block: int) -> Path:
     """Where the responses of a block are."""
-    return out / FOLDER / f"table-{block:05d}.h5"
+    return out / FOLDER / f"table-{block:05d}{SUFFIX}"
 
 
 def maps_path(out: Path, method: str, block: int) -> Path:
     """Where the maps of a method are."""
-    return out / FOLDER / f"maps-{re.sub(r'[^A-Za-z0-9_-]', '.', method)}-{block:05d}.h5"
+    return out / FOLDER / f"maps-{re.sub(r'[^A-Za-z0-9_-]', '.', method)}-{block:05d}{SUFFIX}"
 
 
 def missing_blocks(out: Path, plan: Plan, names: Sequence[str]) -> list[int]:
@@ -118,7 +119,7 @@ def gather(out: Path, plan: Plan, name: str, key: str) -> dict[str, NDArray[Any]
         table_path(out, block) if name == "table" else maps_path(out, name, block)
         for block in range(plan.blocks)
     ]
-    parts = [read_arrays(path, key) for path in paths]
+    parts = [read_block(path, key) for path in paths]
     if missing := [block for block, part in enumerate(parts) if part is None]:
         raise Unfinished(out, name, missing, len(parts))
     found = [part for part in parts if part is not None]

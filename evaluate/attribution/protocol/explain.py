@@ -170,9 +170,9 @@ def maps_of(
 
     Returns:
         Per pair: `cells` (n, 49), `signed` (n, 49), `energy` (n,) max|a|, `thumb` (n, 28, 28)
-        float16, `completeness` and `quadrature` (n,) errors, `error` (n,) text, a column per
-        further measure and, under `threshold`, `threshold` (n, 6): rate, falsified, two angles,
-        two areas.
+        float16, `completeness` and `quadrature` (n,) errors, `error` (n, 200) text as
+        uint8, a column per further measure and, under `threshold`, `threshold` (n, 6): rate,
+        falsified, two angles, two areas.
 
     Raises:
         AttributionError: when the method does not suit the network.
@@ -195,6 +195,7 @@ def maps_of(
 
 def _failed(job: Job, count: int, text: str) -> dict[str, NDArray[Any]]:
     """Rows of maps that could not be made."""
+    first = text.partition("\n")[0]
     blank: dict[str, NDArray[Any]] = {
         "cells": np.full((count, CELLS), np.nan, np.float32),
         "signed": np.full((count, CELLS), np.nan, np.float32),
@@ -202,7 +203,9 @@ def _failed(job: Job, count: int, text: str) -> dict[str, NDArray[Any]]:
         "thumb": np.full((count, THUMB, THUMB), np.nan, np.float16),
         "completeness": np.full(count, np.nan),
         "quadrature": np.full(count, np.nan),
-        "error": np.array([text.partition("\n")[0].encode()[:200]] * count, dtype="S200"),
+        "error": np.tile(
+            np.frombuffer(first.encode()[:200].ljust(200, b"\0"), np.uint8), (count, 1)
+        ),
         **{name: np.full(count, np.nan) for name in job.measures},
     }
     if set(job.measures) & {"deletion", "insertion", "srg"}:
@@ -222,7 +225,7 @@ def _columns(
     maps = _explained(job, method, batch, table)
     values = maps.values.detach().float()
     found = _failed(job, len(places), "")
-    found["error"][:] = b""
+    found["error"][:] = 0
     cells = cell_attribution(values, method.rectify)
     found["cells"] = cells.cpu().numpy().astype(np.float32)
     found["signed"] = pool(values).cpu().numpy().astype(np.float32)

@@ -320,10 +320,10 @@ def test_a_killed_writer_leaves_no_half_block(
     def full(*arguments: object, **more: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    path = tmp_path / "blocks" / "table-00000.h5"
-    monkeypatch.setattr("h5py.Group.create_dataset", full)
+    path = tmp_path / "blocks" / "table-00000.safetensors"
+    monkeypatch.setattr("faceguide.core.formats.container.sealed", full)
     with pytest.raises(Exception, match="disk is full"):
-        block_files.write_arrays(path, "key", {"a": np.zeros(3)})
+        block_files.write_block(path, "key", {"a": np.zeros(3)})
     assert list(path.parent.iterdir()) == []
 
 

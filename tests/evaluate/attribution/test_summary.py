@@ -10,10 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from faceguide.cache.pairs.pair_rows import PairRows
-from faceguide.core.errors import (
-    EvaluationError,
-    Unfinished,
-)
+from faceguide.core.errors import CacheError, Unfinished
 from faceguide.evaluate.attribution import summary
 from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
 from faceguide.evaluate.attribution.protocol import blocks
@@ -28,7 +25,7 @@ def columns(cells: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
     return {
         "cells": cells,
         "energy": cells.max(1),
-        "error": np.array([b""] * len(cells)),
+        "error": np.zeros((len(cells), 200), np.uint8),
         "completeness": np.full(len(cells), np.nan),
         "quadrature": np.full(len(cells), np.nan),
     }
@@ -104,26 +101,26 @@ def test_a_block_of_other_settings_counts_as_missing(tmp_path: Path) -> None:
     plan = blocks.make_plan(rows(4), {"seed": 0}, 100, None, 0)
     other = blocks.make_plan(rows(4), {"seed": 1}, 100, None, 0)
     path = blocks.table_path(tmp_path, 0)
-    block_files.write_arrays(path, plan.key, {"clean": np.arange(4.0)})
+    block_files.write_block(path, plan.key, {"clean": np.arange(4.0)})
     np.testing.assert_array_equal(
         blocks.gather(tmp_path, plan, "table", plan.key)["clean"], np.arange(4.0)
     )
-    assert block_files.read_arrays(path, other.key) is None
+    assert block_files.read_block(path, other.key) is None
     with pytest.raises(Unfinished, match="1 of 1 blocks of table are missing"):
         blocks.gather(tmp_path, other, "table", other.key)
 
 
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "table-00000.h5"
-    path.write_bytes(b"not HDF5")
-    with pytest.raises(EvaluationError, match=r"table-00000.h5: not readable as HDF5"):
-        block_files.read_arrays(path, "key")
+    path = tmp_path / "table-00000.safetensors"
+    path.write_bytes(b"something else")
+    with pytest.raises(CacheError, match=r"table-00000.safetensors: not readable as safetensors"):
+        block_files.read_block(path, "key")
 
 
 def test_methods_of_users_have_files_of_their_own(tmp_path: Path) -> None:
     path = blocks.maps_path(tmp_path, "my_methods:best/../x", 3)
     assert path.parent == tmp_path / "blocks"
-    assert path.name == "maps-my_methods.best....x-00003.h5"
+    assert path.name == "maps-my_methods.best....x-00003.safetensors"
 
 
 def test_a_pass_rate_of_all_or_none_shows_what_so_many_pairs_can_tell() -> None:

@@ -13,9 +13,12 @@ import torch
 from tests.train.models.parity_fill import fill
 from torch import Tensor
 
-from faceguide.core.formats.safetensors_file import read_safetensors
+from faceguide.core.formats.safetensors_file import (
+    read_safetensors,
+    write_weights,
+)
 from faceguide.train.models import CheckpointError, create
-from faceguide.train.models.exchange import export_backbone, import_backbone
+from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.weights import (
     load_matching,
     load_weights,
@@ -203,55 +206,35 @@ def test_unreadable_files_give_one_line(tmp_path: Path, kind: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_export_and_import_give_the_same_network(tmp_path: Path, backbone: torch.nn.Module) -> None:
+def test_exported_weights_say_what_builds_and_feeds_them(
+    tmp_path: Path, backbone: torch.nn.Module
+) -> None:
     path = tmp_path / "backbone.safetensors"
-    export_backbone(backbone, path, "mobilefacenet")
+    spec = InputSpec(112, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    weights = backbone.state_dict()
+    write_weights(path, weights, "mobilefacenet", {"embedding_size": 128}, spec, step=7)
     assert [p.name for p in tmp_path.iterdir()] == ["backbone.safetensors"]
-    images = torch.rand(2, 3, 112, 112)
-    again = import_backbone(path)
-    assert not again.training
-    with torch.inference_mode():
-        assert torch.equal(again(images)[0], backbone(images)[0])
-    assert read_safetensors(path)[1] == {
-        "format": "faceguide-backbone-1",
+    tensors, about = read_safetensors(path)
+    assert about == {
         "arch": "mobilefacenet",
-        "embedding_size": "128",
+        "arguments": '{"embedding_size": 128}',
         "input_size": "112",
         "colour": "RGB",
         "mean": "[0.485, 0.456, 0.406]",
         "std": "[0.229, 0.224, 0.225]",
+        "step": "7",
     }
-    # It is also a plain weights file.
+    assert all(torch.equal(tensors[name], value) for name, value in weights.items())
     assert load_weights(create("mobilefacenet"), path).missing == ()
+    write_weights(tmp_path / "again", weights, "mobilefacenet", {"embedding_size": 128}, spec, 7)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-def test_a_file_that_is_not_a_whole_backbone_is_refused(
-    tmp_path: Path, backbone: torch.nn.Module
-) -> None:
-    from safetensors.torch import save_file
-
-    path = tmp_path / "backbone.safetensors"
-    export_backbone(backbone, path, "mobilefacenet")
-    state, metadata = read_safetensors(path)
-    for change, message in (
-        ({"format": "other"}, r"expected metadata format faceguide-backbone-1, found 'other' in"),
-        ({"colour": "BGR"}, "was trained with .*colour='BGR'.*, but mobilefacenet prepares"),
-        ({"mean": "[0.5]"}, "metadata of .* is incomplete or wrong: IndexError"),
-        ({"embedding_size": "x"}, "metadata of .* is incomplete or wrong: ValueError"),
-        (
-            {"embedding_size": "64"},
-            r"conv3\.weight is \(128, .* in .* but \(64, .* in .*another archit",
-        ),
-    ):
-        save_file(state, path, metadata | change)
-        with pytest.raises(CheckpointError, match=message):
-            import_backbone(path)
-    del state["bn.weight"]
-    save_file(state, path, metadata)
-    with pytest.raises(CheckpointError, match=r"does not hold a whole mobilefacenet: .*bn\.weight"):
-        import_backbone(path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"cannot read .* as safetensors"):
-        import_backbone(path)
-    with pytest.raises(CheckpointError, match=r"cannot read .* as safetensors"):
-        import_backbone(tmp_path / "absent.safetensors")
+def test_exported_weights_that_were_changed_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    write_weights(path, {"weight": torch.arange(6.0)}, "occlusion_head", {"channels": 8})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"changed since it was written|cannot read"):
+            read_safetensors(path)
