@@ -14,7 +14,6 @@ from torch import nn
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import CheckpointError, EvaluationError
 from faceguide.core.files import file_sha256
-from faceguide.core.formats.safetensors_file import read_safetensors
 from faceguide.evaluate.evaluation_run import (
     file_of_run,
     read_run,
@@ -33,6 +32,7 @@ from faceguide.train.models.own_networks import (
     own_backbone,
 )
 from faceguide.train.models.recognise import looks_like, recognised
+from faceguide.train.models.safetensors_file import read_safetensors
 from faceguide.train.models.weights import (
     LoadReport,
     fill,

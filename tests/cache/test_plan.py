@@ -93,7 +93,7 @@ def test_the_plan_of_a_listing_never_changes(tmp_path: Path) -> None:
             name = path.relative_to(tmp_path / "cache").as_posix()
             content.update(name.encode() + b"\0" + path.read_bytes())
     assert content.hexdigest() == (
-        "996fcb46f72bf555eb2e40478f0b648348f39636b8787ec9a97adac9319bd805"
+        "ca3b62c4fb16ac6758c651565a9a49e1d40ce62a1ac7119050e57327f849a71c"
     )
 
 

@@ -29,7 +29,6 @@ from faceguide.core.errors import (
 )
 from faceguide.core.files import read_json
 from faceguide.core.formats.container import write_arrays
-from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.evaluate.attribution.protocol.blocks import table_path
 from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.identification import SEARCH
@@ -42,6 +41,7 @@ from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.verification import SCORES, load_scores, save_scores
 from faceguide.train.data.samplers import GraphBatches
 from faceguide.train.models import create
+from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.models.weights import read_state
 from faceguide.train.run.checkpoint import (
     TrainingState,

@@ -46,7 +46,6 @@ from faceguide.core.formats.container import (
     metadata_of,
     sealed,
 )
-from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.evaluate.evaluation_run import training_identities
 from faceguide.evaluate.galleries import from_lists
 from faceguide.evaluate.ijb import ijb_meta
@@ -66,6 +65,7 @@ from faceguide.preprocess.masks.mask_files import (
 from faceguide.preprocess.sources.image_sources import open_source
 from faceguide.train.cli import main as train
 from faceguide.train.models import create
+from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.models.weights import (
     load_weights,
     read_state,

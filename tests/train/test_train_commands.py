@@ -14,9 +14,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.formats.safetensors_file import read_safetensors
 from faceguide.train.cli import main
 from faceguide.train.models import create
+from faceguide.train.models.safetensors_file import read_safetensors
 from faceguide.train.models.weights import load_weights
 from faceguide.train.run.metrics_log import read_metrics
 

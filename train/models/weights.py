@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import CacheError, CheckpointError
-from faceguide.core.formats.safetensors_file import read_safetensors
 from faceguide.core.formats.torch_files import load_tensors
 from faceguide.train.models.layout import (
     COUNTERS,
@@ -23,6 +22,7 @@ from faceguide.train.models.layout import (
     unwrapped,
 )
 from faceguide.train.models.recognise import looks_like
+from faceguide.train.models.safetensors_file import read_safetensors
 
 # Last layers whose shape follows the number of classes: another number drops them.
 CLASS_LAYERS = ("kernel", "head.kernel", "fc.weight", "fc.bias")

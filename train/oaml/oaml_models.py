@@ -15,7 +15,6 @@ from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import KINDS
 from faceguide.core.errors import ModelError, TrainError
 from faceguide.core.files import read_json
-from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
@@ -26,6 +25,7 @@ from faceguide.train.models.own_networks import (
     is_own,
     own_backbone,
 )
+from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.models.weights import (
     fill,
     find_state,

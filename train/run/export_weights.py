@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.core.errors import TrainError
-from faceguide.core.formats.safetensors_file import write_weights
 from faceguide.train.loop import BEST
 from faceguide.train.models import create
+from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.run.checkpoint import load_state
 
 BACKBONE = "backbone.safetensors"

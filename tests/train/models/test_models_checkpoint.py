@@ -13,12 +13,12 @@ import torch
 from tests.train.models.parity_fill import fill
 from torch import Tensor
 
-from faceguide.core.formats.safetensors_file import (
+from faceguide.train.models import CheckpointError, create
+from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.safetensors_file import (
     read_safetensors,
     write_weights,
 )
-from faceguide.train.models import CheckpointError, create
-from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.weights import (
     load_matching,
     load_weights,
