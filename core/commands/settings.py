@@ -15,7 +15,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import cattrs
 import click
 
 from faceguide.core.errors import FaceguideError
@@ -115,9 +114,16 @@ def _of_type(hint: Any) -> dict[str, Any]:
     return _of_type(kinds[0])  # of X | None
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True)
-_converter.register_unstructure_hook(Path, str)
-_converter.register_structure_hook(Path, lambda value, _: Path(value))
+@functools.cache
+def _converter() -> Any:
+    import cattrs  # here, so that --help need not wait for it
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _strict(kind))
+    return converter
 
 
 def _strict(kind: type) -> Callable[[Any, Any], Any]:
@@ -132,13 +138,9 @@ def _strict(kind: type) -> Callable[[Any, Any], Any]:
     return structure
 
 
-for _kind in (bool, int, float, str):
-    _converter.register_structure_hook(_kind, _strict(_kind))
-
-
 def to_json(value: Any) -> Any:
     """Settings as JSON values: paths as text, tuples as lists, as JSON gives them back."""
-    return json.loads(json.dumps(_converter.unstructure(value), allow_nan=False))
+    return json.loads(json.dumps(_converter().unstructure(value), allow_nan=False))
 
 
 def from_json(kind: type[Settings], value: Mapping[str, Any], where: object) -> Settings:
@@ -152,10 +154,13 @@ def from_json(kind: type[Settings], value: Mapping[str, Any], where: object) -> 
     Raises:
         FaceguideError: when a field is unknown, missing or of another type.
     """
+    from cattrs import transform_error
+
     try:
-        return _converter.structure(value, kind)
+        found: Settings = _converter().structure(value, kind)
+        return found
     except Exception as error:  # cattrs raises groups of anything
-        reason = "; ".join(cattrs.transform_error(error))
+        reason = "; ".join(transform_error(error))
         raise FaceguideError(f"{where}: not settings of this version ({reason})") from None
 
 
