@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ import click
 from tqdm import tqdm
 
 from faceguide.core.commands.console import say
-from faceguide.core.commands.settings import option
+from faceguide.core.commands.settings import FREE, option
 from faceguide.core.commands.shared_options import (
     EXISTING,
     FILE,
@@ -136,16 +136,23 @@ class RunOptions(Place):
     Attributes:
         embeddings: a run directory whose embeddings are reused and extended; None = `out`.
         overwrite: replace another run's record.
+        merging: compute nothing, make the results of what is there.
     """
 
     batch_size: int = option(64, "Crops of one forward pass.", free=True, type=click.IntRange(1))
     embeddings: Path | None = None
     overwrite: bool = False
+    merging: bool = field(default=False, metadata=FREE)
+
+    @property
+    def todo(self) -> tuple[int, int] | None:
+        """The part whose blocks are computed here; None = none."""
+        return None if self.merging else self.part
 
     @property
     def is_part(self) -> bool:
         """Whether the results are left to others."""
-        return self.part is not None and self.part[1] > 1
+        return self.part[1] > 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def _cache(out: Path, about: dict[str, Any]) -> FaceCache:
 
 def _settings(out: Path, about: dict[str, Any], *kinds: type) -> list[Any]:
     """The settings of a run, with a `ScoreOptions` that computes nothing."""
-    place = {"out": str(out), "embeddings": about["embeddings"], "part": None}
+    place = {"out": str(out), "embeddings": about["embeddings"], "merging": True}
     return refixed({**about["settings"], **place}, out, *kinds, ScoreOptions)
 
 

@@ -125,7 +125,7 @@ def run_verification(
         matcher,
         rows.probe,
         rows.reference,
-        ScoreBlocks(run.out, key, run.part),
+        ScoreBlocks(run.out, key, run.todo),
         progress_bar("pairs", len(rows)),
     )
     if score is None:
@@ -244,7 +244,7 @@ def run_identification(
         task.probe,
         task.probe_person,
         progress_bar("probes", len(task.probe)),
-        ScoreBlocks(run.out, key, run.part),
+        ScoreBlocks(run.out, key, run.todo),
     )
     if found is None:
         return part_record(run, embedded, needs)

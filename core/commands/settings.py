@@ -23,6 +23,7 @@ Settings = TypeVar("Settings")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _CLICK, _FREE = "faceguide.click", "faceguide.free"  # keys of a field's metadata
+FREE = {_FREE: True}  # metadata of a field that is no option and may differ too
 
 
 def option(
@@ -46,6 +47,11 @@ def option(
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(**click_arguments: Any) -> Any:
+    """A dataclass field that is a positional parameter of a command, of `click.argument`."""
+    return dataclasses.field(metadata={_CLICK: {"flags": None, **click_arguments}})
 
 
 def settings(**classes: type) -> Callable[[Command], Command]:
@@ -83,6 +89,8 @@ def _options(kind: type) -> Iterator[dataclasses.Field[Any]]:
 def _click_option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
     arguments = {**_of_type(hint), **field.metadata[_CLICK]}
     flags = arguments.pop("flags")
+    if flags is None:
+        return click.argument(field.name, **arguments)
     dashed = f"--{field.name.replace('_', '-')}"
     default = field.default
     if default is dataclasses.MISSING:

@@ -30,10 +30,10 @@ class Part:
     """Which part of the work is done here.
 
     Attributes:
-        part: (i, N); None: compute nothing, gather what is there.
+        part: (i, N).
     """
 
-    part: tuple[int, int] | None = option(
+    part: tuple[int, int] = option(
         lambda: WHOLE,
         "Do only part i of N, i from 0 to N−1.  [default: all, or as a Slurm array says]",
         free=True,

@@ -18,7 +18,6 @@ from faceguide.core.commands.console import (
     say,
 )
 from faceguide.core.commands.doubts import Doubts
-from faceguide.core.commands.parts import WHOLE
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, Output
 from faceguide.evaluate.attribution.attribution_options import AttributionPlace, Options
@@ -63,7 +62,7 @@ def attribution_command(
     options.check()
     cache = FaceCache.open(directory)
     loaded = network.load()
-    out, part = place.out, place.part or WHOLE
+    out, part = place.out, place.part
     with interruptible():
         ready = prepare(
             cache, loaded, listed, place.methods, options,

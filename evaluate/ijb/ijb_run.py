@@ -111,7 +111,7 @@ def run_ijb(
         meta.image, meta.template, meta.medium, meta.detector_score[meta.image], usable
     )
     scorer = ijb_protocol.TemplateScorer(reader, matcher, uses, options)
-    kept = ScoreBlocks(run.out, score_key(key, options), run.part)
+    kept = ScoreBlocks(run.out, score_key(key, options), run.todo)
     doubts = Doubts()
     subjects = ijb_doubts.subjects_of(meta, doubts)
     verified = ijb_protocol.verify(meta, scorer, uses, kept, subjects, doubts)

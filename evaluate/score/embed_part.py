@@ -57,13 +57,13 @@ def embed_part(
         Unfinished: when nothing is to be computed and blocks are missing.
     """
     store = open_store()
-    computed = 0 if run.part is None else compute(store, run.part)
-    if run.part == WHOLE:
+    computed = 0 if run.merging else compute(store, run.part)
+    if run.todo == WHOLE:
         return Embedded(computed, store)
-    if run.part is not None:
+    if not run.merging:
         store = open_store()  # other parts have gone on meanwhile
     missing = lacking(store)
-    if missing and run.part is None:
+    if missing and run.merging:
         raise Unfinished(run.out, "embeddings", missing, blocks)
     return Embedded(computed, None if missing else store)
 

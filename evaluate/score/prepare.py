@@ -53,7 +53,7 @@ from faceguide.train.run.run_record import cache_hash
 
 def begin_run(run: RunOptions, command: str, settings: dict[str, Any], **facts: Any) -> None:
     """`evaluation_run.begin`, with what `evaluate merge` needs; nothing when only merging."""
-    if run.part is not None:
+    if not run.merging:
         where = None if run.embeddings is None else str(run.embeddings.resolve())
         begin(run.out, command, settings, overwrite=run.overwrite, embeddings=where, **facts)
 
