@@ -48,19 +48,13 @@ from faceguide.cache.pairs.pair_rows import (
     resolve,
 )
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution.attribution_options import Options
+from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.cells import Q, cell_attribution
 from faceguide.evaluate.attribution.methods import (
     geodesic,
     integrated,
 )
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-    baseline_for,
-    pixel_range,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for, pixel_range
 from faceguide.evaluate.attribution.methods.method_table import METHODS
 from faceguide.evaluate.attribution.methods.single_pass import cam_layers
 from faceguide.evaluate.attribution.methods.target import PairScore
@@ -263,8 +257,8 @@ def main() -> None:
     rows = of_probes(listed, given.probes)
     plan = make_plan(rows, {}, given.probes, None, 0)
     donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
-    job = Job(cache, plan, score, options.method, options.infills, donors)
-    everyone, settings = job.batch(np.arange(len(plan))), options.method
+    job = Job(cache, plan, score, options, options.infills, donors)
+    everyone, settings = job.batch(np.arange(len(plan))), options
     counter, slow = Counter(score), np.arange(min(given.slow, len(plan)))
     result: dict[str, Any] = {"backbone": network.name, "pairs": len(plan), "probes": given.probes}
     if given.arc:

@@ -29,10 +29,10 @@ from faceguide.core.commands.console import (
     say,
 )
 from faceguide.core.commands.parts import show_indices
+from faceguide.core.commands.settings import settings
+from faceguide.core.commands.shared_options import FOLDER, OUT_FILE, MissingParts, Output, Seed
 from faceguide.core.errors import CacheError
 from faceguide.core.files import replacing
-
-DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(cls=Group)
@@ -48,10 +48,10 @@ def main() -> None:
 
 
 @main.command("info")
-@click.argument("directory", type=DIRECTORY)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("directory", type=FOLDER)
+@settings(output=Output)
 @click.pass_context
-def info_command(context: click.Context, directory: Path, as_json: bool) -> None:
+def info_command(context: click.Context, directory: Path, output: Output) -> None:
     """Rows, groups, sizes and counts; exit 3 when a shard is missing or not what was written.
 
     `cache verify` reads every byte, this reads little.
@@ -62,18 +62,18 @@ def info_command(context: click.Context, directory: Path, as_json: bool) -> None
     """
     found, doubts = summary(directory), damaged_shards(directory)
     found["doubts"] |= doubts.counts()
-    echo_json(found) if as_json else click.echo(describe(found))
+    echo_json(found) if output.as_json else click.echo(describe(found))
     doubts.say()
     if doubts:
         context.exit(SOME_FAILED)
 
 
 @main.command("verify")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=FOLDER)
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Threads.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@settings(output=Output)
 @click.pass_context
-def verify_command(context: click.Context, directory: Path, jobs: int, as_json: bool) -> None:
+def verify_command(context: click.Context, directory: Path, jobs: int, output: Output) -> None:
     """Check every checksum and every invariant; exit 1 when something is wrong.
 
     \b
@@ -83,7 +83,7 @@ def verify_command(context: click.Context, directory: Path, jobs: int, as_json: 
     plan = manifest.require_plan(directory)
     with tqdm(total=plan.shards * len(GROUPS), unit=" shards", disable=None) as bar:
         problems, notes = verify(directory, jobs=jobs, progress=bar.update)
-    if as_json:
+    if output.as_json:
         echo_json({"problems": problems, "notes": notes})
     else:
         for line in [*problems, *notes]:
@@ -94,7 +94,7 @@ def verify_command(context: click.Context, directory: Path, jobs: int, as_json: 
 
 
 @main.command("seal")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=FOLDER)
 @click.option(
     "--group",
     "groups",
@@ -102,13 +102,13 @@ def verify_command(context: click.Context, directory: Path, jobs: int, as_json: 
     multiple=True,
     help="Only this group; may be repeated.  [default: all that were begun]",
 )
-@click.option(
-    "--parts", type=click.IntRange(1), metavar="N", help="Say which of N parts are missing."
-)
+@settings(missing=MissingParts)
 @click.option(
     "--clean", is_flag=True, help="Remove what killed writers left; only when nothing is writing."
 )
-def seal_command(directory: Path, groups: tuple[str, ...], parts: int | None, clean: bool) -> None:
+def seal_command(
+    directory: Path, groups: tuple[str, ...], missing: MissingParts, clean: bool
+) -> None:
     """Gather the shards' sidecars into manifests; prep does it itself when all shards are there.
 
     \b
@@ -122,11 +122,12 @@ def seal_command(directory: Path, groups: tuple[str, ...], parts: int | None, cl
     plan = manifest.require_plan(directory)
     begun = [g for g in GROUPS if manifest.group_recipe(directory, plan, g) is not None]
     chosen = list(groups) or begun
-    if parts is not None and (missing := manifest.missing_parts(directory, chosen, parts)):
+    parts = missing.parts
+    if parts is not None and (lacking := manifest.missing_parts(directory, chosen, parts)):
         raise CacheError(
-            f"{directory}: {len(missing)} of {parts} parts are not finished; run them again: "
+            f"{directory}: {len(lacking)} of {parts} parts are not finished; run them again: "
             f"--part i/{parts}, or prep submit with --parts {parts} "
-            f"--indices {show_indices(missing)}"
+            f"--indices {show_indices(lacking)}"
         )
     for group in chosen:
         sealed = manifest.seal(directory, group)
@@ -134,7 +135,7 @@ def seal_command(directory: Path, groups: tuple[str, ...], parts: int | None, cl
 
 
 @main.command("failures")
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=FOLDER)
 def failures_command(directory: Path) -> None:
     """List every row that failed as CSV: group, row, key, status, reason.
 
@@ -150,15 +151,13 @@ def failures_command(directory: Path) -> None:
 
 
 @main.command("preview")
-@click.argument("directory", type=DIRECTORY)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write."
-)
+@click.argument("directory", type=FOLDER)
+@click.option("--out", type=OUT_FILE, required=True, help="File to write.")
 @click.option("--faces", type=click.IntRange(1, 400), default=16, show_default=True)
 @click.option("--origin", type=click.Choice(ORIGINS), help="Only landmarks of this origin.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only rows of this status.")
 @click.option("--known-occlusion", is_flag=True, help="Only rows with a known visibility.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of faces.")
+@settings(random=Seed)
 def preview_command(
     directory: Path,
     out: Path,
@@ -166,7 +165,7 @@ def preview_command(
     origin: str | None,
     status: str | None,
     known_occlusion: bool,
-    seed: int,
+    random: Seed,
 ) -> None:
     """Draw a contact sheet: crop, landmarks, heatmap, regions, visibility.
 
@@ -183,7 +182,7 @@ def preview_command(
     )
     if not len(rows):
         raise CacheError(f"{directory}: no rows pass these filters")
-    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:faces])
+    chosen = np.sort(np.random.default_rng(random.seed).permutation(rows)[:faces])
     sheet = contact_sheet(cache, chosen)
     with replacing(out) as temporary:
         sheet.save(temporary, "PNG")
@@ -196,10 +195,8 @@ def export_group() -> None:
 
 
 @export_group.command("landmarks")
-@click.argument("directory", type=DIRECTORY)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
-)
+@click.argument("directory", type=FOLDER)
+@click.option("--out", type=OUT_FILE, required=True, help="File to write.")
 def export_landmarks_command(directory: Path, out: Path) -> None:
     """Write `key x1,y1 … x478,y478` in source pixels, one line per face.
 

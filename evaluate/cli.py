@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,6 +14,15 @@ from faceguide.core.commands.console import (
     interruptible,
     printable,
 )
+from faceguide.core.commands.settings import settings
+from faceguide.core.commands.shared_options import (
+    FOLDER,
+    OUT_FILE,
+    OUT_FOLDER,
+    Outcome,
+    Output,
+    Seed,
+)
 from faceguide.core.commands.submit import submit_group
 from faceguide.core.files import (
     write_bytes,
@@ -24,18 +32,16 @@ from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.command_output import show
 from faceguide.evaluate.evaluate_jobs import evaluate_jobs
 from faceguide.evaluate.evaluation_options import (
-    FILE,
-    FOLDER,
-    OUT,
-    load,
-    matcher_options,
-    network_options,
-    part_option,
-    prepare,
-    progress_bar,
-    visibility_option,
+    Bootstrap,
+    NetworkOptions,
+    PairOptions,
+    RunOptions,
+    ScoreOptions,
+    SearchOptions,
+    check,
 )
 from faceguide.evaluate.merge_command import merge_command
+from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
 
 
 @click.group(cls=Group)
@@ -53,17 +59,9 @@ def main() -> None:
 @main.command("embed")
 @click.argument("directory", metavar="CACHE", type=FOLDER)
 @click.option("--maps", is_flag=True, help="Also feature maps, 50 KB a face.")
-@click.option("--out", type=OUT, required=True, help="Run directory.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@part_option
-@network_options
+@settings(network=NetworkOptions, run=RunOptions, output=Output)
 def embed_command(
-    directory: Path,
-    maps: bool,
-    out: Path,
-    as_json: bool,
-    part: tuple[int, int],
-    **network_arguments: Any,
+    directory: Path, maps: bool, network: NetworkOptions, run: RunOptions, output: Output
 ) -> None:
     """Embed every face of CACHE; other commands reuse it by --embeddings.
 
@@ -76,36 +74,33 @@ def embed_command(
       evaluate embed cache/ --weights run/ --device cuda --part 3/20 --out faces/
     """
     from faceguide.evaluate import runs
-    from faceguide.evaluate.score.prepare import (
-        MatcherOptions,
-        RunOptions,
-    )
 
     cache = FaceCache.open(directory)
-    network, batch_size = load(**network_arguments)
+    loaded = network.load()
     groups = {"plain", "embedding"} | ({"map"} if maps else set())
-    if network.occlusion_head is not None:
+    if loaded.occlusion_head is not None:
         groups.add("visibility")
-    options = MatcherOptions(batch_size=batch_size)
     with interruptible():
-        run = RunOptions(out, progress=progress_bar, part=part)
-        record = runs.run_embed(cache, network, options, run, frozenset(groups))
-    show("embed", record, out, as_json)
+        record = runs.run_embed(cache, loaded, run, frozenset(groups))
+    show("embed", record, run.out, output)
 
 
 @main.command("verification")
 @click.argument("directory", metavar="CACHE", type=FOLDER)
-@click.option("--pairs", type=FILE, required=True, help="The list of pairs.")
-@click.option("--split", help="Of ND-TWIN's pairs: train, val or test.")
-@visibility_option
-@matcher_options
+@settings(
+    listed=PairOptions,
+    network=NetworkOptions,
+    options=CachedMatcherOptions,
+    run=ScoreOptions,
+    output=Outcome,
+)
 def verification_command(
     directory: Path,
-    pairs: Path,
-    split: str | None,
-    allow_failures: bool,
-    as_json: bool,
-    **rest: Any,
+    listed: PairOptions,
+    network: NetworkOptions,
+    options: CachedMatcherOptions,
+    run: ScoreOptions,
+    output: Outcome,
 ) -> None:
     """Score pairs of faces of CACHE: k-fold accuracy, AUC, EER, TAR at FAR, thresholds.
 
@@ -125,33 +120,28 @@ def verification_command(
     from faceguide.evaluate import runs
 
     cache = FaceCache.open(directory)
-    network, options, run = prepare(**rest)
+    check(options, run)
     with interruptible():
-        record = runs.run_verification(cache, network, pairs, split, options, run)
-    show("verification", record, run.out, as_json, allow_failures)
+        record = runs.run_verification(cache, network.load(), listed, options, run)
+    show("verification", record, run.out, output)
 
 
 @main.command("identification")
 @click.argument("directory", metavar="CACHE", type=FOLDER)
-@click.option("--gallery", type=FILE, help="CSV of enrolled images: key, identity if need be.")
-@click.option("--probes", type=FILE, help="CSV of images to search for, likewise.")
-@click.option(
-    "--unenrolled",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    show_default=True,
-    help="Without lists: share of persons that are not enrolled, for open-set figures.",
+@settings(
+    lists=SearchOptions,
+    network=NetworkOptions,
+    options=CachedMatcherOptions,
+    run=ScoreOptions,
+    output=Outcome,
 )
-@visibility_option
-@matcher_options
 def identification_command(
     directory: Path,
-    gallery: Path | None,
-    probes: Path | None,
-    unenrolled: float,
-    allow_failures: bool,
-    as_json: bool,
-    **rest: Any,
+    lists: SearchOptions,
+    network: NetworkOptions,
+    options: CachedMatcherOptions,
+    run: ScoreOptions,
+    output: Outcome,
 ) -> None:
     """Search faces of CACHE among enrolled ones: rank 1 to 20, open-set TPIR, by pose and cover.
 
@@ -165,43 +155,23 @@ def identification_command(
     """
     from faceguide.evaluate import runs
 
-    if (gallery is None) != (probes is None):
-        raise click.UsageError("--gallery and --probes belong together")
-    if gallery is not None and unenrolled:
-        raise click.UsageError("--unenrolled is for runs without lists; leave it out")
+    lists.check()
     cache = FaceCache.open(directory)
-    network, options, run = prepare(**rest)
-    lists = None if gallery is None or probes is None else (gallery, probes)
+    check(options, run)
     with interruptible():
-        record = runs.run_identification(cache, network, lists, unenrolled, options, run)
-    show("identification", record, run.out, as_json, allow_failures)
+        record = runs.run_identification(cache, network.load(), lists, options, run)
+    show("identification", record, run.out, output)
 
 
 @main.command("ijb")
 @click.argument("folder", type=FOLDER)
-@click.option("--norm/--no-norm", default=True, show_default=True, help="Weigh by norm.")
-@click.option(
-    "--detector-score/--no-detector-score",
-    default=True,
-    show_default=True,
-    help="Weigh by detector score.",
-)
-@click.option(
-    "--images-per-template",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    help="Representatives of a template for all matchers but cosine.",
-)
-@matcher_options
+@settings(network=NetworkOptions, options=TemplateOptions, run=ScoreOptions, output=Outcome)
 def ijb_command(
     folder: Path,
-    norm: bool,
-    detector_score: bool,
-    images_per_template: int,
-    allow_failures: bool,
-    as_json: bool,
-    **rest: Any,
+    network: NetworkOptions,
+    options: TemplateOptions,
+    run: ScoreOptions,
+    output: Outcome,
 ) -> None:
     """Run IJB-B or IJB-C, 1:1 and 1:N, from FOLDER with loose_crop/ and meta/.
 
@@ -214,30 +184,20 @@ def ijb_command(
       evaluate ijb IJBC/ --backbone ir_101 --weights ir101.ckpt --device cuda --out ijbc/
       evaluate ijb IJBC/ --weights run/ --matcher qaconv+occlusion --out ijbc-local/
     """
-    from faceguide.evaluate.ijb.ijb_protocol import TemplateOptions
     from faceguide.evaluate.ijb.ijb_run import run_ijb
 
-    network, options, run = prepare(visibility="auto", **rest)
-    template = TemplateOptions(options.flip, norm, detector_score, images_per_template)
+    check(options, run)
     with interruptible():
-        record = run_ijb(folder, network, options, template, run)
-    show("ijb", record, run.out, as_json, allow_failures)
+        record = run_ijb(folder, network.load(), options, run)
+    show("ijb", record, run.out, output)
 
 
 @main.command("compare")
 @click.argument("directories", metavar="RUN RUN…", nargs=-1, type=FOLDER, required=True)
-@click.option("--out", type=OUT, required=True, help="Directory for tables and figures.")
-@click.option(
-    "--bootstrap",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    help="Draws of persons; evaluate report takes the default.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap, likewise.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Directory for tables and figures.")
+@settings(intervals=Bootstrap, random=Seed, output=Output)
 def compare_command(
-    directories: tuple[Path, ...], out: Path, bootstrap: int, seed: int, as_json: bool
+    directories: tuple[Path, ...], out: Path, intervals: Bootstrap, random: Seed, output: Output
 ) -> None:
     """Test verification runs over the same pairs against each other; write tables and the ROC.
 
@@ -259,8 +219,10 @@ def compare_command(
 
     if len(directories) < 2:
         raise click.UsageError("a comparison needs two runs or more")
+    if not intervals.replicates:
+        raise click.UsageError("--bootstrap 0: a comparison needs intervals; give at least 1")
     with interruptible():
-        comparison = compare.compare_runs(list(directories), bootstrap, seed)
+        comparison = compare.compare_runs(list(directories), intervals.replicates, random.seed)
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / compare.COMPARISON, comparison)
         caption = f"Verification on {comparison['pairs']:,} pairs, per cent."
@@ -282,7 +244,7 @@ def compare_command(
             curves[printable(run["name"])] = roc.curve(ranking)
             least = min(least, 1.0 / len(ranking.impostor))
         figures.save(figures.roc_figure(curves, least), out, "roc")
-    if as_json:
+    if output.as_json:
         echo_json(comparison)
     else:
         texts = [tables.to_text(table) for table, _ in made.values()]
@@ -293,9 +255,7 @@ def compare_command(
 
 @main.command("report")
 @click.argument("directories", metavar="RUN…", nargs=-1, type=FOLDER, required=True)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="HTML file."
-)
+@click.option("--out", type=OUT_FILE, required=True, help="HTML file.")
 @click.option("--title", default="Face recognition: evaluation", show_default=True)
 @click.option(
     "--hardest",

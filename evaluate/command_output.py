@@ -19,35 +19,33 @@ from faceguide.core.commands.doubts import (
     OF_WEIGHTS,
     Doubts,
 )
+from faceguide.core.commands.shared_options import Output
 
 
-def show(
-    command: str, record: dict[str, Any], out: Path, as_json: bool, allow_failures: bool = False
-) -> None:
+def show(command: str, record: dict[str, Any], out: Path, output: Output) -> None:
     """Print the record of a run, or what a part of it has to say.
 
     Args:
         command: whose run it is.
         record: what the run returned.
         out: the run directory.
-        as_json: print one JSON object.
-        allow_failures: entries that were left out are no reason for another exit code.
+        output: how, and whether entries that were left out change the exit code.
 
     Raises:
         SomeFailed: when entries were left out and that is not allowed.
     """
     if "part" in record:
-        show_part(record, out, as_json)
+        show_part(record, out, output)
         return
-    echo_json(record) if as_json else _TEXTS[command](record)
+    echo_json(record) if output.as_json else _TEXTS[command](record)
     if command != "embed":
         what = "pairs" if command == "verification" else "images"
-        _tell(record, out, allow_failures, what)
+        _tell(record, out, output.allow_failures, what)
 
 
-def show_part(record: dict[str, Any], out: Path, as_json: bool) -> None:
+def show_part(record: dict[str, Any], out: Path, output: Output) -> None:
     """What a part says: what it embedded, and what comes next."""
-    if as_json:
+    if output.as_json:
         echo_json(record)
     index, parts = record["part"]
     if record["waits"]:

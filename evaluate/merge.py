@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.settings import refixed
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate import runs
 from faceguide.evaluate.attribution import run as attribution
+from faceguide.evaluate.evaluation_options import PairOptions, ScoreOptions, SearchOptions
 from faceguide.evaluate.evaluation_run import read_run
-from faceguide.evaluate.ijb.ijb_protocol import TemplateOptions
 from faceguide.evaluate.ijb.ijb_run import run_ijb
+from faceguide.evaluate.score.matcher_options import MatcherOptions, TemplateOptions
 from faceguide.evaluate.score.network import (
     Network,
     load_network,
-)
-from faceguide.evaluate.score.prepare import (
-    MatcherOptions,
-    RunOptions,
 )
 from faceguide.train.run.run_record import cache_hash
 
@@ -53,14 +51,7 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
         )
     network = load_network(about["backbone"], Path(about["weights"]), colour=_asked_colour(about))
     _unchanged(out, about["weights"], network.sha256, about["weights_sha256"])
-    settings, embeddings = about["settings"], about["embeddings"]
-    run = RunOptions(
-        out,
-        None if embeddings is None else Path(embeddings),
-        settings.get("replicates", 0),
-        part=None,
-    )
-    return command, again[command](about, network, run)
+    return command, again[command](out, about, network)
 
 
 def _asked_colour(about: dict[str, Any]) -> str | None:
@@ -76,68 +67,32 @@ def _unchanged(out: Path, what: str, now: str, then: str) -> None:
         )
 
 
-def _cache(about: dict[str, Any], run: RunOptions) -> FaceCache:
+def _cache(out: Path, about: dict[str, Any]) -> FaceCache:
     cache = FaceCache.open(about["cache"])
-    _unchanged(run.out, about["cache"], cache_hash(cache), about["cache_manifest"])
+    _unchanged(out, about["cache"], cache_hash(cache), about["cache_manifest"])
     return cache
 
 
-def _options(settings: dict[str, Any]) -> MatcherOptions:
-    """The options whose `settings` these are."""
-
-    def path(name: str) -> Path | None:
-        return None if settings[name] is None else Path(settings[name])
-
-    return MatcherOptions(
-        settings["matcher"],
-        settings["flip"],
-        settings["visibility"],
-        settings["fuse"],
-        path("fusion_scales"),
-        path("fit_pairs"),
-        settings["fit_split"],
-        path("fit_cache"),
-        seed=settings["seed"],
-    )
+def _settings(out: Path, about: dict[str, Any], *kinds: type) -> list[Any]:
+    """The settings of a run, with a `ScoreOptions` that computes nothing."""
+    place = {"out": str(out), "embeddings": about["embeddings"], "merging": True}
+    return refixed({**about["settings"], **place}, out, *kinds, ScoreOptions)
 
 
-def _embed(about: dict[str, Any], network: Network, run: RunOptions) -> dict[str, Any]:
-    groups = frozenset(about["groups"])
-    return runs.run_embed(_cache(about, run), network, MatcherOptions(), run, groups)
+def _embed(out: Path, about: dict[str, Any], network: Network) -> dict[str, Any]:
+    (run,) = _settings(out, about)
+    return runs.run_embed(_cache(out, about), network, run, frozenset(about["groups"]))
 
 
-def _verification(about: dict[str, Any], network: Network, run: RunOptions) -> dict[str, Any]:
-    settings = about["settings"]
-    return runs.run_verification(
-        _cache(about, run),
-        network,
-        Path(settings["pairs"]),
-        settings["split"],
-        _options(settings),
-        run,
-    )
+def _verification(out: Path, about: dict[str, Any], network: Network) -> dict[str, Any]:
+    settings = _settings(out, about, PairOptions, MatcherOptions)
+    return runs.run_verification(_cache(out, about), network, *settings)
 
 
-def _identification(about: dict[str, Any], network: Network, run: RunOptions) -> dict[str, Any]:
-    settings = about["settings"]
-    gallery, probes = settings["gallery"], settings["probes"]
-    return runs.run_identification(
-        _cache(about, run),
-        network,
-        None if gallery is None else (Path(gallery), Path(probes)),
-        settings["unenrolled"],
-        _options(settings),
-        run,
-    )
+def _identification(out: Path, about: dict[str, Any], network: Network) -> dict[str, Any]:
+    settings = _settings(out, about, SearchOptions, MatcherOptions)
+    return runs.run_identification(_cache(out, about), network, *settings)
 
 
-def _ijb(about: dict[str, Any], network: Network, run: RunOptions) -> dict[str, Any]:
-    settings = about["settings"]
-    options = _options(settings)
-    template = TemplateOptions(
-        options.flip,
-        settings["norm"],
-        settings["detector_score"],
-        settings["images_per_template"],
-    )
-    return run_ijb(Path(about["folder"]), network, options, template, run)
+def _ijb(out: Path, about: dict[str, Any], network: Network) -> dict[str, Any]:
+    return run_ijb(Path(about["folder"]), network, *_settings(out, about, TemplateOptions))

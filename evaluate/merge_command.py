@@ -10,17 +10,14 @@ from faceguide.core.commands.parts import (
     parts_of,
     show_indices,
 )
-from faceguide.evaluate.evaluation_options import FOLDER
+from faceguide.core.commands.settings import settings
+from faceguide.core.commands.shared_options import FOLDER, MissingParts, Outcome
 
 
 @click.command("merge")
 @click.argument("directory", metavar="RUN", type=FOLDER)
-@click.option(
-    "--parts", type=click.IntRange(1), metavar="N", help="Say which of N parts are missing."
-)
-@click.option("--allow-failures", is_flag=True, help="Exit 0 although some were left out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record of the results.")
-def merge_command(directory: Path, parts: int | None, allow_failures: bool, as_json: bool) -> None:
+@settings(missing=MissingParts, output=Outcome)
+def merge_command(directory: Path, missing: MissingParts, output: Outcome) -> None:
     """Write the results of a RUN whose parts are all done; again writes the same bytes.
 
     RUN is of embed, verification, identification, ijb or attribution. Nothing is embedded here;
@@ -42,7 +39,7 @@ def merge_command(directory: Path, parts: int | None, allow_failures: bool, as_j
     try:
         command, record = merge_run(directory)
     except Unfinished as error:
-        if parts is None:
+        if (parts := missing.parts) is None:
             raise
         again = parts_of(error.blocks, parts)
         raise EvaluationError(
@@ -51,6 +48,6 @@ def merge_command(directory: Path, parts: int | None, allow_failures: bool, as_j
             f"{show_indices(again)}"
         ) from None
     if command == "attribution":
-        attribution.show_results(record, directory, as_json, allow_failures)
+        attribution.show_results(record, directory, output)
     else:
-        show(command, record, directory, as_json, allow_failures)
+        show(command, record, directory, output)

@@ -15,6 +15,7 @@ from faceguide.cache.pairs.pair_rows import (
     resolve,
 )
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import (
     digest,
@@ -26,6 +27,13 @@ from faceguide.evaluate import (
     identification,
     verification,
 )
+from faceguide.evaluate.evaluation_options import (
+    PairOptions,
+    RunOptions,
+    ScoreOptions,
+    SearchOptions,
+    progress_bar,
+)
 from faceguide.evaluate.galleries import Galleries
 from faceguide.evaluate.metrics import strata
 from faceguide.evaluate.score import fusion
@@ -36,11 +44,11 @@ from faceguide.evaluate.score.embed_part import (
     part_record,
 )
 from faceguide.evaluate.score.face_reader import score_pairs_by_blocks
+from faceguide.evaluate.score.matcher_options import MatcherOptions
 from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import (
-    MatcherOptions,
     Needs,
-    RunOptions,
+    begin_run,
     build_matcher,
     needs_of,
     provenance,
@@ -52,7 +60,6 @@ from faceguide.evaluate.score.prepare import (
 def run_embed(
     cache: FaceCache,
     network: Network,
-    options: MatcherOptions,
     run: RunOptions,
     groups: frozenset[str],
 ) -> dict[str, Any]:
@@ -68,8 +75,8 @@ def run_embed(
     rows = cache.select()
     # No settings: groups add up, and the store itself is keyed by cache and weights.
     about = provenance(cache, network)
-    run.begin("embed", {}, groups=sorted(groups), **about)
-    embedded = embed_cached(cache, network, rows, groups, options.batch_size, run)
+    begin_run(run, "embed", {}, groups=sorted(groups), **about)
+    embedded = embed_cached(cache, network, rows, groups, run)
     if run.is_part or embedded.store is None:
         return part_record(run, embedded)
     return {
@@ -84,10 +91,9 @@ def run_embed(
 def run_verification(
     cache: FaceCache,
     network: Network,
-    pairs_file: Path,
-    split: str | None,
+    listed: PairOptions,
     options: MatcherOptions,
-    run: RunOptions,
+    run: ScoreOptions,
 ) -> dict[str, Any]:
     """Score a list of pairs and summarise it.
 
@@ -102,18 +108,13 @@ def run_verification(
         Unfinished: when nothing is to be computed and blocks are missing.
     """
     needs = needs_of(network, options, cache)
-    pairs = read_pairs(pairs_file, split)
+    pairs = read_pairs(listed.pairs, listed.split)
     rows = resolve(cache, pairs)
-    _require_both_kinds(cache, pairs_file, rows)
-    settings = {
-        "pairs": str(pairs_file.resolve()),
-        "split": split,
-        "replicates": run.replicates,
-        **options.settings(),
-    }
-    run.begin("verification", settings, **provenance(cache, network))
+    _require_both_kinds(cache, listed.pairs, rows)
+    settings = fixed(listed, options, run)
+    begin_run(run, "verification", settings, **provenance(cache, network))
     used = np.unique(np.concatenate([rows.probe, rows.reference]))
-    embedded = embed_cached(cache, network, used, needs.groups, options.batch_size, run)
+    embedded = embed_cached(cache, network, used, needs.groups, run)
     store = embedded.store
     if store is None or (run.is_part and needs.cheap):
         return part_record(run, embedded, needs)
@@ -124,8 +125,8 @@ def run_verification(
         matcher,
         rows.probe,
         rows.reference,
-        ScoreBlocks(run.out, key, run.part),
-        run.progress("pairs", len(rows)),
+        ScoreBlocks(run.out, key, run.todo),
+        progress_bar("pairs", len(rows)),
     )
     if score is None:
         return part_record(run, embedded, needs)
@@ -202,18 +203,16 @@ def _require_both_kinds(cache: FaceCache, path: Path, rows: PairRows) -> None:
 def run_identification(
     cache: FaceCache,
     network: Network,
-    lists: tuple[Path, Path] | None,
-    unenrolled: float,
+    lists: SearchOptions,
     options: MatcherOptions,
-    run: RunOptions,
+    run: ScoreOptions,
 ) -> dict[str, Any]:
     """Search probes in a gallery and summarise the search.
 
     Writes run.json, identification.json, search.safetensors and, if need be, left_out.csv.
 
     Args:
-        lists: gallery and probe CSV, or None: one image per identity is enrolled.
-        unenrolled: share of the persons that are not enrolled; for `lists` = None.
+        lists: without files one image per identity is enrolled.
 
     Returns:
         The record of identification.json; of a part, `part_record`.
@@ -222,22 +221,16 @@ def run_identification(
         Unfinished: when nothing is to be computed and blocks are missing.
     """
     needs = needs_of(network, options, cache)
-    if lists is None:
+    if lists.gallery is None or lists.probes is None:
         task = galleries.one_per_identity(
-            cache, cache.select(labelled=True), unenrolled, options.seed
+            cache, cache.select(labelled=True), lists.unenrolled, options.seed
         )
     else:
-        task = galleries.from_lists(cache, *lists)
-    settings = {
-        "gallery": None if lists is None else str(lists[0].resolve()),
-        "probes": None if lists is None else str(lists[1].resolve()),
-        "unenrolled": unenrolled,
-        "replicates": run.replicates,
-        **options.settings(),
-    }
-    run.begin("identification", settings, **provenance(cache, network))
+        task = galleries.from_lists(cache, lists.gallery, lists.probes)
+    settings = fixed(lists, options, run)
+    begin_run(run, "identification", settings, **provenance(cache, network))
     used = np.unique(np.concatenate([task.gallery, task.probe]))
-    embedded = embed_cached(cache, network, used, needs.groups, options.batch_size, run)
+    embedded = embed_cached(cache, network, used, needs.groups, run)
     store = embedded.store
     if store is None or (run.is_part and needs.cheap):
         return part_record(run, embedded, needs)
@@ -250,8 +243,8 @@ def run_identification(
         task.gallery_person,
         task.probe,
         task.probe_person,
-        run.progress("probes", len(task.probe)),
-        ScoreBlocks(run.out, key, run.part),
+        progress_bar("probes", len(task.probe)),
+        ScoreBlocks(run.out, key, run.todo),
     )
     if found is None:
         return part_record(run, embedded, needs)

@@ -18,19 +18,19 @@ from faceguide.core.commands.console import (
     printable,
 )
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.parts import WHOLE
+from faceguide.core.commands.settings import settings
+from faceguide.core.commands.shared_options import FOLDER, OUT_FOLDER, Output, Seed
 from faceguide.core.commands.submit import submit_group
 from faceguide.core.errors import CacheError
 from faceguide.preprocess import dry_run as rehearsal
-from faceguide.preprocess import (
-    face_shards,
-    parallel,
-)
+from faceguide.preprocess import face_shards, parallel
+from faceguide.preprocess.face_shards import FaceSettings
 from faceguide.preprocess.guidance import guidance_shards
-from faceguide.preprocess.guidance.drawing import (
-    GuidanceSettings,
-    settings_of,
-)
+from faceguide.preprocess.guidance.drawing import GuidanceSettings
 from faceguide.preprocess.masks.mask_group import (
+    CacheMaskOptions,
+    LandmarkMaskOptions,
     MaskPlan,
     MaskWork,
     mask_plan,
@@ -38,16 +38,8 @@ from faceguide.preprocess.masks.mask_group import (
 )
 from faceguide.preprocess.planning import face_plan, settle
 from faceguide.preprocess.prep_jobs import prep_jobs
-from faceguide.preprocess.prep_options import (
-    EXISTING,
-    FOLDER,
-    face_options,
-    guidance_options,
-    job_options,
-    mask_options,
-    prepare_option,
-)
-from faceguide.preprocess.work import Work, require_none_failed, where
+from faceguide.preprocess.prep_options import CacheOptions, Here, PlanOptions
+from faceguide.preprocess.work import Work
 
 
 @click.group(cls=Group)
@@ -63,24 +55,21 @@ def main() -> None:
 
 
 @main.command("landmarks")
-@face_options
-@click.option("--masks", "mask_root", type=FOLDER, help="Then match these masks, as `prep masks`.")
-@mask_options
+@settings(
+    faces=FaceSettings,
+    guidance=GuidanceSettings,
+    place=PlanOptions,
+    masks=LandmarkMaskOptions,
+    here=Here,
+)
 @click.option("--dry-run", is_flag=True, help="Count, estimate and name every problem; no cache.")
-@job_options
 def landmarks_command(
-    mask_root: Path | None,
-    polarity: Any,
-    classes: tuple[str, ...],
-    clean: tuple[str, ...],
+    faces: FaceSettings,
+    guidance: GuidanceSettings,
+    place: PlanOptions,
+    masks: LandmarkMaskOptions,
+    here: Here,
     dry_run: bool,
-    overwrite: bool,
-    jobs: int | None,
-    part: str | None,
-    dask: str | None,
-    allow_failures: bool,
-    as_json: bool,
-    **options: Any,
 ) -> None:
     """Find the face in every image of SOURCE, align it and cache it with its guidance.
 
@@ -98,22 +87,21 @@ def landmarks_command(
       prep landmarks list.csv --out cache448/ --size 448 --margin 0.07 --store jpeg
     """
     started = time.monotonic()
-    wanted = face_plan(**options)
+    wanted = face_plan(faces, guidance, place)
     visibility = None
-    if mask_root is not None or clean:
-        visibility = mask_plan(
-            mask_root, polarity=polarity, classes=classes, clean=clean, source=options["source"]
-        )
-    elif polarity or classes:
+    if masks.mask_root is not None or masks.clean:
+        visibility = mask_plan(masks.mask_root, masks, faces.source)
+    elif masks.polarity or masks.classes:
         raise click.UsageError("--polarity and --class are about --masks FOLDER, which is missing")
-    here = where(jobs, part, dask)
     if dry_run:
-        echo, doubts = rehearsal.rehearse(wanted.source, wanted.settings, wanted.limit, here.jobs)
+        echo, doubts = rehearsal.rehearse(
+            wanted.source, wanted.settings, place.limit, here.processes
+        )
         doubts.say()
-        echo_json(echo) if as_json else click.echo(rehearsal.describe(echo))
+        echo_json(echo) if here.as_json else click.echo(rehearsal.describe(echo))
         return
-    if overwrite:
-        if here.part != (0, 1):
+    if place.overwrite:
+        if here.part != WHOLE:
             raise click.UsageError(
                 "--overwrite would remove what other parts made; run `prep plan … --overwrite` "
                 "once, then the parts without it"
@@ -129,17 +117,16 @@ def landmarks_command(
     mine = Work(wanted.directory, plan, ("faces", "guidance"), here)
     mine.run(work)
     if not covers:
-        mine.finish(started, allow_failures, as_json)
+        mine.finish(started)
         return
-    faces, begun = mine.close(started), time.monotonic()
+    found, begun = mine.close(started), time.monotonic()
     theirs = covers.run(here)
     seen = theirs.close(begun)
-    if as_json:
-        echo_json({**faces, "masks": seen, "doubts": {**faces["doubts"], **seen["doubts"]}})
+    if here.as_json:
+        echo_json({**found, "masks": seen, "doubts": {**found["doubts"], **seen["doubts"]}})
     else:
-        click.echo(f"{mine.describe(faces)}\nmasks: {theirs.describe(seen)}")
-    failures = faces["failures"] + seen["failures"]
-    require_none_failed(wanted.directory, failures, faces["images"], allow_failures)
+        click.echo(f"{mine.describe(found)}\nmasks: {theirs.describe(seen)}")
+    mine.require_none_failed(found["failures"] + seen["failures"], found["images"])
 
 
 def _settled(directory: Path, plan: Plan, visibility: MaskPlan) -> MaskWork:
@@ -152,9 +139,10 @@ def _settled(directory: Path, plan: Plan, visibility: MaskPlan) -> MaskWork:
 
 
 @main.command("plan")
-@face_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan_command(overwrite: bool, as_json: bool, **options: Any) -> None:
+@settings(faces=FaceSettings, guidance=GuidanceSettings, place=PlanOptions, output=Output)
+def plan_command(
+    faces: FaceSettings, guidance: GuidanceSettings, place: PlanOptions, output: Output
+) -> None:
     """List SOURCE and settle which image goes where; open none.
 
     `prep landmarks` plans by itself. Before many parts start together, one plan saves each of
@@ -165,11 +153,11 @@ def plan_command(overwrite: bool, as_json: bool, **options: Any) -> None:
       prep plan photos/ --out cache/
       prep landmarks photos/ --out cache/ --part 0/4
     """
-    wanted = face_plan(**options)
-    if overwrite:
+    wanted = face_plan(faces, guidance, place)
+    if place.overwrite:
         manifest.start_over(wanted.directory)
     plan, _ = settle(wanted)
-    if as_json:
+    if output.as_json:
         doubts = Doubts.kept_of(wanted.directory, ("faces",)).counts()
         counts = {"rows": plan.rows, "shards": plan.shards, "identities": plan.identities}
         echo_json({**counts, "doubts": doubts})
@@ -183,7 +171,7 @@ def plan_command(overwrite: bool, as_json: bool, **options: Any) -> None:
 def _faces_and_guidance(
     directory: Path,
     plan: Plan,
-    settings: face_shards.FaceSettings,
+    settings: FaceSettings,
     recipe: dict[str, Any],
     guidance: GuidanceSettings,
     shard: int,
@@ -194,22 +182,8 @@ def _faces_and_guidance(
 
 
 @main.command("guidance")
-@click.option("--cache", "directory", type=FOLDER, required=True, help="Cache to render again.")
-@guidance_options
-@prepare_option
-@job_options
-def guidance_command(
-    directory: Path,
-    grid: int,
-    regions: Any,
-    points_file: Path | None,
-    prepare: bool,
-    jobs: int | None,
-    part: str | None,
-    dask: str | None,
-    allow_failures: bool,
-    as_json: bool,
-) -> None:
+@settings(place=CacheOptions, guidance=GuidanceSettings, here=Here)
+def guidance_command(place: CacheOptions, guidance: GuidanceSettings, here: Here) -> None:
     """Render heatmaps and region masks again with other settings; nothing is detected.
 
     --points FILE has the fields of the built-in table: lists of landmark indices (0 to 477 of
@@ -230,53 +204,25 @@ def guidance_command(
                 "mouth": [{"ring": [61, 0, 291, 17]}]}}
     """
     started = time.monotonic()
-    here = where(jobs, part, dask)
-    directory = directory.absolute()
+    directory = place.directory.absolute()
     plan = manifest.require_plan(directory)
-    settings = settings_of(regions, grid, points_file)
-    manifest.set_recipe(directory, plan, "guidance", settings.recipe(), replace=True)
+    guidance.say_unused()
+    manifest.set_recipe(directory, plan, "guidance", guidance.recipe(), replace=True)
     recipe = manifest.group_recipe(directory, plan, "guidance")
     assert recipe is not None
-    if prepare:
+    if place.prepare:
         return
-    work = functools.partial(guidance_shards.make_guidance, directory, plan, recipe, settings)
+    work = functools.partial(guidance_shards.make_guidance, directory, plan, recipe, guidance)
     mine = Work(directory, plan, ("guidance",), here)
     mine.run(work)
-    mine.finish(started, allow_failures, as_json)
+    mine.finish(started)
 
 
 @main.command("masks")
 @click.argument("root", metavar="[MASKS]", type=FOLDER, required=False)
-@click.option("--cache", "directory", type=FOLDER, required=True, help="Cache of the faces.")
-@mask_options
-@click.option("--table", type=EXISTING, help="CSV with columns image (row key) and mask.")
-@click.option(
-    "--grid",
-    type=click.Choice(["7", "14"]),
-    default="7",
-    show_default=True,
-    help="Cells on a side of a visibility map.",
-)
-@click.option(
-    "--overwrite", is_flag=True, help="Start over: remove the visibility that is there first."
-)
-@prepare_option
-@job_options
+@settings(place=CacheOptions, masks=CacheMaskOptions, here=Here)
 def masks_command(
-    root: Path | None,
-    directory: Path,
-    polarity: Any,
-    classes: tuple[str, ...],
-    table: Path | None,
-    clean: tuple[str, ...],
-    grid: str,
-    overwrite: bool,
-    prepare: bool,
-    jobs: int | None,
-    part: str | None,
-    dask: str | None,
-    allow_failures: bool,
-    as_json: bool,
+    root: Path | None, place: CacheOptions, masks: CacheMaskOptions, here: Here
 ) -> None:
     """Match mask files to cached faces and keep the visible share of each cell.
 
@@ -290,21 +236,18 @@ def masks_command(
       prep masks --cache cache/ --clean .
     """
     started = time.monotonic()
-    wanted = mask_plan(
-        root, polarity=polarity, classes=classes, clean=clean, table=table, grid=int(grid)
-    )
-    here = where(jobs, part, dask)
-    directory = directory.absolute()
+    wanted = mask_plan(root, masks)
+    directory = place.directory.absolute()
     plan = manifest.require_plan(directory)
-    if overwrite and here.part != (0, 1) and not prepare:
+    if masks.overwrite and here.part != WHOLE and not place.prepare:
         raise click.UsageError(
             "--overwrite would remove what other parts made; run `prep masks … --prepare "
             "--overwrite` once, then the parts without it"
         )
-    covers = settle_masks(directory, plan, wanted, replace=overwrite)
-    if prepare:
+    covers = settle_masks(directory, plan, wanted, replace=masks.overwrite)
+    if place.prepare:
         return
-    covers.run(here).finish(started, allow_failures, as_json)
+    covers.run(here).finish(started)
 
 
 main.add_command(
@@ -318,11 +261,11 @@ main.add_command(
 
 
 @main.command("demo-photos")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=OUT_FOLDER)
 @click.option("--identities", type=click.IntRange(2, 40), default=12, show_default=True)
 @click.option("--images", type=click.IntRange(2, 100), default=16, show_default=True, help="Each.")
-@click.option("--seed", type=int, default=0, show_default=True)
-def demo_photos_command(folder: Path, identities: int, images: int, seed: int) -> None:
+@settings(random=Seed)
+def demo_photos_command(folder: Path, identities: int, images: int, random: Seed) -> None:
     """Draw a small labelled photo set, some faces veiled with exact masks, to try things on.
 
     All pictures are warps of one public-domain portrait: good for trying commands, no measure
@@ -334,5 +277,5 @@ def demo_photos_command(folder: Path, identities: int, images: int, seed: int) -
     """
     from faceguide.preprocess.demo.demo_photos import write_demo_photos
 
-    write_demo_photos(folder, identities=identities, images=images, seed=seed)
+    write_demo_photos(folder, identities=identities, images=images, seed=random.seed)
     click.echo(f"{printable(folder)}: {identities * images} photographs of {identities} identities")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from faceguide.cache.schema import (
     columns,
 )
 from faceguide.cache.shard import is_done, write_shard
+from faceguide.core.commands.settings import argument, option
+from faceguide.core.commands.shared_options import EXISTING
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import (
@@ -71,29 +74,37 @@ class FaceSettings:
 
     Attributes:
         source: folder, CSV, .rec or .bin.
-        flat: nested folders say nothing about identities.
-        align: "arcface", the five-point template; "none", the images are aligned already.
-        size: side of the square crop in pixels.
-        margin: what the crop shows beyond the template on each side, as a share of it.
-        store: "raw" pixels, or "jpeg" for large crops and sets beyond memory.
-        model: a face_landmarker.task file instead of the bundled Face Mesh.
-        landmarks: a landmark file to import instead of detecting, and
-        landmark_index: its index inside the cache.
-        choose: the face that counts among several: the "largest" or the one in the "center".
-        check_all: measure the quality of every face, not only of rescued ones.
+        landmark_index: the index of `landmarks` inside the cache.
     """
 
-    source: Path
-    flat: bool = False
-    align: Literal["arcface", "none"] = "arcface"
-    size: int = 112
-    margin: float = 0.0
-    store: Literal["raw", "jpeg"] = "raw"
-    model: Path | None = None
-    landmarks: Path | None = None
+    source: Path = argument(type=EXISTING)
+    flat: bool = option(False, "Nested folders do not name identities.")
+    align: Literal["arcface", "none"] = option(
+        "arcface", "Five-point alignment, or none for images that are aligned already."
+    )
+    size: int = option(112, "Side of the crop in pixels.", type=click.IntRange(16, 1024))
+    margin: float = option(
+        0.0, "Show this share more on each side of the template.", type=click.FloatRange(0, 2)
+    )
+    store: Literal["raw", "jpeg"] = option(
+        "raw", "Pixels, or JPEG for large crops and sets beyond memory."
+    )
+    model: Path | None = option(
+        None,
+        "A face_landmarker.task file for MediaPipe's Tasks API, instead of the bundled Face Mesh.",
+        type=EXISTING,
+    )
+    landmarks: Path | None = option(
+        None,
+        "Import these landmarks (text or CSV, 478 or 468 points in source pixels); detect only to "
+        "compare some.",
+        type=EXISTING,
+    )
     landmark_index: Path | None = None
-    choose: Literal["largest", "center"] = "largest"
-    check_all: bool = False
+    choose: Literal["largest", "center"] = option(
+        "largest", "Which of several faces in an image counts.", "--face"
+    )
+    check_all: bool = option(False, "Measure the quality of every face: one more pass.")
 
     def row_bytes(self) -> int:
         """Expected bytes of a row in the faces file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,8 @@ from faceguide.preprocess.face_shards import (
     FaceSettings,
     faces_recipe,
 )
-from faceguide.preprocess.guidance.drawing import (
-    GuidanceSettings,
-    settings_of,
-)
+from faceguide.preprocess.guidance.drawing import GuidanceSettings
+from faceguide.preprocess.prep_options import PlanOptions
 from faceguide.preprocess.sources.identities import checked_rows
 from faceguide.preprocess.sources.image_sources import (
     Source,
@@ -41,49 +39,30 @@ class FacePlan:
         source: where the images come from, opened.
         settings: how faces are found and cut out.
         guidance: how heatmaps and regions are drawn.
-        limit: images drawn at random; None = all.
-        seed: of the order of the rows.
-        shard_rows: None = by size.
+        place: where the rows go, and in which order.
     """
 
     directory: Path
     source: Source
     settings: FaceSettings
     guidance: GuidanceSettings
-    limit: int | None
-    seed: int
-    shard_rows: int | None
+    place: PlanOptions
 
 
-def face_plan(
-    *,
-    source: Path,
-    directory: Path,
-    landmark_file: Path | None,
-    grid: int,
-    regions: Any,
-    points_file: Path | None,
-    limit: int | None,
-    seed: int,
-    shard_rows: int | None,
-    **settings: Any,
-) -> FacePlan:
-    """The options of `face_options`, checked; paths become absolute, for workers elsewhere."""
-    directory = directory.absolute()
-    return FacePlan(
-        directory=directory,
-        source=open_source(source.absolute(), flat=settings["flat"]),
-        settings=FaceSettings(
-            source=source.absolute(),
-            landmarks=landmark_file.absolute() if landmark_file else None,
-            landmark_index=directory / "landmarks.index" if landmark_file else None,
-            **settings,
-        ),
-        guidance=settings_of(regions, grid, points_file),
-        limit=limit,
-        seed=seed,
-        shard_rows=shard_rows,
+def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOptions) -> FacePlan:
+    """What the options ask for, checked; paths become absolute, for workers elsewhere."""
+    guidance.say_unused()
+    directory, source = place.directory.absolute(), faces.source.absolute()
+    imported = faces.landmarks
+    settings = replace(
+        faces,
+        source=source,
+        model=faces.model and faces.model.absolute(),
+        landmarks=imported and imported.absolute(),
+        landmark_index=imported and directory / "landmarks.index",
     )
+    opened = open_source(source, flat=faces.flat)
+    return FacePlan(directory, opened, settings, guidance, place)
 
 
 def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
@@ -101,9 +80,9 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
             lambda: _rows(wanted.source, directory),
             recipe=recipe,
             meta=wanted.source.columns,
-            seed=wanted.seed,
-            limit=wanted.limit,
-            shard_rows=wanted.shard_rows,
+            seed=wanted.place.seed,
+            limit=wanted.place.limit,
+            shard_rows=wanted.place.shard_rows,
             row_bytes=settings.row_bytes(),
             progress=bar.update,
         )

@@ -24,35 +24,11 @@ from faceguide.core.commands.doubts import (
     STAGES,
     Doubts,
 )
-from faceguide.core.commands.parts import (
-    own_part,
-    shards_of,
-)
+from faceguide.core.commands.parts import shards_of
 from faceguide.core.files import read_json
 from faceguide.preprocess import parallel
+from faceguide.preprocess.prep_options import Here
 from faceguide.preprocess.sources.repeated_images import repeated_rows
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a command works, and on which part.
-
-    Attributes:
-        part: (i, N).
-        jobs: processes of this machine.
-        dask: address of a Dask scheduler whose workers work instead.
-    """
-
-    part: tuple[int, int]
-    jobs: int
-    dask: str | None
-
-
-def where(jobs: int | None, part: str | None, dask: str | None) -> Where:
-    """The options of `job_options`; without --part, Slurm's array variables name the part."""
-    if dask is not None and jobs is not None:
-        raise click.UsageError("--jobs is for this machine, --dask for others: give one of them")
-    return Where(own_part(part), jobs or parallel.usable_cores(), dask)
 
 
 @dataclass(frozen=True)
@@ -69,7 +45,7 @@ class Work:
     directory: Path
     plan: Plan
     groups: tuple[str, ...]
-    here: Where
+    here: Here
 
     @property
     def mine(self) -> list[int]:
@@ -90,27 +66,25 @@ class Work:
         results = parallel.run(
             work,
             units,
-            jobs=self.here.jobs,
+            jobs=self.here.processes,
             total=sum(map(self.plan.rows_of, self.mine)),
             unit=" faces",
             done=done,
         )
         return len(units) == self.plan.shards, list(results)
 
-    def finish(self, started: float, allow_failures: bool, as_json: bool) -> None:
+    def finish(self, started: float) -> None:
         """Seal what is complete, say what came of this part, and settle the exit code.
 
         Args:
             started: `time.monotonic()` at the beginning.
-            allow_failures: images that failed are no reason for another exit code.
-            as_json: print one JSON object.
 
         Raises:
             SomeFailed: when images failed and that is not allowed.
         """
         done = self.close(started)
-        echo_json(done) if as_json else click.echo(self.describe(done))
-        require_none_failed(self.directory, done["failures"], done["images"], allow_failures)
+        echo_json(done) if self.here.as_json else click.echo(self.describe(done))
+        self.require_none_failed(done["failures"], done["images"])
 
     def close(self, started: float) -> dict[str, Any]:
         """Seal what is complete and count what came of this part, as --json prints it.
@@ -164,14 +138,14 @@ class Work:
             lines.append("not sealed yet: other parts are missing")
         return "\n".join(lines)
 
+    def require_none_failed(self, failures: int, images: int) -> None:
+        """The exit code of a command that finished.
 
-def require_none_failed(directory: Path, failures: int, images: int, allow: bool) -> None:
-    """The exit code of a command that finished.
-
-    Raises:
-        SomeFailed: when images failed and that is not allowed.
-    """
-    if failures and not allow:
-        raise SomeFailed(
-            f"{failures} of {images} images failed; `cache failures {directory}` lists them"
-        )
+        Raises:
+            SomeFailed: when images failed and that is not allowed.
+        """
+        if failures and not self.here.allow_failures:
+            raise SomeFailed(
+                f"{failures} of {images} images failed; `cache failures {self.directory}` lists "
+                "them"
+            )

@@ -112,6 +112,34 @@ def test_imports_point_one_way(path: Path) -> None:
         assert "cli" not in parts, f"{path} imports a command module"
 
 
+# Two things of one name: the cells of heatmaps and of visibility maps; crops of a forward and of a
+# backward pass; where a run, tables or a page go.
+TWO_THINGS = {("prep", "--grid"), ("evaluate", "--batch-size"), ("evaluate", "--out")}
+
+
+@pytest.mark.parametrize("group", ["prep", "cache", "evaluate"])
+def test_an_option_is_declared_once(group: str) -> None:
+    """The same option has the same type, default and help in every command of a group."""
+    declared: dict[str, dict[str, str]] = {}
+    for name, command in all_commands():
+        if name.split()[0] == group and "submit" not in name.split():
+            for param in command.params:
+                about = {**param.to_info_dict(), "name": ""}
+                declared.setdefault(param.opts[0], {})[str(about)] = name
+    options = {flag: seen for flag, seen in declared.items() if flag.startswith("-")}
+    assert options
+    twice = {flag: seen for flag, seen in options.items() if len(seen) > 1}
+    assert not {flag: seen for flag, seen in twice.items() if (group, flag) not in TWO_THINGS}
+    assert {(group, flag) for flag in twice} == {two for two in TWO_THINGS if two[0] == group}
+
+
+def test_options_stay_above_the_commands() -> None:
+    """Below the modules of commands, options are fields and no texts."""
+    for path in modules():
+        if path.parts[len(REPOSITORY.parts)] != "train" and "submit" not in path.name:
+            assert 'options["' not in path.read_text(), path
+
+
 def test_every_command_has_help_with_an_example_and_is_in_the_readme() -> None:
     pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     text = "\n".join(page.read_text() for page in pages)

@@ -1,28 +1,29 @@
 """One declaration per option: a dataclass field is the Click option, its help, and its record.
 
-A command's settings are a few frozen dataclasses, each about one concern. `typed_settings` makes
-Click options of their fields; run.json, `--from`, what must be equal to resume, parts and merges
-read the same fields.
+A command's settings are a few frozen dataclasses, each about one concern. `settings` makes Click
+parameters of their fields; run.json, `--from`, what must be equal to resume, parts and merges read
+the same fields.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import cattrs
 import click
-from typed_settings.cli_click import click_options
 
 from faceguide.core.errors import FaceguideError
 
 Settings = TypeVar("Settings")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_FREE = "faceguide.free"  # key of a field's metadata
+_CLICK, _FREE = "faceguide.click", "faceguide.free"  # keys of a field's metadata
+FREE = {_FREE: True}  # metadata of a field that is no option and may differ too
 
 
 def option(
@@ -35,32 +36,102 @@ def option(
     """A dataclass field that is an option of a command.
 
     Args:
-        default: without one the option is required.
+        default: without one the option is required; a function makes one, as `dict` does.
         help: its line in `--help`, with the unit.
         flags: names of the option; default: the field's name with dashes.
         free: may differ when a run is resumed (how and where, not what).
         click_arguments: of `click.option`: `type` with a range, `multiple`, `metavar` …
     """
-    about: dict[str, Any] = {"help": help, "click": dict(click_arguments)}
-    if flags:
-        about["click"]["param_decls"] = flags
-    return dataclasses.field(default=default, metadata={"typed-settings": about, _FREE: free})
+    about = {"flags": flags, "help": help, **click_arguments}
+    metadata = {_CLICK: about, _FREE: free}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(**click_arguments: Any) -> Any:
+    """A dataclass field that is a positional parameter of a command, of `click.argument`."""
+    return dataclasses.field(metadata={_CLICK: {"flags": None, **click_arguments}})
 
 
 def settings(**classes: type) -> Callable[[Command], Command]:
-    """Give a command the options of these dataclasses, and an instance of each by keyword."""
+    """Give a command the options of these dataclasses, and an instance of each by keyword.
+
+    Fields that `option` did not make keep their defaults.
+    """
 
     def decorate(command: Command) -> Command:
-        for name, kind in reversed(classes.items()):
-            command = click_options(kind, [], argname=name)(command)
-        return command
+        @functools.wraps(command)
+        def call(*positional: Any, **values: Any) -> Any:
+            for name, kind in classes.items():
+                own = {}
+                for field in _options(kind):
+                    value = values.pop(field.name)
+                    if value is not None or field.default_factory is dataclasses.MISSING:
+                        own[field.name] = value
+                values[name] = kind(**own)
+            return command(*positional, **values)
+
+        decorated: Any = call
+        for kind in reversed(classes.values()):
+            hints = get_type_hints(kind)
+            for field in reversed(list(_options(kind))):
+                decorated = _click_option(field, hints[field.name])(decorated)
+        return decorated
 
     return decorate
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True)
-_converter.register_unstructure_hook(Path, str)
-_converter.register_structure_hook(Path, lambda value, _: Path(value))
+def _options(kind: type) -> Iterator[dataclasses.Field[Any]]:
+    return (field for field in dataclasses.fields(kind) if _CLICK in field.metadata)
+
+
+def _click_option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
+    arguments = {**_of_type(hint), **field.metadata[_CLICK]}
+    flags = arguments.pop("flags")
+    if flags is None:
+        return click.argument(field.name, **arguments)
+    dashed = f"--{field.name.replace('_', '-')}"
+    default = field.default
+    if default is dataclasses.MISSING:
+        arguments.setdefault("required", field.default_factory is dataclasses.MISSING)
+    elif default is not None and default is not False and default != ():
+        kind = arguments["type"]
+        text = str if isinstance(kind, click.Choice) else getattr(kind, "text", None)
+        many = arguments.get("multiple")
+        arguments["default"] = default if many or text is None else text(default)
+        arguments.setdefault("show_default", True)
+    else:  # Click would show an option that is off as a default too
+        arguments["default"] = default
+    if arguments.get("is_flag") and default is True:
+        dashed = f"{dashed}/--no-{dashed[2:]}"
+    return click.option(*(flags or (dashed,)), field.name, **arguments)
+
+
+def _of_type(hint: Any) -> dict[str, Any]:
+    """What Click needs to know of a field's type."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    if get_origin(hint) is Literal:
+        return {"type": click.Choice(kinds)}
+    if get_origin(hint) is tuple:
+        return {**_of_type(kinds[0]), "multiple": True}
+    if get_origin(hint) is None:
+        if hint is bool:
+            return {"type": bool, "is_flag": True}
+        return {"type": click.Path(path_type=Path) if hint is Path else hint}
+    return _of_type(kinds[0])  # of X | None
+
+
+@functools.cache
+def _converter() -> Any:
+    import cattrs  # here, so that --help need not wait for it
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _strict(kind))
+    return converter
 
 
 def _strict(kind: type) -> Callable[[Any, Any], Any]:
@@ -75,13 +146,9 @@ def _strict(kind: type) -> Callable[[Any, Any], Any]:
     return structure
 
 
-for _kind in (bool, int, float, str):
-    _converter.register_structure_hook(_kind, _strict(_kind))
-
-
 def to_json(value: Any) -> Any:
     """Settings as JSON values: paths as text, tuples as lists, as JSON gives them back."""
-    return json.loads(json.dumps(_converter.unstructure(value), allow_nan=False))
+    return json.loads(json.dumps(_converter().unstructure(value), allow_nan=False))
 
 
 def from_json(kind: type[Settings], value: Mapping[str, Any], where: object) -> Settings:
@@ -95,29 +162,44 @@ def from_json(kind: type[Settings], value: Mapping[str, Any], where: object) -> 
     Raises:
         FaceguideError: when a field is unknown, missing or of another type.
     """
+    from cattrs import transform_error
+
     try:
-        return _converter.structure(value, kind)
+        found: Settings = _converter().structure(value, kind)
+        return found
     except Exception as error:  # cattrs raises groups of anything
-        reason = "; ".join(cattrs.transform_error(error))
+        reason = "; ".join(transform_error(error))
         raise FaceguideError(f"{where}: not settings of this version ({reason})") from None
 
 
 def fixed(*given: Any) -> dict[str, Any]:
-    """Field → JSON value of what must be equal for a run to be resumed."""
+    """Field → JSON value of what must be equal for a run to be resumed; paths are absolute."""
     found: dict[str, Any] = {}
     for one in given:
         values = to_json(one)
         for field in dataclasses.fields(one):
             if not field.metadata.get(_FREE):
-                found[field.name] = values[field.name]
+                value = getattr(one, field.name)
+                name = field.name
+                found[name] = str(value.resolve()) if isinstance(value, Path) else values[name]
     return found
+
+
+def refixed(value: Mapping[str, Any], where: object, *kinds: type) -> list[Any]:
+    """An instance of each of these dataclasses from what `fixed` made of them together.
+
+    Raises:
+        FaceguideError: as `from_json`.
+    """
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    unknown = {name: value[name] for name in value.keys() - set().union(*names)}
+    return [
+        from_json(kind, {**{n: value[n] for n in value if n in own}, **unknown}, where)
+        for kind, own in zip(kinds, names, strict=True)
+    ]
 
 
 def parameters(kind: type, command: click.Command) -> dict[str, click.Parameter]:
     """Field name → the option that `settings` made of it."""
-    by_flag = {flag: found for found in command.params for flag in found.opts}
-    made = {}
-    for field in dataclasses.fields(kind):
-        flags = field.metadata.get("typed-settings", {}).get("click", {}).get("param_decls")
-        made[field.name] = by_flag[flags[0] if flags else f"--{field.name.replace('_', '-')}"]
-    return made
+    by_name = {str(found.name): found for found in command.params}
+    return {field.name: by_name[field.name] for field in _options(kind)}

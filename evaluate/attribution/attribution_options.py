@@ -1,60 +1,90 @@
-"""What a run of `evaluate attribution` may differ in."""
+"""Options of `evaluate attribution`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
+import click
+
+from faceguide.core.commands.settings import option
+from faceguide.core.commands.shared_options import Names, Output, Seed
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.maps import Settings
-from faceguide.evaluate.attribution.protocol import map_metrics
-from faceguide.evaluate.attribution.protocol.infill import INFILLS
-
-PROTOCOLS = ("matched", "threshold")
+from faceguide.evaluate.evaluation_options import Bootstrap, Overwrite, Place
+from faceguide.evaluate.score.matcher_options import MatcherName
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Seed):
+    """What methods may differ in; all of it is written into the run.
+
+    Attributes:
+        steps: gradients of Integrated Gradients and of Geodesic IG (arc), per pair.
+        noise: standard deviation of SmoothGrad's noise as a share of the pixel range.
+        chunk: images of one forward and backward pass. On a CPU, 32 give some activations more than
+            32 MiB, which glibc maps and unmaps for each layer: a fifth of the time.
+        lrp_gamma: weight of LRP's γ-rule.
+    """
+
+    steps: int = option(20, "Gradients of Integrated Gradients.", type=click.IntRange(1))
+    quadrature: Literal["adaptive", "gauss-legendre"] = option(
+        "adaptive", "Of IG; gauss-legendre: captum's, to compare with figures made by it."
+    )
+    samples: int = option(16, "Samples of SmoothGrad.", type=click.IntRange(1))
+    noise: float = 0.15
+    baseline: Literal["black", "blur", "grey"] = option("black", "Where paths begin.")
+    chunk: int = option(
+        16,
+        "Images of one backward pass; more for a GPU.",
+        "--batch-size",
+        type=click.IntRange(1),
+    )
+    lrp_gamma: float = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Settings, Bootstrap, MatcherName):
     """What a run may differ in.
 
     Attributes:
-        matcher: of `scores.MATCHERS`, without fusions.
-        protocol: "matched" or "threshold".
-        infills: names, for `matched`.
-        measures: further measures, names in `metrics.METRICS`.
-        limit: explain so many pairs, drawn by the seed; None = all.
-        block: probes per block; None = as many as take about a minute on a core.
         delta: margin that a claim must exceed.
-        tau_high: radians; of the falsifiability criterion.
-        tau_low: radians.
-        epsilon: radians.
-        replicates: of the bootstrap over persons.
+        limit: None = all pairs.
+        block: probes per block; None = as many as take about a minute on a core.
         fill: of `threshold`.
         draws: of `threshold`.
-        method: settings of the methods, the seed among them.
     """
 
-    matcher: str = "cosine"
-    protocol: str = "matched"
-    infills: tuple[str, ...] = ("blur", "other")
-    measures: tuple[str, ...] = ()
-    limit: int | None = None
-    block: int | None = None
-    delta: float = 0.0
-    tau_high: float = 0.75
-    tau_low: float = 0.55
-    epsilon: float = 0.15
-    replicates: int = 1000
+    protocol: Literal["matched", "threshold"] = option(
+        "matched",
+        "threshold: an earlier rule whose regions differ in area; to reproduce its figures.",
+    )
+    infills: tuple[str, ...] = option(
+        ("blur", "other"),
+        "What replaces a cell: blur, mean, face, other.",
+        type=Names(),
+        multiple=False,
+    )
+    measures: tuple[str, ...] = option(
+        (),
+        "deletion, insertion, srg, sensitivity, infidelity, randomisation, swap.",
+        "--metrics",
+        type=Names(),
+        multiple=False,
+    )
+    delta: float = option(0.0, "Required margin.")
+    tau_high: float = option(0.75, "Radians.")
+    tau_low: float = option(0.55, "Radians.")
+    epsilon: float = option(0.15, "Radians.")
+    limit: int | None = option(
+        None, "Only so many pairs, chosen at random, for a first look.", type=click.IntRange(1)
+    )
+    block: int | None = option(
+        None,
+        "Probes of a block, which is kept whole.  [default: about a minute's]",
+        type=click.IntRange(1),
+    )
     fill: str = "zero"
     draws: int = 100
-    method: Settings = field(default_factory=Settings)
-
-    def record(self) -> dict[str, Any]:
-        """As run.json and results.json hold it."""
-        flat = {name: value for name, value in asdict(self).items() if name != "method"}
-        flat |= asdict(self.method)
-        flat["infills"], flat["measures"] = list(self.infills), list(self.measures)
-        return flat
 
     def check(self) -> None:
         """Refuse names that do not exist before weights are read.
@@ -62,13 +92,29 @@ class Options:
         Raises:
             AttributionError: with the legal ones.
         """
+        from faceguide.evaluate.attribution.protocol import infill, map_metrics
+
         for what, given, legal in (
-            ("infill", self.infills, INFILLS),
+            ("infill", self.infills, infill.INFILLS),
             ("metric", self.measures, tuple(map_metrics.METRICS)),
-            ("protocol", (self.protocol,), PROTOCOLS),
         ):
             for name in given:
                 if name not in legal:
                     raise AttributionError(f"no {what} {name!r}; choose from {', '.join(legal)}")
         if not self.infills:
             raise AttributionError("at least one infill is needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionPlace(Overwrite, Place, Output):
+    """Which methods, and how and where they are run."""
+
+    methods: tuple[str, ...] = option(
+        ("standard",),
+        "Names or module:function, separated by commas, see `evaluate methods`; all: every one "
+        "that suits the network; standard: without geodesic-weighted.",
+        free=True,
+        type=Names(),
+        multiple=False,
+    )
+    dry_run: bool = option(False, "Check, count and estimate the time; no run.", free=True)

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.maps import Batch, Settings
+from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
 from faceguide.evaluate.attribution.methods.target import check_depends
 from faceguide.evaluate.attribution.plug import pair_score

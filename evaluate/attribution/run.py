@@ -11,6 +11,7 @@ import numpy as np
 from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.settings import fixed, refixed
 from faceguide.core.errors import AttributionError, Unfinished
 from faceguide.core.files import (
     json_bytes,
@@ -18,7 +19,6 @@ from faceguide.core.files import (
     read_json,
 )
 from faceguide.evaluate.attribution.attribution_options import Options
-from faceguide.evaluate.attribution.methods.maps import Settings
 from faceguide.evaluate.attribution.methods.method_table import (
     METHODS,
     Method,
@@ -42,6 +42,7 @@ from faceguide.evaluate.attribution.protocol.preparation import (
 )
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
 from faceguide.evaluate.attribution.results import merge
+from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.evaluation_run import (
     begin,
     read_run,
@@ -62,8 +63,7 @@ SEPARATION = "separation.json"
 def run(
     ready: Prepared,
     network: Network,
-    pairs: Path,
-    split: str | None,
+    listed: PairOptions,
     options: Options,
     out: Path,
     *,
@@ -75,8 +75,7 @@ def run(
     Args:
         ready: from `prepare`.
         network: for run.json.
-        pairs: the list of pairs.
-        split: of an ND-TWIN list.
+        listed: the list of pairs.
         options: as in `prepare`.
         out: the run directory.
         overwrite: replace another run in `out`.
@@ -86,12 +85,7 @@ def run(
         The record of results.json, or None when other parts are needed.
     """
     cache, plan = ready.job.cache, ready.job.plan
-    settings = {
-        **options.record(),
-        "block": plan.per_block,
-        "pairs": str(pairs.resolve()),
-        "split": split,
-    }
+    settings = {**fixed(listed, options), "block": plan.per_block}
     begin(
         out,
         COMMAND,
@@ -152,7 +146,7 @@ def _merge(
     write_left_out(out, rows.left_out)
     record, judged = merge(
         *(out, cache, plan, methods),
-        settings={**options.record(), "block": plan.per_block},
+        settings={**fixed(options), "block": plan.per_block},
         listed=rows.listed,
         left_out=len(rows.left_out),
         separation=read_json(out / SEPARATION),
@@ -174,24 +168,11 @@ def merge_run(out: Path) -> dict[str, Any]:
         raise AttributionError(
             f"{out}: expected a run of `evaluate attribution`, found {about.get('command')!r}"
         )
-    settings = about["settings"]
-    own = Settings(**{name: settings[name] for name in Settings.__dataclass_fields__})
-    flat = {
-        name: settings[name]
-        for name in Options.__dataclass_fields__
-        if name not in ("method", "infills", "measures")
-    }
-    options = Options(
-        **flat,
-        infills=tuple(settings["infills"]),
-        measures=tuple(settings["measures"]),
-        method=own,
-    )
+    listed, options = refixed(about["settings"], out, PairOptions, Options)
     cache = FaceCache.open(about["cache"])
     plan, rows, doubts = plan_pairs(
-        *(cache, Path(settings["pairs"]), settings["split"], options),
-        *(about["weights_sha256"], about["colour"]),
+        *(cache, listed, options, about["weights_sha256"], about["colour"]),
     )
     # Controls come by themselves; a method that was left out of "all" is not in the list.
-    listed = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]
-    return _merge(out, cache, plan, rows, doubts, choose(listed), options)
+    names = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]
+    return _merge(out, cache, plan, rows, doubts, choose(names), options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -30,49 +30,13 @@ from faceguide.evaluate.score.face_reader import (
     FaceReader,
     score_pairs,
 )
+from faceguide.evaluate.score.matcher_options import TemplateOptions
 from faceguide.evaluate.score.scores import Matcher
 
 RECORD = "ijb.json"
 # Pairs of templates scored at once: as products of embeddings, or image by image.
 _PAIR_BLOCK, _LOCAL_PAIR_BLOCK = 1 << 16, 1 << 13
 _PART = 256  # gallery templates whose maps are held at once
-
-
-@dataclass(frozen=True)
-class TemplateOptions:
-    """How several images become one template.
-
-    Attributes:
-        flip: add the mirror image's embedding.
-        norm: weigh embeddings by their norm.
-        detector_score: weigh embeddings by the detector's score.
-        images: representatives of a template for local matchers, at most.
-    """
-
-    flip: bool = True
-    norm: bool = True
-    detector_score: bool = True
-    images: int = 4
-
-    def rule(self, matcher: str) -> str:
-        """How a template score comes about, for the record."""
-        if matcher != "cosine":
-            return (
-                f"mean over all pairs of at most {self.images} images of either template, one "
-                "per medium, best detector score first"
-            )
-        used = [
-            name
-            for name, given in (
-                ("mirror image added", self.flip),
-                ("weighted by norm", self.norm),
-                ("weighted by detector score", self.detector_score),
-            )
-            if given
-        ]
-        return "embeddings: mean within each medium, sum over media" + "".join(
-            f"; {name}" for name in used
-        )
 
 
 class TemplateScorer:
@@ -96,7 +60,7 @@ class TemplateScorer:
                 detector_score=options.detector_score,
             )
         else:
-            self._image, self._start = templates.represent(uses, options.images)
+            self._image, self._start = templates.represent(uses, options.images_per_template)
 
     @property
     def representatives(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

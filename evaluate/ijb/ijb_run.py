@@ -9,9 +9,11 @@ import numpy as np
 
 from faceguide.cache.pairs.pair_rows import LeftOut
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_json
 from faceguide.core.formats.container import write_arrays
+from faceguide.evaluate.evaluation_options import ScoreOptions, progress_bar
 from faceguide.evaluate.ijb import (
     ijb_doubts,
     ijb_faces,
@@ -32,10 +34,10 @@ from faceguide.evaluate.score.embed_part import (
     part_record,
 )
 from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.matcher_options import TemplateOptions
 from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import (
-    MatcherOptions,
-    RunOptions,
+    begin_run,
     build_matcher,
     needs_of,
     score_key,
@@ -46,9 +48,8 @@ from faceguide.evaluate.verification import is_backwards, write_left_out
 def run_ijb(
     folder: Path,
     network: Network,
-    options: MatcherOptions,
-    template_options: ijb_protocol.TemplateOptions,
-    run: RunOptions,
+    options: TemplateOptions,
+    run: ScoreOptions,
 ) -> dict[str, Any]:
     """Both protocols of IJB-B or IJB-C.
 
@@ -66,18 +67,12 @@ def run_ijb(
     needs = needs_of(network, options, None)
     meta = ijb_meta.read_meta(folder)
     network.check_size(112, f"{folder} (aligned by its five points)")
-    settings = {
-        **options.settings(),
-        "norm": template_options.norm,
-        "detector_score": template_options.detector_score,
-        "images_per_template": template_options.images,
-        "replicates": run.replicates,
-    }
-    failures = ijb_points.unusable(meta, detector_score=template_options.detector_score)
+    failures = ijb_points.unusable(meta, detector_score=options.detector_score)
     content = ijb_faces.content_key(meta)
-    run.begin(
+    begin_run(
+        run,
         "ijb",
-        settings,
+        fixed(options, run),
         folder=str(folder.resolve()),
         content=content,
         **network.record(),
@@ -87,10 +82,10 @@ def run_ijb(
     key = {"ijb": content, **network.key()}
 
     def compute(store: FaceStore, part: tuple[int, int]) -> int:
-        progress = run.progress("faces", len(images) // part[1])
+        progress = progress_bar("faces", len(images) // part[1])
         return fill(
             store, network, images, needs.groups, lambda cut: ijb_faces.crops(meta, cut, failures),
-            part=part, batch_size=options.batch_size, progress=progress,
+            part=part, batch_size=run.batch_size, progress=progress,
         )  # fmt: skip
 
     embedded = embed_part(
@@ -116,8 +111,8 @@ def run_ijb(
     uses = templates.sort_uses(
         meta.image, meta.template, meta.medium, meta.detector_score[meta.image], usable
     )
-    scorer = ijb_protocol.TemplateScorer(reader, matcher, uses, template_options)
-    kept = ScoreBlocks(run.out, score_key(key, options), run.part)
+    scorer = ijb_protocol.TemplateScorer(reader, matcher, uses, options)
+    kept = ScoreBlocks(run.out, score_key(key, options), run.todo)
     doubts = Doubts()
     subjects = ijb_doubts.subjects_of(meta, doubts)
     verified = ijb_protocol.verify(meta, scorer, uses, kept, subjects, doubts)
@@ -146,7 +141,7 @@ def run_ijb(
         "templates_without_image": len(np.unique(meta.template)) - len(uses.template),
         "doubts": doubts.counts(),
         "left_out": write_left_out(run.out, left_out),
-        "rule": template_options.rule(options.matcher),
+        "rule": options.rule(),
         "verification": verification,
         "identification": identified,
     }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.parts import WHOLE
 from faceguide.core.errors import Unfinished
+from faceguide.evaluate.evaluation_options import RunOptions, progress_bar
 from faceguide.evaluate.score.embed import (
     blocks_of,
     embed_rows,
@@ -20,10 +21,7 @@ from faceguide.evaluate.score.embed import (
 )
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.network import Network
-from faceguide.evaluate.score.prepare import (
-    Needs,
-    RunOptions,
-)
+from faceguide.evaluate.score.prepare import Needs
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,13 @@ def embed_part(
         Unfinished: when nothing is to be computed and blocks are missing.
     """
     store = open_store()
-    computed = 0 if run.part is None else compute(store, run.part)
-    if run.part == WHOLE:
+    computed = 0 if run.merging else compute(store, run.part)
+    if run.todo == WHOLE:
         return Embedded(computed, store)
-    if run.part is not None:
+    if not run.merging:
         store = open_store()  # other parts have gone on meanwhile
     missing = lacking(store)
-    if missing and run.part is None:
+    if missing and run.merging:
         raise Unfinished(run.out, "embeddings", missing, blocks)
     return Embedded(computed, None if missing else store)
 
@@ -75,7 +73,6 @@ def embed_cached(
     network: Network,
     rows: NDArray[np.int64],
     groups: frozenset[str],
-    batch_size: int,
     run: RunOptions,
 ) -> Embedded:
     """`embed_part` over rows of a cache.
@@ -85,16 +82,15 @@ def embed_cached(
         network: what looks at them.
         rows: the faces of the run.
         groups: of the store.
-        batch_size: crops of one forward pass.
         run: which part, and whose store is filled.
     """
 
     def compute(store: FaceStore, part: tuple[int, int]) -> int:
         todo = max((len(store.missing(group, rows)) for group in groups), default=0)
-        progress = run.progress("faces", todo // part[1])
+        progress = progress_bar("faces", todo // part[1])
         return embed_rows(
             cache, network, store, rows, groups,
-            part=part, batch_size=batch_size, progress=progress,
+            part=part, batch_size=run.batch_size, progress=progress,
         )  # fmt: skip
 
     return embed_part(

@@ -21,9 +21,8 @@ from faceguide.evaluate.score.face_reader import (
     FaceReader,
     score_pairs,
 )
-from faceguide.evaluate.score.fusion_fit import FUSIONS
+from faceguide.evaluate.score.matcher_options import FUSIONS, MATCHERS
 from faceguide.evaluate.score.scores import (
-    MATCHERS,
     Fused,
     FusedPart,
     Matcher,
@@ -31,30 +30,6 @@ from faceguide.evaluate.score.scores import (
 
 FILE = "fusion.json"
 RANDOM_PAIRS = 2000
-
-
-def parse_weights(texts: Sequence[str]) -> dict[str, float]:
-    """`name=weight` texts as a mapping, by name: sums must not depend on what was typed first.
-
-    Raises:
-        EvaluationError: for another form, an unknown name, or fewer than two.
-    """
-    weights: dict[str, float] = {}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = np.nan
-        if name not in MATCHERS or name == "fused" or not np.isfinite(weight) or name in weights:
-            raise EvaluationError(
-                f"--fuse {text}: expected NAME=WEIGHT once per matcher, NAME one of "
-                f"{', '.join(MATCHERS[:-1])}"
-            )
-        weights[name] = weight
-    if len(weights) < 2:
-        raise EvaluationError("a fusion needs --fuse NAME=WEIGHT at least twice")
-    return dict(sorted(weights.items()))
 
 
 def measure_scales(

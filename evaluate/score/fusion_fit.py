@@ -27,12 +27,6 @@ from faceguide.evaluate.metrics.roc import (
     rank,
 )
 
-# Parts in this order; the share that is fitted is that of the first. QAConv is weighted by
-# visibility, and counts all cells alike where nobody knows it.
-FUSIONS = {
-    "qaconv+cosine": ("qaconv+occlusion", "cosine"),
-    "qaconv+visible-embedding": ("qaconv+occlusion", "visible-embedding"),
-}
 SHARES = np.linspace(0.0, 1.0, 21)
 
 

@@ -105,6 +105,11 @@ class Network:
     doubts: Doubts = field(default_factory=Doubts)
 
     @property
+    def device(self) -> torch.device:
+        """Where it works."""
+        return next(self.backbone.parameters()).device
+
+    @property
     def input_spec(self) -> InputSpec:
         """The pixels that it was trained on."""
         spec: InputSpec = self.backbone.input_spec  # type: ignore[assignment]
@@ -160,8 +165,7 @@ class Network:
         Returns:
             column → (N, …), see `store`.
         """
-        device = next(self.backbone.parameters()).device
-        pixels = self.input_spec.prepare(images.to(device))
+        pixels = self.input_spec.prepare(images.to(self.device))
         out: dict[str, torch.Tensor] = {}
         maps: torch.Tensor | None = None
         if groups & {"plain", "embedding"}:

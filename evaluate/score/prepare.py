@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.commands.parts import WHOLE
+from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import (
     digest,
@@ -19,6 +18,7 @@ from faceguide.core.files import (
     read_json,
     write_json,
 )
+from faceguide.evaluate.evaluation_options import RunOptions
 from faceguide.evaluate.evaluation_run import (
     begin,
     training_identities,
@@ -28,7 +28,6 @@ from faceguide.evaluate.score import (
     fusion_fit,
 )
 from faceguide.evaluate.score.embed import (
-    BATCH,
     embed_rows,
     store_key,
 )
@@ -40,6 +39,7 @@ from faceguide.evaluate.score.face_reader import (
     visible_mean_map,
 )
 from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.matcher_options import MatcherOptions
 from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
@@ -51,116 +51,11 @@ from faceguide.evaluate.score.scores import (
 from faceguide.train.run.run_record import cache_hash
 
 
-@dataclass(frozen=True)
-class MatcherOptions:
-    """How faces are compared.
-
-    Attributes:
-        matcher: of `scores.MATCHERS` or `fusion_fit.FUSIONS`.
-        flip: whether embeddings include the mirror image.
-        visibility: "auto", "head" or "cache".
-        fuse: matcher → weight, for `fused`.
-        fusion_scales: an earlier run's fusion.json, or None.
-        fit_pairs: list of training pairs that a fusion by name is fitted on, or None.
-        fit_split: which part of an ND-TWIN list that is.
-        fit_cache: directory of the cache of those pairs; None = the cache that is tested.
-        batch_size: crops of one forward pass.
-        device: of torch.
-        seed: of everything drawn.
-    """
-
-    matcher: str = "cosine"
-    flip: bool = True
-    visibility: str = "auto"
-    fuse: Mapping[str, float] = field(default_factory=dict)
-    fusion_scales: Path | None = None
-    fit_pairs: Path | None = None
-    fit_split: str | None = None
-    fit_cache: Path | None = None
-    batch_size: int = BATCH
-    device: str = "cpu"
-    seed: int = 0
-
-    def names(self) -> list[str]:
-        """The matchers that are at work.
-
-        Raises:
-            EvaluationError: when the options of a fusion and `matcher` do not belong together.
-        """
-        by_name = self.matcher in fusion_fit.FUSIONS
-        if (self.matcher == "fused") != bool(self.fuse):
-            raise EvaluationError("--matcher fused and --fuse NAME=WEIGHT belong together")
-        if self.fusion_scales is not None and not self.fuse and not by_name:
-            raise EvaluationError("--fusion-scales is for a fusion; leave it out")
-        if by_name and (self.fit_pairs is None) == (self.fusion_scales is None):
-            raise EvaluationError(
-                f"--matcher {self.matcher} is fitted on training pairs: give --fit-pairs FILE, or "
-                "--fusion-scales with the fusion.json of an earlier fit"
-            )
-        if not by_name and self.fit_pairs is not None:
-            raise EvaluationError(
-                f"--fit-pairs is for --matcher {' or '.join(fusion_fit.FUSIONS)}; leave it out"
-            )
-        if self.fit_pairs is None and (self.fit_cache or self.fit_split):
-            raise EvaluationError("--fit-cache and --fit-split belong to --fit-pairs")
-        return list(self.fuse) or list(fusion_fit.FUSIONS.get(self.matcher, (self.matcher,)))
-
-    def settings(self) -> dict[str, Any]:
-        """What changes the scores, as run.json holds it."""
-        scales = None if self.fusion_scales is None else str(self.fusion_scales.resolve())
-        return {
-            "matcher": self.matcher,
-            "flip": self.flip,
-            "visibility": self.visibility,
-            "fuse": dict(self.fuse),
-            "fusion_scales": scales,
-            "fit_pairs": None if self.fit_pairs is None else str(self.fit_pairs.resolve()),
-            "fit_split": self.fit_split,
-            "fit_cache": None if self.fit_cache is None else str(self.fit_cache.resolve()),
-            "seed": self.seed,
-        }
-
-
-Progress = Callable[[str, int], Callable[[int], object]]
-
-
-def silent(what: str, total: int) -> Callable[[int], object]:
-    """No progress bar."""
-    return lambda count: None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where a run goes, which part of it is done here, and how its intervals are drawn.
-
-    Attributes:
-        out: the run directory.
-        embeddings: a run directory whose embeddings are used and filled; None = `out`.
-        replicates: of the bootstrap; 0 = no intervals.
-        overwrite: replace another run's record.
-        progress: makes a progress bar from a title and a total.
-        part: (i, N): compute blocks i, i + N, … only; with N = 1 also the results. None: compute
-            no block, make the results of those that are there.
-    """
-
-    out: Path
-    embeddings: Path | None = None
-    replicates: int = 1000
-    overwrite: bool = False
-    progress: Progress = silent
-    part: tuple[int, int] | None = WHOLE
-
-    def begin(self, command: str, settings: dict[str, Any], **facts: Any) -> None:
-        """`run_directory.begin`, with what `evaluate merge` needs; nothing when only merging."""
-        if self.part is None:
-            return
-        where = None if self.embeddings is None else str(self.embeddings.resolve())
-        begin(self.out, command, settings, overwrite=self.overwrite, embeddings=where, **facts)
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the results are left to others."""
-        return self.part is not None and self.part[1] > 1
+def begin_run(run: RunOptions, command: str, settings: dict[str, Any], **facts: Any) -> None:
+    """`evaluation_run.begin`, with what `evaluate merge` needs; nothing when only merging."""
+    if not run.merging:
+        where = None if run.embeddings is None else str(run.embeddings.resolve())
+        begin(run.out, command, settings, overwrite=run.overwrite, embeddings=where, **facts)
 
 
 @dataclass(frozen=True)
@@ -233,14 +128,14 @@ def build_matcher(
         cache: where known visibility comes from.
     """
     known = cache if needs.visibility == "cache" else None
-    reader = FaceReader(store, options.flip, known, options.device)
+    reader = FaceReader(store, options.flip, known, network.device)
     parts = dict(needs.parts)
     for name in parts:
         if needs_mean_map(name):
             parts[name] = make_matcher(name, network, visible_mean_map(reader, rows))
     if options.matcher in parts:
         return reader, parts[options.matcher]
-    weights, kept = _fusion(reader, network, options, parts, rows, cache)
+    weights, kept = _fusion(reader, network, options, run, parts, rows, cache)
     if not run.is_part:
         write_json(run.out / fusion.FILE, kept)
     return reader, fusion.fuse(parts, weights, kept["scales"])
@@ -250,6 +145,7 @@ def _fusion(
     reader: FaceReader,
     network: Network,
     options: MatcherOptions,
+    run: RunOptions,
     parts: Mapping[str, Matcher],
     rows: NDArray[np.int64],
     cache: FaceCache | None,
@@ -257,7 +153,7 @@ def _fusion(
     """The weights of the parts, and what fusion.json keeps."""
     weights: Mapping[str, float] = options.fuse
     if options.fit_pairs is not None:
-        kept = _fitted(reader, network, options, parts, cache)
+        kept = _fitted(reader, network, options, run, parts, cache)
         weights = kept["weights"]
     elif options.fusion_scales is None:
         scales = fusion.measure_scales(reader, parts, rows, options.seed)
@@ -283,6 +179,7 @@ def _fitted(
     reader: FaceReader,
     network: Network,
     options: MatcherOptions,
+    run: RunOptions,
     parts: Mapping[str, Matcher],
     cache: FaceCache | None,
 ) -> dict[str, Any]:
@@ -298,8 +195,8 @@ def _fitted(
         source = choose_visibility(options.visibility, network, where)
     store = FaceStore.open(reader.store.directory.parent, store_key(where, network))
     groups = groups_for(needs, options.flip, source)
-    embed_rows(where, network, store, pairs.rows, groups, batch_size=options.batch_size)
-    faces = FaceReader(store, options.flip, where if source == "cache" else None, options.device)
+    embed_rows(where, network, store, pairs.rows, groups, batch_size=run.batch_size)
+    faces = FaceReader(store, options.flip, where if source == "cache" else None, network.device)
     fitted = fusion_fit.fit(
         {
             name: score_pairs(faces, part, pairs.probe, pairs.reference)
@@ -321,7 +218,7 @@ def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = Non
     scales = options.fusion_scales
     content = None if scales is None else read_json(scales)
     pairs = None if options.fit_pairs is None else file_sha256(options.fit_pairs)
-    used = {**options.settings(), "fusion_scales": content, "fit_pairs": pairs}
+    used = {**fixed(options), "fusion_scales": content, "fit_pairs": pairs}
     return digest([faces, used, further])
 
 

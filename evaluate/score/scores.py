@@ -21,13 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import EvaluationError
-from faceguide.evaluate.score.fusion_fit import FUSIONS
+from faceguide.evaluate.score.matcher_options import FUSIONS, MATCHERS
 from faceguide.evaluate.score.network import Network
 from faceguide.train.models.matchers.matching import match
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 
-MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding", "fused")
 EMBEDDING, MAP, VISIBILITY = "embedding", "map", "visibility"
 
 
@@ -224,5 +223,4 @@ def _untrained(network: Network) -> QAConv:
     side = network.map_side
     matcher = QAConv(channels=int(channels), height=side, width=side)
     nn.init.zeros_(matcher.fc.bias)
-    device = next(network.backbone.parameters()).device
-    return matcher.eval().requires_grad_(False).to(device)
+    return matcher.eval().requires_grad_(False).to(network.device)

@@ -8,16 +8,19 @@ face mesh, and `points`, discs around listed landmarks. Lists, radius and sigmas
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.commands.console import say
+from faceguide.core.commands.settings import option
 from faceguide.core.errors import FaceguideError
 from faceguide.preprocess.guidance.polygon import (
     coverage,
@@ -74,12 +77,14 @@ class PointTable:
         radius: radius of their discs in pixels at 448.
         heatmap: groups of landmarks by name.
         hull: outlines of each region, for ``regions="hull"``.
+        file: where it was read; None = the built-in one.
     """
 
     points: dict[str, tuple[int, ...]]
     radius: float
     heatmap: dict[str, Gaussians]
     hull: dict[str, tuple[Contour, ...]]
+    file: Path | None = field(default=None, compare=False)
 
 
 def load_points(path: Path | None = None) -> PointTable:
@@ -102,6 +107,7 @@ def load_points(path: Path | None = None) -> PointTable:
             radius=_length(table["radius"], "radius"),
             heatmap={name: _gaussians(group, f"heatmap.{name}") for name, group in groups.items()},
             hull={region: _contours(hull[region], f"hull.{region}") for region in REGIONS},
+            file=path,
         )
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
@@ -174,21 +180,46 @@ def _contours(value: Any, where: str) -> tuple[Contour, ...]:
     return tuple(contours)
 
 
+class _PointsFile(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return load_points(Path(os.fsdecode(super().convert(value, param, ctx))))
+
+
 @dataclass(frozen=True)
 class GuidanceSettings:
     """How heatmaps and regions are drawn.
 
     Attributes:
-        regions: filled contours (`hull`) or discs around listed landmarks (`points`).
-        grid: cells on each side of the crop.
         radius: radius of the discs in pixels at 448; that of the table when None.
-        table: the lists, as `load_points` gives them.
     """
 
-    regions: Literal["hull", "points"] = "hull"
-    grid: int = 28
+    regions: Literal["hull", "points"] = option(
+        "hull",
+        "hull: filled contours of eyes, nose and mouth; points: discs at landmarks, of the radius "
+        "in --points.",
+    )
+    grid: int = option(
+        28, "Cells on a side of heatmaps and region masks.", type=click.IntRange(1, 1024)
+    )
     radius: float | None = None
-    table: PointTable = field(default_factory=load_points)
+    table: PointTable = option(
+        load_points,
+        "JSON file of landmark indices, and of radius and sigmas in pixels at 448, instead of "
+        "ours; `prep guidance --help` shows one.",
+        "--points",
+        type=_PointsFile(exists=True, path_type=Path),
+    )
+
+    def say_unused(self) -> None:
+        """Say when the discs of the table's file are not used."""
+        ours = load_points()
+        names = ("points", "radius")
+        unused = [name for name in names if getattr(self.table, name) != getattr(ours, name)]
+        if unused and self.regions == "hull":
+            say(
+                f"Note: {self.table.file}: {' and '.join(unused)} of this file count with "
+                "--regions points only, and --regions is hull"
+            )
 
     @property
     def disc_radius(self) -> float:
@@ -213,25 +244,6 @@ class GuidanceSettings:
             for region in REGIONS
         }
         return recipe | {"hull": hull}
-
-
-def settings_of(
-    regions: Literal["hull", "points"], grid: int, points_file: Path | None
-) -> GuidanceSettings:
-    """The settings that options ask for; says when they leave the file's discs unused.
-
-    Raises:
-        PointsError: one line that names the file and the field.
-    """
-    table = load_points(points_file)
-    ours = load_points()
-    unused = [name for name in ("points", "radius") if getattr(table, name) != getattr(ours, name)]
-    if unused and regions == "hull":
-        say(
-            f"Note: {points_file}: {' and '.join(unused)} of this file count with --regions points "
-            "only, and --regions is hull"
-        )
-    return GuidanceSettings(regions=regions, grid=grid, table=table)
 
 
 def render(

@@ -17,6 +17,8 @@ from faceguide.cache.plan import Plan
 from faceguide.cache.shard import sidecar_path
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.settings import option
+from faceguide.core.commands.shared_options import EXISTING, FOLDER
 from faceguide.core.files import read_json
 from faceguide.preprocess.masks import (
     mask_match,
@@ -28,9 +30,8 @@ from faceguide.preprocess.masks.mask_files import (
     MaskSettings,
     parse_class,
 )
-from faceguide.preprocess.work import Where, Work
-
-Polarity = Literal["visible", "occluded"]
+from faceguide.preprocess.prep_options import Here, Overwrite
+from faceguide.preprocess.work import Work
 
 
 @dataclass(frozen=True)
@@ -46,32 +47,68 @@ class MaskPlan:
     against_layout: bool
 
 
-def mask_plan(
-    root: Path | None,
-    *,
-    polarity: Polarity | None,
-    classes: tuple[str, ...],
-    clean: tuple[str, ...],
-    table: Path | None = None,
-    grid: int = 7,
-    source: Path | None = None,
-) -> MaskPlan:
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """What the values of masks mean, and which faces need none.
+
+    Attributes:
+        polarity: None = what the layout says.
+        clean: folders below the source root whose faces nothing covers.
+        table: CSV that says which mask belongs to which image.
+        grid: cells on a side of a visibility map.
+    """
+
+    polarity: Literal["visible", "occluded"] | None = option(
+        None,
+        "What a marked (white, opaque or --class) pixel is. kept_faces/ beside masks/ with "
+        "NAME_mask.png means visible; every other layout must say.",
+    )
+    classes: tuple[str, ...] = option(
+        (), "Class ids or colours of marked pixels; may be repeated.", "--class",
+        metavar="ID|R,G,B",
+    )  # fmt: skip
+    clean: tuple[str, ...] = option(
+        (), "Folder below SOURCE (. for all) whose faces are fully visible; may be repeated.",
+        metavar="FOLDER",
+    )  # fmt: skip
+    table: Path | None = None
+    grid: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandmarkMaskOptions(MaskOptions):
+    """Masks that are matched once the faces are there."""
+
+    mask_root: Path | None = option(
+        None, "Then match these masks, as `prep masks`.", "--masks", type=FOLDER
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheMaskOptions(MaskOptions, Overwrite):
+    """Masks of a cache that is there."""
+
+    table: Path | None = option(None, "CSV with columns image (row key) and mask.", type=EXISTING)
+    grid: int = option(
+        7, "Cells on a side of a visibility map.", type=click.Choice(["7", "14"]),
+        callback=lambda context, option, value: int(value),
+    )  # fmt: skip
+
+
+def mask_plan(root: Path | None, wanted: MaskOptions, source: Path | None = None) -> MaskPlan:
     """The options of masks as settings.
 
     Args:
         root: folder of masks; None when there are only clean faces.
-        polarity: what a marked pixel is; None = what the layout says.
-        classes: ids or colours of marked pixels.
-        clean: folders below the source root whose faces nothing covers.
-        table: CSV that says which mask belongs to which image.
-        grid: cells on a side of a visibility map.
+        wanted: what they mean.
         source: the images' folder, where it is known.
 
     Raises:
         click.UsageError: when nothing, or no polarity, is known.
         MaskError: for a class or a table that cannot be understood.
     """
-    if root is None and not clean:
+    polarity, table = wanted.polarity, wanted.table
+    if root is None and not wanted.clean:
         raise click.UsageError("give a folder of masks, or --clean for faces that nothing covers")
     root = root.absolute() if root else None
     table = table.absolute() if table else None
@@ -86,16 +123,16 @@ def mask_plan(
     settings = mask_shards.OcclusionSettings(
         root=root,
         table=table,
-        masks=MaskSettings(polarity, tuple(parse_class(text) for text in classes))
+        masks=MaskSettings(polarity, tuple(parse_class(text) for text in wanted.classes))
         if root and polarity
         else None,
-        clean=clean,
-        grid=grid,
+        clean=wanted.clean,
+        grid=wanted.grid,
         source=_images_folder(source),
     )
     if root is not None:
         MaskFinder(root, table)  # a table's faults are named before anything is settled
-    return MaskPlan(settings, means_visible and polarity == "occluded" and not classes)
+    return MaskPlan(settings, means_visible and polarity == "occluded" and not wanted.classes)
 
 
 def _images_folder(source: Path | None) -> Path | None:
@@ -123,7 +160,7 @@ class MaskWork:
     recipe: dict[str, Any]
     shared: frozenset[int]
 
-    def run(self, here: Where) -> MadeMasks:
+    def run(self, here: Here) -> MadeMasks:
         """Make the missing shards of a part; its faces are there.
 
         Raises:

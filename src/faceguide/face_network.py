@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faceguide.core.errors import EvaluationError
-from faceguide.evaluate.attribution.methods.maps import Settings
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.pair_map import pair_map
 from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.embed import BATCH, describe_crops
@@ -24,7 +24,7 @@ from faceguide.evaluate.score.face_reader import (
     score_pairs,
     visible_mean_map,
 )
-from faceguide.evaluate.score.fusion_fit import FUSIONS
+from faceguide.evaluate.score.matcher_options import FUSIONS
 from faceguide.evaluate.score.network import Network, load_network, on_device
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
@@ -88,7 +88,7 @@ def explain(
         other: the face that it is compared with.
         method: its command-line name (`evaluate methods` lists them), or `module:function`.
         matcher: of `evaluate verification`, without fusions.
-        settings: of the method, as `evaluate.attribution.methods.maps.Settings` has them.
+        settings: of the method, as `evaluate.attribution.attribution_options.Settings` has them.
 
     Returns:
         (S, S), signed: above 0 speaks for one identity.

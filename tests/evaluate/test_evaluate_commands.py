@@ -11,11 +11,6 @@ from click.testing import CliRunner
 
 from faceguide.evaluate import (
     cli,
-    evaluation_options,
-)
-from faceguide.evaluate.score import (
-    fusion_fit,
-    scores,
 )
 from faceguide.evaluate.score.network import on_device
 from faceguide.train import cli as train_cli
@@ -44,11 +39,6 @@ def test_the_commands() -> None:
         "submit",
         "verification",
     ]
-
-
-def test_matchers_on_the_command_line_are_those_of_the_library() -> None:
-    assert evaluation_options.MATCHERS == scores.MATCHERS
-    assert tuple(fusion_fit.FUSIONS) == evaluation_options.FUSIONS
 
 
 def devices(command: click.Command) -> Iterator[click.Parameter]:

@@ -11,13 +11,12 @@ from click.testing import CliRunner, Result
 from tests.evaluate.builder import key, pairs_csv, small_cache, training_run, weights_file
 
 from faceguide.core.errors import EvaluationError
-from faceguide.evaluate import evaluation_options
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.metrics.roc import (
     measure,
     rank,
 )
-from faceguide.evaluate.score import fusion_fit
+from faceguide.evaluate.score import fusion_fit, matcher_options
 from faceguide.evaluate.verification import load_scores
 
 
@@ -98,14 +97,14 @@ def run(place: Path, out: str, matcher: str, *more: str, pairs: str = "test.csv"
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("matcher", evaluation_options.FUSIONS)
+@pytest.mark.parametrize("matcher", matcher_options.FUSIONS)
 def test_a_fusion_by_name(place: Path, matcher: str) -> None:
     result = run(place, matcher, matcher, "--fit-pairs", str(place / "fit.csv"))
     assert result.exit_code == 0, result.output
     assert "Warning" not in result.stderr
     record = json.loads(result.stdout)
     found = record["fusion"]
-    parts = fusion_fit.FUSIONS[matcher]
+    parts = matcher_options.FUSIONS[matcher]
     assert found["weights"].keys() == found["scales"].keys() == set(parts)
     assert (found["pairs"], found["genuine"], found["left_out"]) == (40, 20, 0)
     assert found["shared_identities"] == {"count": 0, "names": []}

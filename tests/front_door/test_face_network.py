@@ -25,10 +25,10 @@ from tests.evaluate.builder import (
 import faceguide as fg
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.cells import pool
-from faceguide.evaluate.attribution.methods.maps import Settings
 from faceguide.evaluate.attribution.protocol.blocks import gather
 from faceguide.evaluate.attribution.protocol.preparation import plan_pairs
 from faceguide.evaluate.cli import main
+from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.verification import load_scores
 from faceguide.train.models.input_spec import InputSpec
@@ -175,9 +175,11 @@ def test_maps_are_those_of_evaluate_attribution(
     )
     cache = fg.open(tmp_path / "cache")
     net = fg.load(tmp_path / "none.pt", "my_networks:smooth", device="cpu")
-    options = Options(block=8, replicates=0, method=Settings(steps=4))
+    options = Options(block=8, replicates=0, steps=4)
     inner = net.network
-    plan, *_ = plan_pairs(cache, listed, None, options, inner.sha256, inner.input_spec.colour)
+    plan, *_ = plan_pairs(
+        cache, PairOptions(pairs=listed), options, inner.sha256, inner.input_spec.colour
+    )
     for name in methods:
         stored = gather(tmp_path / "maps", plan, name, plan.key)
         for place in range(3):
@@ -212,7 +214,7 @@ def test_maps_follow_matcher_settings_and_network(
     ):
         with pytest.raises(fg.FaceguideError, match=text):
             fg.explain(net, first, second, *arguments)
-    with pytest.raises(fg.FaceguideError, match="no setting step; choose from steps, quadrature"):
+    with pytest.raises(fg.FaceguideError, match="no setting step; choose from seed, steps"):
         fg.explain(net, first, second, "saliency", step=3)
     with pytest.raises(fg.FaceguideError, match="expected one face, found 2"):
         fg.explain(net, [first, second], second, "saliency")

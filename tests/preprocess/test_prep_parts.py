@@ -107,10 +107,10 @@ def test_the_submitted_commands_are_what_was_typed(photos: Path, tmp_path: Path)
         "--parts", 3, "--cpus", 2, "--array-parallelism", 2, "--print",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    typed = [str(source), f"--out={cache}", "--flat", "--seed=-3"]
-    part = ["prep", "landmarks", "--jobs=2", "--allow-failures", *typed]
+    typed, out = [str(source), "--flat", "--seed=-3"], f"--out={cache}"
+    part = ["prep", "landmarks", "--jobs=2", "--allow-failures", *typed, out]
     assert tasks(result.stdout) == [
-        ["prep", "plan", *typed, "--overwrite"],
+        ["prep", "plan", *typed, "--overwrite", out],
         *([*part, f"--part={i}/3"] for i in range(3)),
         ["cache", "seal", "--group=faces", "--group=guidance", "--parts=3", str(cache)],
     ]

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-)
+from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps
 from faceguide.evaluate.attribution.methods.single_pass import (
     ATTENTION,
     cam_layers,

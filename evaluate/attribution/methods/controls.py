@@ -11,13 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import GRID, pair_rng
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-    blurred,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred
 from faceguide.evaluate.attribution.methods.target import PairScore
 
 

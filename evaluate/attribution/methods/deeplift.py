@@ -18,12 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-    baseline_for,
-)
+from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for
 from faceguide.evaluate.attribution.methods.rules import (
     ELEMENTWISE,
     POOLING,

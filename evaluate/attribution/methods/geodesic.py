@@ -16,15 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.gradients import chunked_gradient
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-    along,
-    baseline_for,
-    repeat,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, along, baseline_for, repeat
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     unit_embedding,

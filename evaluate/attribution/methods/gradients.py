@@ -10,14 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import pair_rng
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-    pixel_range,
-    repeat,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, pixel_range, repeat
 from faceguide.evaluate.attribution.methods.single_pass import single_pass
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.gradients import chunked_gradient
 from faceguide.evaluate.attribution.methods.maps import (
     QUADRATURES,
     Batch,
     Maps,
-    Settings,
     along,
     baseline_for,
     repeat,

@@ -20,11 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-)
+from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps
 from faceguide.evaluate.attribution.methods.rules import (
     ELEMENTWISE,
     PRODUCTS,

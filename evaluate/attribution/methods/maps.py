@@ -39,32 +39,6 @@ class Batch:
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What methods may differ in; all of it is written into the run.
-
-    Attributes:
-        steps: gradients of Integrated Gradients and of Geodesic IG (arc), per pair.
-        quadrature: of Integrated Gradients, "adaptive" or "gauss-legendre" (captum's).
-        samples: of SmoothGrad.
-        noise: standard deviation of SmoothGrad's noise as a share of the pixel range.
-        baseline: "black", "blur" or "grey", where paths and differences begin.
-        chunk: images of one forward and backward pass. On a CPU, 32 give some activations more than
-            32 MiB, which glibc maps and unmaps for each layer: a fifth of the time.
-        seed: of all draws.
-        lrp_gamma: weight of LRP's γ-rule.
-    """
-
-    steps: int = 20
-    quadrature: str = "adaptive"
-    samples: int = 16
-    noise: float = 0.15
-    baseline: str = "black"
-    chunk: int = 16
-    seed: int = 0
-    lrp_gamma: float = 0.25
-
-
 class Maps(NamedTuple):
     """Maps of N pairs.
 

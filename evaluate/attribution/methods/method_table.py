@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods import (
     cam,
     controls,
@@ -21,11 +22,7 @@ from faceguide.evaluate.attribution.methods import (
 from faceguide.evaluate.attribution.methods.deeplift import deeplift
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
 from faceguide.evaluate.attribution.methods.lrp import lrp
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.train.models.own_networks import load_object
 

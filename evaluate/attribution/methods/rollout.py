@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-)
+from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps
 from faceguide.evaluate.attribution.methods.target import PairScore
 
 

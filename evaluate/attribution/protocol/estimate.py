@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from faceguide.evaluate.attribution.methods.maps import (
-    Settings,
-    repeat,
-)
+from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.methods.maps import repeat
 from faceguide.evaluate.attribution.methods.method_table import Method
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,

@@ -12,18 +12,14 @@ from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng, pool
 from faceguide.evaluate.attribution.methods.controls import (
     cells_as_maps,
     oracle_cells,
     reversed_cells,
 )
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-    blurred,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred
 from faceguide.evaluate.attribution.methods.method_table import Method
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,

@@ -18,13 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Maps,
-    Settings,
-    pixel_range,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, pixel_range
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol.infill import cell_masks
 

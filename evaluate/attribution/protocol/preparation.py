@@ -21,9 +21,9 @@ from faceguide.cache.pairs.pair_rows import (
 )
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.attribution_options import Options
-from faceguide.evaluate.attribution.methods.maps import Settings
+from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.methods.method_table import (
     COSINE,
     METHODS,
@@ -56,6 +56,7 @@ from faceguide.evaluate.attribution.protocol.separation import (
     sentence,
 )
 from faceguide.evaluate.attribution.threshold import ThresholdRule
+from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
 from faceguide.train.models.own_networks import is_own
@@ -65,8 +66,7 @@ ALL, STANDARD = "all", "standard"
 
 def plan_pairs(
     cache: FaceCache,
-    pairs: Path,
-    split: str | None,
+    listed: PairOptions,
     options: Options,
     weights: str,
     colour: str,
@@ -76,8 +76,7 @@ def plan_pairs(
 
     Args:
         cache: where the crops are.
-        pairs: the list.
-        split: of an ND-TWIN list.
+        listed: the list of pairs.
         options: of the run.
         weights: digest of the network's weights.
         colour: order of the channels that it is fed.
@@ -86,18 +85,18 @@ def plan_pairs(
     Raises:
         AttributionError: when all are left out.
     """
-    listed = read_pairs(pairs, split)
-    rows, doubts = explainable(cache, listed, resolve(cache, listed))
+    pairs = read_pairs(listed.pairs, listed.split)
+    rows, doubts = explainable(cache, pairs, resolve(cache, pairs))
     if not len(rows):
         raise AttributionError(
-            f"{pairs}: none of its {rows.listed} pairs can be explained; the first: "
+            f"{listed.pairs}: none of its {rows.listed} pairs can be explained; the first: "
             f"{rows.left_out[0].reason}"
         )
     # Replicates and margins change no map and no response.
     later = ("replicates", "delta", "tau_high", "tau_low", "epsilon", "chunk", "block")
-    depends = {name: value for name, value in options.record().items() if name not in later}
+    depends = {name: value for name, value in fixed(options).items() if name not in later}
     depends |= {"weights": weights, "colour": colour}
-    seed, block = options.method.seed, options.block
+    seed, block = options.seed, options.block
     if block is None:
         assert score is not None
         side = cache.require("image").shape[0]
@@ -186,8 +185,7 @@ class Prepared:
 def prepare(
     cache: FaceCache,
     network: Network,
-    pairs: Path,
-    split: str | None,
+    listed: PairOptions,
     names: Sequence[str],
     options: Options,
     *,
@@ -200,8 +198,7 @@ def prepare(
     Args:
         cache: where the crops are.
         network: what is explained.
-        pairs: the list of pairs.
-        split: of an ND-TWIN list.
+        listed: the list of pairs.
         names: of methods, or "all": every one that suits the network, or "standard": those of
             them that are not costly.
         options: everything else.
@@ -229,26 +226,26 @@ def prepare(
         crops = torch.from_numpy(cache.read(few, ["image"])["image"])
         check_own(network.backbone, network.name, crops)
     plan, rows, doubts = plan_pairs(
-        *(cache, pairs, split, options, network.sha256, network.input_spec.colour), score
+        *(cache, listed, options, network.sha256, network.input_spec.colour), score
     )
     job = Job(
         cache,
         plan,
         score,
-        options.method,
+        options,
         options.infills,
         Donors.of(cache, np.concatenate([rows.probe, rows.reference])),
         options.protocol,
         ThresholdRule(draws=options.draws, fill=options.fill),
         options.measures,
-        map_metrics.randomised(score, options.method.seed)
+        map_metrics.randomised(score, options.seed)
         if "randomisation" in options.measures
         else None,
         device,
     )
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe)
-    separation = look(score, cache, rows, device, options.method.seed)
+    separation = look(score, cache, rows, device, options.seed)
     if separation.separates is not False:  # else the cause is known, and said
         check_depends(score, first.probe, first.reference)
     doubts.say()

@@ -11,7 +11,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from faceguide.core.commands.settings import fixed, from_json, option, parameters, settings, to_json
+from faceguide.core.commands.settings import (
+    fixed,
+    from_json,
+    option,
+    parameters,
+    refixed,
+    settings,
+    to_json,
+)
 from faceguide.core.errors import FaceguideError
 
 
@@ -28,6 +36,8 @@ class Recipe:
 class Length:
     epochs: int = option(20, "Passes over the rows.", type=click.IntRange(1))
     log_every: int = option(5, "Steps.", free=True)
+    threads: int = option(0, "Threads.", free=True)
+    quiet: bool = option(False, "No progress.", free=True)
 
 
 @click.command()
@@ -46,7 +56,7 @@ def run(*arguments: str) -> Any:
 def test_defaults_and_the_resume_key() -> None:
     _, recipe, length, key = run("cache")
     assert recipe == {"rate": 0.1, "amp": "off", "init": None, "kinds": [], "flip": True}
-    assert length == {"epochs": 20, "log_every": 5}
+    assert length == {"epochs": 20, "log_every": 5, "threads": 0, "quiet": False}
     assert key == {**recipe, "epochs": 20}
 
 
@@ -66,6 +76,8 @@ def test_help_has_each_option_with_its_default() -> None:
     text = CliRunner().invoke(command, ["--help"]).output
     assert "Learning rate." in text
     assert "default: 20" in text
+    assert "default: 0]" in text
+    assert "default: no" not in text
     assert set(parameters(Recipe, command)) == {"rate", "amp", "init", "kinds", "flip"}
     assert parameters(Recipe, command)["rate"].opts == ["--lr"]
 
@@ -84,3 +96,14 @@ def test_a_foreign_record_is_one_line(value: dict[str, Any]) -> None:
     with pytest.raises(FaceguideError, match=r"^run\.json: not settings of this version") as error:
         from_json(Recipe, value, "run.json")
     assert "\n" not in str(error.value)
+
+
+def test_paths_are_recorded_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = fixed(Recipe(init=Path("a.pt")), Length())
+    assert key["init"] == str(tmp_path / "a.pt")
+    recipe, length = refixed(key, "run.json", Recipe, Length)
+    assert recipe == Recipe(init=tmp_path / "a.pt")
+    assert length == Length()
+    with pytest.raises(FaceguideError, match="not settings of this version"):
+        refixed({**key, "other": 1}, "run.json", Recipe, Length)

@@ -10,6 +10,7 @@ from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError, ModelError
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import cell_attribution
 from faceguide.evaluate.attribution.methods import (
     cam,
@@ -18,10 +19,7 @@ from faceguide.evaluate.attribution.methods import (
     method_table,
     rollout,
 )
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Settings,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.single_pass import (
     ATTENTION,
     cam_layers,

@@ -12,11 +12,9 @@ from tests.evaluate.attribution.networks import Smooth, pixels
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import cell_index
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Settings,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol import (
     infill,

@@ -10,6 +10,7 @@ from tests.evaluate.attribution.networks import assert_alike, pixels, settle, se
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.deeplift import (
     deeplift,
     multipliers,
@@ -18,10 +19,7 @@ from faceguide.evaluate.attribution.methods.lrp import (
     lrp,
     propagate,
 )
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Settings,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
 from faceguide.train.models.backbones.vit import ViT

@@ -18,6 +18,7 @@ from tests.cache.builder import build
 from tests.evaluate.attribution.networks import Smooth
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.settings import fixed
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.score import block_files
@@ -347,4 +348,4 @@ def test_a_cache_of_another_size_is_refused(place: Path, tmp_path: Path) -> None
 
 
 def test_options_survive_run_json() -> None:
-    assert Options().record()["infills"] == ["blur", "other"]
+    assert fixed(Options())["infills"] == ["blur", "other"]

@@ -22,16 +22,13 @@ from faceguide.cache.pairs.pair_rows import resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import Interrupted
 from faceguide.evaluate.attribution import run as runs
-from faceguide.evaluate.attribution.attribution_options import Options
+from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.methods.cam import (
     attention_cam,
     grad_cam,
     layer_cam,
 )
-from faceguide.evaluate.attribution.methods.maps import (
-    Batch,
-    Settings,
-)
+from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
 from faceguide.evaluate.attribution.methods.single_pass import cam_layers
 from faceguide.evaluate.attribution.methods.target import PairScore
@@ -45,6 +42,7 @@ from faceguide.evaluate.attribution.protocol.preparation import (
     prepare,
 )
 from faceguide.evaluate.cli import main
+from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.network import (
     Network,
     load_network,
@@ -189,7 +187,9 @@ def test_a_sound_network_is_not_doubted(place: Path, tmp_path: Path) -> None:
     network = load_network("nets:sound", place / "none.pt")
     heard: list[str] = []
     options = Options(limit=4)
-    ready = prepare(cache, network, path, None, ["saliency"], options, say=heard.append)
+    ready = prepare(
+        cache, network, PairOptions(pairs=path), ["saliency"], options, say=heard.append
+    )
     assert ready.separation.separates is True
     assert ready.separation.auc == 1
     assert heard == []
@@ -303,7 +303,7 @@ def ready_run(place: Path, **more: Any) -> tuple[Prepared, Network, Options]:
     options = Options(replicates=0, **more)
     pairs = place / "pairs.csv"
     return (
-        prepare(cache, network, pairs, None, ["saliency", "smoothgrad"], options),
+        prepare(cache, network, PairOptions(pairs=pairs), ["saliency", "smoothgrad"], options),
         network,
         options,
     )
@@ -318,7 +318,7 @@ def test_progress_counts_pairs_and_what_is_stopped_is_kept(place: Path, tmp_path
         if len(ticks) == 3:
             raise Interrupted
 
-    arguments = (ready, network, place / "pairs.csv", None, options, tmp_path / "run")
+    arguments = (ready, network, PairOptions(pairs=place / "pairs.csv"), options, tmp_path / "run")
     with pytest.raises(Interrupted):
         runs.run(*arguments, progress=lambda what, total: stopped)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "blocks").iterdir()}

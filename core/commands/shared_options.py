@@ -1,0 +1,100 @@
+"""Options that commands of several groups have, each declared once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from faceguide.core.commands.parts import WHOLE, own_part
+from faceguide.core.commands.settings import option
+from faceguide.core.errors import FaceguideError
+
+EXISTING = click.Path(exists=True, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+OUT_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _part(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int]:
+    try:
+        return own_part(value)
+    except FaceguideError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which part of the work is done here.
+
+    Attributes:
+        part: (i, N).
+    """
+
+    part: tuple[int, int] = option(
+        lambda: WHOLE,
+        "Do only part i of N, i from 0 to N−1.  [default: all, or as a Slurm array says]",
+        free=True,
+        type=str,
+        multiple=False,
+        metavar="i/N",
+        callback=_part,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where a network works."""
+
+    device: str = option("auto", "auto (CUDA where it is there), cpu, cuda or cuda:N.", free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """What random numbers depend on."""
+
+    seed: int = option(0, "Random seed.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a command reports."""
+
+    as_json: bool = option(False, "Print one JSON object.", "--json", free=True)
+    allow_failures: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Output):
+    """How a command reports, and which exit code it chooses."""
+
+    allow_failures: bool = option(False, "Exit 0 although some items failed.", free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingParts:
+    """For commands that gather what parts made."""
+
+    parts: int | None = option(
+        None, "Say which of N parts are missing.", type=click.IntRange(1), metavar="N"
+    )
+
+
+class Names(click.ParamType):
+    """Names, separated by commas."""
+
+    name = "name,name"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The names."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(name.strip() for name in str(value).split(",") if name.strip())
+
+    def text(self, value: tuple[str, ...]) -> str:
+        """What `convert` takes."""
+        return ",".join(value)
