@@ -315,24 +315,3 @@ main.add_command(
         prep_jobs,
     )
 )
-
-
-@main.command("demo-photos")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--identities", type=click.IntRange(2, 40), default=12, show_default=True)
-@click.option("--images", type=click.IntRange(2, 100), default=16, show_default=True, help="Each.")
-@click.option("--seed", type=int, default=0, show_default=True)
-def demo_photos_command(folder: Path, identities: int, images: int, seed: int) -> None:
-    """Draw a small labelled photo set, some faces veiled with exact masks, to try things on.
-
-    All pictures are warps of one public-domain portrait: good for trying commands, no measure
-    of accuracy.
-
-    \b
-    Example:
-      prep demo-photos demo/set
-    """
-    from faceguide.preprocess.demo.demo_photos import write_demo_photos
-
-    write_demo_photos(folder, identities=identities, images=images, seed=seed)
-    click.echo(f"{printable(folder)}: {identities * images} photographs of {identities} identities")
