@@ -19,6 +19,9 @@ from typed_settings.cli_click import click_options
 
 from faceguide.core.errors import FaceguideError
 
+# What commands declare and record their settings with.
+__all__ = ["fixed", "from_json", "option", "parameters", "settings", "to_json"]
+
 Settings = TypeVar("Settings")
 Command = TypeVar("Command", bound=Callable[..., Any])
 

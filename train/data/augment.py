@@ -137,17 +137,6 @@ def warp_targets(targets: Tensor, geometry: Geometry) -> Tensor:
     )
 
 
-def warp_points(points: Tensor, geometry: Geometry) -> Tensor:
-    """(N, P, 2) cached landmarks, pixels / S → (N, P, 2) in output pixels / crop.
-
-    Pixel centres are at whole numbers, the first one being 0, as in the cache.
-    """
-    x = points[..., 0] * geometry.size - geometry.left[:, None]
-    y = points[..., 1] * geometry.size - geometry.top[:, None]
-    x = torch.where(geometry.mirrored[:, None], geometry.crop - 1 - x, x)
-    return torch.stack([x, y], dim=-1) / geometry.crop
-
-
 def jitter(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: Tensor) -> Tensor:
     """Brightness, then saturation, each by a factor of the row's own.
 

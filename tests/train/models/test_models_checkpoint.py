@@ -13,9 +13,7 @@ import torch
 from tests.train.models.parity_fill import fill
 from torch import Tensor
 
-from faceguide.core.formats.safetensors_file import read_safetensors
 from faceguide.train.models import CheckpointError, create
-from faceguide.train.models.exchange import export_backbone, import_backbone
 from faceguide.train.models.weights import (
     load_matching,
     load_weights,
@@ -201,57 +199,3 @@ def test_unreadable_files_give_one_line(tmp_path: Path, kind: str) -> None:
         read_state(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def test_export_and_import_give_the_same_network(tmp_path: Path, backbone: torch.nn.Module) -> None:
-    path = tmp_path / "backbone.safetensors"
-    export_backbone(backbone, path, "mobilefacenet")
-    assert [p.name for p in tmp_path.iterdir()] == ["backbone.safetensors"]
-    images = torch.rand(2, 3, 112, 112)
-    again = import_backbone(path)
-    assert not again.training
-    with torch.inference_mode():
-        assert torch.equal(again(images)[0], backbone(images)[0])
-    assert read_safetensors(path)[1] == {
-        "format": "faceguide-backbone-1",
-        "arch": "mobilefacenet",
-        "embedding_size": "128",
-        "input_size": "112",
-        "colour": "RGB",
-        "mean": "[0.485, 0.456, 0.406]",
-        "std": "[0.229, 0.224, 0.225]",
-    }
-    # It is also a plain weights file.
-    assert load_weights(create("mobilefacenet"), path).missing == ()
-
-
-def test_a_file_that_is_not_a_whole_backbone_is_refused(
-    tmp_path: Path, backbone: torch.nn.Module
-) -> None:
-    from safetensors.torch import save_file
-
-    path = tmp_path / "backbone.safetensors"
-    export_backbone(backbone, path, "mobilefacenet")
-    state, metadata = read_safetensors(path)
-    for change, message in (
-        ({"format": "other"}, r"expected metadata format faceguide-backbone-1, found 'other' in"),
-        ({"colour": "BGR"}, "was trained with .*colour='BGR'.*, but mobilefacenet prepares"),
-        ({"mean": "[0.5]"}, "metadata of .* is incomplete or wrong: IndexError"),
-        ({"embedding_size": "x"}, "metadata of .* is incomplete or wrong: ValueError"),
-        (
-            {"embedding_size": "64"},
-            r"conv3\.weight is \(128, .* in .* but \(64, .* in .*another archit",
-        ),
-    ):
-        save_file(state, path, metadata | change)
-        with pytest.raises(CheckpointError, match=message):
-            import_backbone(path)
-    del state["bn.weight"]
-    save_file(state, path, metadata)
-    with pytest.raises(CheckpointError, match=r"does not hold a whole mobilefacenet: .*bn\.weight"):
-        import_backbone(path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"cannot read .* as safetensors"):
-        import_backbone(path)
-    with pytest.raises(CheckpointError, match=r"cannot read .* as safetensors"):
-        import_backbone(tmp_path / "absent.safetensors")
