@@ -17,6 +17,7 @@ from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
+from faceguide.evaluate.metrics.roc import best_accuracy, measure, rank
 from faceguide.train.run.run_record import cache_hash
 
 
@@ -125,23 +126,6 @@ def verify(
             for a, b in zip(first.split(1024), second.split(1024), strict=True)
         ]
     )
-    auc, accuracy = separation(cosine.double().numpy(), pairs.same)
-    return {"score": auc, "auc": auc, "accuracy": accuracy}
-
-
-def separation(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> tuple[float, float]:
-    """Area under the ROC (ties count half), and the accuracy at the best threshold.
-
-    Args:
-        scores: (P,) finite.
-        same: (P,) bool, with both kinds.
-    """
-    values, level = np.unique(scores, return_inverse=True)
-    genuine = np.bincount(level[same], minlength=len(values))
-    impostor = np.bincount(level[~same], minlength=len(values))
-    below = np.cumsum(impostor) - impostor
-    auc = float((genuine * (below + impostor / 2)).sum() / (genuine.sum() * impostor.sum()))
-    # Accept from each distinct score on, or nothing at all.
-    accepted = np.append(np.cumsum(genuine[::-1])[::-1], 0)
-    refused = np.append(below, impostor.sum())
-    return auc, float((accepted + refused).max() / len(scores))
+    ranking = rank(cosine.double().numpy(), pairs.same)
+    auc = measure(ranking).auc
+    return {"score": auc, "auc": auc, "accuracy": best_accuracy(ranking)}
