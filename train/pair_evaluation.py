@@ -18,7 +18,7 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
 from faceguide.evaluate.metrics.roc import best_accuracy, measure, rank
-from faceguide.train.run.run_record import cache_hash
+from faceguide.train.run.training_data import cache_hash
 
 
 @dataclass(frozen=True)

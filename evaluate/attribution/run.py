@@ -11,6 +11,7 @@ import numpy as np
 from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import begin_evaluation, read_run
 from faceguide.core.errors import AttributionError, Unfinished
 from faceguide.core.files import (
     json_bytes,
@@ -42,10 +43,6 @@ from faceguide.evaluate.attribution.protocol.preparation import (
 )
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
 from faceguide.evaluate.attribution.results import merge
-from faceguide.evaluate.evaluation_run import (
-    begin,
-    read_run,
-)
 from faceguide.evaluate.score.block_files import (
     is_there,
     read_arrays,
@@ -92,7 +89,7 @@ def run(
         "pairs": str(pairs.resolve()),
         "split": split,
     }
-    begin(
+    begin_evaluation(
         out,
         COMMAND,
         settings,

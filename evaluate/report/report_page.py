@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.core.commands.console import printable
+from faceguide.core.commands.run_directory import read_run
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_bytes
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.metrics import roc
 from faceguide.evaluate.metrics.bootstrap import REPLICATES
 from faceguide.evaluate.report import (

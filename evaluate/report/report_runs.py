@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import read_run
 from faceguide.core.errors import EvaluationError, FaceguideError
 from faceguide.core.files import read_json
 from faceguide.core.formats.npz import read_npz
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.identification import SEARCH, cmc
 from faceguide.evaluate.metrics.roc import far_name
 from faceguide.evaluate.report.tables import percent

@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import file_of_run, read_run
 from faceguide.core.errors import CheckpointError, EvaluationError
 from faceguide.core.files import file_sha256
 from faceguide.core.formats.safetensors_file import read_safetensors
-from faceguide.evaluate.evaluation_run import (
-    file_of_run,
-    read_run,
-)
 from faceguide.train.models import MODELS, create, outline
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL

@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.parts import WHOLE
+from faceguide.core.commands.run_directory import begin_evaluation
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import (
     digest,
     file_sha256,
     read_json,
     write_json,
-)
-from faceguide.evaluate.evaluation_run import (
-    begin,
-    training_identities,
 )
 from faceguide.evaluate.score import (
     fusion,
@@ -48,7 +45,7 @@ from faceguide.evaluate.score.scores import (
     make_matcher,
     needs_mean_map,
 )
-from faceguide.train.run.run_record import cache_hash
+from faceguide.train.run.training_data import cache_hash, training_identities
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,9 @@ class RunOptions:
         if self.part is None:
             return
         where = None if self.embeddings is None else str(self.embeddings.resolve())
-        begin(self.out, command, settings, overwrite=self.overwrite, embeddings=where, **facts)
+        begin_evaluation(
+            self.out, command, settings, overwrite=self.overwrite, embeddings=where, **facts
+        )
 
     @property
     def is_part(self) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from faceguide.cache.plan import read_identities
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import KINDS
+from faceguide.core.commands.run_directory import RUN
 from faceguide.core.errors import ModelError, TrainError
 from faceguide.core.files import (
     read_json,
@@ -39,7 +40,6 @@ from faceguide.train.models.weights import (
 from faceguide.train.oaml.oaml_request import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
 from faceguide.train.run.checkpoint import load_state
-from faceguide.train.run.run_record import RUN
 
 MOMENTUM = 0.9
 # AdaFace's steps at epochs 12, 20 and 24 of 26.

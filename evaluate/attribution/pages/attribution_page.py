@@ -11,6 +11,7 @@ import numpy as np
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import read_run
 from faceguide.core.files import (
     read_json,
     write_bytes,
@@ -30,7 +31,6 @@ from faceguide.evaluate.attribution.protocol.matched import (
 from faceguide.evaluate.attribution.protocol.separation import sentence
 from faceguide.evaluate.attribution.results import RESULTS
 from faceguide.evaluate.attribution.summary import Judged
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.report import figures
 
 REPORT, LATEX = "report.html", "methods.tex"
