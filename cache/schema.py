@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from faceguide.core.errors import CacheError
+from faceguide.core.faces import LANDMARKS
 
 SCHEMA = 1
 
@@ -40,7 +41,6 @@ ORIGINS = ("none", "detected", "retried", "imported", "template")
 STATUS_CODE = {name: code for code, name in enumerate(STATUSES)}
 ORIGIN_CODE = {name: code for code, name in enumerate(ORIGINS)}
 
-LANDMARKS = 478
 REGIONS = ("eyes", "nose", "mouth")
 
 

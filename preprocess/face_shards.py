@@ -18,7 +18,6 @@ from PIL import Image
 
 from faceguide.cache.plan import Plan, PlannedRow, read_sources
 from faceguide.cache.schema import (
-    LANDMARKS,
     ORIGIN_CODE,
     ORIGINS,
     STATUS_CODE,
@@ -28,7 +27,7 @@ from faceguide.cache.schema import (
 )
 from faceguide.cache.shard import is_done, row_checksums, write_shard
 from faceguide.core.errors import FaceguideError
-from faceguide.core.faces import align
+from faceguide.core.faces import LANDMARKS, align
 from faceguide.core.faces.decode import (
     DecodeError,
     decode,

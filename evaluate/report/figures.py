@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,8 +123,13 @@ def save(figure: Figure, out: Path, stem: str, kinds: Sequence[str] = ("pdf", "p
     return paths
 
 
+def data_uri(figure: Figure) -> str:
+    """The source of an `<img>`: there an SVG can run nothing, and its ids clash with no other's."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure).encode()).decode("ascii")
+
+
 def svg(figure: Figure) -> str:
-    """The figure as an inline `<svg>` element; text is drawn as outlines, so no name is markup."""
+    """The figure as an `<svg>` element; text is drawn as outlines, so no name is markup."""
     import matplotlib
 
     data = io.StringIO()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import TrainError
+from faceguide.core.faces import LUMA
 from faceguide.train.data.keyed_random import keyed_uniform
 
-GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as image libraries weigh R, G, B
 PURPOSE_GEOMETRY, PURPOSE_COLOUR = 1, 2
 
 
@@ -156,5 +156,5 @@ def jitter(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: 
     bright = (1.0 + settings.brightness * draws[:, 0])[:, None, None, None]
     vivid = (1.0 + settings.saturation * draws[:, 1])[:, None, None, None]
     pixels = (images.float() * bright).clamp_(0.0, 255.0).round_()
-    grey = (pixels * torch.tensor(GREY, device=images.device)).sum(3, keepdim=True).round_()
+    grey = (pixels * torch.tensor(LUMA, device=images.device)).sum(3, keepdim=True).round_()
     return (grey + vivid * (pixels - grey)).clamp_(0.0, 255.0).round_().to(torch.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
         reading=attribution_tables.READING,
         methods=attribution_tables.method_table(record),
         details=_details(record),
-        figures=[{"alt": alt, "uri": _svg_uri(figures.svg(figure))} for alt, figure in drawn],
+        figures=[{"alt": alt, "uri": figures.data_uri(figure)} for alt, figure in drawn],
         pairs=gallery(out, cache, plan, judged, record),
         facts=_facts(out, record),
     )
@@ -117,10 +116,6 @@ def _scores(network: dict[str, Any]) -> str:
         f"score by {network['median_effect']:.2g} (median); the noise of a score is "
         f"{network['noise']:.1g}."
     )
-
-
-def _svg_uri(text: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")
 
 
 def choose_pairs(judged: dict[str, Judged], count: int) -> list[int]:
