@@ -212,8 +212,15 @@ def run_cal(
     barrier()
     steps = train(job, directory, loop, device, processes)
     if processes.first:
-        crop = run.recipe.augmentation.crop
-        export(directory, run.model, arguments, crop, digest(fixed))
+        described = {"backbone": (run.model, arguments)}
+        export(
+            directory,
+            digest(fixed),
+            described,
+            {"backbone": model},
+            saved_as={"backbone": "model"},
+            crop=run.recipe.augmentation.crop,
+        )
         draw_energy(directory)
     barrier()
     return {"steps": steps, "weights": str(directory / BACKBONE)}

@@ -1,4 +1,4 @@
-"""The models of a `train oaml` run: built, filled, handed to an optimiser, exported."""
+"""The models of a `train oaml` run: built, filled, handed to an optimiser."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from faceguide.core.commands.run_directory import RUN
 from faceguide.core.errors import ModelError, TrainError
 from faceguide.core.files import (
     read_json,
-    write_bytes,
 )
-from faceguide.core.formats.safetensors_file import safetensors_bytes
-from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.colour import ORDERS, assumed, colour_of, feed
@@ -39,7 +36,6 @@ from faceguide.train.models.weights import (
 )
 from faceguide.train.oaml.oaml_request import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
-from faceguide.train.run.checkpoint import load_state
 
 MOMENTUM = 0.9
 # AdaFace's steps at epochs 12, 20 and 24 of 26.
@@ -210,22 +206,3 @@ def rate_at(run: OamlRun, done: float) -> float:
     if run.recipe.part == "all":
         return run.rate * 0.1 ** sum(done >= milestone for milestone in MILESTONES)
     return run.rate * max(0.5 * (1.0 + float(np.cos(np.pi * min(done, 1.0)))), 1e-3)
-
-
-def export(directory: Path, described: Described, parts: dict[str, Any], recipe: str) -> None:
-    """Each model of the best save as safetensors; a user's network under its own names."""
-    state = load_state(directory / BEST, recipe)
-    if state is None:
-        raise TrainError(f"{directory / BEST}: not there, so nothing can be exported")
-    for role, (name, arguments) in described.items():
-        prefix = f"{role}." if inner(parts[role]) is parts[role] else f"{role}.network."
-        # Cloned: a user's network may hold one tensor under two names.
-        weights = {
-            key.removeprefix(prefix): tensor.contiguous().clone()
-            for key, tensor in state.module.items()
-            if key.startswith(prefix)
-        }
-        metadata = {"arch": name, **{key: str(value) for key, value in arguments.items()}}
-        if role == "backbone":
-            metadata["colour"] = parts[role].input_spec.colour
-        write_bytes(directory / f"{role}.safetensors", safetensors_bytes(weights, metadata))

@@ -34,7 +34,6 @@ from faceguide.train.oaml.oaml_batches import (
 from faceguide.train.oaml.oaml_evaluation import evaluation
 from faceguide.train.oaml.oaml_models import (
     build,
-    export,
     feed_as_before,
     initialise,
     optimiser_of,
@@ -50,6 +49,7 @@ from faceguide.train.oaml.oaml_step import (
     OamlTrainee,
 )
 from faceguide.train.pair_evaluation import Pairs
+from faceguide.train.run.export_weights import export
 from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.start_checks import doubts_of, require_meta, require_side
 
@@ -182,7 +182,7 @@ def run_oaml(
     barrier()
     steps = train(job, directory, loop, device, processes)
     if processes.first:
-        export(directory, described, parts, digest(fixed))
+        export(directory, digest(fixed), described, parts)
         draw_curves(directory)
     barrier()
     return {"steps": steps, "directory": str(directory)}
