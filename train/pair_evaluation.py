@@ -63,33 +63,6 @@ class Pairs:
             )
 
 
-def embed(
-    cache: FaceCache,
-    rows: NDArray[np.int64],
-    describe: Callable[[Tensor], Tensor],
-    *,
-    batch_size: int,
-    device: torch.device,
-) -> Tensor:
-    """Features of rows.
-
-    Args:
-        cache: where the images are.
-        rows: (N,) rows.
-        describe: (B, S, S, 3) uint8 → (B, D).
-        batch_size: images at a time.
-        device: where `describe` works.
-
-    Returns:
-        (N, D) float32 on the CPU, in the order of `rows`.
-    """
-    stream = Stream(
-        cache, rows, columns=("image",), batch_size=batch_size, shuffle=False, ragged="exact",
-        device=device,
-    )  # fmt: skip
-    return torch.cat([describe(batch["image"]).float().cpu() for batch in stream])
-
-
 def verify(
     cache: FaceCache,
     pairs: Pairs,
@@ -100,7 +73,12 @@ def verify(
 ) -> dict[str, float]:
     """Area under the ROC and accuracy of the cosine.
 
-    Args: as `embed`; `describe` gives features of length 1.
+    Args:
+        cache: where the images are.
+        pairs: of its rows.
+        describe: (B, S, S, 3) uint8 → (B, D) features of length 1.
+        batch_size: images at a time.
+        device: where `describe` works.
 
     Returns:
         `auc`, 0 to 1; `accuracy` at the threshold that suits these very pairs best, so a little
@@ -113,7 +91,11 @@ def verify(
     """
     pairs.require_both_kinds()
     rows, places = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-    features = embed(cache, rows, describe, batch_size=batch_size, device=device)
+    stream = Stream(
+        cache, rows, columns=("image",), batch_size=batch_size, shuffle=False, ragged="exact",
+        device=device,
+    )  # fmt: skip
+    features = torch.cat([describe(batch["image"]).float().cpu() for batch in stream])
     finite = torch.isfinite(features).all(1).numpy()
     if not finite.all():
         key = cache.texts("key", rows[~finite][:1])[0]

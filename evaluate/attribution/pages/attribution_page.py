@@ -158,7 +158,7 @@ def gallery(
             maps.append(
                 {
                     "name": "measured effect" if name == "oracle" else name,
-                    "uri": drawings.picture_uri(picture),
+                    "uri": figures.picture_uri(picture),
                     "verdict": outcome.verdict,
                     "text": text,
                     "why": _why(outcome, cause, settings["delta"], moved),
@@ -170,7 +170,7 @@ def gallery(
                 "number": int(plan.number[place]),
                 "same": bool(plan.same[place]),
                 "names": cache.texts("key", rows),
-                "faces": [drawings.picture_uri(drawings.enlarged(image)) for image in images],
+                "faces": [figures.picture_uri(drawings.enlarged(image)) for image in images],
                 "maps": maps,
             }
         )
