@@ -6,7 +6,7 @@ demo=$1
 bench=$(dirname "$0")
 rm -rf "$demo"
 set -x
-prep demo-photos "$demo/set"
+python "$bench/demo_photos.py" "$demo/set"
 prep landmarks "$demo/set/photos" --out "$demo/cache" --allow-failures
 prep masks "$demo/set/masks" --cache "$demo/cache" --polarity visible --clean .
 cache verify "$demo/cache"

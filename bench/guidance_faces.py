@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.evaluate.metrics.roc import (
+    best_accuracy,
     measure,
     rank,
 )
 from faceguide.preprocess.cli import main as prep
 from faceguide.train.models import create
 from faceguide.train.models.weights import load_weights
-from faceguide.train.pair_evaluation import separation
 
 LEAST_IMAGES = 4
 
@@ -109,13 +109,13 @@ def verification(values: NDArray[np.float64], split: Split) -> dict[str, float]:
     lookalikes the AUC and the accuracy at the best threshold, which flatters every row alike.
     """
     some = split.same | split.lookalike
-    auc, _ = separation(values, split.same)
-    auc_lookalikes, accuracy = separation(values[some], split.same[some])
+    found = measure(rank(values, split.same), (1e-3,))
+    lookalikes = rank(values[some], split.same[some])
     return {
-        "auc": auc,
-        "tar": float(measure(rank(values, split.same), (1e-3,)).tar[0]),
-        "auc_lookalikes": auc_lookalikes,
-        "accuracy_lookalikes": accuracy,
+        "auc": found.auc,
+        "tar": float(found.tar[0]),
+        "auc_lookalikes": measure(lookalikes).auc,
+        "accuracy_lookalikes": best_accuracy(lookalikes),
     }
 
 

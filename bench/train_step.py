@@ -31,6 +31,7 @@ from typing import Any
 import click
 import torch
 from click.testing import CliRunner
+from demo.photos import write_demo_photos
 from tqdm import tqdm
 
 from faceguide.cache.reader import FaceCache
@@ -62,14 +63,14 @@ METHODS = {
 
 def demo_cache(folder: Path, size: int) -> FaceCache:
     """Faces of `size` pixels with a margin of 7 %."""
-    for words in (
-        ["demo-photos", folder / "demo", "--identities", 6, "--images", 6],
-        ["landmarks", folder / "demo" / "photos", "--out", folder / "cache", "--size", size,
-         "--margin", 0.07, "--jobs", 1, "--allow-failures"],
-    ):  # fmt: skip
-        result = CliRunner().invoke(prep, [str(word) for word in words])
-        if result.exit_code:
-            raise SystemExit(result.output)
+    write_demo_photos(folder / "demo", identities=6, images=6)
+    words = [
+        "landmarks", folder / "demo" / "photos", "--out", folder / "cache", "--size", size,
+        "--margin", 0.07, "--jobs", 1, "--allow-failures",
+    ]  # fmt: skip
+    result = CliRunner().invoke(prep, [str(word) for word in words])
+    if result.exit_code:
+        raise SystemExit(result.output)
     return FaceCache.open(folder / "cache")
 
 

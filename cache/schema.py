@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from faceguide.core.errors import CacheError
+from faceguide.core.faces import LANDMARKS
 
 SCHEMA = 2
 
@@ -42,7 +43,6 @@ ORIGINS = ("none", "detected", "retried", "imported", "template")
 STATUS_CODE = {name: code for code, name in enumerate(STATUSES)}
 ORIGIN_CODE = {name: code for code, name in enumerate(ORIGINS)}
 
-LANDMARKS = 478
 SOURCE_BYTES = 16  # of the sha256 of a source file that a row keeps
 REGIONS = ("eyes", "nose", "mouth")
 

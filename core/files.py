@@ -165,7 +165,7 @@ def sync(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file, atomically."""
+    """Write a file whole or not at all; CacheError when the system refuses."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -183,7 +183,7 @@ def json_bytes(value: dict[str, Any]) -> bytes:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file, atomically."""
+    """Write JSON with its own digest, as `read_json` checks it, whole or not at all."""
     write_bytes(path, json_bytes(value))
 
 

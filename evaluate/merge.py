@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.run_directory import read_run
 from faceguide.core.commands.settings import refixed
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate import runs
 from faceguide.evaluate.attribution import run as attribution
 from faceguide.evaluate.evaluation_options import PairOptions, ScoreOptions, SearchOptions
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.ijb.ijb_run import run_ijb
 from faceguide.evaluate.score.matcher_options import MatcherOptions, TemplateOptions
 from faceguide.evaluate.score.network import (
     Network,
     load_network,
 )
-from faceguide.train.run.run_record import cache_hash
+from faceguide.train.run.training_data import cache_hash
 
 
 def merge_run(out: Path) -> tuple[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from faceguide.core.commands.console import (
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.parts import WHOLE
 from faceguide.core.commands.settings import settings
-from faceguide.core.commands.shared_options import FOLDER, OUT_FOLDER, Output, Seed
+from faceguide.core.commands.shared_options import FOLDER, Output
 from faceguide.core.commands.submit import submit_group
 from faceguide.core.errors import CacheError
 from faceguide.preprocess import dry_run as rehearsal
@@ -258,24 +258,3 @@ main.add_command(
         prep_jobs,
     )
 )
-
-
-@main.command("demo-photos")
-@click.argument("folder", type=OUT_FOLDER)
-@click.option("--identities", type=click.IntRange(2, 40), default=12, show_default=True)
-@click.option("--images", type=click.IntRange(2, 100), default=16, show_default=True, help="Each.")
-@settings(random=Seed)
-def demo_photos_command(folder: Path, identities: int, images: int, random: Seed) -> None:
-    """Draw a small labelled photo set, some faces veiled with exact masks, to try things on.
-
-    All pictures are warps of one public-domain portrait: good for trying commands, no measure
-    of accuracy.
-
-    \b
-    Example:
-      prep demo-photos demo/set
-    """
-    from faceguide.preprocess.demo.demo_photos import write_demo_photos
-
-    write_demo_photos(folder, identities=identities, images=images, seed=random.seed)
-    click.echo(f"{printable(folder)}: {identities * images} photographs of {identities} identities")

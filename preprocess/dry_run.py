@@ -101,7 +101,6 @@ def rehearse(
 
 
 def describe(rehearsal: dict[str, Any]) -> str:
-    """The rehearsal in words."""
     lines = [
         f"{rehearsal['images']} images of {rehearsal['identities']} identities, "
         f"{rehearsal['rows']} rows in {rehearsal['shards']} shards",

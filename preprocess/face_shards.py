@@ -20,7 +20,6 @@ from PIL import Image
 
 from faceguide.cache.plan import Plan, PlannedRow, read_sources
 from faceguide.cache.schema import (
-    LANDMARKS,
     ORIGIN_CODE,
     ORIGINS,
     QUALITY,
@@ -34,7 +33,7 @@ from faceguide.cache.shard import is_done, write_shard
 from faceguide.core.commands.settings import argument, option
 from faceguide.core.commands.shared_options import EXISTING
 from faceguide.core.errors import FaceguideError
-from faceguide.core.faces import align
+from faceguide.core.faces import LANDMARKS, align
 from faceguide.core.faces.decode import (
     DecodeError,
     decode,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from bench.demo.photos import write_demo_photos
 from tests.cache.builder import build
 from tests.evaluate.builder import pairs_csv, small_cache, usable_pairs, weights_file
 from tests.faults.counts import UnavailableError
@@ -91,12 +92,12 @@ def test_commands_that_print_what_they_found(tmp_path: Path) -> None:
     build(cache, rows=100)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
+    write_demo_photos(tmp_path / "set", identities=2, images=4)
     every = [
         *(["cache", name, str(cache)] for name in ("info", "failures", "verify", "seal")),
         *(["cache", name, str(cache), "--json"] for name in ("info", "verify")),
         ["cache", "preview", str(cache), "--out", str(tmp_path / "preview.png")],
         ["cache", "export", "landmarks", str(cache), "--out", str(tmp_path / "landmarks.txt")],
-        ["prep", "demo-photos", str(tmp_path / "set"), "--identities", "2", "--images", "4"],
         ["prep", "landmarks", str(tmp_path / "set/photos"), "--out", str(pictures), "--dry-run"],
         ["prep", "submit", "guidance", "--cache", str(cache), "--parts", "2", "--print"],
         ["evaluate", "methods"],

@@ -22,6 +22,9 @@ MAY_IMPORT = {
     "train": {"train", "cache", "core"},
     "evaluate": {"evaluate", "train", "cache", "core"},
 }
+# What every room may import, training to verify with evaluation's own figures: it imports nothing
+# but core, cache and the like of it.
+SHARED = ("train.models", "evaluate.metrics")
 MODULES_OF_A_FOLDER = 15
 
 
@@ -100,15 +103,19 @@ def test_a_folder_has_few_modules_and_a_name_stands_once() -> None:
     assert not crowded
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_imports_point_one_way(path: Path) -> None:
-    folder = path.relative_to(REPOSITORY).parts[0]
-    for name in imports(path):
+MODULES = [str(path.relative_to(REPOSITORY)) for path in modules()]
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_imports_point_one_way(path: str) -> None:
+    is_shared = path.replace("/", ".").startswith(SHARED)
+    may_import = {"core", "cache"} if is_shared else MAY_IMPORT[path.split("/")[0]]
+    for name in imports(REPOSITORY / path):
         parts = name.split(".")
-        if parts[0] in FOLDERS:
-            assert parts[0] in MAY_IMPORT[folder], f"{path} imports {name}"
-        else:
+        if parts[0] not in FOLDERS:
             assert name == "__version__", f"{path} imports {name} of the front door above it"
+        elif not name.startswith(SHARED):
+            assert parts[0] in may_import, f"{path} imports {name}"
         assert "cli" not in parts, f"{path} imports a command module"
 
 
@@ -172,3 +179,68 @@ def test_every_kind_of_doubt_is_in_the_promises() -> None:
 
     text = (REPOSITORY / "docs" / "promises.md").read_text()
     assert [kind for kind in KINDS if f"`{kind}`" not in text] == []
+
+
+def _offered(tree: ast.Module) -> set[str]:
+    """What a module says in `__all__`."""
+    return {
+        name
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+        for name in ast.literal_eval(node.value)
+    }
+
+
+def _is_public(node: ast.AST) -> bool:
+    """A function or class that is neither private nor a command."""
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+        return False
+    marks = [ast.unparse(mark) for mark in node.decorator_list]
+    return not any("command" in mark or "group" in mark for mark in marks)
+
+
+def test_what_is_public_has_a_caller_or_stands_in_all() -> None:
+    """What only tests call is left over from something.
+
+    A function or class is called where a module imports it, takes it from its imported module, or
+    names it beside its definition; a method of a class that inherits nothing where any line of
+    the product names it.
+    """
+    paths = [*modules(), *(REPOSITORY / "src" / "faceguide").glob("*.py")]
+    trees = {path: ast.parse(path.read_text()) for path in paths}
+    called, named = set[str](), Counter[str]()
+    for path, tree in trees.items():
+        called |= imports(path)
+        local = {
+            alias.asname or alias.name: f"{node.module}.{alias.name}".removeprefix("faceguide.")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                named[node.attr] += 1
+                if isinstance(node.value, ast.Name) and node.value.id in local:
+                    called.add(f"{local[node.value.id]}.{node.attr}")
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named[node.value] += 1  # as `getattr` is given it
+    left_over = []
+    for path in modules():  # the front door is there for users
+        tree = trees[path]
+        module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        beside = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        for node in filter(_is_public, tree.body):
+            own = sum(isinstance(n, ast.Name) and n.id == node.name for n in ast.walk(node))
+            if (
+                node.name not in _offered(tree)
+                and f"{module.removesuffix('.__init__')}.{node.name}" not in called
+                and beside[node.name] == own
+            ):
+                left_over.append(f"{module}.{node.name}")
+            methods = node.body if isinstance(node, ast.ClassDef) and not node.bases else []
+            left_over += [
+                f"{module}.{node.name}.{method.name}"
+                for method in filter(_is_public, methods)
+                if not named[method.name]
+            ]
+    assert left_over == []

@@ -228,6 +228,5 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def barrier() -> None:
-    """Wait for all processes."""
     if dist.is_initialized():
         dist.barrier()

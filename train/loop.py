@@ -28,6 +28,7 @@ from faceguide.core.commands.console import (
     Interrupted,
     say,
 )
+from faceguide.core.commands.run_lock import alone
 from faceguide.core.errors import TrainError
 from faceguide.train.distributed import Processes, barrier, largest
 from faceguide.train.job import Batch, Forward, Job, LoopSettings, Place, total_steps
@@ -40,7 +41,6 @@ from faceguide.train.run.checkpoint import (
     save_state,
 )
 from faceguide.train.run.metrics_log import Metrics
-from faceguide.train.run.run_lock import alone
 from faceguide.train.run.soundness import Soundness
 
 _COMPILERS = ("torch._dynamo", "torch._inductor")

@@ -17,7 +17,8 @@ from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
-from faceguide.train.run.run_record import cache_hash
+from faceguide.evaluate.metrics.roc import best_accuracy, measure, rank
+from faceguide.train.run.training_data import cache_hash
 
 
 @dataclass(frozen=True)
@@ -62,33 +63,6 @@ class Pairs:
             )
 
 
-def embed(
-    cache: FaceCache,
-    rows: NDArray[np.int64],
-    describe: Callable[[Tensor], Tensor],
-    *,
-    batch_size: int,
-    device: torch.device,
-) -> Tensor:
-    """Features of rows.
-
-    Args:
-        cache: where the images are.
-        rows: (N,) rows.
-        describe: (B, S, S, 3) uint8 → (B, D).
-        batch_size: images at a time.
-        device: where `describe` works.
-
-    Returns:
-        (N, D) float32 on the CPU, in the order of `rows`.
-    """
-    stream = Stream(
-        cache, rows, columns=("image",), batch_size=batch_size, shuffle=False, ragged="exact",
-        device=device,
-    )  # fmt: skip
-    return torch.cat([describe(batch["image"]).float().cpu() for batch in stream])
-
-
 def verify(
     cache: FaceCache,
     pairs: Pairs,
@@ -99,7 +73,12 @@ def verify(
 ) -> dict[str, float]:
     """Area under the ROC and accuracy of the cosine.
 
-    Args: as `embed`; `describe` gives features of length 1.
+    Args:
+        cache: where the images are.
+        pairs: of its rows.
+        describe: (B, S, S, 3) uint8 → (B, D) features of length 1.
+        batch_size: images at a time.
+        device: where `describe` works.
 
     Returns:
         `auc`, 0 to 1; `accuracy` at the threshold that suits these very pairs best, so a little
@@ -112,7 +91,11 @@ def verify(
     """
     pairs.require_both_kinds()
     rows, places = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-    features = embed(cache, rows, describe, batch_size=batch_size, device=device)
+    stream = Stream(
+        cache, rows, columns=("image",), batch_size=batch_size, shuffle=False, ragged="exact",
+        device=device,
+    )  # fmt: skip
+    features = torch.cat([describe(batch["image"]).float().cpu() for batch in stream])
     finite = torch.isfinite(features).all(1).numpy()
     if not finite.all():
         key = cache.texts("key", rows[~finite][:1])[0]
@@ -125,23 +108,6 @@ def verify(
             for a, b in zip(first.split(1024), second.split(1024), strict=True)
         ]
     )
-    auc, accuracy = separation(cosine.double().numpy(), pairs.same)
-    return {"score": auc, "auc": auc, "accuracy": accuracy}
-
-
-def separation(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> tuple[float, float]:
-    """Area under the ROC (ties count half), and the accuracy at the best threshold.
-
-    Args:
-        scores: (P,) finite.
-        same: (P,) bool, with both kinds.
-    """
-    values, level = np.unique(scores, return_inverse=True)
-    genuine = np.bincount(level[same], minlength=len(values))
-    impostor = np.bincount(level[~same], minlength=len(values))
-    below = np.cumsum(impostor) - impostor
-    auc = float((genuine * (below + impostor / 2)).sum() / (genuine.sum() * impostor.sum()))
-    # Accept from each distinct score on, or nothing at all.
-    accepted = np.append(np.cumsum(genuine[::-1])[::-1], 0)
-    refused = np.append(below, impostor.sum())
-    return auc, float((accepted + refused).max() / len(scores))
+    ranking = rank(cosine.double().numpy(), pairs.same)
+    auc = measure(ranking).auc
+    return {"score": auc, "auc": auc, "accuracy": best_accuracy(ranking)}

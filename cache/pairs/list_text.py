@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
@@ -10,20 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from faceguide.core.errors import ListError
+from faceguide.core.formats.text_encoding import START, encoding_of
 
 SEPARATORS = (",", ";", "\t")
 MAXIMUM_BYTES = 1 << 31
 _BLANKS = re.compile(r"[ \t]+")  # names may hold what else Unicode counts as a blank
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
 _END = re.compile(r"\r\n|\n|\r")
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8 or UTF-16, without a byte order mark.
+    """The text of a file in UTF-8, UTF-16 or UTF-32, without a byte order mark.
 
     Bytes that are no UTF-8 are kept: row keys are file names, which need not be.
 
@@ -36,22 +31,13 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise ListError(f"{path}: cannot read: {error.strerror}") from None
-    for mark, encoding in _MARKS.items():
-        if data.startswith(mark):
-            return _decoded(path, data[len(mark) :], encoding)
-    start = data[:4096]
-    for encoding, high in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):
-        # The high bytes of plain letters are 0, and no other byte is.
-        if len(high) > 1 and 0.4 * len(high) < high.count(0) == start.count(0):
-            return _decoded(path, data, encoding)
-    return _decoded(path, data, "utf-8")
-
-
-def _decoded(path: Path, data: bytes, encoding: str) -> str:
+    encoding, mark = encoding_of(data[:START])
     try:
-        return data.decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict")
+        return data[mark:].decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict")
     except UnicodeDecodeError:
-        raise ListError(f"{path}: not the UTF-16 it begins as; save it as UTF-8") from None
+        raise ListError(
+            f"{path}: not the {encoding.upper()} it begins as; save it as UTF-8"
+        ) from None
 
 
 def lines(text: str) -> list[tuple[int, str]]:

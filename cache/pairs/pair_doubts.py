@@ -35,11 +35,6 @@ class PairDoubts:
     of_pairs: dict[str, NDArray[np.int64]]
     first: NDArray[np.bool_]
 
-    @property
-    def contradicts(self) -> bool:
-        """Whether more pairs contradict what is known than noise explains."""
-        return is_contradicted(self.doubts.counts(), len(self.first))
-
 
 def is_contradicted(counts: dict[str, int], pairs: int) -> bool:
     """Whether more than 1 % of so many pairs contradict labels or other pairs."""

@@ -19,6 +19,9 @@ import click
 
 from faceguide.core.errors import FaceguideError
 
+# What commands declare and record their settings with.
+__all__ = ["fixed", "from_json", "option", "parameters", "settings", "to_json"]
+
 Settings = TypeVar("Settings")
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from faceguide.core.files import reading
+from faceguide.core.formats.pickles import GuardedUnpickler
 
 # What pickle.dumps(torch.serialization.MAGIC_NUMBER, 2) gives: files before torch 1.6 begin so.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
@@ -75,13 +76,10 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-# The one written in Python: the other sets aside memory for any index that a file names.
-class _TensorsOnly(pickle._Unpickler):
-    """Builds tensors and containers, inert objects for the rest, and gives them no attributes."""
+class _Strict(GuardedUnpickler):
+    """Builds tensors and containers, and gives them no attributes."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        return _MAKERS.get((module, name), _Inert)
-
+    makers = _MAKERS
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         # Attributes could hide the methods of a container: they are read and left out.
@@ -89,13 +87,11 @@ class _TensorsOnly(pickle._Unpickler):
     }
 
 
-class _Strict(_TensorsOnly):
-    """Refuses what `_TensorsOnly` makes inert."""
+class _TensorsOnly(_Strict):
+    """Makes inert objects of what `_Strict` refuses."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _MAKERS:
-            raise pickle.UnpicklingError(f"it names {module[:80]}.{name[:80]}")
-        return super().find_class(module, name)
+    def unknown(self, module: str, name: str) -> Any:
+        return _Inert
 
 
 def load_tensors(path: Path, *, strict: bool = False) -> Any:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import FaceguideError
+from faceguide.core.formats.pickles import GuardedUnpickler, RefusedError
 
 Image = bytes | NDArray[np.uint8]
 
@@ -87,7 +88,7 @@ def _load(path: Path, size: int, modified: int) -> VerificationSet:
     with path.open("rb") as file:
         try:
             content = _Reader(_Bounded(file, size), size).load()
-        except VerificationBinError as error:
+        except (VerificationBinError, RefusedError) as error:
             raise VerificationBinError(f"{path}: {error}") from None
         except Exception as error:  # a damaged pickle raises almost anything
             raise VerificationBinError(
@@ -175,25 +176,6 @@ class _Dispatch(dict[int, Callable[..., None]]):
         )
 
 
-# Python's own reading loop in place of the one in C: it asks `dispatch` for every opcode, and its
-# memo is a dictionary, where the other would fill a table as long as any index in the file.
-class _Reader(pickle._Unpickler):
-    def __init__(self, file: _Bounded, size: int) -> None:
-        super().__init__(file, encoding="bytes")  # Python 2 wrote images as str
-        self.dispatch = _Dispatch(size)  # type: ignore[misc]
-
-    def find_class(self, module: str, name: str) -> Any:
-        # numpy 2 moved numpy.core to numpy._core; Python 2 called builtins __builtin__.
-        place = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
-        try:
-            return _STAND_INS[place, name]
-        except KeyError:
-            raise VerificationBinError(
-                f"the pickle asks for {module}.{name}"[:200].encode("unicode_escape").decode()
-                + ", which a verification set does not need; refused, nothing was run"
-            ) from None
-
-
 class _Dtype:
     def __init__(self, kind: Any, *_: Any) -> None:
         name = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
@@ -270,3 +252,11 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _latin1,
     ("builtins", "bytes"): _no_bytes,
 }
+
+
+class _Reader(GuardedUnpickler):
+    makers = _STAND_INS
+
+    def __init__(self, file: _Bounded, size: int) -> None:
+        super().__init__(file, encoding="bytes")  # Python 2 wrote images as str
+        self.dispatch = _Dispatch(size)  # type: ignore[misc]

@@ -11,6 +11,7 @@ import numpy as np
 from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import begin_evaluation, read_run
 from faceguide.core.commands.settings import fixed, refixed
 from faceguide.core.errors import AttributionError, Unfinished
 from faceguide.core.files import (
@@ -43,10 +44,6 @@ from faceguide.evaluate.attribution.protocol.preparation import (
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
 from faceguide.evaluate.attribution.results import merge
 from faceguide.evaluate.evaluation_options import PairOptions
-from faceguide.evaluate.evaluation_run import (
-    begin,
-    read_run,
-)
 from faceguide.evaluate.score.block_files import (
     is_there,
     read_block,
@@ -86,7 +83,7 @@ def run(
     """
     cache, plan = ready.job.cache, ready.job.plan
     settings = {**fixed(listed, options), "block": plan.per_block}
-    begin(
+    begin_evaluation(
         out,
         COMMAND,
         settings,

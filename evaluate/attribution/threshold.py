@@ -18,7 +18,6 @@ from torch import Tensor
 from faceguide.core.errors import AttributionError
 
 FILLS = ("zero", "mean", "noise")
-FAIR_RATIO = (0.5, 2.0)  # of the areas, high / low
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,6 @@ class ThresholdOutcome:
     mean_low: float | None
     area_high: float
     area_low: float
-
-    @property
-    def fair(self) -> bool:
-        """Whether the two areas are within a factor of two."""
-        if not self.area_low:
-            return False
-        return FAIR_RATIO[0] <= self.area_high / self.area_low <= FAIR_RATIO[1]
 
 
 def regions(

@@ -38,12 +38,10 @@ class FoldAccuracy:
 
     @property
     def mean(self) -> float:
-        """Over the folds."""
         return float(self.accuracy.mean())
 
     @property
     def std(self) -> float:
-        """Over the folds."""
         return float(self.accuracy.std())
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -122,8 +124,20 @@ def save(figure: Figure, out: Path, stem: str, kinds: Sequence[str] = ("pdf", "p
     return paths
 
 
+def data_uri(figure: Figure) -> str:
+    """The source of an `<img>`: there an SVG can run nothing, and its ids clash with no other's."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure).encode()).decode("ascii")
+
+
+def picture_uri(image: NDArray[np.uint8]) -> str:
+    """The source of an `<img>`: an (H, W, 3) RGB picture as JPEG."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+
+
 def svg(figure: Figure) -> str:
-    """The figure as an inline `<svg>` element; text is drawn as outlines, so no name is markup."""
+    """The figure as an `<svg>` element; text is drawn as outlines, so no name is markup."""
     import matplotlib
 
     data = io.StringIO()

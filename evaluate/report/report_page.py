@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.core.commands.console import printable
+from faceguide.core.commands.run_directory import read_run
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_bytes
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.metrics import roc
 from faceguide.evaluate.metrics.bootstrap import REPLICATES
 from faceguide.evaluate.report import (
@@ -108,9 +108,4 @@ def _figures(runs: list[Path], names: list[str]) -> list[dict[str, str]]:
         drawn.append(("ROC", figures.roc_figure(curves, least, _WIDE)))
     if ranks:
         drawn.append(("CMC", figures.cmc_figure(ranks, _WIDE)))
-    return [{"alt": alt, "uri": _svg_uri(figures.svg(figure))} for alt, figure in drawn]
-
-
-def _svg_uri(text: str) -> str:
-    # As an image, an SVG can neither run anything nor clash with another one's names.
-    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")
+    return [{"alt": alt, "uri": figures.data_uri(figure)} for alt, figure in drawn]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,13 @@ from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import read_run
 from faceguide.core.errors import EvaluationError, FaceguideError
 from faceguide.core.files import read_json
 from faceguide.core.formats.container import read_arrays
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.identification import SEARCH, cmc
 from faceguide.evaluate.metrics.roc import far_name
+from faceguide.evaluate.report.figures import picture_uri
 from faceguide.evaluate.report.tables import percent
 from faceguide.evaluate.score.face_reader import cached_visibility
 from faceguide.evaluate.score.face_store import FaceStore
@@ -207,7 +206,7 @@ def _images(
     cache: FaceCache, store: FaceStore | None, rows: NDArray[np.int64], keys: list[str]
 ) -> list[dict[str, str]]:
     crops = cache.read(rows, ["image"])["image"]
-    images = [{"alt": key, "uri": _uri(crop)} for key, crop in zip(keys, crops, strict=True)]
+    images = [{"alt": key, "uri": picture_uri(crop)} for key, crop in zip(keys, crops, strict=True)]
     if store is not None and np.isin(rows, store.rows("visibility")).all():
         visible, source = store.read("visibility", rows).astype(np.float32), "predicted"
     elif "visibility" in cache.columns and cache.read(rows, ["known"])["known"].any():
@@ -215,7 +214,8 @@ def _images(
     else:
         return images
     for key, crop, seen in zip(keys, crops, visible, strict=True):
-        images.append({"alt": f"{key}: {source} visibility", "uri": _uri(overlay(crop, seen))})
+        shown = picture_uri(overlay(crop, seen))
+        images.append({"alt": f"{key}: {source} visibility", "uri": shown})
     return images
 
 
@@ -227,14 +227,6 @@ def overlay(crop: NDArray[np.uint8], visibility: NDArray[np.floating]) -> NDArra
     share = 0.6 * hidden[:, :, None].clip(0.0, 1.0)
     mixed: NDArray[np.uint8] = ((1.0 - share) * crop + share * _HIDDEN).round().astype(np.uint8)
     return mixed
-
-
-def _uri(image: NDArray[np.uint8]) -> str:
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
 
 
 def _identification(

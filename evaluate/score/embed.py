@@ -30,7 +30,7 @@ from faceguide.evaluate.score.network import (
 )
 from faceguide.train.models.own_check import check_own
 from faceguide.train.models.own_networks import is_own
-from faceguide.train.run.run_record import cache_hash
+from faceguide.train.run.training_data import cache_hash
 
 BATCH = 64
 _BLOCKS = 256  # so many at least, as far as they have 64 rows: work for as many parts

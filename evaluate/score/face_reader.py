@@ -27,7 +27,6 @@ from faceguide.evaluate.score.scores import (
 )
 from faceguide.train.models.matchers.visible_embedding import mean_map
 
-VISIBILITY_SOURCES = ("auto", "head", "cache")
 PAIR_BLOCK = 512  # pairs whose maps are held at once
 EMBEDDING_BLOCK = 1 << 16
 _MEAN_FACES = 512

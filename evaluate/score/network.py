@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import file_of_run, read_run
 from faceguide.core.errors import CheckpointError, EvaluationError
 from faceguide.core.files import file_sha256
-from faceguide.evaluate.evaluation_run import (
-    file_of_run,
-    read_run,
-)
 from faceguide.train.models import MODELS, create, outline
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import ORDERS, Colour, assumed, colour_of, feed
+from faceguide.train.models.embedder import embed
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.layout import State, Table
 from faceguide.train.models.matchers.qaconv import QAConv
@@ -169,10 +167,10 @@ class Network:
         out: dict[str, torch.Tensor] = {}
         maps: torch.Tensor | None = None
         if groups & {"plain", "embedding"}:
-            plain, norm, maps = self._embed(pixels)
+            plain, norm, maps = embed(self.backbone, pixels, self.map_side)
             out["plain_embedding"], out["plain_norm"] = plain, norm[:, 0]
             if "embedding" in groups:
-                mirrored, mirrored_norm, _ = self._embed(pixels.flip(3))
+                mirrored, mirrored_norm, _ = embed(self.backbone, pixels.flip(3), self.map_side)
                 fused = plain * norm + mirrored * mirrored_norm
                 length = torch.linalg.vector_norm(fused, dim=1, keepdim=True)
                 out["embedding"] = fused / length.clamp_min(torch.finfo(torch.float32).tiny)
@@ -194,19 +192,6 @@ class Network:
             if not finite.all():
                 raise NotFiniteError(self.name, column, int((~finite).nonzero()[0, 0]))
         return {column: values.cpu().numpy() for column, values in out.items()}
-
-    def _embed(
-        self, pixels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        if isinstance(self.backbone, WSDANCAL):
-            # Its attention-pooled features have length 1 and no norm of their own.
-            features = self.backbone(pixels).features.float()
-            return features, features.new_ones(len(features), 1), None
-        if isinstance(self.backbone, FaceBackbone) and self.has_maps:
-            found = self.backbone.forward_all(pixels, self.map_side)
-            return found.embedding.float(), found.norm.float(), found.feature_map
-        embedding, norm = self.backbone(pixels)
-        return embedding.float(), norm.float(), None
 
 
 def load_network(

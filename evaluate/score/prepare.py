@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.run_directory import begin_evaluation
 from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import (
@@ -19,10 +20,6 @@ from faceguide.core.files import (
     write_json,
 )
 from faceguide.evaluate.evaluation_options import RunOptions
-from faceguide.evaluate.evaluation_run import (
-    begin,
-    training_identities,
-)
 from faceguide.evaluate.score import (
     fusion,
     fusion_fit,
@@ -48,14 +45,16 @@ from faceguide.evaluate.score.scores import (
     make_matcher,
     needs_mean_map,
 )
-from faceguide.train.run.run_record import cache_hash
+from faceguide.train.run.training_data import cache_hash, training_identities
 
 
 def begin_run(run: RunOptions, command: str, settings: dict[str, Any], **facts: Any) -> None:
-    """`evaluation_run.begin`, with what `evaluate merge` needs; nothing when only merging."""
+    """`begin_evaluation`, with what `evaluate merge` needs; nothing when only merging."""
     if not run.merging:
         where = None if run.embeddings is None else str(run.embeddings.resolve())
-        begin(run.out, command, settings, overwrite=run.overwrite, embeddings=where, **facts)
+        begin_evaluation(
+            run.out, command, settings, overwrite=run.overwrite, embeddings=where, **facts
+        )
 
 
 @dataclass(frozen=True)

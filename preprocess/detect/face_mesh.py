@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from faceguide.core.commands.console import undisturbed
 from faceguide.core.errors import FaceguideError
+from faceguide.core.faces import LANDMARKS
 
-POINTS = 478
 MAX_FACES = 64  # more than the detector tells apart in one image; each costs a mesh
 
 # One landmark in a serialised NormalizedLandmarkList: a tag, the length of the message, then
@@ -94,10 +94,10 @@ def points_from_message(message: Any) -> NDArray[np.float64]:
     are trusted only when every tag is where it is expected; else the attributes are read.
     """
     data = message.SerializeToString()
-    if len(data) == POINTS * _POINT.itemsize:
-        raw = np.frombuffer(data, np.uint8).reshape(POINTS, _POINT.itemsize)
+    if len(data) == LANDMARKS * _POINT.itemsize:
+        raw = np.frombuffer(data, np.uint8).reshape(LANDMARKS, _POINT.itemsize)
         if (raw[:, _TAG_PLACES] == _TAGS).all():
-            rows, points = np.frombuffer(data, _POINT), np.empty((POINTS, 3))
+            rows, points = np.frombuffer(data, _POINT), np.empty((LANDMARKS, 3))
             points[:, 0], points[:, 1], points[:, 2] = rows["x"], rows["y"], rows["z"]
             return points
     return np.array([(point.x, point.y, point.z) for point in message.landmark], np.float64)
@@ -106,7 +106,7 @@ def points_from_message(message: Any) -> NDArray[np.float64]:
 def _to_pixels(faces: list[NDArray[np.float64]], image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Normalised faces → (F, 478, 3) pixels; MediaPipe scales z by the width, like x."""
     if not faces:
-        return np.empty((0, POINTS, 3), np.float32)
+        return np.empty((0, LANDMARKS, 3), np.float32)
     height, width = image.shape[:2]
     return (np.stack(faces) * (width, height, width)).astype(np.float32)
 

@@ -28,10 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import FaceguideError
-from faceguide.core.faces import align
+from faceguide.core.faces import LANDMARKS, align
 from faceguide.preprocess.detect.pose import mean_landmarks
 
-POINTS = 478
 WITHOUT_IRISES = 468
 # The contours of the eyes at the left and the right of the image; the irises begin at 468 and 473.
 _CONTOURS = (
@@ -39,7 +38,7 @@ _CONTOURS = (
     (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
 )
 _NEEDED = (
-    f"the {POINTS} points of MediaPipe's Face Mesh are needed, or the {WITHOUT_IRISES} without "
+    f"the {LANDMARKS} points of MediaPipe's Face Mesh are needed, or the {WITHOUT_IRISES} without "
     "refine_landmarks; leave out --landmarks to have them found"
 )
 SHARES = 2.0  # a face that lies within so many pixels of the corner is none: these are shares
@@ -68,8 +67,8 @@ def parse_line(line: str) -> tuple[str, NDArray[np.float32]]:
 def _tokens(line: str) -> tuple[str, list[str]]:
     """The path and the 478 or 468 tokens behind it."""
     line = line.rstrip("\r\n")
-    refined = _split_off(line, POINTS)
-    whole = len(refined) > POINTS and refined[0] != ""
+    refined = _split_off(line, LANDMARKS)
+    whole = len(refined) > LANDMARKS and refined[0] != ""
     if not (whole and _is_point(refined[1])):
         plain = _split_off(line, WITHOUT_IRISES)
         # Of a line of more points the last 468 would leave some to the path.
@@ -78,7 +77,7 @@ def _tokens(line: str) -> tuple[str, list[str]]:
     if not whole:
         points = _trailing_points(line)
         raise LandmarkTextError(
-            f"expected a path and {POINTS} points x,y; found {len(refined)} tokens"
+            f"expected a path and {LANDMARKS} points x,y; found {len(refined)} tokens"
             + (f", {points} points: {_NEEDED}" if points else "")
         )
     return refined[0], refined[1:]
@@ -273,7 +272,7 @@ def _faces(path: Path) -> Iterator[tuple[str, int, int, NDArray[np.float32], int
                 begin, number = lines.position, lines.number + 1
                 for row in rows:
                     if row:
-                        given = WITHOUT_IRISES if _is_plain(len(row) - 1) else POINTS
+                        given = WITHOUT_IRISES if _is_plain(len(row) - 1) else LANDMARKS
                         key, points = _csv_face(row)
                         yield key, begin, number, points[:, :2], given
                     # A quoted path may span lines, so both count to where the reader stands.
@@ -301,13 +300,13 @@ def _is_plain(columns: int) -> bool:
 def _check_header(header: list[str]) -> None:
     names = [name.strip().lower() for name in header]
     columns = len(names) - 1
-    given = WITHOUT_IRISES if _is_plain(columns) else POINTS
+    given = WITHOUT_IRISES if _is_plain(columns) else LANDMARKS
     numbers = [f"{axis}{point}" for point in range(1, given + 1) for axis in "xy"]
     # Columns in another order, such as all x before all y, would be read as wrong points.
     if names[:1] != ["image_path"] or (columns != given and names[1:] != numbers):
         raise LandmarkTextError(
-            f"expected the header image_path, x1, y1, …, x{POINTS}, y{POINTS} or image_path and "
-            f"{POINTS} columns of x,y; found {len(header)} columns, "
+            f"expected the header image_path, x1, y1, …, x{LANDMARKS}, y{LANDMARKS} or image_path "
+            f"and {LANDMARKS} columns of x,y; found {len(header)} columns, "
             f"{', '.join(header[:4])[:80]!r} first"
             + (f": {_NEEDED}" if 0 < columns < 2 * WITHOUT_IRISES else "")
         )
@@ -315,13 +314,13 @@ def _check_header(header: list[str]) -> None:
 
 def _csv_face(row: list[str]) -> tuple[str, NDArray[np.float32]]:
     columns = len(row) - 1
-    if columns not in (POINTS, 2 * POINTS) and not _is_plain(columns):
+    if columns not in (LANDMARKS, 2 * LANDMARKS) and not _is_plain(columns):
         raise LandmarkTextError(
-            f"expected {1 + 2 * POINTS} or {1 + POINTS} columns, found {len(row)}"
+            f"expected {1 + 2 * LANDMARKS} or {1 + LANDMARKS} columns, found {len(row)}"
         )
     if not row[0]:
         raise LandmarkTextError("the image_path is empty")
-    split = columns in (2 * POINTS, 2 * WITHOUT_IRISES)
+    split = columns in (2 * LANDMARKS, 2 * WITHOUT_IRISES)
     return row[0], _points(row[1:] if split else _split(row[1:]))
 
 
@@ -342,7 +341,7 @@ def _points(numbers: list[str]) -> NDArray[np.float32]:
     # No picture reaches farther, and float32 would overflow.
     if not (np.abs(plane) < 1e9).all():
         raise LandmarkTextError("a landmark is not a finite number of pixels")
-    points = np.full((POINTS, 3), np.nan, np.float32)
+    points = np.full((LANDMARKS, 3), np.nan, np.float32)
     points[: len(plane), :2] = plane
     if len(plane) == WITHOUT_IRISES:
         points[WITHOUT_IRISES:, :2] = _irises(plane)

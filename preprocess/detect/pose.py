@@ -80,15 +80,6 @@ def head_pose(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
     return angles.reshape(*landmarks.shape[:-2], 3)
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
-    """The (3, 3) rotation that turns the mean head to a pose given in degrees."""
-    a, b, c = np.deg2rad([-yaw, -pitch, roll])
-    turn = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    nod = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    tilt = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    return tilt @ turn @ nod
-
-
 def _rotations_3d(points: NDArray[np.float64], model: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, P, 3) points and a centred (P, 3) model → (N, 3, 3)."""
     centred = points - points.mean(axis=1, keepdims=True)

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import option
 from faceguide.core.errors import FaceguideError
+from faceguide.core.faces import LANDMARKS
 from faceguide.preprocess.guidance.polygon import (
     coverage,
     to_cells,
 )
 
 REGIONS = ("eyes", "nose", "mouth")
-LANDMARKS = 478
 TABLE_SIZE = 448  # the crop whose pixels are the unit of radius and sigma
 POINTS_FILE = Path(__file__).with_name("points.json")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
 import io
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.formats.text_encoding import START, encoding_of
 from faceguide.preprocess.sources.source_files import read_inside
 from faceguide.preprocess.sources.source_row import (
     ReadError,
@@ -21,7 +21,7 @@ from faceguide.preprocess.sources.source_row import (
     SourceRow,
 )
 
-_MAXIMUM_LINE = 1 << 20  # bytes of one line
+_MAXIMUM_LINE = 1 << 20  # characters of one line
 _DELIMITERS = ",;\t|"
 _INDEX_NAMES = ("", "Unnamed: 0")  # of the first column where pandas wrote its row numbers
 # Taken for the identity where no column is called so, the first that is there.
@@ -29,10 +29,6 @@ _IDENTITY_NAMES = (
     "label", "person", "subject", "class", "person_id", "subject_id", "identity_id", "class_id",
     "pid", "name", "id",
 )  # fmt: skip
-_WIDE = {
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
 
 
 class ManifestSource:
@@ -169,34 +165,17 @@ def _lower(line: str, delimiter: str) -> list[str]:
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
     """Lines of bounded length, so that a file without newlines cannot fill the memory."""
-    begin = file.read(4)
-    file.seek(0)
-    encoding = next((name for mark, name in _WIDE.items() if begin.startswith(mark)), None)
-    if encoding is None and begin[1:2] == b"\0":
-        encoding = "utf-16-le"  # without a mark: no CSV in a code of single bytes begins so
-    elif encoding is None and begin[:1] == b"\0":
-        encoding = "utf-16-be"
-    if encoding is not None:
-        yield from _wide_lines(file, path, encoding)
-        return
-    first = True
-    while line := file.readline(_MAXIMUM_LINE):
-        if len(line) == _MAXIMUM_LINE and not line.endswith(b"\n"):
-            raise _too_long(path)
-        yield os.fsdecode(line.removeprefix(codecs.BOM_UTF8) if first else line)
-        first = False
-
-
-def _wide_lines(file: BinaryIO, path: Path, encoding: str) -> Iterator[str]:
-    text = io.TextIOWrapper(file, encoding, newline="")
+    encoding, mark = encoding_of(file.read(START))
+    file.seek(mark)
+    # Bytes that are no UTF-8 are kept: paths are file names, which need not be.
+    errors = "surrogateescape" if encoding == "utf-8" else "strict"
+    text = io.TextIOWrapper(file, encoding, errors, newline="")
     try:
         while line := text.readline(_MAXIMUM_LINE):
             if len(line) == _MAXIMUM_LINE and not line.endswith("\n"):
-                raise _too_long(path)
+                raise SourceError(
+                    f"{path}: a line is longer than {_MAXIMUM_LINE} characters; is it a CSV?"
+                )
             yield line
     except UnicodeError as error:
         raise SourceError(f"{path}: begins as {encoding}, but {error}; save it as UTF-8") from None
-
-
-def _too_long(path: Path) -> SourceError:
-    return SourceError(f"{path}: a line is longer than {_MAXIMUM_LINE} bytes; is it a CSV?")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.demo.photos import write_demo_photos
 from tests.cluster import private_slurm
 from tests.cluster.prep import prep
 from tests.cluster.private_slurm import Slurm
@@ -15,7 +16,7 @@ from tests.cluster.private_slurm import Slurm
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 photographs in photos/, masks of some in masks/."""
     folder = tmp_path_factory.mktemp("cluster")
-    assert not prep("demo-photos", folder, "--identities", 4, "--images", 12).returncode
+    write_demo_photos(folder, identities=4, images=12)
     return folder
 
 

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.metrics.roc import (
     FARS,
+    best_accuracy,
     curve,
     far_name,
     measure,
@@ -42,6 +43,13 @@ def test_equals_scikit_learn_on_ties_and_tiny_sets(pairs) -> None:
     assert found.auc == pytest.approx(roc_auc_score(same, scores))
     for target, value in zip(FEW, found.tar, strict=True):
         assert value == tar[far <= target + 1e-12].max()
+
+
+def test_best_accuracy_by_hand() -> None:
+    scores, same = np.array([0.9, 0.6, 0.6, 0.1]), np.array([True, True, False, False])
+    assert best_accuracy(rank(scores, same)) == 3 / 4
+    assert best_accuracy(rank(scores, ~same)) == 1 / 2  # refuse all: nothing accepted is right
+    assert measure(rank(scores, same)).auc == 3.5 / 4
 
 
 @given(scored)

@@ -23,6 +23,7 @@ from tests.faults.counts import Campaign, Counts
 
 from faceguide.cache import FaceCache, Stream
 from faceguide.cache.inspect.verify import verify
+from faceguide.core.commands.run_directory import begin_training, read_run
 from faceguide.core.errors import (
     CacheError,
     FaceguideError,
@@ -30,7 +31,6 @@ from faceguide.core.errors import (
 from faceguide.core.files import read_json
 from faceguide.core.formats.container import write_arrays
 from faceguide.evaluate.attribution.protocol.blocks import table_path
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.identification import SEARCH
 from faceguide.evaluate.report.report_runs import load_cmc
 from faceguide.evaluate.score.block_files import (
@@ -48,7 +48,6 @@ from faceguide.train.run.checkpoint import (
     load_state,
     save_state,
 )
-from faceguide.train.run.run_record import begin_run
 
 RECIPE = "0" * 64
 
@@ -156,7 +155,7 @@ def _run(directory: Path) -> list[Kind]:
         save_state(directory / name, state)
     weights = {key: value.contiguous() for key, value in module.state_dict().items()}
     write_weights(directory / "backbone.safetensors", weights, "occlusion_head", {"channels": 16})
-    begin_run(directory, "train cal", {"seed": 0}, fixed={"seed": 0}, argv=["train", "cal"])
+    begin_training(directory, "train cal", {"seed": 0}, fixed={"seed": 0}, argv=["train", "cal"])
     rows, labels = np.arange(24), np.arange(24) // 4
 
     def graph(path: Path) -> object:

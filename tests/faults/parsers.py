@@ -33,6 +33,7 @@ from faceguide.cache.opening import opening_digest
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import columns
+from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces.decode import decode
 from faceguide.core.files import (
@@ -46,7 +47,6 @@ from faceguide.core.formats.container import (
     metadata_of,
     sealed,
 )
-from faceguide.evaluate.evaluation_run import training_identities
 from faceguide.evaluate.galleries import from_lists
 from faceguide.evaluate.ijb import ijb_meta
 from faceguide.evaluate.score.block_files import (
@@ -75,7 +75,7 @@ from faceguide.train.run.checkpoint import (
     load_state,
     save_state,
 )
-from faceguide.train.run.run_record import begin_run
+from faceguide.train.run.training_data import training_identities
 
 KEY = "0" * 64
 
@@ -446,7 +446,7 @@ def _read_state(folder: Path, data: bytes) -> object:
 
 
 def _runs(folder: Path) -> list[bytes]:
-    begin_run(folder / "run", "train cal", {"seed": 0}, fixed={}, argv=["x"],
+    begin_training(folder / "run", "train cal", {"seed": 0}, fixed={}, argv=["x"],
               options={"heads": 8, "guides": ["loss=0.3"], "views": True, "init": "w.pt",
                        "heads_per_region": "3,2,1", "rate": 0.1},
               inputs={"init": {"w.pt": "a"}},

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.demo.photos import write_demo_photos
 from tests.faults.forkserver import ForkServer, Running
 
 from faceguide.cache.reader import FaceCache
@@ -80,7 +81,7 @@ def the_world() -> World:
     atexit.register(server.close)
     world = World(server, folder)
     photos, cache = world.photos, world.cache
-    world.must("prep", "demo-photos", photos, "--identities", 3, "--images", 4)
+    write_demo_photos(photos, identities=3, images=4)
     world.must("prep", "landmarks", photos / "photos", "--out", cache, "--shard-rows", 3, *ONE)
     world.must("prep", "masks", photos / "masks", "--cache", cache, *VISIBLE, *ONE)
     world.must("train", *OAML, cache, "--out", world.network, "--steps", 1)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from faceguide.cache.inspect.export import format_line
 from faceguide.core.errors import FaceguideError
+from faceguide.core.faces import LANDMARKS
 from faceguide.preprocess.detect.landmark_text import (
     MAXIMUM_LINE,
-    POINTS,
     LandmarkTextError,
     index_file,
     lookup,
@@ -26,7 +26,7 @@ from faceguide.preprocess.detect.landmark_text import (
 
 
 def face(seed: int, scale: float = 4000) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).uniform(-10, scale, (POINTS, 3)).astype(np.float32)
+    return np.random.default_rng(seed).uniform(-10, scale, (LANDMARKS, 3)).astype(np.float32)
 
 
 def write_table(path: Path, keys: list[str]) -> None:
@@ -35,7 +35,7 @@ def write_table(path: Path, keys: list[str]) -> None:
 
 
 def write_csv(path: Path, keys: list[str], *, pairs: bool) -> None:
-    numbers = range(1, POINTS + 1)
+    numbers = range(1, LANDMARKS + 1)
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         header = [f"p{n}" for n in numbers] if pairs else [f"{a}{n}" for n in numbers for a in "xy"]
@@ -63,7 +63,7 @@ def test_round_trip(key: str, seed: int, scale: float) -> None:
     points = face(seed, scale)
     found_key, found = parse_line(format_line(key, points[:, :2]) + "\n")
     assert found_key == key
-    assert found.shape == (POINTS, 3)
+    assert found.shape == (LANDMARKS, 3)
     assert found.dtype == np.float32
     assert np.abs(found[:, :2].astype(float) - points[:, :2]).max() < 1e-3
     assert np.isnan(found[:, 2]).all()
@@ -160,7 +160,7 @@ def test_a_path_that_comes_twice(tmp_path: Path) -> None:
 
 def test_csv_columns_in_another_order_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    numbers = range(1, POINTS + 1)
+    numbers = range(1, LANDMARKS + 1)
     apart = [f"x{n}" for n in numbers] + [f"y{n}" for n in numbers]
     for header in (["image_path", *apart], ["path", *apart], ["a.jpg", *["1"] * 956], []):
         path.write_text(",".join(header) + "\n" + "a.jpg" + ",1" * 956 + "\n")

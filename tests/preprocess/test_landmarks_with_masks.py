@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
 from tests.sbatch import tasks
 
@@ -24,7 +25,7 @@ def prep(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("veiled")
-    assert prep("demo-photos", folder, "--identities", 2, "--images", 5).exit_code == 0
+    write_demo_photos(folder, identities=2, images=5)
     return folder
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
 
 from faceguide.cache.cli import main as cache_main
@@ -32,7 +33,7 @@ def info(cache: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    assert prep("demo-photos", folder, "--identities", 2, "--images", 6).exit_code == 0
+    write_demo_photos(folder, identities=2, images=6)
     return folder
 
 

@@ -18,10 +18,18 @@ from faceguide.preprocess.detect.pose import (
     _rotations_3d,
     head_pose,
     mean_landmarks,
-    rotation,
 )
 
 poses = st.tuples(st.floats(-60, 60), st.floats(-40, 40), st.floats(-45, 45))
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
+    """The (3, 3) rotation that turns the mean head to a pose given in degrees."""
+    a, b, c = np.deg2rad([-yaw, -pitch, roll])
+    turn = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    nod = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    tilt = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return tilt @ turn @ nod
 
 
 def turned_head(

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
 from tests.preprocess import recordio_writer
 
@@ -45,8 +46,7 @@ def content(directory: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    result = prep("demo-photos", folder / "set", "--identities", 4, "--images", 6)
-    assert result.exit_code == 0
+    write_demo_photos(folder / "set", identities=4, images=6)
     return folder / "set"
 
 

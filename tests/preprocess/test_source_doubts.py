@@ -211,7 +211,7 @@ def test_half_a_utf16_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_bytes(PLAIN.encode("utf-16")[:-1])
     result = prep("plan", tmp_path / "set.csv", "--out", tmp_path / "cache")
     assert result.exit_code == 1
-    assert "set.csv: begins as utf-16, but" in result.stderr
+    assert "set.csv: begins as utf-16-le, but" in result.stderr
     assert "save it as UTF-8" in result.stderr
     assert "Traceback" not in result.output
 

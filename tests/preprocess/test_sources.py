@@ -279,7 +279,7 @@ def test_manifest_paths_stay_inside(tmp_path: Path, key: str) -> None:
         ("path,identity\n1.jpg,A\n2.jpg,A,x\n", "line 3: expected 2 fields"),
         ("path,identity\n,A\n", "line 2: the path is empty"),
         ("path\n" + "x" * 200_000 + "\n", "line 2: field larger than field limit"),
-        ("path\n" + "x" * 2_000_000, "a line is longer than 1048576 bytes"),
+        ("path\n" + "x" * 2_000_000, "a line is longer than 1048576 characters"),
     ],
 )
 def test_wrong_manifests(tmp_path: Path, text: str, message: str) -> None:

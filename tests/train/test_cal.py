@@ -33,7 +33,6 @@ from faceguide.train.job import Place
 from faceguide.train.models import create
 from faceguide.train.models.attention_crop import attention_crop, crop, crop_boxes
 from faceguide.train.models.cal_network import CalOutput
-from faceguide.train.pair_evaluation import separation
 
 START = Place(0, 10, 0, 0.0)
 
@@ -358,15 +357,6 @@ def test_pair_batches_hold_rows_once_and_pairs_in_turn() -> None:
     assert set(counts.tolist()) == {3, 4}
     with pytest.raises(TrainError, match=r"batch of 4 with 2 of 6 listed pairs cannot be made"):
         PairBatches(rows, first, first, batch_size=4, pairs=2)
-
-
-def test_separation_by_hand() -> None:
-    scores = np.array([0.9, 0.6, 0.6, 0.1])
-    same = np.array([True, True, False, False])
-    auc, accuracy = separation(scores, same)
-    assert auc == pytest.approx(3.5 / 4)
-    assert accuracy == pytest.approx(3 / 4)
-    assert separation(scores, ~same) == (pytest.approx(0.5 / 4), pytest.approx(0.5))
 
 
 def test_the_crop_box_moves_with_the_attention() -> None:

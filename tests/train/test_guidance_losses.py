@@ -1,4 +1,4 @@
-"""The five methods: values by hand, slopes by finite differences, and the literal forms' traps."""
+"""The five methods: values by hand and slopes by finite differences."""
 
 from __future__ import annotations
 
@@ -32,34 +32,15 @@ def test_a_dead_map_has_no_energy_anywhere() -> None:
     assert share.tolist() == [[0.0, 0.0]]
 
 
-def test_literal_landmark_loss_by_hand() -> None:
-    attention, mask = example()
-    # inside 3.5, outside 6.5, four cells: −3.5/4 + 0.5 · 6.5/4
-    assert losses.landmark_loss_literal(attention, mask).item() == pytest.approx(-0.0625)
-
-
 def test_landmark_loss_by_hand() -> None:
     attention, mask = example()
     assert losses.landmark_loss(attention, mask).item() == pytest.approx(-0.35 + 0.5 * 0.65)
 
 
-def test_literal_form_runs_away_and_ours_does_not() -> None:
-    """Above s = 1/3 the literal value falls with the scale of attention alone."""
+def test_the_landmark_loss_ignores_the_scale_of_attention() -> None:
     attention, mask = example()
-    literal = [losses.landmark_loss_literal(k * attention, mask).item() for k in (1.0, 10.0, 100.0)]
-    assert literal[2] == pytest.approx(100 * literal[0])
-    ours = [losses.landmark_loss(k * attention, mask).item() for k in (1.0, 10.0, 100.0)]
-    assert ours == pytest.approx([ours[0]] * 3)
-
-
-def test_literal_landmark_loss_is_mean_times_a_line_in_the_share() -> None:
-    attention, regions = random_maps(1)
-    mask = losses.union(regions)
-    share = losses.energy_share(attention, mask)[:, 0]
-    expected = attention.float().mean((1, 2, 3)) * (0.5 - 1.5 * share)
-    torch.testing.assert_close(
-        losses.landmark_loss_literal(attention, mask).float(), expected.float()
-    )
+    values = [losses.landmark_loss(k * attention, mask).item() for k in (1.0, 10.0, 100.0)]
+    assert values == pytest.approx([values[0]] * 3)
 
 
 def test_region_loss_by_hand() -> None:
@@ -75,8 +56,6 @@ def test_region_loss_by_hand() -> None:
     value = losses.region_loss(attention, regions, (1, 0, 2)).item()
     eyes, mouth = 0.3 - 1.3 * 0.35, 0.3 - 1.3 * 0.5
     assert value == pytest.approx((eyes + mouth) / 2)
-    literal = losses.region_loss_literal(attention, regions, (1, 0, 2)).item()
-    assert literal == pytest.approx(((0.3 * 6.5 - 3.5) / 4 + (-5 / 4 + 0.3 * 5 / 4) / 2) / 2)
 
 
 def test_a_region_that_is_cut_off_is_left_out() -> None:
@@ -161,10 +140,8 @@ def test_cosines_keep_their_digits_under_autocast() -> None:
 
 METHODS = {
     "loss": lambda a, r: losses.landmark_loss(a, losses.union(r)).sum(),
-    "loss literal": lambda a, r: losses.landmark_loss_literal(a, losses.union(r)).sum(),
     "regions": lambda a, r: losses.region_loss(a, r, (3, 2, 2)).sum(),
     "regions-log": lambda a, r: losses.region_log_loss(a, r, (3, 2, 2)).sum(),
-    "regions literal": lambda a, r: losses.region_loss_literal(a, r, (3, 2, 2)).sum(),
     "contrastive": lambda a, r: sum(
         losses.contrastive_loss(
             losses.landmark_vectors(a, losses.union(r)),

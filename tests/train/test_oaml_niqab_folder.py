@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
 from tests.evaluate.builder import weights_file
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.cli import main as evaluate
 from faceguide.preprocess.cli import main as prep
-from faceguide.preprocess.demo.demo_photos import write_demo_photos
 from faceguide.train.oaml.oaml_command import oaml_command
 
 

@@ -343,7 +343,7 @@ def test_the_commit_of_somebody_elses_repository_is_not_recorded(way: str, tmp_p
     shutil.copy(package / "__init__.py", ours)
     for part in ("cache", "train"):
         shutil.copytree((package / part).resolve(), ours / part)
-    code = "from faceguide.train.run.run_record import git_state; print(git_state())"
+    code = "from faceguide.core.commands.run_directory import git_state; print(git_state())"
     environment = {**os.environ, "PYTHONPATH": str(place)}
     if way == "GIT_DIR":
         environment["GIT_DIR"] = str(theirs / ".git")

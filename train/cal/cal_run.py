@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from faceguide.cache.plan import IDENTITIES
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
+from faceguide.core.commands.run_directory import begin_training, plain
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.files import digest
 from faceguide.train.cal.attention_guidance import collapse
@@ -53,13 +55,7 @@ from faceguide.train.run.export_weights import (
     BACKBONE,
     export,
 )
-from faceguide.train.run.run_record import (
-    IDENTITIES,
-    begin_run,
-    cache_hash,
-    plain,
-    write_identities,
-)
+from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.start_checks import doubts_of, require_meta, require_side
 
 DECAY, DECAY_EPOCHS = 0.9, 2.0  # the rate is multiplied by this every so many epochs
@@ -210,14 +206,21 @@ def run_cal(
             **(record or {}),
         }
         settings = {**plain(asdict(run)), "loop": asdict(loop)}
-        begin_run(directory, "train cal", settings, fixed=fixed, argv=argv, **facts)
+        begin_training(directory, "train cal", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
         doubts.say()
     barrier()
     steps = train(job, directory, loop, device, processes)
     if processes.first:
-        crop = run.recipe.augmentation.crop
-        export(directory, run.model, arguments, crop, digest(fixed))
+        described = {"backbone": (run.model, arguments)}
+        export(
+            directory,
+            digest(fixed),
+            described,
+            {"backbone": model},
+            saved_as={"backbone": "model"},
+            crop=run.recipe.augmentation.crop,
+        )
         draw_energy(directory)
     barrier()
     return {"steps": steps, "weights": str(directory / BACKBONE)}

@@ -6,8 +6,7 @@ share of each cell. p is A divided by its sum over the cells, so that each map s
 
     s = Σ_cells p · m        the share of a map's energy inside the mask.
 
-The literal formulas act on A itself. They are kept here as functions because they were proposed
-that way, and are not offered for training: literal method 1 equals mean(A) · (o − (1 + o) · s),
+Methods 1 and 2 were proposed on A itself. Method 1 would then equal mean(A) · (o − (1 + o) · s),
 which shrinks attention while s < o / (1 + o) and inflates it without limit above; the pooled
 features are normalised to length 1 after pooling, so that no other loss ever resists.
 """
@@ -54,21 +53,6 @@ def energy_share(attention: Tensor, mask: Tensor) -> Tensor:
     return inside / attention.sum((2, 3)).clamp_min(DEAD)
 
 
-def landmark_loss_literal(attention: Tensor, mask: Tensor, outside: float = OUTSIDE_LOSS) -> Tensor:
-    """Method 1 as proposed: −mean(A·m) + o · mean(A·(1 − m)). Unbounded below; see the module.
-
-    Args:
-        attention: (N, M, h, w).
-        mask: (N, 1, h, w), 0 to 1.
-        outside: penalty o.
-
-    Returns:
-        (N,) one value per image.
-    """
-    attention = attention.float()
-    return (outside * attention * (1.0 - mask) - attention * mask).mean((1, 2, 3))
-
-
 def landmark_loss(attention: Tensor, mask: Tensor, outside: float = OUTSIDE_LOSS) -> Tensor:
     """Method 1: mean over heads of −s + o · (1 − s). Between −1 and o, whatever A's scale.
 
@@ -106,22 +90,6 @@ def _over_regions(values: Tensor, regions: Tensor, assignment: tuple[int, ...]) 
             total = total + present * part.mean(1)
             count = count + present
     return total / count.clamp_min(1.0)
-
-
-def region_loss_literal(
-    attention: Tensor,
-    regions: Tensor,
-    assignment: tuple[int, ...],
-    outside: float = OUTSIDE_REGIONS,
-) -> Tensor:
-    """Method 2 as proposed: −mean(A·m_r) + o · mean(A·(1 − m_r)) of each head with region r.
-
-    Arguments and result as `region_loss`; unbounded below, see the module.
-    """
-    attention = attention[:, : sum(assignment)].float()
-    mask = regions[:, head_regions(assignment, regions.device)]
-    values = (outside * attention * (1.0 - mask) - attention * mask).mean((2, 3))
-    return _over_regions(values, regions, assignment)
 
 
 def region_loss(

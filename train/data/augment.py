@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import TrainError
+from faceguide.core.faces import LUMA
 from faceguide.train.data.keyed_random import keyed_uniform
 
-GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as image libraries weigh R, G, B
 PURPOSE_GEOMETRY, PURPOSE_COLOUR = 1, 2
 
 
@@ -137,17 +137,6 @@ def warp_targets(targets: Tensor, geometry: Geometry) -> Tensor:
     )
 
 
-def warp_points(points: Tensor, geometry: Geometry) -> Tensor:
-    """(N, P, 2) cached landmarks, pixels / S → (N, P, 2) in output pixels / crop.
-
-    Pixel centres are at whole numbers, the first one being 0, as in the cache.
-    """
-    x = points[..., 0] * geometry.size - geometry.left[:, None]
-    y = points[..., 1] * geometry.size - geometry.top[:, None]
-    x = torch.where(geometry.mirrored[:, None], geometry.crop - 1 - x, x)
-    return torch.stack([x, y], dim=-1) / geometry.crop
-
-
 def jitter(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: Tensor) -> Tensor:
     """Brightness, then saturation, each by a factor of the row's own.
 
@@ -167,5 +156,5 @@ def jitter(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: 
     bright = (1.0 + settings.brightness * draws[:, 0])[:, None, None, None]
     vivid = (1.0 + settings.saturation * draws[:, 1])[:, None, None, None]
     pixels = (images.float() * bright).clamp_(0.0, 255.0).round_()
-    grey = (pixels * torch.tensor(GREY, device=images.device)).sum(3, keepdim=True).round_()
+    grey = (pixels * torch.tensor(LUMA, device=images.device)).sum(3, keepdim=True).round_()
     return (grey + vivid * (pixels - grey)).clamp_(0.0, 255.0).round_().to(torch.uint8)

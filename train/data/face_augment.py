@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceguide.train.data.augment import GREY
+from faceguide.core.faces import LUMA
 from faceguide.train.data.keyed_random import keyed_uniform
 from faceguide.train.data.occluders import (
     Occluders,
@@ -144,7 +144,7 @@ def _light(image: NDArray[np.uint8], draws: NDArray[np.float32]) -> NDArray[np.u
         if which == 0:
             base: NDArray[np.float32] | float = 0.0
         else:
-            grey = pixels @ np.array(GREY, np.float32)
+            grey = pixels @ np.array(LUMA, np.float32)
             base = float(grey.mean()) if which == 1 else grey[..., None]
         pixels = np.clip(base + factors[which] * (pixels - base), 0.0, 255.0)
     return np.rint(pixels).astype(np.uint8)

@@ -50,11 +50,9 @@ class PairBatches:
         self._listed = Order(numbers, self.pairs, self.seed + 1, self.rank, self.world)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration gives."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
         return len(self._plain)
 
     def __iter__(self) -> Iterator[list[int]]:

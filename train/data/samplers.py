@@ -80,11 +80,9 @@ class PersonBatches:
         self._groups = int((-(-count // self.images)).sum())
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration gives."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
         return -(-self._groups // (self._people * self.world))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -134,11 +132,9 @@ class GraphBatches:
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration gives."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank: one per person."""
         return -(-len(self._people) // self.world)
 
     def neighbours(self) -> Rows:
@@ -228,11 +224,9 @@ class VeiledBatches:
         self._clean = Order(self.clean, clean, *shared) if clean else None
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration gives."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
         return len(self._veiled)
 
     def __iter__(self) -> Iterator[list[int]]:

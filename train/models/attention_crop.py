@@ -15,11 +15,6 @@ import torch
 from torch import Tensor, nn
 
 
-def draw_theta(low: float, high: float, count: int, device: torch.device | str) -> Tensor:
-    """(count,) thresholds, uniform between `low` and `high`."""
-    return torch.empty(count, device=device).uniform_(low, high)
-
-
 def attended(attention: Tensor, theta: float | Tensor, height: int, width: int) -> Tensor:
     """Where the map reaches a share of its maximum.
 
@@ -144,10 +139,3 @@ def kept_after_drop(attention: Tensor, theta: float | Tensor, height: int, width
     """
     kept = ~attended(attention, theta, height, width)
     return kept | ~kept.any(3, keepdim=True).any(2, keepdim=True)
-
-
-def attention_drop(images: Tensor, attention: Tensor, theta: float | Tensor) -> Tensor:
-    """`images` (N, C, H, W) with what `attention` (N, 1, h, w) attends set to 0."""
-    with torch.no_grad():
-        kept = kept_after_drop(attention, theta, images.shape[2], images.shape[3])
-        return images * kept.to(images.dtype)

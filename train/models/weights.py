@@ -24,6 +24,12 @@ from faceguide.train.models.layout import (
 from faceguide.train.models.recognise import looks_like
 from faceguide.train.models.safetensors_file import read_safetensors
 
+# `read_state` is for networks of users' own.
+__all__ = [
+    "LoadReport", "fill", "find_state", "load_matching", "load_weights", "read_state",
+    "read_tables", "untrained",
+]  # fmt: skip
+
 # Last layers whose shape follows the number of classes: another number drops them.
 CLASS_LAYERS = ("kernel", "head.kernel", "fc.weight", "fc.bias")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
+from faceguide.train.models.embedder import embed
 from faceguide.train.oaml.oaml_batches import Covered
 from faceguide.train.oaml.oaml_request import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
@@ -45,7 +46,7 @@ def evaluation(
         return trainee.occlusion_head(maps)[:, 0]
 
     def describe(images: Tensor) -> Tensor:
-        return trainee.backbone(trainee.backbone.input_spec.prepare(images))[0]
+        return embed(trainee.backbone, trainee.backbone.input_spec.prepare(images))[0]
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The models of a `train oaml` run: built, filled, handed to an optimiser, exported."""
+"""The models of a `train oaml` run: built, filled, handed to an optimiser."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import nn
 from faceguide.cache.plan import read_identities
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import KINDS
+from faceguide.core.commands.run_directory import RUN
 from faceguide.core.errors import ModelError, TrainError
 from faceguide.core.files import read_json
-from faceguide.train.loop import BEST
 from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.colour import ORDERS, assumed, colour_of, feed
@@ -25,7 +25,6 @@ from faceguide.train.models.own_networks import (
     is_own,
     own_backbone,
 )
-from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.models.weights import (
     fill,
     find_state,
@@ -35,8 +34,6 @@ from faceguide.train.models.weights import (
 )
 from faceguide.train.oaml.oaml_request import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
-from faceguide.train.run.checkpoint import load_state
-from faceguide.train.run.run_record import RUN
 
 MOMENTUM = 0.9
 # AdaFace's steps at epochs 12, 20 and 24 of 26.
@@ -207,21 +204,3 @@ def rate_at(run: OamlRun, done: float) -> float:
     if run.recipe.part == "all":
         return run.rate * 0.1 ** sum(done >= milestone for milestone in MILESTONES)
     return run.rate * max(0.5 * (1.0 + float(np.cos(np.pi * min(done, 1.0)))), 1e-3)
-
-
-def export(directory: Path, described: Described, parts: dict[str, Any], recipe: str) -> None:
-    """Each model of the best save as safetensors; a user's network under its own names."""
-    state = load_state(directory / BEST, recipe)
-    if state is None:
-        raise TrainError(f"{directory / BEST}: not there, so nothing can be exported")
-    for role, (name, arguments) in described.items():
-        prefix = f"{role}." if inner(parts[role]) is parts[role] else f"{role}.network."
-        # Cloned: a user's network may hold one tensor under two names.
-        weights = {
-            key.removeprefix(prefix): tensor.contiguous().clone()
-            for key, tensor in state.module.items()
-            if key.startswith(prefix)
-        }
-        spec = parts[role].input_spec if role == "backbone" else None
-        path = directory / f"{role}.safetensors"
-        write_weights(path, weights, name, arguments, spec, state.step)

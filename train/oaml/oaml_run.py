@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from faceguide.cache.plan import IDENTITIES
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.run_directory import begin_training, plain
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
 from faceguide.train.data.training_rows import (
@@ -32,7 +34,6 @@ from faceguide.train.oaml.oaml_batches import (
 from faceguide.train.oaml.oaml_evaluation import evaluation
 from faceguide.train.oaml.oaml_models import (
     build,
-    export,
     feed_as_before,
     initialise,
     optimiser_of,
@@ -48,13 +49,8 @@ from faceguide.train.oaml.oaml_step import (
     OamlTrainee,
 )
 from faceguide.train.pair_evaluation import Pairs
-from faceguide.train.run.run_record import (
-    IDENTITIES,
-    begin_run,
-    cache_hash,
-    plain,
-    write_identities,
-)
+from faceguide.train.run.export_weights import export
+from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.start_checks import doubts_of, require_meta, require_side
 
 
@@ -178,7 +174,7 @@ def run_oaml(
             **(record or {}),
         }
         settings = {**plain(asdict(run)), "loop": asdict(loop)}
-        begin_run(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
+        begin_training(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
         if fresh:  # of a start that saved nothing
             (directory / NEIGHBOURS).unlink(missing_ok=True)
@@ -186,7 +182,7 @@ def run_oaml(
     barrier()
     steps = train(job, directory, loop, device, processes)
     if processes.first:
-        export(directory, described, parts, digest(fixed))
+        export(directory, digest(fixed), described, parts)
         draw_curves(directory)
     barrier()
     return {"steps": steps, "directory": str(directory)}

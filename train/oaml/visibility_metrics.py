@@ -11,8 +11,8 @@ from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
+from faceguide.evaluate.metrics.roc import measure, rank
 from faceguide.train.oaml.oaml_step import on_grid
-from faceguide.train.pair_evaluation import separation
 
 
 def visibility_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
@@ -24,16 +24,16 @@ def visibility_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
 
     Returns:
         `mse`; `auc` of telling visible cells from hidden ones (true share at least one half), NaN
-        where there is one kind alone; `iou`, the overlap of the hidden cells at one half, 1 where
-        nothing is hidden and nothing predicted to be.
+        where there is one kind only, or a prediction is not finite; `iou`, the overlap of the
+        hidden cells at one half, 1 where nothing is hidden and nothing predicted to be.
     """
     predicted, true = predicted.double(), true.double()
     found, hidden = predicted < 0.5, true < 0.5
     union = int((found | hidden).sum())
     visible = ~hidden.flatten().numpy()
     auc = float("nan")
-    if visible.any() and not visible.all():
-        auc = separation(predicted.flatten().numpy(), visible)[0]
+    if visible.any() and not visible.all() and bool(predicted.isfinite().all()):
+        auc = measure(rank(predicted.flatten().numpy(), visible)).auc
     return {
         "mse": float((predicted - true).square().mean()),
         "auc": auc,

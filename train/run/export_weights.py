@@ -1,29 +1,46 @@
-"""Weights for others: safetensors, with what a reader must know of their input as metadata."""
+"""Weights for others: one safetensors file a model, with what a reader must know as metadata."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from faceguide.core.errors import TrainError
 from faceguide.train.loop import BEST
-from faceguide.train.models import create
+from faceguide.train.models.own_networks import inner
 from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.run.checkpoint import load_state
 
 BACKBONE = "backbone.safetensors"
 
+# Role → the name that `create` builds the model by, and its arguments.
+Described = Mapping[str, tuple[str, dict[str, Any]]]
 
-def export(directory: Path, model: str, arguments: dict[str, Any], crop: int, recipe: str) -> None:
-    """Write the model of `best.pt` as `backbone.safetensors`, whole or not at all.
+
+def export(
+    directory: Path,
+    recipe: str,
+    described: Described,
+    parts: Mapping[str, nn.Module],
+    *,
+    saved_as: Mapping[str, str] | None = None,
+    crop: int | None = None,
+) -> None:
+    """Write each model of `best.pt` as ROLE.safetensors, whole or not at all.
+
+    A user's network is written under its own names; `write_weights` says what the metadata hold.
 
     Args:
         directory: of the run.
-        model: its name.
-        arguments: of `create`.
-        crop: side of the images it was trained on.
-        recipe: digest of the settings, as in the save.
+        recipe: digest of the settings, as in the checkpoint.
+        described: the models to write.
+        parts: role → module.
+        saved_as: role → the checkpoint's name of it, where that is another.
+        crop: side of the images it was trained on; None = that of the network.
 
     Raises:
         TrainError: when there is no `best.pt` of these settings.
@@ -31,11 +48,17 @@ def export(directory: Path, model: str, arguments: dict[str, Any], crop: int, re
     state = load_state(directory / BEST, recipe)
     if state is None:
         raise TrainError(f"{directory / BEST}: not there, so nothing can be exported")
-    weights = {
-        name.removeprefix("model."): tensor.contiguous()
-        for name, tensor in state.module.items()
-        if name.startswith("model.")
-    }
-    # The side that it was trained on may be another than that of the published weights.
-    spec = replace(create(model, **arguments).input_spec, size=crop)
-    write_weights(directory / BACKBONE, weights, model, arguments, spec, state.step)
+    for role, (name, arguments) in described.items():
+        part = parts[role]
+        prefix = (saved_as or {}).get(role, role) + ("." if inner(part) is part else ".network.")
+        # Cloned: a user's network may hold one tensor under two names.
+        weights = {
+            key.removeprefix(prefix): tensor.contiguous().clone()
+            for key, tensor in state.module.items()
+            if key.startswith(prefix)
+        }
+        spec: Any = getattr(part, "input_spec", None)
+        if spec is not None and crop is not None:
+            spec = replace(spec, size=crop)
+        path = directory / f"{role}.safetensors"
+        write_weights(path, weights, name, arguments, spec, state.step)

@@ -131,8 +131,8 @@ def _fill(context: click.Context, parameter: click.Parameter, path: Path | None)
 
 def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
     """What changes numbers beside the options: versions and number of processes."""
+    from faceguide.core.commands.run_directory import versions
     from faceguide.train.distributed import from_environment
-    from faceguide.train.run.run_record import versions
 
     if record is None:
         return {**versions(), "processes": from_environment().world}

@@ -176,18 +176,6 @@ class PairScore(nn.Module):
         """(N, 3, S, S) pixels and the described references → scores (N,)."""
         return self.compare(self.describe(probe), reference)
 
-    def projection(self, probe: Tensor, *reference: Tensor) -> Tensor:
-        """⟨g(probe), reference⟩ with the raw embedding g, (N,).
-
-        DeepLIFT and LRP explain this instead of the cosine: the length of g couples all cells,
-        and no rule of theirs covers it.
-
-        Raises:
-            AttributionError: for a score that is not the cosine, or a network without g.
-        """
-        self.require_embedding("DeepLIFT and LRP explain the product of two embeddings")
-        return (raw_embedding(self.backbone, probe) * reference[0]).sum(1)
-
 
 def checked_gradients(value: Tensor, leaf: Tensor, *others: Tensor) -> list[Tensor | None]:
     """Gradients of Σ value in the probes and in other tensors of the graph; None where unused.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.run_directory import read_run
 from faceguide.core.files import (
     read_json,
     write_bytes,
@@ -30,7 +30,6 @@ from faceguide.evaluate.attribution.protocol.matched import (
 from faceguide.evaluate.attribution.protocol.separation import sentence
 from faceguide.evaluate.attribution.results import RESULTS
 from faceguide.evaluate.attribution.summary import Judged
-from faceguide.evaluate.evaluation_run import read_run
 from faceguide.evaluate.report import figures
 
 REPORT, LATEX = "report.html", "methods.tex"
@@ -84,7 +83,7 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
         reading=attribution_tables.READING,
         methods=attribution_tables.method_table(record),
         details=_details(record),
-        figures=[{"alt": alt, "uri": _svg_uri(figures.svg(figure))} for alt, figure in drawn],
+        figures=[{"alt": alt, "uri": figures.data_uri(figure)} for alt, figure in drawn],
         pairs=gallery(out, cache, plan, judged, record),
         facts=_facts(out, record),
     )
@@ -117,10 +116,6 @@ def _scores(network: dict[str, Any]) -> str:
         f"score by {network['median_effect']:.2g} (median); the noise of a score is "
         f"{network['noise']:.1g}."
     )
-
-
-def _svg_uri(text: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")
 
 
 def choose_pairs(judged: dict[str, Judged], count: int) -> list[int]:
@@ -163,7 +158,7 @@ def gallery(
             maps.append(
                 {
                     "name": "measured effect" if name == "oracle" else name,
-                    "uri": drawings.picture_uri(picture),
+                    "uri": figures.picture_uri(picture),
                     "verdict": outcome.verdict,
                     "text": text,
                     "why": _why(outcome, cause, settings["delta"], moved),
@@ -175,7 +170,7 @@ def gallery(
                 "number": int(plan.number[place]),
                 "same": bool(plan.same[place]),
                 "names": cache.texts("key", rows),
-                "faces": [drawings.picture_uri(drawings.enlarged(image)) for image in images],
+                "faces": [figures.picture_uri(drawings.enlarged(image)) for image in images],
                 "maps": maps,
             }
         )

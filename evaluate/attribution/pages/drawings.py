@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -113,13 +112,6 @@ def strata_heatmap(record: dict[str, Any]) -> Figure | None:
     labels = [f"{stratum}: {name}" for stratum, name in columns]
     axes.set_xticks(range(len(columns)), labels, rotation=60, ha="right", fontsize=7)
     return figure
-
-
-def picture_uri(image: NDArray[np.uint8]) -> str:
-    """An RGB picture as a data URI (JPEG)."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
 def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

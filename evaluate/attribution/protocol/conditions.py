@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.faces import LUMA
 from faceguide.evaluate.attribution.protocol.diagnosis import wilson
 from faceguide.evaluate.metrics.strata import (
     LEAST,
@@ -55,8 +56,7 @@ def pair_bins(
     pose = cache.read(rows, ["pose"])["pose"].astype(np.float64)
     light = np.concatenate(
         [
-            cache.read(rows[start : start + 256], ["image"])["image"].mean((1, 2))
-            @ np.array([0.299, 0.587, 0.114])
+            cache.read(rows[start : start + 256], ["image"])["image"].mean((1, 2)) @ np.array(LUMA)
             for start in range(0, len(rows), 256)
         ]
     )

@@ -57,15 +57,6 @@ def variation(cells: NDArray[np.floating]) -> float:
     return float(cells.std()) / mean if mean > 0 else float("inf")
 
 
-def entropy(cells: NDArray[np.floating]) -> float | None:
-    """Entropy of the cells' shares over its maximum, 0 (one cell) to 1 (uniform); or None."""
-    weights = np.clip(cells.astype(np.float64), 0, None)
-    if not np.isfinite(weights).all() or weights.sum() <= 0:
-        return None
-    shares = weights[weights > 0] / weights.sum()
-    return float(-(shares * np.log(shares)).sum() / np.log(len(cells)))
-
-
 def cause_of(
     cells: NDArray[np.floating],
     energy: float,

@@ -45,12 +45,6 @@ class Responses:
     angle: NDArray[np.float32]
     embedding: NDArray[np.float16] | None
 
-    @property
-    def pair(self) -> NDArray[np.float32]:
-        """(P, 49, R) |score change|."""
-        change: NDArray[np.float32] = np.abs(self.masked - self.clean[:, None, None])
-        return change
-
 
 def _rows(reference: Reference, row: int, count: int) -> Reference:
     return tuple(part[row : row + 1].expand(count, *part.shape[1:]) for part in reference)

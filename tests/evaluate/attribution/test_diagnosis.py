@@ -8,7 +8,6 @@ import pytest
 from faceguide.evaluate.attribution.protocol.diagnosis import (
     Limits,
     cause_of,
-    entropy,
     summary,
     typical_energy,
     variation,
@@ -57,12 +56,6 @@ def test_limits_scale_together() -> None:
 def test_typical_energy_ignores_broken_maps() -> None:
     assert typical_energy(np.array([np.nan, 0.0, 1.0, 3.0, 2.0])) == 2.0
     assert typical_energy(np.array([0.0])) == 0.0
-
-
-def test_entropy_runs_from_one_cell_to_all() -> None:
-    assert entropy(np.ones(49)) == pytest.approx(1)
-    assert entropy(np.eye(49)[0]) == 0
-    assert entropy(np.zeros(49)) is None
 
 
 def test_summary_counts_every_map() -> None:

@@ -20,7 +20,7 @@ from faceguide.evaluate.attribution.methods.lrp import (
     propagate,
 )
 from faceguide.evaluate.attribution.methods.maps import Batch
-from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.evaluate.attribution.methods.target import PairScore, raw_embedding
 from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
 from faceguide.train.models.backbones.vit import ViT
 
@@ -79,9 +79,9 @@ def test_deeplift_claims_the_change_of_the_projection() -> None:
     score = PairScore(settled("ir_18"))
     probe, reference = pixels(2, 5), score.reference(pixels(2, 6))
     found = deeplift(score, Batch(probe, reference, (0, 1)), Settings(baseline="grey"))
-    length = score.projection(probe, *reference) / score(probe, *reference)
-    grey = torch.zeros_like(probe)
-    change = (score.projection(probe, *reference) - score.projection(grey, *reference)) / length
+    raw = [raw_embedding(score.backbone, images) for images in (probe, torch.zeros_like(probe))]
+    products = [(one * reference[0]).sum(1) for one in raw]
+    change = (products[0] - products[1]) / raw[0].norm(dim=1)
     torch.testing.assert_close(found.claimed, change, rtol=1e-3, atol=1e-5)
 
 

@@ -14,7 +14,6 @@ from faceguide.core.errors import (
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     check_depends,
-    raw_embedding,
     score_gradient,
     unit_embedding,
 )
@@ -36,14 +35,6 @@ def test_scores_are_cosines_of_each_row(score: PairScore) -> None:
     torch.testing.assert_close(score(probe, *score.reference(probe)), torch.ones(2))
 
 
-def test_projection_is_the_cosine_times_the_length(score: PairScore) -> None:
-    probe, reference = pixels(2), score.reference(pixels(2, 1))
-    length = raw_embedding(score.backbone, probe).norm(dim=1)
-    torch.testing.assert_close(
-        score.projection(probe, *reference), score(probe, *reference) * length
-    )
-
-
 def test_reference_carries_no_graph_and_the_probe_does(score: PairScore) -> None:
     reference = score.reference(pixels(1, 1))
     assert not reference[0].requires_grad
@@ -60,7 +51,7 @@ def test_local_matchers_score_maps(score: PairScore) -> None:
     check_depends(local, probe, reference)
     assert local(probe, *reference).shape == (2,)
     with pytest.raises(AttributionError, match="choose --matcher cosine"):
-        local.projection(probe, *reference)
+        local.require_embedding("DeepLIFT explains the product of two embeddings")
 
 
 def test_a_matcher_with_visibility_needs_an_occlusion_head(score: PairScore) -> None:

@@ -37,14 +37,13 @@ def test_heavy_tailed_random_maps_are_always_falsified(embed) -> None:
         found = outcome(rng.lognormal(0, 2.5, (32, 32)), embed, seed)
         assert found.rate == 1
         assert found.falsified
-        assert not found.fair
         assert found.area_high < 0.02 < 0.7 < found.area_low
 
 
 def test_equal_areas_do_not_have_the_artefact(embed) -> None:
     rng = np.random.default_rng(6)
     found = [outcome(rng.random((32, 32)), embed, seed) for seed in range(12)]
-    assert all(o.fair for o in found)
+    assert all(0.5 <= o.area_high / o.area_low <= 2 for o in found)
     assert 0.2 < np.mean([o.falsified for o in found]) < 0.8
 
 
@@ -53,7 +52,6 @@ def test_flat_and_broken_maps_are_untestable_not_dropped(embed) -> None:
         found = outcome(attribution, embed)
         assert found.rate is None
         assert found.falsified is None
-        assert not found.fair
 
 
 def test_regions_are_cut_at_fixed_heights() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -128,29 +127,6 @@ def test_memory_is_that_of_blocks_and_scores() -> None:
         matching.match(made, probe, gallery, v_probe, v_gallery)
     whole = 200 * 210 * 49 * 49 * 4
     assert matching.CPU_BLOCK_BYTES / 2 < largest < whole / 20
-
-
-def test_shortlist_is_the_nearest_by_cosine() -> None:
-    angles = torch.tensor([0.0, 10.0, 90.0, 180.0, 20.0]) * math.pi / 180
-    gallery = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor(
-        [[9.0], [1], [5], [2], [3]]
-    )
-    found = matching.shortlist(torch.tensor([[5.0, 0.1], [0.0, -0.1]]), gallery, 3)
-    assert found.tolist() == [[0, 1, 4], [3, 0, 1]]
-    assert matching.shortlist(gallery, gallery, 99).shape == (5, 5)
-    with pytest.raises(ModelError, match="at least 1 face, found 0"):
-        matching.shortlist(gallery, gallery, 0)
-
-
-def test_reranking_scores_the_candidates_as_the_matrix() -> None:
-    made = matcher("2.0", "common")
-    (probe, v_probe), (gallery, v_gallery) = draw(3, 0), draw(7, 1)
-    candidates = torch.tensor([[6, 0], [1, 1], [3, 5]])
-    found = matching.rerank(made, candidates, probe, gallery, v_probe, v_gallery)
-    expected = matching.match(made, probe, gallery, v_probe, v_gallery).gather(1, candidates)
-    torch.testing.assert_close(found, expected)
-    with pytest.raises(ModelError, match=r"candidates must be \(3, K\), found \(2, 2\)"):
-        matching.rerank(made, candidates[:2], probe, gallery)
 
 
 def test_wrong_shapes_are_refused() -> None:

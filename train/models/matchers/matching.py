@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from faceguide.core.errors import ModelError
 from faceguide.train.models.backbones.backbone import batch_norm_affine
@@ -275,68 +275,3 @@ def match(
 
 def _rows(tensor: Tensor | None, rows: slice | Tensor) -> Tensor | None:
     return None if tensor is None else tensor[rows]
-
-
-@torch.inference_mode()
-def shortlist(probe_embedding: Tensor, gallery_embedding: Tensor, keep: int) -> Tensor:
-    """The `keep` nearest gallery faces of each probe by cosine, nearest first.
-
-    Args:
-        probe_embedding: (P, E), any length.
-        gallery_embedding: (G, E), any length.
-        keep: 1 or more; at most G are returned.
-
-    Returns:
-        (P, min(keep, G)) int64 rows of the gallery.
-    """
-    if keep < 1:
-        raise ModelError(f"a shortlist keeps at least 1 face, found {keep}")
-    keep = min(keep, len(gallery_embedding))
-    gallery = nn.functional.normalize(gallery_embedding.float(), dim=1)
-    # Blocks of probes keep the cosines of a large gallery from being held all at once.
-    step = max((64 << 20) // (4 * max(len(gallery), 1)), 1)
-    parts = [
-        (nn.functional.normalize(probe_embedding[rows].float(), dim=1) @ gallery.T)
-        .topk(keep, dim=1)
-        .indices
-        for rows in _slices(len(probe_embedding), step)
-    ]
-    return torch.cat(parts)
-
-
-@torch.inference_mode()
-def rerank(
-    matcher: QAConv,
-    candidates: Tensor,
-    probe_maps: Tensor,
-    gallery_maps: Tensor,
-    probe_visibility: Tensor | None = None,
-    gallery_visibility: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Scores of each probe with its own candidates only.
-
-    Args:
-        candidates: (P, K) rows of the gallery, for example from `shortlist`.
-
-    The other arguments are those of `match`.
-
-    Returns:
-        (P, K) float32, in the order of `candidates`.
-    """
-    if candidates.ndim != 2 or len(candidates) != len(probe_maps):
-        raise ModelError(
-            f"candidates must be ({len(probe_maps)}, K), found {tuple(candidates.shape)}"
-        )
-    scores = torch.empty(candidates.shape, device=matcher.fc.weight.device)
-    for row, chosen in enumerate(candidates.to(gallery_maps.device)):
-        one = slice(row, row + 1)
-        scores[row] = match(
-            matcher,
-            probe_maps[one],
-            gallery_maps[chosen],
-            _rows(probe_visibility, one),
-            _rows(gallery_visibility, chosen),
-            dtype,
-        )[0]
-    return scores

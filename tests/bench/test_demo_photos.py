@@ -11,13 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
-
-from faceguide.core.errors import FaceguideError
-from faceguide.preprocess.demo import demo_niqab
-from faceguide.preprocess.demo.demo_photos import (
+from bench.demo import niqab
+from bench.demo.photos import (
     Capture,
     Rendering,
     draw_capture,
@@ -25,7 +20,7 @@ from faceguide.preprocess.demo.demo_photos import (
     sampling_field,
     write_demo_photos,
 )
-from faceguide.preprocess.demo.demo_portrait import (
+from bench.demo.portrait import (
     LEFT_IRIS,
     MOUTH_CORNERS,
     NOSE_TIP,
@@ -34,14 +29,27 @@ from faceguide.preprocess.demo.demo_portrait import (
     Identity,
     displace,
     draw_identity,
-    jacobian,
     load_portrait,
     paint,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from faceguide.core.errors import FaceguideError
 
 pytest.importorskip("skimage", reason="scikit-image ships the portrait")
 
 FIVE_POINTS = np.array([LEFT_IRIS, RIGHT_IRIS, NOSE_TIP, *MOUTH_CORNERS])
+
+
+def jacobian(field: np.ndarray) -> np.ndarray:
+    """The (H, W) signed area that each step of one pixel covers in the source of (H, W, 2) `field`.
+
+    Positive everywhere: nothing is folded or torn.
+    """
+    along_y, along_x = np.gradient(field, axis=(0, 1))
+    return along_x[..., 0] * along_y[..., 1] - along_x[..., 1] * along_y[..., 0]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -159,13 +167,13 @@ def test_every_third_image_is_veiled() -> None:
 
 
 def test_cloth_covers_the_head_but_a_band() -> None:
-    colour, cover = demo_niqab.draw_niqab(3, np.array([0.0, 0.0, 1.0]))
-    side = demo_niqab.SIDE * demo_niqab.SCALE
+    colour, cover = niqab.draw_niqab(3, np.array([0.0, 0.0, 1.0]))
+    side = niqab.SIDE * niqab.SCALE
     assert (colour.shape, cover.shape) == ((side, side, 3), (side, side))
     assert 0 <= colour.min() < colour.max() <= 1
     crown, chin, left_ear, right_ear = (226, 16), (221, 180), (172, 125), (281, 128)
     for x, y in [*FIVE_POINTS[2:], crown, chin, left_ear, right_ear]:
-        column, row = np.rint((np.array((x, y)) - demo_niqab.ORIGIN) * demo_niqab.SCALE).astype(int)
+        column, row = np.rint((np.array((x, y)) - niqab.ORIGIN) * niqab.SCALE).astype(int)
         assert cover[row, column] == 1
     count, _ = cv2.connectedComponents((cover[200:460] == 0).astype(np.uint8))
     assert count == 4  # cloth, the opening, the backdrop on either side

@@ -106,15 +106,6 @@ def displace(points: Floats, bumps: Sequence[Bump]) -> Floats:
     return np.stack([source_x, source_y], axis=-1)
 
 
-def jacobian(field: Floats) -> Floats:
-    """The (H, W) signed area that each step of one pixel covers in the source of (H, W, 2) `field`.
-
-    Positive everywhere: nothing is folded or torn.
-    """
-    along_y, along_x = np.gradient(field, axis=(0, 1))
-    return along_x[..., 0] * along_y[..., 1] - along_x[..., 1] * along_y[..., 0]
-
-
 @dataclass(frozen=True)
 class Identity:
     """What all images of one person share."""

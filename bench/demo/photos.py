@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import FaceguideError
-from faceguide.preprocess.demo import demo_niqab
-from faceguide.preprocess.demo.demo_portrait import (
+
+from . import niqab
+from .portrait import (
     LEFT_IRIS,
     MOUTH,
     NOSE_TIP,
@@ -187,9 +188,9 @@ def render(
     bare = develop(face)
     if capture.veil is None:
         return Rendering(finish(bare), finish(bare), None)
-    colour, cover = demo_niqab.draw_niqab(capture.veil, capture.light)
-    cloth = develop(sample(colour, demo_niqab.ORIGIN, demo_niqab.SCALE))
-    share = sample(cover, demo_niqab.ORIGIN, demo_niqab.SCALE)[..., None]
+    colour, cover = niqab.draw_niqab(capture.veil, capture.light)
+    cloth = develop(sample(colour, niqab.ORIGIN, niqab.SCALE))
+    share = sample(cover, niqab.ORIGIN, niqab.SCALE)[..., None]
     photo = bare + share * (cloth - bare)
     visible = np.where(share[..., 0] > 0, 0.0, 1.0)
     return Rendering(finish(bare), finish(photo), finish(visible))

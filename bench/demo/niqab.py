@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from faceguide.preprocess.demo.demo_portrait import Floats
+from .portrait import Floats
 
 # The cloth is drawn on a square of the photograph's plane, finer than its pixels.
 ORIGIN = (55, -60)  # top left pixel of the square

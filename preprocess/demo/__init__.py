@@ -1,1 +1,0 @@
-"""The demo set: warps of one portrait."""
