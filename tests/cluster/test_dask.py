@@ -16,10 +16,10 @@ from tests.cluster.prep import PREP, content
 
 from faceguide.core.errors import FaceguideError
 from faceguide.preprocess import (
+from faceguide.preprocess.prep_options import Here
     face_shards,
     parallel,
 )
-from faceguide.preprocess.work import where
 
 distributed = pytest.importorskip("distributed", reason="pip install 'faceguide[dask]'")
 
@@ -60,7 +60,7 @@ def test_an_address_without_a_scheduler_is_one_line(address: str) -> None:
 
 def test_processes_here_and_workers_elsewhere_exclude_each_other() -> None:
     with pytest.raises(click.UsageError, match="--jobs is for this machine"):
-        where(2, None, "tcp://127.0.0.1:8786")
+        Here(jobs=2, dask="tcp://127.0.0.1:8786")
 
 
 def test_a_thread_builds_its_graphs_once_and_shares_them_with_none() -> None:
