@@ -16,10 +16,10 @@ from tests.cluster.prep import PREP, content
 
 from faceguide.core.errors import FaceguideError
 from faceguide.preprocess import (
-from faceguide.preprocess.prep_options import Here
     face_shards,
     parallel,
 )
+from faceguide.preprocess.prep_options import Here
 
 distributed = pytest.importorskip("distributed", reason="pip install 'faceguide[dask]'")
 
