@@ -37,32 +37,25 @@ from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.files import write_bytes
 from faceguide.train.cal import attention_guidance
-from faceguide.train.cal.attention_guidance import (
-    GuidanceSettings,
-    Targets,
-)
-from faceguide.train.cal.cal_step import (
-    CalSettings,
-    CalStep,
-    Trainee,
-    map_side,
-)
+from faceguide.train.cal.attention_guidance import Targets, heads_of
+from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
+from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
 from faceguide.train.data import augment
-from faceguide.train.job import Place
 from faceguide.train.models import create
 from faceguide.train.models.weights import load_weights
+from faceguide.train.trainer import Place
 
 METHODS = {
     "plain": GuidanceSettings(),
-    "loss 0.3": GuidanceSettings(loss=0.3),
-    "loss 1": GuidanceSettings(loss=1.0),
-    "regions 1": GuidanceSettings(regions=1.0),
-    "regions-log 0.03": GuidanceSettings(regions_log=0.03),
-    "regions-log 0.1": GuidanceSettings(regions_log=0.1),
-    "regions-log 0.3": GuidanceSettings(regions_log=0.3),
-    "counterfactual": GuidanceSettings(counterfactual=True),
-    "prior 0.3": GuidanceSettings(prior=0.3),
-    "contrastive 0.1": GuidanceSettings(contrastive=0.1),
+    "loss 0.3": GuidanceSettings((("loss", 0.3),)),
+    "loss 1": GuidanceSettings((("loss", 1.0),)),
+    "regions 1": GuidanceSettings((("regions", 1.0),)),
+    "regions-log 0.03": GuidanceSettings((("regions-log", 0.03),)),
+    "regions-log 0.1": GuidanceSettings((("regions-log", 0.1),)),
+    "regions-log 0.3": GuidanceSettings((("regions-log", 0.3),)),
+    "counterfactual": GuidanceSettings((("counterfactual", 1.0),)),
+    "prior 0.3": GuidanceSettings((("prior", 0.3),)),
+    "contrastive 0.1": GuidanceSettings((("contrastive", 0.1),)),
 }
 
 
@@ -90,25 +83,24 @@ def run(
     model = create("cal_mobilefacenet", num_classes=len(learnt), heads=heads, stride=stride)
     load_weights(model, weights)
     side = map_side(model, 112)
-    settings = CalSettings(
-        augment.Augmentation(112, brightness=0.0, saturation=0.0), method, views=False, seed=seed
-    )
+    settings = CalSettings(guidance=method, views=False, seed=seed)
+    augmentation = augment.Augmentation(112, brightness=0.0, saturation=0.0)
     trunk = model.features
     if ready is not None:
         model.features = AfterTrunk(trunk)
         for part in (trunk.conv1, trunk.dw_conv, trunk.features[:12]):
             part.requires_grad_(False)
-    trainee = Trainee(model, classes, prior=bool(method.prior))
-    step = CalStep(settings, trainee, side)
+    trainee = Trainee(model, classes, prior=bool(method.weight("prior")))
+    step = CalStep(settings, augmentation, trainee, side)
     if ready is not None:
-        step = ReadyStep(settings, trainee, side, ready=ready)
+        step = ReadyStep(settings, augmentation, trainee, side, ready=ready)
     optimiser = torch.optim.SGD(
         [p for p in trainee.parameters() if p.requires_grad], rate, momentum=0.9, weight_decay=1e-5
     )
     stream = Stream(
         cache,
         split.train,
-        columns=settings.columns(cache.columns),
+        columns=columns_of(settings, cache.columns),
         batch_size=batch_size,
         seed=seed,
     )
@@ -152,7 +144,7 @@ def test(
     """Features and what attention does, on persons that were not learnt."""
     features: list[Tensor] = []
     watched: Counter[str] = Counter()
-    assignment = settings.guidance.heads_of(model.attentions.conv.out_channels)
+    assignment = heads_of(settings.guidance, model.attentions.conv.out_channels)
     columns = ("image", "regions", "heatmap", "origin")
     for batch in Stream(
         cache, split.test, columns=columns, batch_size=64, shuffle=False, ragged="exact"

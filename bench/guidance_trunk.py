@@ -17,11 +17,11 @@ from faceguide.train.cal import attention_guidance
 from faceguide.train.cal.attention_guidance import Targets
 from faceguide.train.cal.cal_step import CalStep
 from faceguide.train.data import augment
-from faceguide.train.job import Batch, Place
 from faceguide.train.models.backbones.mobilefacenet import (
     LAST_STAGE,
     MobileFaceNetTrunk,
 )
+from faceguide.train.trainer import Batch, Place
 
 
 class AfterTrunk(nn.Module):
@@ -93,7 +93,7 @@ class ReadyStep(CalStep):
 
     def prepare(self, batch: Batch, place: Place) -> tuple[Tensor, Targets | None]:
         """The map of each image as its geometry mirrors it, and its targets."""
-        shape, rows = self.settings.augmentation, batch["row"]
+        shape, rows = self.augmentation, batch["row"]
         geometry = augment.draw_geometry(shape, 112, self.settings.seed, place.epoch, rows)
         targets = Targets(
             augment.warp_targets(batch["regions"], geometry),

@@ -59,7 +59,6 @@ from faceguide.evaluate.score.fusion_fit import (
     Fit,
     fit,
 )
-from faceguide.train.data.occluders import KINDS
 from faceguide.train.models import create
 from faceguide.train.models.matchers.qaconv import (
     WEIGHTINGS,
@@ -71,6 +70,7 @@ from faceguide.train.models.matchers.visible_embedding import (
 )
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.weights import load_weights
+from faceguide.train.oaml.oaml_settings import KINDS
 from faceguide.train.oaml.visibility_metrics import visibility_scores
 
 TRAINING_PROBES = 150

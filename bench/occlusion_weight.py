@@ -37,11 +37,11 @@ from faceguide.evaluate.score.network import (
     Network,
     load_network,
 )
-from faceguide.train.data.occluders import KINDS
 from faceguide.train.models.matchers.visible_embedding import (
     VisibleEmbedding,
     mean_map,
 )
+from faceguide.train.oaml.oaml_settings import KINDS
 from faceguide.train.oaml.visibility_metrics import visibility_scores
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)

@@ -38,26 +38,26 @@ from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.files import write_bytes
 from faceguide.preprocess.cli import main as prep
-from faceguide.train.cal.attention_guidance import GuidanceSettings
+from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
 from faceguide.train.cal.cal_step import (
-    CalSettings,
     CalStep,
     Trainee,
+    columns_of,
     map_side,
 )
 from faceguide.train.data.augment import Augmentation
-from faceguide.train.job import Batch, Place
 from faceguide.train.models import create
+from faceguide.train.trainer import Batch, Place
 
 METHODS = {
     "plain": GuidanceSettings(),
     "plain again": GuidanceSettings(),
-    "loss": GuidanceSettings(loss=0.3),
-    "regions": GuidanceSettings(regions=1.0),
-    "regions-log": GuidanceSettings(regions_log=0.1),
-    "counterfactual": GuidanceSettings(counterfactual=True),
-    "prior": GuidanceSettings(prior=0.3),
-    "contrastive": GuidanceSettings(contrastive=0.1),
+    "loss": GuidanceSettings((("loss", 0.3),)),
+    "regions": GuidanceSettings((("regions", 1.0),)),
+    "regions-log": GuidanceSettings((("regions-log", 0.1),)),
+    "counterfactual": GuidanceSettings((("counterfactual", 1.0),)),
+    "prior": GuidanceSettings((("prior", 0.3),)),
+    "contrastive": GuidanceSettings((("contrastive", 0.1),)),
 }
 
 
@@ -186,13 +186,16 @@ def measure(
     }
     steps = {
         name: CalStep(
-            CalSettings(Augmentation(crop), guidance), trainees[bool(guidance.prior)], side
+            CalSettings(guidance=guidance),
+            Augmentation(crop),
+            trainees[bool(guidance.weight("prior"))],
+            side,
         )
         for name, guidance in METHODS.items()
     }
     # Parameters without a gradient, such as the prior's in other steps, are passed over.
     optimiser = torch.optim.SGD(trainees[True].parameters(), 1e-6, momentum=0.9)
-    columns = steps["plain"].settings.columns(cache.columns)
+    columns = columns_of(steps["plain"].settings, cache.columns)
     rows = cache.select(labelled=True)
     stream = endless(Stream(cache, rows, columns=columns, batch_size=batch_size, device=device))
     for name in METHODS:  # the first step allocates

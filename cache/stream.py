@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from faceguide.core.errors import CacheError
 
 Shuffle = bool | Literal["blocks"]
 Ragged = Literal["pad", "exact"]
+Transform = Callable[[dict[str, torch.Tensor], int], dict[str, torch.Tensor]]
 
 BLOCK_ROWS = 64  # consecutive rows that shuffle="blocks" reads together
 WINDOW_BLOCKS = 32  # blocks whose rows it mixes
@@ -163,6 +164,8 @@ class Stream:
         check: compare what is delivered with its digests.
         device: a CUDA device gets the batch copied to it; the copy has finished before its
             memory is used again.
+        transform: (batch, epoch) → batch, run in the threads before the copy to a device. It must
+            depend on nothing else, and may write into the tensors or leave some out.
         state: what `state()` gave: go on exactly there.
 
     Raises:
@@ -187,6 +190,7 @@ class Stream:
         copy: bool = False,
         check: bool = True,
         device: torch.device | str | None = None,
+        transform: Transform | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
         if (rows is None) == (batches is None):
@@ -204,13 +208,13 @@ class Stream:
             else None
         )
         self._threads, self._depth = threads, depth
-        self._copy, self._check = copy, check
+        self._copy, self._check, self._transform = copy, check, transform
         self._device = torch.device(device) if device is not None else None
         self._pinned = self._device is not None and self._device.type == "cuda"
         self._slots: list[_Slot] = []
         self._epoch, self._delivered = 0, 0
         if state is not None:
-            self._resume(state)
+            self.resume(state)
 
     @property
     def epoch(self) -> int:
@@ -245,7 +249,12 @@ class Stream:
             "ragged": order.ragged,
         }
 
-    def _resume(self, state: dict[str, Any]) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state()` was asked for.
+
+        Raises:
+            CacheError: for a state of another stream.
+        """
         ours = self._identity()
         different = [name for name in ours if state.get(name) != ours[name]]
         if different:
@@ -272,7 +281,7 @@ class Stream:
             for _ in range(self._depth + self._threads)  # few: they share the processor's cache
         ]
         ring = deque(slots)
-        pending: deque[tuple[Future[None], _Slot, NDArray[np.int64]]] = deque()
+        pending: deque[tuple[Future[None], _Slot]] = deque()
         plan = self._plan(self._epoch, self._delivered)
         pool = ThreadPoolExecutor(self._threads, "faceguide-stream")
         try:
@@ -282,17 +291,18 @@ class Stream:
                     if rows is None:
                         break
                     slot = ring.popleft()
-                    pending.append((pool.submit(slot.fill, rows, self._check), slot, rows))
+                    future = pool.submit(slot.fill, rows, self._check, self._transform, self._epoch)
+                    pending.append((future, slot))
                 if not pending:
                     break
-                future, slot, rows = pending.popleft()
+                future, slot = pending.popleft()
                 future.result()
                 self._delivered += 1
-                yield slot.deliver(len(rows), self._device, self._copy)
+                yield slot.deliver(self._device, self._copy)
                 ring.append(slot)
             self._epoch, self._delivered = self._epoch + 1, 0
         finally:
-            for future, _, _ in pending:
+            for future, _ in pending:
                 future.cancel()
             pool.shutdown(wait=True)
             self._slots = slots
@@ -304,11 +314,14 @@ class _Slot:
     def __init__(self, cache: FaceCache, columns: tuple[str, ...], pinned: bool) -> None:
         self._cache, self._columns, self._pinned = cache, columns, pinned
         self._tensors: dict[str, torch.Tensor] = {}
+        self._batch: dict[str, torch.Tensor] = {}
         self._arrays: dict[str, NDArray[Any]] = {}  # the same memory
         self._capacity = -1
         self._copied: torch.cuda.Event | None = None
 
-    def fill(self, rows: NDArray[np.int64], check: bool) -> None:
+    def fill(
+        self, rows: NDArray[np.int64], check: bool, transform: Transform | None, epoch: int
+    ) -> None:
         """Gather the rows; runs in a thread."""
         if self._copied is not None:
             self._copied.synchronize()
@@ -317,12 +330,17 @@ class _Slot:
         self._arrays["row"][: len(rows)] = rows
         for name in self._columns:
             self._cache.take(name, rows, self._arrays[name][: len(rows)], check)
+        self._batch = {name: tensor[: len(rows)] for name, tensor in self._tensors.items()}
+        if transform is not None:
+            made = transform(self._batch, epoch)
+            self._batch = {
+                name: tensor.pin_memory() if self._pinned else tensor
+                for name, tensor in made.items()
+            }
 
-    def deliver(
-        self, length: int, device: torch.device | None, copy: bool
-    ) -> dict[str, torch.Tensor]:
+    def deliver(self, device: torch.device | None, copy: bool) -> dict[str, torch.Tensor]:
         """The batch as tensors."""
-        batch = {name: tensor[:length] for name, tensor in self._tensors.items()}
+        batch = self._batch
         if device is not None and device.type == "cuda":
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             self._copied = torch.cuda.Event()

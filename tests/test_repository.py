@@ -244,3 +244,54 @@ def test_what_is_public_has_a_caller_or_stands_in_all() -> None:
                 if not named[method.name]
             ]
     assert left_over == []
+
+
+LOOP_LINES, LOOP_DEPTH = 60, 3
+
+
+def depth(node: ast.AST) -> int:
+    """Levels of blocks inside blocks."""
+    below = max((depth(child) for child in ast.iter_child_nodes(node)), default=0)
+    return below + isinstance(node, (ast.For, ast.While, ast.If, ast.With, ast.Try))
+
+
+def test_the_training_loop_fits_a_screen() -> None:
+    tree = ast.parse((REPOSITORY / "train" / "loop.py").read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert {"train", "log", "evaluate", "checkpoint"} == set(functions)
+    assert "backward" in ast.dump(functions["train"])
+    for name, function in functions.items():
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        assert lines <= LOOP_LINES, f"{name} has {lines} lines"
+        assert depth(function) <= LOOP_DEPTH, f"{name} is {depth(function)} levels deep"
+
+
+def test_no_step_waits_for_the_processor() -> None:
+    """A step stays on the device; augmentation on the CPU runs in the stream's threads."""
+    steps = ("cal_step", "cal_terms", "attention_guidance", "guidance_losses", "oaml_step")
+    found = [path for path in modules() if path.stem in {*steps, "loop", "augment"}]
+    assert len(found) == len(steps) + 2
+    for path in found:
+        called = {
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        assert not called & {"cpu", "numpy"}, f"{path} copies to the CPU"
+
+
+def test_an_option_of_train_is_a_field_and_is_declared_once() -> None:
+    """But for --init and --lr, whose types differ: CAL starts from a file, OAML from a run too."""
+    flags: Counter[str] = Counter()
+    for path in (REPOSITORY / "train").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & {"click.option", "click.argument"}, path
+        for field in ast.walk(tree):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Call):
+                made = field.value
+                words = [word.value for word in made.args[2:] if isinstance(word, ast.Constant)]
+                if ast.unparse(made.func) == "option":
+                    flags.update(words or ["--" + ast.unparse(field.target).replace("_", "-")])
+    assert len(flags) > 50
+    assert {flag for flag, count in flags.items() if count > 1} == {"--init", "--lr"}

@@ -1,41 +1,28 @@
-"""`train`: learn from a cache."""
+"""The commands `train …`. Nothing here loads torch before a run starts: --help must not wait."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from faceguide import __version__
-from faceguide.core.commands.console import Group
-from faceguide.core.commands.option_types import (
-    Counts,
-    FiniteRange,
-    Guide,
-    once_each,
-)
+from faceguide.core.commands.console import Group, echo_json
+from faceguide.core.commands.settings import settings
+from faceguide.core.commands.shared_options import Device
 from faceguide.core.commands.submit import submit_group
-from faceguide.train.oaml.oaml_command import oaml_command
+from faceguide.train.cal.cal_settings import CalRun, ContrastiveList
+from faceguide.train.oaml.oaml_settings import OamlRun, SecondCache
 from faceguide.train.run.repeat import record_of
-from faceguide.train.training_options import (
-    FILE,
-    device_of,
-    loop_options,
-    loop_settings,
-    pairs_of,
-    run_options,
-    tell,
-    verification_pairs,
-)
+from faceguide.train.training_settings import LoopSettings, Output, Source, Verification
 
-MODELS = (
-    "cal_resnet18",
-    "cal_resnet34",
-    "cal_resnet50",
-    "cal_resnet101",
-    "cal_resnet152",
-    "cal_mobilefacenet",
-)
+if TYPE_CHECKING:
+    import torch
+
+    from faceguide.train.distributed import Processes
 
 
 @click.group(cls=Group)
@@ -49,90 +36,25 @@ def main() -> None:
     """
 
 
-main.add_command(oaml_command)
-
-
 @main.command("cal")
-@run_options
-@click.option("--model", type=click.Choice(MODELS), default="cal_resnet101", show_default=True)
-@click.option("--init", type=FILE, help="Start from these weights: ImageNet ResNet, CAL, face net.")
-@click.option(
-    "--heads", type=click.IntRange(1), default=32, show_default=True, help="Attention maps."
-)
-@click.option(
-    "--stride",
-    type=click.Choice(["16", "32"]),
-    default="16",
-    show_default=True,
-    help="Pixels per cell of the attention map; 32 is faster.",
-)
-@click.option(
-    "--crop",
-    type=click.IntRange(16),
-    help="Side of the training crop.  [default: 7/8 of a cache with margin, else all]",
-)
-@click.option(
-    "--guide",
-    "guides",
-    type=Guide(),
-    multiple=True,
-    callback=once_each,
-    help="Guide attention by landmarks: loss, regions, regions-log, counterfactual, prior or "
-    "contrastive, with =WEIGHT if another than the default is wanted. May be given several times.",
-)
-@click.option(
-    "--heads-per-region",
-    "assignment",
-    type=Counts(),
-    help="Heads of eyes,nose,mouth; the others stay free.  [default: 3/8, 1/4, 1/4 of all]",
-)
-@click.option(
-    "--contrastive-margin",
-    "margin",
-    type=FiniteRange(-1, 1),
-    default=0.5,
-    show_default=True,
-    help="Cosine that two persons may have for free in --guide contrastive.",
-)
-@click.option(
-    "--contrastive-pairs",
-    type=FILE,
-    help="Pairs for --guide contrastive (twins, hard negatives): CSV, pairs.txt or ND-TWIN JSON.",
-)
-@click.option(
-    "--contrastive-split",
-    help="Which part of --contrastive-pairs, if it is an ND-TWIN JSON file: train, val or test.",
-)
-@click.option("--guide-template", is_flag=True, help="Guide by the template's mean landmarks too.")
-@click.option(
-    "--forwards",
-    type=click.Choice(["1", "2", "8"]),
-    default="1",
-    show_default=True,
-    help="Views of an image in the evaluation.",
-)
-@click.option(
-    "--lr",
-    "rate",
-    type=FiniteRange(0, min_open=True),
-    default=1e-3,
-    show_default=True,
-    help="Multiplied by 0.9 every two epochs.",
-)
-@click.option("--weight-decay", type=FiniteRange(0), default=1e-5, show_default=True)
-@click.option(
-    "--views/--no-views",
-    default=True,
-    show_default=True,
-    help="Train on attention crop and attention drop too.",
-)
-@click.option("--freeze-norm", is_flag=True, help="BatchNorm keeps its statistics.")
-@loop_options(epochs=160, batch_size=16, min_images=1, pictures="attention")
-def cal_command(**options: Any) -> None:
+@settings(
+    {"min_images": 1, "batch_size": 16, "weight_decay": 1e-5, "epochs": 160},
+    source=Source, output=Output, run=CalRun, contrastive=ContrastiveList, asked=Verification,
+    loop=LoopSettings, machine=Device,
+)  # fmt: skip
+def cal_command(
+    source: Source,
+    output: Output,
+    run: CalRun,
+    contrastive: ContrastiveList,
+    asked: Verification,
+    loop: LoopSettings,
+    machine: Device,
+) -> None:
     """Train Counterfactual Attention Learning on CACHE, guided by landmarks if wished.
 
-    Landmarks guide training alone; at inference the model needs none. The same command again
-    goes on where it stopped. Several processes: start with torchrun or srun.
+    Landmarks are used only in training; at inference the model needs none. Rerun the same command
+    to resume. Several processes: start with torchrun or srun.
 
     \b
     Examples:
@@ -140,64 +62,38 @@ def cal_command(**options: Any) -> None:
       torchrun --nproc-per-node 4 -m faceguide train cal cache/ --out runs/four --amp bf16
       train cal --from runs/twins/run.json --out runs/again
     """
-    import sys
+    if contrastive.contrastive_pairs and not run.recipe.guidance.weight("contrastive"):
+        raise click.UsageError("--contrastive-pairs needs --guide contrastive")
+    if contrastive.contrastive_split and not contrastive.contrastive_pairs:
+        raise click.UsageError("--contrastive-split belongs to --contrastive-pairs")
 
     from faceguide.cache.reader import FaceCache
-    from faceguide.train.cal.cal_run import (
-        CalRun,
-        default_crop,
-        run_cal,
-    )
-    from faceguide.train.cal.cal_step import CalSettings
-    from faceguide.train.data.augment import Augmentation
+    from faceguide.train.cal.cal_run import default_crop, run_cal
     from faceguide.train.distributed import from_environment, joined
+    from faceguide.train.listed_pairs import pairs_of, verification_pairs
 
-    chosen = dict(options["guides"])
-    if options["contrastive_pairs"] and "contrastive" not in chosen:
-        raise click.UsageError("--contrastive-pairs needs --guide contrastive")
-    if options["contrastive_split"] and not options["contrastive_pairs"]:
-        raise click.UsageError("--contrastive-split belongs to --contrastive-pairs")
     processes = from_environment()
-    device = device_of(options, processes)
-    cache = FaceCache.open(options["cache_directory"])
-    options["crop"] = options["crop"] or default_crop(cache)
-    recipe = CalSettings(
-        Augmentation(options["crop"]),
-        _guidance(chosen, options),
-        views=options["views"],
-        freeze_norm=options["freeze_norm"],
-        seed=options["seed"],
-    )
-    run = CalRun(
-        model=options["model"],
-        recipe=recipe,
-        heads=options["heads"],
-        stride=int(options["stride"]),
-        batch_size=options["batch_size"],
-        rate=options["rate"],
-        weight_decay=options["weight_decay"],
-        min_images=options["min_images"],
-        meta=options["meta"],
-        forwards=int(options["forwards"]),
-        init=options["init"],
-        threads=options["threads"],
-    )
+    device = _device(asked, loop, machine, processes)
+    cache = FaceCache.open(source.cache_directory)
+    run = replace(run, crop=run.crop or default_crop(cache))
     listed = None
-    if options["contrastive_pairs"]:
-        split = options["contrastive_split"]
-        if split is None and not options["pairs"]:
-            split = options["pairs_split"]  # the one option there was for both lists
-        path = options["contrastive_pairs"]
-        listed, _ = pairs_of(cache, path, split, processes.first)
-    pairs = verification_pairs(cache, options, processes.first)
-    guided = ["faces", "guidance"] if recipe.guidance.active else ["faces"]
-    record = record_of(options, {"cache_directory": guided, "eval_cache": ["faces"]})
+    if contrastive.contrastive_pairs:
+        split = contrastive.contrastive_split
+        if split is None and not asked.pairs:
+            split = asked.pairs_split  # the one option there was for both lists
+        listed, _ = pairs_of(cache, contrastive.contrastive_pairs, split, processes.first)
+    pairs = verification_pairs(cache, asked, processes.first)
+    guided = ["faces", "guidance"] if run.recipe.guidance.guides else ["faces"]
+    record = record_of(
+        {"cache_directory": guided, "eval_cache": ["faces"]},
+        source, run, contrastive, asked, loop, machine,
+    )  # fmt: skip
     with joined(processes, device):
         result = run_cal(
             cache,
-            options["directory"],
+            output.directory,
             run,
-            loop_settings(options),
+            loop,
             device=device,
             processes=processes,
             pairs=pairs,
@@ -206,23 +102,102 @@ def cal_command(**options: Any) -> None:
             record=record,
         )
     if processes.first:
-        tell(result, "weights", as_json=options["as_json"])
+        _tell(result, "weights", output)
 
 
-def _guidance(chosen: dict[str, float], options: dict[str, Any]) -> Any:
-    from faceguide.train.cal.attention_guidance import GuidanceSettings
+@main.command("oaml")
+@settings(
+    {"min_images": 2, "batch_size": 64, "weight_decay": 5e-4, "epochs": 26},
+    source=Source, output=Output, run=OamlRun, covered=SecondCache, asked=Verification,
+    loop=LoopSettings, machine=Device,
+)  # fmt: skip
+def oaml_command(
+    source: Source,
+    output: Output,
+    run: OamlRun,
+    covered: SecondCache,
+    asked: Verification,
+    loop: LoopSettings,
+    machine: Device,
+) -> None:
+    """Train AdaFace, QAConv and a head that predicts which cells of a face can be seen.
 
-    return GuidanceSettings(
-        loss=chosen.get("loss", 0.0),
-        regions=chosen.get("regions", 0.0),
-        regions_log=chosen.get("regions-log", 0.0),
-        counterfactual="counterfactual" in chosen,
-        prior=chosen.get("prior", 0.0),
-        contrastive=chosen.get("contrastive", 0.0),
-        assignment=options["assignment"],
-        margin=options["margin"],
-        template=options["guide_template"],
-    )
+    CACHE holds the identities to recognise; masks are learnt from --niqab, or from CACHE itself.
+    Rerun the same command to resume. Several processes: start with torchrun or srun.
+
+    \b
+    Examples:
+      train oaml cache/ --out runs/oaml --init adaface_ir50_ms1mv2.ckpt --niqab niqab/ --lr 0.01
+      train oaml niqab/ --out runs/head --train occlusion --init adaface_ir50_ms1mv2.ckpt
+      torchrun --nproc-per-node 4 -m faceguide.train oaml cache/ --out runs/four --amp bf16
+      train oaml cache/ --out runs/whole --init runs/heads --lr 0.001
+      train oaml cache/ --out runs/own --backbone my_networks:build --lr 0.01
+      train oaml --from runs/oaml/run.json --out runs/again
+    """
+    _require_asked_for(run.backbone)
+
+    from faceguide.cache.reader import FaceCache
+    from faceguide.train.distributed import from_environment, joined
+    from faceguide.train.listed_pairs import verification_pairs
+    from faceguide.train.oaml.oaml_run import run_oaml
+
+    processes = from_environment()
+    device = _device(asked, loop, machine, processes)
+    cache = FaceCache.open(source.cache_directory)
+    run = replace(run, rate=run.start_rate)
+    pairs = verification_pairs(cache, asked, processes.first)
+    masked = ["faces", "occlusion"]
+    record = record_of(
+        {"cache_directory": masked, "niqab": masked, "eval_cache": ["faces"]},
+        source, run, covered, asked, loop, machine,
+    )  # fmt: skip
+    with joined(processes, device):
+        result = run_oaml(
+            cache,
+            output.directory,
+            run,
+            loop,
+            device=device,
+            processes=processes,
+            second=FaceCache.open(covered.niqab) if covered.niqab else None,
+            pairs=pairs,
+            argv=sys.argv,
+            record=record,
+        )
+    if processes.first:
+        _tell(result, "directory", output)
+
+
+def _require_asked_for(backbone: str) -> None:
+    """A record that names code of the user is no reason to run it; the command line is."""
+    origin = click.get_current_context().get_parameter_source("backbone")
+    if ":" in backbone and origin is not ParameterSource.COMMANDLINE:
+        raise click.UsageError(
+            f"that run trained a network of your own, {backbone}; give --backbone {backbone} to "
+            "import it"
+        )
+
+
+def _device(
+    asked: Verification, loop: LoopSettings, machine: Device, processes: Processes
+) -> torch.device:
+    """The device of --device, once the options fit each other and it has the precision of --amp."""
+    from faceguide.train.distributed import choose_device
+
+    if asked.eval_cache and not asked.pairs:
+        raise click.UsageError("--eval-cache belongs to --pairs")
+    device = choose_device(machine.device, processes)
+    if loop.amp == "fp16" and device.type != "cuda":
+        raise click.UsageError("--amp fp16 needs a CUDA device; choose bf16 or off")
+    return device
+
+
+def _tell(result: dict[str, Any], what: str, output: Output) -> None:
+    """Print the outcome: as JSON, or the value under `what` and the number of steps."""
+    if output.as_json:
+        echo_json(result)
+    else:
+        click.echo(f"{result[what]}: after {result['steps']} steps")
 
 
 main.add_command(

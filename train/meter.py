@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from faceguide.train.job import Batch
+from faceguide.train.trainer import Batch
 
 
 class Meter:
@@ -36,7 +36,7 @@ class Meter:
         self._since += seconds
 
     def take(self, rate: float, epochs: float) -> dict[str, float]:
-        """Means of all scalars, with speed and share of time spent waiting; starts anew."""
+        """Means of all scalars, with speed and share of time spent waiting; starts over."""
         elapsed = time.perf_counter() - self._since
         values = {name: value.item() / self._count for name, value in self._sums.items()}
         values |= {

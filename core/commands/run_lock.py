@@ -12,15 +12,22 @@ from faceguide.core.errors import TrainError
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path, wanted: bool = True) -> Iterator[None]:
     """Keep other runs out of the directory until the block ends.
 
     The system's lock on the directory itself: it leaves no file and ends with its process, also by
     SIGKILL. A file system that cannot lock a directory (NFS) keeps nobody out.
 
+    Args:
+        directory: of the run.
+        wanted: False = do nothing, since another process of the run does it.
+
     Raises:
         TrainError: when another run is at work there.
     """
+    if not wanted:
+        yield
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         try:

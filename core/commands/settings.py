@@ -25,12 +25,13 @@ __all__ = ["fixed", "from_json", "option", "parameters", "settings", "to_json"]
 Settings = TypeVar("Settings")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+REQUIRED: Any = dataclasses.MISSING  # the default of an option that has none
 _CLICK, _FREE = "faceguide.click", "faceguide.free"  # keys of a field's metadata
 FREE = {_FREE: True}  # metadata of a field that is no option and may differ too
 
 
 def option(
-    default: Any = dataclasses.MISSING,
+    default: Any = REQUIRED,
     help: str = "",
     *flags: str,
     free: bool = False,
@@ -39,7 +40,8 @@ def option(
     """A dataclass field that is an option of a command.
 
     Args:
-        default: without one the option is required; a function makes one, as `dict` does.
+        default: REQUIRED, unless `settings` gets one for its command; a function makes one, as
+            `dict` does.
         help: its line in `--help`, with the unit.
         flags: names of the option; default: the field's name with dashes.
         free: may differ when a run is resumed (how and where, not what).
@@ -57,45 +59,66 @@ def argument(**click_arguments: Any) -> Any:
     return dataclasses.field(metadata={_CLICK: {"flags": None, **click_arguments}})
 
 
-def settings(**classes: type) -> Callable[[Command], Command]:
+def settings(
+    defaults: Mapping[str, Any] | None = None, /, **classes: type
+) -> Callable[[Command], Command]:
     """Give a command the options of these dataclasses, and an instance of each by keyword.
 
-    Fields that `option` did not make keep their defaults.
+    Fields that `option` did not make keep their defaults, but for dataclasses with options.
+
+    Args:
+        defaults: field → default, where commands that share a dataclass differ.
+        classes: keyword → dataclass.
     """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def call(*positional: Any, **values: Any) -> Any:
-            for name, kind in classes.items():
-                own = {}
-                for field in _options(kind):
-                    value = values.pop(field.name)
-                    if value is not None or field.default_factory is dataclasses.MISSING:
-                        own[field.name] = value
-                values[name] = kind(**own)
-            return command(*positional, **values)
+            made = {name: _made(kind, values) for name, kind in classes.items()}
+            return command(*positional, **values, **made)
 
         decorated: Any = call
         for kind in reversed(classes.values()):
-            hints = get_type_hints(kind)
-            for field in reversed(list(_options(kind))):
-                decorated = _click_option(field, hints[field.name])(decorated)
+            for field, hint in reversed(list(_options(kind))):
+                decorated = _click_option(field, hint, defaults or {})(decorated)
         return decorated
 
     return decorate
 
 
-def _options(kind: type) -> Iterator[dataclasses.Field[Any]]:
-    return (field for field in dataclasses.fields(kind) if _CLICK in field.metadata)
+def _options(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """Fields that are options, with their types; those of a dataclass inside in its place."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if _CLICK in field.metadata:
+            yield field, hints[field.name]
+        elif dataclasses.is_dataclass(hints[field.name]):
+            yield from _options(hints[field.name])
 
 
-def _click_option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
+def _made(kind: type, values: dict[str, Any]) -> Any:
+    """An instance from the values of a command, which are taken out of `values`."""
+    hints, own = get_type_hints(kind), {}
+    for field in dataclasses.fields(kind):
+        inside: Any = hints[field.name]
+        if _CLICK in field.metadata:
+            value = values.pop(field.name)
+            if value is not None or field.default_factory is dataclasses.MISSING:
+                own[field.name] = value
+        elif dataclasses.is_dataclass(inside) and any(True for _ in _options(inside)):
+            own[field.name] = _made(inside, values)
+    return kind(**own)
+
+
+def _click_option(
+    field: dataclasses.Field[Any], hint: Any, defaults: Mapping[str, Any]
+) -> Callable[[Any], Any]:
     arguments = {**_of_type(hint), **field.metadata[_CLICK]}
     flags = arguments.pop("flags")
     if flags is None:
         return click.argument(field.name, **arguments)
     dashed = f"--{field.name.replace('_', '-')}"
-    default = field.default
+    default = defaults.get(field.name, field.default)
     if default is dataclasses.MISSING:
         arguments.setdefault("required", field.default_factory is dataclasses.MISSING)
     elif default is not None and default is not False and default != ():
@@ -176,16 +199,27 @@ def from_json(kind: type[Settings], value: Mapping[str, Any], where: object) -> 
 
 
 def fixed(*given: Any) -> dict[str, Any]:
-    """Field → JSON value of what must be equal for a run to be resumed; paths are absolute."""
-    found: dict[str, Any] = {}
+    """Field → JSON value of what must be equal for a run to be resumed; paths are absolute.
+
+    Options of a dataclass inside come in its place.
+    """
+    return {name: value for field, name, value in _flat(given) if not field.metadata.get(_FREE)}
+
+
+def recorded(*given: Any) -> dict[str, Any]:
+    """Option → JSON value, for run.json; paths are absolute."""
+    return {name: value for field, name, value in _flat(given) if _CLICK in field.metadata}
+
+
+def _flat(given: tuple[Any, ...]) -> Iterator[tuple[dataclasses.Field[Any], str, Any]]:
     for one in given:
-        values = to_json(one)
         for field in dataclasses.fields(one):
-            if not field.metadata.get(_FREE):
-                value = getattr(one, field.name)
-                name = field.name
-                found[name] = str(value.resolve()) if isinstance(value, Path) else values[name]
-    return found
+            value = getattr(one, field.name)
+            if dataclasses.is_dataclass(value) and any(True for _ in _options(type(value))):
+                yield from _flat((value,))
+            else:
+                path = isinstance(value, Path)
+                yield field, field.name, str(value.resolve()) if path else to_json(value)
 
 
 def refixed(value: Mapping[str, Any], where: object, *kinds: type) -> list[Any]:
@@ -205,4 +239,4 @@ def refixed(value: Mapping[str, Any], where: object, *kinds: type) -> list[Any]:
 def parameters(kind: type, command: click.Command) -> dict[str, click.Parameter]:
     """Field name → the option that `settings` made of it."""
     by_name = {str(found.name): found for found in command.params}
-    return {field.name: by_name[field.name] for field in _options(kind)}
+    return {field.name: by_name[field.name] for field, _ in _options(kind)}

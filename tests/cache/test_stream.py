@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,3 +233,24 @@ def test_bad_arguments_are_named(cache: FaceCache) -> None:
         Stream(cache, [300])
     with pytest.raises(IndexError):
         list(Stream(cache, batches=[[1, 2], [999]]))
+
+
+def test_a_transform_runs_in_the_threads_and_knows_the_epoch(cache: FaceCache) -> None:
+    """It may write into the batch, leave columns out and add some; the cache stays as it is."""
+    names = set()
+
+    def transform(batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        names.add(threading.current_thread().name.rpartition("_")[0])
+        batch["image"].zero_()
+        return {"row": batch["row"], "image": batch["image"], "epoch": batch["row"] * 0 + epoch}
+
+    stream = Stream(
+        cache, np.arange(8), columns=("image", "label"), batch_size=4, transform=transform
+    )
+    for epoch in range(2):
+        for batch in stream:
+            assert set(batch) == {"row", "image", "epoch"}
+            assert batch["epoch"].tolist() == [epoch] * 4
+            assert not batch["image"].any()
+    assert names == {"faceguide-stream"}
+    assert cache.read([0], ["image"])["image"].any()

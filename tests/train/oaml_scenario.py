@@ -10,12 +10,11 @@ import torch
 
 from faceguide.cache.reader import FaceCache
 from faceguide.train.distributed import Processes
-from faceguide.train.job import LoopSettings
 from faceguide.train.models import create
-from faceguide.train.oaml.oaml_request import OamlRun
 from faceguide.train.oaml.oaml_run import run_oaml
-from faceguide.train.oaml.oaml_step import OamlSettings
+from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
 from faceguide.train.run.metrics_log import read_metrics
+from faceguide.train.training_settings import LoopSettings
 
 
 def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:
@@ -28,6 +27,8 @@ def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:
             "images_per_person": 3,
             "occlusion_batch": 3,
             "rate": 1e-3,
+            "weight_decay": 5e-4,
+            "min_images": 2,
             "hold_out": 0.2,
             **options,
         },
@@ -50,7 +51,7 @@ def train_tiny(
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Train for `steps` (default 3) and return the lines of metrics.jsonl."""
-    loop = LoopSettings(**{"epochs": 9, "steps": 3, "log_every": 1, **options})
+    loop = LoopSettings(**{"epochs": 9, "steps": 3, "log_every": 1, "picture_every": 0, **options})
     run_oaml(
         cache,
         directory,

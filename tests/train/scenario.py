@@ -8,26 +8,38 @@ from typing import Any
 import torch
 
 from faceguide.cache.reader import FaceCache
-from faceguide.train.cal.attention_guidance import GuidanceSettings
-from faceguide.train.cal.cal_run import (
-    CalRun,
-    run_cal,
-)
-from faceguide.train.cal.cal_step import CalSettings
-from faceguide.train.data.augment import Augmentation
+from faceguide.train.cal.cal_run import run_cal
+from faceguide.train.cal.cal_settings import CalRun, CalSettings, GuidanceSettings
 from faceguide.train.distributed import Processes
-from faceguide.train.job import LoopSettings
 from faceguide.train.run.metrics_log import read_metrics
+from faceguide.train.training_settings import LoopSettings
 
 CROP = 32
+
+
+def guided(**weights: float) -> GuidanceSettings:
+    """Methods by name, with their weights: `guided(regions_log=0.1)`."""
+    return GuidanceSettings(tuple((name.replace("_", "-"), w) for name, w in weights.items()))
+
+
+ALL = {"loss": 0.3, "regions": 1.0, "regions_log": 0.1, "counterfactual": 1.0, "contrastive": 0.1}
+EVERYTHING = guided(**ALL, prior=0.3)
 
 
 def tiny_run(
     guidance: GuidanceSettings | None = None, *, batch_size: int = 6, **recipe: Any
 ) -> CalRun:
     """MobileFaceNet on 32 pixels with 8 heads on a 4×4 map."""
-    settings = CalSettings(Augmentation(CROP), guidance or GuidanceSettings(), **recipe)
-    return CalRun("cal_mobilefacenet", settings, heads=8, batch_size=batch_size, rate=2e-4)
+    return CalRun(
+        model="cal_mobilefacenet",
+        recipe=CalSettings(guidance=guidance or GuidanceSettings(), **recipe),
+        crop=CROP,
+        heads=8,
+        batch_size=batch_size,
+        rate=2e-4,
+        weight_decay=1e-5,
+        min_images=1,
+    )
 
 
 def train_tiny(
@@ -35,7 +47,7 @@ def train_tiny(
 ) -> list[dict[str, Any]]:
     """Train for `steps` (default 5) and return the lines of metrics.jsonl."""
     extra = {name: options.pop(name) for name in ("pairs", "contrastive_pairs") if name in options}
-    loop = LoopSettings(**{"epochs": 9, "steps": 5, "log_every": 1, **options})
+    loop = LoopSettings(**{"epochs": 9, "steps": 5, "log_every": 1, "picture_every": 0, **options})
     run_cal(
         cache,
         directory,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.train.scenario import tiny_run, train_tiny
+from tests.train.scenario import EVERYTHING, guided, tiny_run, train_tiny
 from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache
@@ -16,23 +16,16 @@ from faceguide.train.cal import (
     attention_guidance,
     cal_terms,
 )
-from faceguide.train.cal.attention_guidance import (
-    GuidanceSettings,
-    Targets,
-)
-from faceguide.train.cal.cal_step import (
-    CalSettings,
-    CalStep,
-    Trainee,
-    map_side,
-)
+from faceguide.train.cal.attention_guidance import Targets
+from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
+from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
 from faceguide.train.cal.cal_views import predict
 from faceguide.train.data.augment import Augmentation
 from faceguide.train.data.pair_batches import PairBatches
-from faceguide.train.job import Place
 from faceguide.train.models import create
 from faceguide.train.models.attention_crop import attention_crop, crop, crop_boxes
 from faceguide.train.models.cal_network import CalOutput
+from faceguide.train.trainer import Place
 
 START = Place(0, 10, 0, 0.0)
 
@@ -42,16 +35,16 @@ def parts(
 ) -> tuple[CalStep, Trainee, dict[str, Tensor]]:
     torch.manual_seed(0)
     model = create("cal_mobilefacenet", num_classes=7, heads=8)
-    settings = CalSettings(Augmentation(32), guide, **recipe)
-    trainee = Trainee(model, torch.arange(7), prior=bool(guide.prior), **{
+    settings = CalSettings(guidance=guide, **recipe)
+    trainee = Trainee(model, torch.arange(7), prior=bool(guide.weight("prior")), **{
         name: value for name, value in recipe.items() if name == "freeze_norm"
     })  # fmt: skip
     rows = cache.select()[:6]
-    values = cache.read(rows, settings.columns(cache.columns))
+    values = cache.read(rows, columns_of(settings, cache.columns))
     batch = {name: torch.from_numpy(value) for name, value in values.items()}
     calibrate(model, batch["image"][:, :32, :32])
     trainee.train()
-    step = CalStep(settings, trainee, map_side(model, 32))
+    step = CalStep(settings, Augmentation(32), trainee, map_side(model, 32))
     return step, trainee, {"row": torch.from_numpy(rows), **batch}
 
 
@@ -168,7 +161,7 @@ def test_unknown_landmarks_change_no_guidance(method: dict[str, float]) -> None:
         torch.rand(3, 3, 4, 4) / 3, torch.rand(3, 1, 4, 4), torch.tensor([True, False, True])
     )
     cells, labels = attention_guidance.at_cells(targets, 4, 4), torch.tensor([0, 1, 0])
-    settings = GuidanceSettings(**method)
+    settings = guided(**method)
     before = attention_guidance.guide(settings, maps, cells, labels)
     maps[1] = torch.rand(8, 4, 4)
     assert attention_guidance.guide(settings, maps, cells, labels) == before
@@ -183,7 +176,7 @@ def test_listed_pairs_are_the_only_ones() -> None:
     maps, labels = torch.rand(5, 8, 4, 4), torch.tensor([0, 1, 2, 1, 0])
     targets = Targets(torch.rand(5, 3, 4, 4) / 3, torch.rand(5, 1, 4, 4), torch.ones(5).bool())
     cells = attention_guidance.at_cells(targets, 4, 4)
-    settings = GuidanceSettings(contrastive=1.0, margin=-1.0)
+    settings = GuidanceSettings((("contrastive", 1.0),), margin=-1.0)
     value = attention_guidance.guide(settings, maps, cells, labels, listed=2)["contrastive"]
     vectors = attention_guidance.landmark_vectors(maps, cells.mask)
     # Rows 1 and 3 are one person, rows 2 and 4 are two.
@@ -193,7 +186,7 @@ def test_listed_pairs_are_the_only_ones() -> None:
 
 def test_the_prior_is_consistent_as_its_share_vanishes(small_cache: FaceCache) -> None:
     """At share 0 training sees what inference sees, which has no heatmap; near 0 almost so."""
-    step, trainee, batch = parts(small_cache, GuidanceSettings(prior=0.3), freeze_norm=True)
+    step, trainee, batch = parts(small_cache, guided(prior=0.3), freeze_norm=True)
     pixels, targets = step.prepare(batch, START)
     assert targets is not None
     cells = attention_guidance.at_cells(targets, step.side, step.side)
@@ -216,7 +209,7 @@ def test_the_prior_is_consistent_as_its_share_vanishes(small_cache: FaceCache) -
 
 
 def test_the_prior_leaves_unknown_faces_alone(small_cache: FaceCache) -> None:
-    step, trainee, batch = parts(small_cache, GuidanceSettings(prior=0.3), views=False)
+    step, trainee, batch = parts(small_cache, guided(prior=0.3), views=False)
     seen = []
 
     def forward(
@@ -232,7 +225,7 @@ def test_the_prior_leaves_unknown_faces_alone(small_cache: FaceCache) -> None:
 
 def test_guidance_reaches_crop_and_drop(small_cache: FaceCache) -> None:
     """The guided losses are means over three passes, each with its own targets."""
-    step, trainee, batch = parts(small_cache, GuidanceSettings(regions=1.0))
+    step, trainee, batch = parts(small_cache, guided(regions=1.0))
     calls: list[tuple[Tensor, Tensor]] = []
     original = attention_guidance.guide
 
@@ -258,8 +251,7 @@ def test_guidance_reaches_crop_and_drop(small_cache: FaceCache) -> None:
 
 
 def test_gradients_reach_the_attention_and_the_prior(small_cache: FaceCache) -> None:
-    everything = GuidanceSettings(0.3, 1.0, 0.1, True, 0.3, 0.1)
-    step, trainee, batch = parts(small_cache, everything)
+    step, trainee, batch = parts(small_cache, EVERYTHING)
     step(trainee, batch, START)["loss"].backward()
     for name, parameter in trainee.named_parameters():
         assert parameter.grad is not None, name
@@ -334,7 +326,7 @@ def test_collapsing_heads_are_warned_of() -> None:
 
 
 def test_too_many_heads_are_refused(small_cache: FaceCache, tmp_path: Path) -> None:
-    run = tiny_run(GuidanceSettings(regions=1.0, assignment=(4, 4, 4)))
+    run = tiny_run(GuidanceSettings((("regions", 1.0),), assignment=(4, 4, 4)))
     with pytest.raises(TrainError, match=r"sum of at most 8 \(--heads\), found \(4, 4, 4\)"):
         train_tiny(small_cache, tmp_path, run)
 

@@ -14,22 +14,21 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.scenario import tiny_run, train_tiny
+from tests.train.scenario import EVERYTHING, guided, tiny_run, train_tiny
 
 from faceguide.cache.reader import FaceCache
-from faceguide.train.cal.attention_guidance import GuidanceSettings
 from faceguide.train.models.input_spec import InputSpec
 
 GOLDEN = Path(__file__).parents[1] / "data" / "cal_golden.json"
 METHODS = {
-    "plain": GuidanceSettings(),
-    "loss": GuidanceSettings(loss=0.3),
-    "regions": GuidanceSettings(regions=1.0),
-    "regions-log": GuidanceSettings(regions_log=0.1),
-    "counterfactual": GuidanceSettings(counterfactual=True),
-    "prior": GuidanceSettings(prior=0.3),
-    "contrastive": GuidanceSettings(contrastive=0.1),
-    "all": GuidanceSettings(0.3, 1.0, 0.1, True, 0.3, 0.1),
+    "plain": guided(),
+    "loss": guided(loss=0.3),
+    "regions": guided(regions=1.0),
+    "regions-log": guided(regions_log=0.1),
+    "counterfactual": guided(counterfactual=1.0),
+    "prior": guided(prior=0.3),
+    "contrastive": guided(contrastive=0.1),
+    "all": EVERYTHING,
 }
 
 

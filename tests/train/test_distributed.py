@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.train.scenario import tiny_run, train_tiny
+from tests.train.scenario import EVERYTHING, tiny_run, train_tiny
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import TrainError
 from faceguide.train import rendezvous
-from faceguide.train.cal.attention_guidance import GuidanceSettings
 from faceguide.train.distributed import Processes, choose_device, from_environment
 
 TORCHRUN = {
@@ -250,8 +249,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     small_cache: FaceCache, tmp_path: Path
 ) -> None:
     """All methods on, BatchNorm frozen: the same weights, up to the order of sums."""
-    guidance = GuidanceSettings(0.3, 1.0, 0.1, True, 0.3, 0.1)
-    run = tiny_run(guidance, batch_size=8, freeze_norm=True)
+    run = tiny_run(EVERYTHING, batch_size=8, freeze_norm=True)
     # 36 rows: padded to 40 in either case.
     train_tiny(small_cache, tmp_path / "one", run, steps=7)
     command = [

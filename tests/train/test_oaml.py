@@ -10,24 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faceguide.core.errors import TrainError
-from faceguide.train.data.face_augment import FaceAugmentation
-from faceguide.train.job import Place
 from faceguide.train.models import create
+from faceguide.train.oaml.oaml_settings import OamlSettings
 from faceguide.train.oaml.oaml_step import (
-    OamlSettings,
     OamlStep,
     OamlTrainee,
-    OamlWeights,
     occlusion_loss,
     on_grid,
     pairwise_loss,
     triplet_loss,
+    views,
 )
 
-PLACE = Place(0, 10, 0, 0.0)
-ONLY_PAIRS = OamlWeights(recognition=0.0, pairwise=1.0, triplet=0.0, occlusion=0.0)
-ONLY_TRIPLETS = OamlWeights(0.0, 0.0, 1.0, 0.0)
-ONLY_OCCLUSION = OamlWeights(0.0, 0.0, 0.0, 1.0)
+NOTHING = {f"{loss}_weight": 0.0 for loss in ("recognition", "pairwise", "triplet", "occlusion")}
+ONLY_PAIRS = {**NOTHING, "pairwise_weight": 1.0}
+ONLY_TRIPLETS = {**NOTHING, "triplet_weight": 1.0}
+ONLY_OCCLUSION = {**NOTHING, "occlusion_weight": 1.0}
 
 
 def trainee(recipe: OamlSettings) -> OamlTrainee:
@@ -52,9 +50,10 @@ def batch(masks: bool = True, known: bool = True) -> dict[str, torch.Tensor]:
         "label": torch.tensor([0, 0, 1, 3]),
         "row": torch.arange(4),
     }
+    found["visibility"] = torch.ones(4, 7, 7)
+    found["known"] = torch.full((4,), masks and known)
     if masks:
         found["visibility"] = torch.rand(4, 7, 7, generator=generator).half()
-        found["known"] = torch.full((4,), known)
     return found
 
 
@@ -63,7 +62,7 @@ def gradients(
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Largest gradient of each part, and the losses."""
     module = trainee(recipe)
-    losses = OamlStep(recipe, module)(module, batch() if data is None else data, PLACE)
+    losses = OamlStep(recipe, module)(module, batch() if data is None else data)
     losses["loss"].backward()
     found = {}
     for name, part in module.named_children():
@@ -73,19 +72,19 @@ def gradients(
 
 
 @pytest.mark.parametrize("weights", [ONLY_PAIRS, ONLY_TRIPLETS])
-def test_each_loss_of_the_matcher_alone_reaches_the_backbone(weights: OamlWeights) -> None:
+def test_each_loss_of_the_matcher_alone_reaches_the_backbone(weights: dict[str, float]) -> None:
     """The known implementation detaches the maps, so its backbone never learns to be matched."""
-    found, _ = gradients(OamlSettings(weights=weights))
+    found, _ = gradients(OamlSettings(**weights))
     assert found["backbone"] > 0
     assert found["matcher"] > 0
 
 
 def test_the_loss_of_the_matcher_alone_changes_the_backbone() -> None:
-    recipe = OamlSettings(weights=ONLY_PAIRS)
+    recipe = OamlSettings(**ONLY_PAIRS)
     module = trainee(recipe)
     before = {name: value.clone() for name, value in module.backbone.named_parameters()}
     optimiser = torch.optim.SGD(module.parameters(), 0.1)
-    OamlStep(recipe, module)(module, batch(), PLACE)["loss"].backward()
+    OamlStep(recipe, module)(module, batch())["loss"].backward()
     optimiser.step()
     changed = {
         name
@@ -99,8 +98,8 @@ def test_the_loss_of_the_matcher_alone_changes_the_backbone() -> None:
 
 
 def test_whether_the_occlusion_loss_trains_the_backbone() -> None:
-    shared, _ = gradients(OamlSettings(weights=ONLY_OCCLUSION, shared=True))
-    detached, _ = gradients(OamlSettings(weights=ONLY_OCCLUSION, shared=False))
+    shared, _ = gradients(OamlSettings(**ONLY_OCCLUSION))
+    detached, _ = gradients(OamlSettings(**ONLY_OCCLUSION, occlusion_grad="detached"))
     assert shared["backbone"] > 0
     assert detached["backbone"] == 0
     assert detached["occlusion_head"] > 0
@@ -122,16 +121,14 @@ def test_covered_faces_of_a_second_cache_train_the_occlusion_head_only() -> None
     data = batch(masks=False) | {
         f"occlusion_{name}": value for name, value in batch().items() if name != "label"
     }
-    recipe = OamlSettings()
-    found, losses = gradients(recipe, data)
+    found, losses = gradients(OamlSettings(), data)
     assert found["occlusion_head"] > 0
     assert losses["known_share"] == 0.5
     assert losses["per_image"].shape == (4,)
-    module = trainee(recipe)
-    views = OamlStep(recipe, module).views(data, PLACE)
-    assert len(views.images) == 8
-    assert views.count == 4
-    assert views.known.tolist() == [False] * 4 + [True] * 4
+    seen = views(data)
+    assert len(seen.images) == 8
+    assert seen.count == 4
+    assert seen.known.tolist() == [False] * 4 + [True] * 4
 
 
 @torch.no_grad()
@@ -160,11 +157,11 @@ def test_what_augmentation_hides_is_hidden_on_faces_without_a_mask_too() -> None
     ],
 )
 def test_what_is_frozen_stays_to_the_bit(part: str, trained: set[str]) -> None:
-    recipe = OamlSettings(part=part, augmentation=FaceAugmentation(0.0, 0.0, 0.0, 0.0))
+    recipe = OamlSettings(part=part)
     module = trainee(recipe)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.1)
-    OamlStep(recipe, module)(module, batch(), PLACE)["loss"].backward()
+    OamlStep(recipe, module)(module, batch())["loss"].backward()
     optimiser.step()
     changed = {
         name.split(".")[0]
@@ -179,7 +176,7 @@ def test_frozen_statistics() -> None:
     module = trainee(recipe)
     norm = module.backbone.bn
     before = norm.running_mean.clone()
-    OamlStep(recipe, module)(module, batch(), PLACE)
+    OamlStep(recipe, module)(module, batch())
     assert torch.equal(norm.running_mean, before)
 
 

@@ -20,21 +20,18 @@ from torch import multiprocessing
 
 from faceguide.cache.reader import FaceCache
 from faceguide.train.distributed import Processes, joined
-from faceguide.train.job import LoopSettings
-from faceguide.train.oaml.oaml_request import OamlRun
 from faceguide.train.oaml.oaml_run import run_oaml
-from faceguide.train.oaml.oaml_step import (
-    OamlSettings,
-    OamlWeights,
-    occlusion_loss,
-)
+from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
+from faceguide.train.oaml.oaml_step import occlusion_loss
+from faceguide.train.training_settings import LoopSettings
 
 STEPS = 3
 SMALL = {"backbone": "tests.train.small_network:build", "hold_out": 0.0, "rate": 1e-2}
 # AdaFace's statistics would move twice where batches are accumulated.
 MATCHING = tiny_run(OamlSettings(freeze_norm=True), head="arcface", **SMALL)
 RECOGNITION = tiny_run(
-    OamlSettings(weights=OamlWeights(1.0, 0.0, 0.0, 0.0), freeze_norm=True), **SMALL
+    OamlSettings(pairwise_weight=0.0, triplet_weight=0.0, occlusion_weight=0.0, freeze_norm=True),
+    **SMALL,
 )
 
 

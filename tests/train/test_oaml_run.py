@@ -18,16 +18,10 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.files import read_json
 from faceguide.evaluate.score.network import load_network
-from faceguide.train.data.face_augment import FaceAugmentation
-from faceguide.train.data.occluders import (
-    KINDS,
-    Occluders,
-)
+from faceguide.train.cli import oaml_command
 from faceguide.train.models import create
 from faceguide.train.oaml.oaml_batches import covered_faces
-from faceguide.train.oaml.oaml_command import oaml_command
-from faceguide.train.oaml.oaml_request import OamlRun
-from faceguide.train.oaml.oaml_step import OamlSettings
+from faceguide.train.oaml.oaml_settings import KINDS, OamlRun, OamlSettings
 
 GOLDEN = Path(__file__).parents[1] / "data" / "oaml_golden.json"
 # With random weights the gradients of a deep network are so large that what two processors round
@@ -38,9 +32,7 @@ RUNS: dict[str, OamlRun] = {
     "two caches": tiny_run(rate=STILL),
     "graph": tiny_run(sampler="graph", rate=STILL),
     "heads": tiny_run(OamlSettings(part="heads")),
-    "drawn covers": tiny_run(
-        OamlSettings(augmentation=FaceAugmentation(occluders=Occluders(KINDS, 1.0))), rate=STILL
-    ),
+    "drawn covers": tiny_run(OamlSettings(occluders=KINDS, occluder_share=1.0), rate=STILL),
     "occlusion": tiny_run(OamlSettings(part="occlusion")),
     "small network": tiny_run(backbone="tests.train.small_network:build", rate=1e-2),
 }
@@ -271,8 +263,8 @@ def test_the_command(caches: tuple[FaceCache, FaceCache], tmp_path: Path) -> Non
     assert result.exit_code == 0
     assert json.loads(result.stdout.splitlines()[-1])["steps"] == 1
     settings = read_json(tmp_path / "run" / "run.json")["settings"]
-    assert settings["recipe"]["shared"] is False
-    assert settings["recipe"]["augmentation"]["occluders"]["kinds"] == ["band"]
+    assert settings["occlusion_grad"] == "detached"
+    assert settings["occluders"] == ["band"]
     assert settings["rate"] == 0.01
 
 

@@ -11,12 +11,8 @@ from numpy.typing import NDArray
 
 from faceguide.core.errors import TrainError
 from faceguide.preprocess.detect.pose import mean_landmarks
-from faceguide.train.data.occluders import (
-    KINDS,
-    Occluders,
-    draw,
-    paint,
-)
+from faceguide.train.data.occluders import Occluders, draw, paint
+from faceguide.train.oaml.oaml_settings import KINDS
 
 SIZE = 112
 

@@ -73,7 +73,7 @@ def test_cal_from_its_record_gives_the_same_bytes(
     weights = "backbone.safetensors"
     assert (tmp_path / "again" / weights).read_bytes() == (run / weights).read_bytes()
     before, after = (read_json(folder / "run.json") for folder in (run, tmp_path / "again"))
-    assert before["options"] == after["options"]
+    assert before["settings"] == after["settings"]
     assert before["inputs"] == after["inputs"]
     # The same command again goes on in its folder, and an option on the command line wins.
     assert (
@@ -81,7 +81,7 @@ def test_cal_from_its_record_gives_the_same_bytes(
     )
     done("cal", "--from", run / "run.json", "--out", tmp_path / "other", "--seed", 4)
     assert (tmp_path / "other" / weights).read_bytes() != (run / weights).read_bytes()
-    assert read_json(tmp_path / "other" / "run.json")["options"]["seed"] == 4
+    assert read_json(tmp_path / "other" / "run.json")["settings"]["seed"] == 4
 
 
 def test_oaml_from_its_record_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_weights_and_pairs_must_be_what_they_were(
     first: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     run, _, _ = first
-    options = read_json(run / "run.json")["options"]
+    options = read_json(run / "run.json")["settings"]
     weights = tmp_path / "face.pt"
-    record = changed(run, tmp_path, options={**options, "init": str(weights)})
+    record = changed(run, tmp_path, settings={**options, "init": str(weights)})
     words = ["cal", "--from", record, "--out", tmp_path / "again"]
     assert f"its --init {weights} is gone; restore it" in refusal(*words)
     torch.save(create("mobilefacenet").state_dict(), weights)
@@ -161,13 +161,13 @@ def test_what_else_is_said_and_refused(first: tuple[Path, Path, Path], tmp_path:
     words = ["cal", "--from", tmp_path / "run.json", "--out", tmp_path / "again"]
     changed(run, tmp_path, versions={**record["versions"], "torch": "1.0"})
     assert "was made otherwise (torch 1.0 → " in done(*words).stderr
-    changed(run, tmp_path, options={**record["options"], "colour": "red"})
+    changed(run, tmp_path, settings={**record["settings"], "colour": "red"})
     assert "this version has no option colour" in refusal(*words)
-    changed(run, tmp_path, options={**record["options"], "views": "yes"})
+    changed(run, tmp_path, settings={**record["settings"], "views": "yes"})
     assert "views cannot be 'yes'" in refusal(*words)
-    changed(run, tmp_path, options={**record["options"], "heads": {"a": 1}})
+    changed(run, tmp_path, settings={**record["settings"], "heads": {"a": 1}})
     assert "heads cannot be {'a': 1}" in refusal(*words)
-    changed(run, tmp_path, options=None)
+    changed(run, tmp_path, settings=None)
     assert "holds no options to repeat" in refusal(*words)
     (tmp_path / "run.json").write_text("{}")
     assert "changed since it was written" in refusal(*words)

@@ -111,7 +111,7 @@ def test_init_starts_from_weights_and_says_what_did_not_match(
     ("words", "message"),
     [
         (["--guide", "regoins"], "'regoins' is no method; choose from loss, regions"),
-        (["--guide", "loss=strong"], "'strong' is no weight; write e.g. loss=0.5"),
+        (["--guide", "loss=strong"], "invalid weight 'strong'; write e.g. loss=0.5"),
         (["--guide", "prior=1"], "weight of prior must be above 0"),
         (["--guide", "counterfactual=2"], "counterfactual has no weight"),
         (["--heads-per-region", "3,2"], "expected three numbers such as 12,8,8"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from faceguide.cache.schema import ORIGIN_CODE, REGIONS
 from faceguide.core.errors import TrainError
+from faceguide.train.cal.cal_settings import GuidanceSettings
 from faceguide.train.cal.guidance_losses import (
-    MARGIN,
     contrastive_loss,
     default_assignment,
     energy_share,
@@ -30,57 +29,19 @@ COLLAPSED_COSINE, COLLAPSED_ENTROPY = 0.6, 0.3
 _SOLID = 1e-6
 
 
-@dataclass(frozen=True)
-class GuidanceSettings:
-    """Which methods guide attention; a weight of 0 is off.
+def heads_of(settings: GuidanceSettings, heads: int) -> tuple[int, ...]:
+    """Heads of each region, checked against the number of heads there are.
 
-    Attributes:
-        loss: weight of method 1, the landmark-weighted attention loss.
-        regions: weight of method 2, heads assigned to regions.
-        regions_log: weight of method 2 in its logarithmic form.
-        counterfactual: method 3, fake attention that avoids the landmarks; it has no weight.
-        prior: method 4, share of the prior at the first step, below 1; falls to 0.
-        contrastive: weight of method 5.
-        assignment: heads for eyes, nose, mouth; None = 3/8, 1/4, 1/4 of all.
-        margin: cosine that two persons may have for free in method 5.
-        template: also guide by landmarks that are only the template's mean face.
+    Raises:
+        TrainError: when more heads are assigned than exist.
     """
-
-    loss: float = 0.0
-    regions: float = 0.0
-    regions_log: float = 0.0
-    counterfactual: bool = False
-    prior: float = 0.0
-    contrastive: float = 0.0
-    assignment: tuple[int, int, int] | None = None
-    margin: float = MARGIN
-    template: bool = False
-
-    @property
-    def active(self) -> bool:
-        """Whether any method is on."""
-        return bool(
-            self.loss
-            or self.regions
-            or self.regions_log
-            or self.counterfactual
-            or self.prior
-            or self.contrastive
+    assignment = settings.assignment or default_assignment(heads)
+    if len(assignment) != len(REGIONS) or min(assignment) < 0 or sum(assignment) > heads:
+        raise TrainError(
+            f"--heads-per-region must be three numbers for {', '.join(REGIONS)} with a sum "
+            f"of at most {heads} (--heads), found {assignment}"
         )
-
-    def heads_of(self, heads: int) -> tuple[int, int, int]:
-        """Heads of each region, checked against the number of heads there are.
-
-        Raises:
-            TrainError: when more heads are assigned than exist.
-        """
-        assignment = self.assignment or default_assignment(heads)
-        if len(assignment) != len(REGIONS) or min(assignment) < 0 or sum(assignment) > heads:
-            raise TrainError(
-                f"--heads-per-region must be three numbers for {', '.join(REGIONS)} with a sum "
-                f"of at most {heads} (--heads), found {assignment}"
-            )
-        return assignment
+    return assignment
 
 
 class Targets(NamedTuple):
@@ -168,7 +129,7 @@ def guide(
         settings: which.
         maps: (N, M, h, w) attention.
         cells: targets of the same images.
-        labels: (N,) persons.
+        labels: (N,) identities.
         listed: pairs of a file at the end of the batch, first images before second ones; method 5
             takes these. 0 = it takes every pair of images of all processes.
 
@@ -176,15 +137,15 @@ def guide(
         Method → scalar.
     """
     losses: dict[str, Tensor] = {}
-    if settings.loss:
+    if settings.weight("loss"):
         losses["loss"] = known_mean(landmark_loss(maps, cells.mask), cells.known)
-    if settings.regions:
-        values = region_loss(maps, cells.regions, settings.heads_of(maps.shape[1]))
+    if settings.weight("regions"):
+        values = region_loss(maps, cells.regions, heads_of(settings, maps.shape[1]))
         losses["regions"] = known_mean(values, cells.known)
-    if settings.regions_log:
-        values = region_log_loss(maps, cells.regions, settings.heads_of(maps.shape[1]))
+    if settings.weight("regions-log"):
+        values = region_log_loss(maps, cells.regions, heads_of(settings, maps.shape[1]))
         losses["regions_log"] = known_mean(values, cells.known)
-    if settings.contrastive:
+    if settings.weight("contrastive"):
         losses["contrastive"] = _contrastive(settings, maps, cells, labels, listed)
     return losses
 
@@ -214,7 +175,7 @@ def _contrastive(
 
 def weighted(settings: GuidanceSettings, losses: dict[str, Tensor]) -> Tensor:
     """The sum of the losses of `guide`, each by its weight."""
-    parts = [getattr(settings, name) * value for name, value in losses.items()]
+    parts = [settings.weight(name.replace("_", "-")) * value for name, value in losses.items()]
     return torch.stack(parts).sum()
 
 

@@ -17,9 +17,9 @@ from faceguide.train.cal import attention_guidance
 from faceguide.train.cal.cal_step import CalStep
 from faceguide.train.cal.guidance_losses import energy_share
 from faceguide.train.data import augment
-from faceguide.train.job import Batch, Place
 from faceguide.train.models.cal_network import CalParts
 from faceguide.train.run.metrics_log import read_metrics
+from faceguide.train.trainer import Batch, Place
 
 TILE = 160  # pixels of a tile's side
 HEADING = 20  # pixels above the first row
@@ -89,14 +89,17 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
     recipe, trainee = step.settings, step.trainee
     pixels, targets = step.prepare(few, place)
     geometry = augment.draw_geometry(
-        recipe.augmentation, few["image"].shape[1], recipe.seed, place.epoch, few["row"]
+        step.augmentation, few["image"].shape[1], recipe.seed, place.epoch, few["row"]
     )
     images = augment.warp_images(few["image"], geometry).cpu().numpy()
     trainee.eval()
     with torch.no_grad():
         parts = trainee.model(pixels, parts=True)
     assert isinstance(parts, CalParts)
-    maps, assignment = parts.maps.float(), recipe.guidance.heads_of(trainee.heads)
+    maps, assignment = (
+        parts.maps.float(),
+        attention_guidance.heads_of(recipe.guidance, trainee.heads),
+    )
     columns = torch.stack([maps.mean(1), *region_attention(maps, assignment)], 1)  # (N, 4, h, w)
     shares = None
     if targets is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,21 @@ from torch import Tensor, nn
 from faceguide.cache.plan import IDENTITIES
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
+from faceguide.core.commands import settings
 from faceguide.core.commands.console import say
-from faceguide.core.commands.run_directory import begin_training, plain
+from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.files import digest
-from faceguide.train.cal.attention_guidance import collapse
+from faceguide.train.cal.attention_guidance import collapse, heads_of
 from faceguide.train.cal.attention_pictures import (
     draw_attention,
     draw_energy,
 )
+from faceguide.train.cal.cal_settings import CalRun
 from faceguide.train.cal.cal_step import (
-    CalSettings,
     CalStep,
     Trainee,
+    columns_of,
     map_side,
 )
 from faceguide.train.cal.cal_views import predict
@@ -38,8 +38,7 @@ from faceguide.train.data.training_rows import (
     training_rows,
 )
 from faceguide.train.distributed import Processes, barrier
-from faceguide.train.job import Batch, Job, LoopSettings, Place, total_steps
-from faceguide.train.loop import LAST, train
+from faceguide.train.loop import train
 from faceguide.train.models import create
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import colour_of
@@ -51,49 +50,20 @@ from faceguide.train.pair_evaluation import (
     Pairs,
     verify,
 )
+from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.export_weights import (
     BACKBONE,
     export,
 )
 from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.start_checks import doubts_of, require_meta, require_side
+from faceguide.train.trainer import Batch, Forward, Losses, Place, Trainer
+from faceguide.train.training import total_steps
+from faceguide.train.training_settings import LoopSettings
 
 DECAY, DECAY_EPOCHS = 0.9, 2.0  # the rate is multiplied by this every so many epochs
 MOMENTUM = 0.9
 LISTED_SHARE = 4  # one pair of a pairs file per so many images of a batch
-
-
-@dataclass(frozen=True)
-class CalRun:
-    """What `train cal` is asked for.
-
-    Attributes:
-        model: a name in `train.models.MODELS` that starts with `cal_`.
-        heads: attention maps M.
-        stride: image pixels per cell, 16 or 32.
-        recipe: of a step.
-        batch_size: images per batch and process.
-        rate: learning rate at the start.
-        weight_decay: of SGD.
-        min_images: persons with fewer images are left out.
-        meta: required values of meta columns.
-        forwards: of the evaluation, 1, 2 or 8.
-        init: weights file to start from, or None.
-        threads: of the stream.
-    """
-
-    model: str
-    recipe: CalSettings
-    heads: int = 32
-    stride: int = 16
-    batch_size: int = 16
-    rate: float = 1e-3
-    weight_decay: float = 1e-5
-    min_images: int = 1
-    meta: tuple[tuple[str, str], ...] = ()
-    forwards: int = 1
-    init: Path | None = None
-    threads: int = 2
 
 
 def default_crop(cache: FaceCache) -> int:
@@ -117,19 +87,19 @@ def run_cal(
     argv: list[str] | None = None,
     record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train, or go on training, and export the best weights.
+    """Train, or resume, and export the best weights.
 
     Args:
         cache: the faces to learn.
         directory: of the run.
         run: what.
-        loop: how long and in which arithmetic.
+        loop: how long and in which precision.
         device: of this process.
         processes: this process among those connected.
-        pairs: verification pairs and the cache they lie in, for the end of every epoch.
+        pairs: verification pairs and the cache with their images, for the end of every epoch.
         contrastive_pairs: pairs of `cache` that guidance method 5 takes.
         argv: the command line for run.json.
-        record: further fields of run.json.
+        record: `settings` and `inputs` of run.json, when there is more than `run` and `loop`.
 
     Returns:
         `steps` done and the `weights` file.
@@ -148,23 +118,32 @@ def run_cal(
     learnt = _learnt(contrastive_pairs, rows, processes.first)
     if contrastive_pairs is not None:
         doubts.update(contrastive_pairs.doubts)
-    size = cache.require("image").shape[0]
-    augment.check_crop(size, run.recipe.augmentation.crop)
-    torch.manual_seed(run.recipe.seed)
+    crop, recipe = run.crop or default_crop(cache), run.recipe
+    augment.check_crop(cache.require("image").shape[0], crop)
+    torch.manual_seed(recipe.seed)
     arguments = {"num_classes": len(people), "heads": run.heads, "stride": run.stride}
     model: WSDANCAL = create(run.model, **arguments)
-    run.recipe.guidance.heads_of(run.heads)
-    columns = run.recipe.columns(cache.columns)
+    heads_of(recipe.guidance, run.heads)
+    columns = columns_of(recipe, cache.columns)
     for name in columns:
         cache.require(name)
     trainee = Trainee(
         model,
         class_table(len(cache.identities), people),
-        prior=bool(run.recipe.guidance.prior),
-        freeze_norm=run.recipe.freeze_norm,
+        prior=bool(recipe.guidance.weight("prior")),
+        freeze_norm=recipe.freeze_norm,
     )
-    stream = _streams(cache, rows, run, columns, processes, device, learnt)
-    fixed = _fixed(cache, run, rows, stream(None), loop, processes)
+    stream = _stream(cache, rows, run, columns, processes, device, learnt)
+    fixed = {
+        **settings.fixed(run, loop),
+        "crop": crop,
+        "cache": cache_hash(cache),
+        "rows": digest(rows.tolist()),
+        "processes": processes.world,
+    }
+    if recipe.guidance.weight("prior"):
+        # The prior fades over the whole run, so its length counts.
+        fixed["steps"] = total_steps(len(stream), loop)
     if pairs is not None:  # a score is compared with the best so far
         fixed |= {"pairs": pairs[1].key(pairs[0]), "forwards": run.forwards}
     if learnt is not None:
@@ -176,22 +155,9 @@ def run_cal(
     if processes.world > 1 and device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(device)
-    listed = _listed(run, learnt)
-    step = CalStep(run.recipe, trainee, map_side(model, run.recipe.augmentation.crop), listed)
-    job = Job(
-        module=trainee,
-        step=step,
-        optimiser=torch.optim.SGD(
-            trainee.parameters(), run.rate, momentum=MOMENTUM, weight_decay=run.weight_decay
-        ),
-        rate=lambda epochs: run.rate * DECAY ** (epochs / DECAY_EPOCHS),
-        stream=stream,
-        recipe=digest(fixed),
-        names=lambda numbers: cache.texts("key", numbers),
-        evaluate=None if pairs is None else lambda: _evaluate(trainee, run, *pairs, device),
-        picture=lambda path, batch, place: _picture(path, step, batch, place),
-        warn=lambda values: collapse(values),
-    )
+    side, listed = map_side(model, crop), _listed(run, learnt)
+    step = CalStep(recipe, augment.Augmentation(crop), trainee, side, listed)
+    trainer = CalTrainer(trainee, step, run, digest(fixed), pairs, device)
     # Last of all: a start that fails leaves no claim on the directory.
     if processes.first:
         facts = {
@@ -201,29 +167,91 @@ def run_cal(
             "cache": str(cache.directory.resolve()),
             "cache_hash": cache_hash(cache),
             "identities": IDENTITIES,
-            "seed": run.recipe.seed,
+            "seed": recipe.seed,
             "doubts": doubts.counts(),
-            **(record or {}),
+            **(record or {"settings": settings.recorded(run, loop)}),
         }
-        settings = {**plain(asdict(run)), "loop": asdict(loop)}
-        begin_training(directory, "train cal", settings, fixed=fixed, argv=argv, **facts)
+        begin_training(directory, "train cal", fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
         doubts.say()
     barrier()
-    steps = train(job, directory, loop, device, processes)
+    steps = train(trainer, stream, directory, loop, device, processes)
     if processes.first:
-        described = {"backbone": (run.model, arguments)}
         export(
             directory,
             digest(fixed),
-            described,
+            {"backbone": (run.model, arguments)},
             {"backbone": model},
             saved_as={"backbone": "model"},
-            crop=run.recipe.augmentation.crop,
+            crop=crop,
         )
         draw_energy(directory)
     barrier()
     return {"steps": steps, "weights": str(directory / BACKBONE)}
+
+
+class CalTrainer(Trainer):
+    """CAL as the loop sees it.
+
+    Args:
+        trainee: everything that is trained.
+        step: its losses.
+        run: what is asked for.
+        recipe: digest of the settings that decide the numbers.
+        pairs: for the evaluation, with their cache; None = none.
+        device: of the module.
+    """
+
+    module: Trainee
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        step: CalStep,
+        run: CalRun,
+        recipe: str,
+        pairs: tuple[FaceCache, Pairs] | None,
+        device: torch.device,
+    ) -> None:
+        self.module, self.recipe = trainee, recipe
+        self.optimiser = torch.optim.SGD(
+            trainee.parameters(), run.rate, momentum=MOMENTUM, weight_decay=run.weight_decay
+        )
+        self._step, self._run, self._pairs, self._device = step, run, pairs, device
+
+    def rate(self, epochs: float) -> float:
+        """Falls steadily."""
+        return self._run.rate * DECAY ** (epochs / DECAY_EPOCHS)
+
+    def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
+        """See `CalStep`."""
+        return self._step(forward, batch, place)
+
+    def evaluate(self) -> dict[str, float]:
+        """Verification by the pooled features of the middle of each image."""
+        if self._pairs is None:
+            return {}
+        self.module.eval()
+        spec = self.module.model.input_spec
+
+        def describe(images: Tensor) -> Tensor:
+            size = images.shape[1]
+            crop = min(self._step.augmentation.crop, size)
+            geometry = augment.centre_geometry(len(images), size, crop, images.device)
+            pixels = spec.prepare(augment.warp_images(images, geometry))
+            return predict(self.module.model, pixels, self._run.forwards)[2]
+
+        batch_size = 2 * self._run.batch_size
+        return verify(*self._pairs, describe, batch_size=batch_size, device=self._device)
+
+    def picture(self, path: Path, batch: Batch, place: Place) -> None:
+        """Attention on some faces, and its energy so far."""
+        draw_attention(path, self._step, batch, place)
+        draw_energy(path.parent)
+
+    def warning(self, values: dict[str, float]) -> str | None:
+        """Whether heads have collapsed."""
+        return collapse(values)
 
 
 def _initialise(model: WSDANCAL, run: CalRun) -> str:
@@ -266,47 +294,11 @@ def _learnt(pairs: Pairs | None, rows: NDArray[np.int64], speak: bool) -> Pairs 
     return Pairs(pairs.first[both], pairs.second[both], pairs.same[both])
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, which a message can list."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _fixed(
-    cache: FaceCache,
-    run: CalRun,
-    rows: NDArray[np.int64],
-    stream: Stream,
-    loop: LoopSettings,
-    processes: Processes,
-) -> dict[str, Any]:
-    """What must stay equal for a run to go on: everything that a gradient depends on."""
-    settings = _flat(plain(asdict(run)))
-    for name in ("threads", "forwards"):
-        del settings[name]
-    settings |= {
-        "cache": cache_hash(cache),
-        "rows": digest(rows.tolist()),
-        "accumulate": loop.accumulate,
-        "amp": loop.amp,
-        "processes": processes.world,
-    }
-    if run.recipe.guidance.prior:
-        # The prior fades over the whole run, so its length counts.
-        settings["steps"] = total_steps(len(stream), loop)
-    return settings
-
-
 def _listed(run: CalRun, pairs: Pairs | None) -> int:
     return 0 if pairs is None else max(run.batch_size // LISTED_SHARE, 1)
 
 
-def _streams(
+def _stream(
     cache: FaceCache,
     rows: NDArray[np.int64],
     run: CalRun,
@@ -314,7 +306,7 @@ def _streams(
     processes: Processes,
     device: torch.device,
     pairs: Pairs | None,
-) -> Callable[[dict[str, Any] | None], Stream]:
+) -> Stream:
     shared: dict[str, Any] = {
         "columns": columns,
         "threads": run.threads,
@@ -339,25 +331,4 @@ def _streams(
             processes.rank,
             processes.world,
         )
-    return lambda state: Stream(cache, state=state, **shared)
-
-
-def _evaluate(
-    trainee: Trainee, run: CalRun, cache: FaceCache, pairs: Pairs, device: torch.device
-) -> dict[str, float]:
-    """Verification by the pooled features of the middle of each image."""
-    trainee.eval()
-    crop = run.recipe.augmentation.crop
-
-    def describe(images: Tensor) -> Tensor:
-        size = images.shape[1]
-        geometry = augment.centre_geometry(len(images), size, min(crop, size), images.device)
-        pixels = trainee.model.input_spec.prepare(augment.warp_images(images, geometry))
-        return predict(trainee.model, pixels, run.forwards)[2]
-
-    return verify(cache, pairs, describe, batch_size=2 * run.batch_size, device=device)
-
-
-def _picture(path: Path, step: CalStep, batch: Batch, place: Place) -> None:
-    draw_attention(path, step, batch, place)
-    draw_energy(path.parent)
+    return Stream(cache, **shared)

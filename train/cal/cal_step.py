@@ -18,9 +18,9 @@ from faceguide.train.cal import (
 )
 from faceguide.train.cal.attention_guidance import (
     Cells,
-    GuidanceSettings,
     Targets,
 )
+from faceguide.train.cal.cal_settings import CalSettings
 from faceguide.train.cal.guidance_losses import (
     PriorNetwork,
     fake_attention,
@@ -28,13 +28,13 @@ from faceguide.train.cal.guidance_losses import (
 )
 from faceguide.train.data import augment
 from faceguide.train.data.keyed_random import keyed_uniform
-from faceguide.train.job import Batch, Forward, Place
 from faceguide.train.models.attention_crop import crop, crop_boxes, kept_after_drop
 from faceguide.train.models.cal_network import (
     WSDANCAL,
     CalOutput,
     CalParts,
 )
+from faceguide.train.trainer import Batch, Forward, Losses, Place
 
 CROP_THETA, CROP_PADDING = (0.4, 0.6), 0.1
 DROP_THETA = (0.2, 0.5)
@@ -43,34 +43,16 @@ _THETA, _FAKE, _DRAWS = 3, 10, 20
 RAW, CROP, DROP = 0, 1, 2
 
 
-@dataclass(frozen=True)
-class CalSettings:
-    """The recipe; the defaults are the published ones.
+def columns_of(settings: CalSettings, there: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns that a step reads of a cache that has `there`.
 
-    Attributes:
-        augmentation: what is drawn for a training image.
-        guidance: which methods guide attention.
-        views: train on the attention crop and the attention drop too.
-        freeze_norm: BatchNorm keeps its statistics, for small batches of a trained network.
-        seed: of every draw.
+    Plain CAL reads the targets too where there are any: the energy inside the regions is what
+    guidance is compared by.
     """
-
-    augmentation: augment.Augmentation
-    guidance: GuidanceSettings = GuidanceSettings()  # noqa: RUF009 (frozen)
-    views: bool = True
-    freeze_norm: bool = False
-    seed: int = 0
-
-    def columns(self, there: tuple[str, ...]) -> tuple[str, ...]:
-        """Columns that a step reads of a cache that has `there`.
-
-        Plain CAL reads the targets too where there are any: the energy inside the regions is
-        what guidance is compared by.
-        """
-        guided = ("regions", "heatmap", "origin")
-        if self.guidance.active or set(guided) <= set(there):
-            return ("image", "label", *guided)
-        return ("image", "label")
+    guided = ("regions", "heatmap", "origin")
+    if settings.guidance.guides or set(guided) <= set(there):
+        return ("image", "label", *guided)
+    return ("image", "label")
 
 
 class Trainee(nn.Module):
@@ -160,17 +142,19 @@ class CalStep:
 
     Attributes:
         settings: the recipe.
+        augmentation: what is drawn for a training image.
         trainee: for its centres and the table of classes; gradients flow through `forward`.
         side: of the attention map in cells.
         listed: pairs of a pairs file at the end of every batch.
     """
 
     settings: CalSettings
+    augmentation: augment.Augmentation
     trainee: Trainee
     side: int
     listed: int = 0
 
-    def __call__(self, forward: Forward, batch: Batch, place: Place) -> dict[str, Tensor]:
+    def __call__(self, forward: Forward, batch: Batch, place: Place) -> Losses:
         """Losses of one batch; `loss` is the one to descend.
 
         Args:
@@ -198,7 +182,7 @@ class CalStep:
             if guided:
                 total = total + attention_guidance.weighted(recipe.guidance, guided)
             losses.update({f"guide_{name}": value for name, value in guided.items()})
-            if recipe.guidance.prior:
+            if recipe.guidance.weight("prior"):
                 losses["prior_share"] = total.new_tensor(self._share(place))
         cal_terms.update_centres(raw.features, self.trainee.centres, labels)
         with torch.no_grad():
@@ -212,11 +196,11 @@ class CalStep:
         """Augmented pixels of the network, and the targets under the same transforms."""
         recipe, images, rows = self.settings, batch["image"], batch["row"]
         geometry = augment.draw_geometry(
-            recipe.augmentation, images.shape[1], recipe.seed, place.epoch, rows
+            self.augmentation, images.shape[1], recipe.seed, place.epoch, rows
         )
         cut = augment.jitter(
             augment.warp_images(images, geometry),
-            recipe.augmentation,
+            self.augmentation,
             recipe.seed,
             place.epoch,
             rows,
@@ -267,9 +251,9 @@ class CalStep:
         uniform = torch.cat([self._uniform(_FAKE + one, place, rows, count) for one in passes])
         draws = torch.cat([self._uniform(_DRAWS + one, place, rows, 2) for one in passes])
         mask = known = heatmap = share = None
-        if cells is not None and recipe.counterfactual:
+        if cells is not None and recipe.weight("counterfactual"):
             mask, known = cells.mask, cells.known
-        if cells is not None and recipe.prior:
+        if cells is not None and recipe.weight("prior"):
             heatmap = cells.heatmap
             share = self._share(place) * cells.known.to(heatmap.dtype)[:, None, None, None]
         fake = fake_attention(uniform.view(shape), mask, known)
@@ -296,11 +280,11 @@ class CalStep:
         ]
         return {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
 
-    def _assignment(self) -> tuple[int, int, int]:
-        return self.settings.guidance.heads_of(self.trainee.heads)
+    def _assignment(self) -> tuple[int, ...]:
+        return attention_guidance.heads_of(self.settings.guidance, self.trainee.heads)
 
     def _share(self, place: Place) -> float:
-        return prior_share(self.settings.guidance.prior, place.step, place.steps)
+        return prior_share(self.settings.guidance.weight("prior"), place.step, place.steps)
 
     def _uniform(self, purpose: int, place: Place, rows: Tensor, count: int) -> Tensor:
         key = (self.settings.seed, place.epoch, purpose)

@@ -16,12 +16,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from faceguide.train.cal.cal_settings import MARGIN
+
 # A map whose sum is below this is dead: it has no share anywhere, and no slope to speak of.
 DEAD = 1e-3
 
 OUTSIDE_LOSS = 0.5  # penalty outside, method 1
 OUTSIDE_REGIONS = 0.3  # penalty outside, method 2
-MARGIN = 0.5  # cosine that two persons may have for free, method 5
 LOG_FLOOR = 1e-2  # share below which the logarithmic form pulls no harder
 INSIDE_RANGE = (0.0, 0.3)  # fake attention on landmarks, method 3
 OUTSIDE_RANGE = (0.5, 1.5)  # fake attention elsewhere, method 3
@@ -206,7 +207,7 @@ def contrastive_loss(
         vectors: (N, D) of length 1.
         same: (N, N) bool, one person.
         used: (N, N) bool, the pairs that count; each pair once.
-        margin: cosine that two persons may have for free.
+        margin: cosine of two identities without penalty.
 
     Returns:
         The two means, scalars; 0 where there are no such pairs.

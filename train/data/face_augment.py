@@ -8,6 +8,7 @@ second. The part stays at its place and what was cut off counts as hidden. Draws
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -18,10 +19,7 @@ from torch import Tensor
 
 from faceguide.core.faces import LUMA
 from faceguide.train.data.keyed_random import keyed_uniform
-from faceguide.train.data.occluders import (
-    Occluders,
-    draw,
-)
+from faceguide.train.data.occluders import Occluders, draw
 
 PURPOSE_FACES = 32
 _DRAWS = 20
@@ -56,6 +54,33 @@ class FaceAugmentation:
     occluders: Occluders | None = None
 
 
+def augmenting(
+    settings: FaceAugmentation, seed: int, grid: int
+) -> Callable[[dict[str, Tensor], int], dict[str, Tensor]]:
+    """`augment_faces` as the transform of a stream.
+
+    A batch has `image`, `row`, and where the cache has them `visibility` and `known`, and
+    `landmarks`, which are left out afterwards. Without visibility all counts as visible but for
+    what was hidden here, on `grid` cells a side, and nothing as known.
+    """
+
+    def transform(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        count, landmarks = len(batch["row"]), batch.pop("landmarks", None)
+        images, seen = augment_faces(
+            settings,
+            batch["image"],
+            batch.get("visibility", torch.ones(count, grid, grid)),
+            batch["row"],
+            seed=seed,
+            epoch=epoch,
+            landmarks=landmarks,
+        )
+        known = batch.get("known", torch.zeros(count, dtype=torch.bool))
+        return {**batch, "image": images, "visibility": seen, "known": known}
+
+    return transform
+
+
 def augment_faces(
     settings: FaceAugmentation,
     images: Tensor,
@@ -66,7 +91,7 @@ def augment_faces(
     epoch: int,
     landmarks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images and visibility under one draw per row.
+    """Images and visibility under random numbers of each row; all tensors are on the CPU.
 
     Args:
         settings: the probabilities.
@@ -78,15 +103,15 @@ def augment_faces(
         landmarks: (N, 478, 2 or 3), pixels / S; needed for drawn covers.
 
     Returns:
-        (N, S, S, 3) uint8 and (N, g, g) float32, new tensors on the device of the images.
+        (N, S, S, 3) uint8 and (N, g, g) float32, new tensors.
     """
-    seen = visibility.to(images.device, torch.float32)
+    seen = visibility.float()
     if settings.occluders is not None and landmarks is not None:
         images, seen = draw(
             settings.occluders, images, landmarks, seen, seed=seed, epoch=epoch, rows=rows
         )
-    draws = keyed_uniform((seed, epoch, PURPOSE_FACES), rows, _DRAWS).cpu().numpy()
-    pixels, cells = images.cpu().numpy().copy(), seen.cpu().numpy().copy()
+    draws = keyed_uniform((seed, epoch, PURPOSE_FACES), rows, _DRAWS).numpy()
+    pixels, cells = images.numpy().copy(), seen.numpy().copy()
     for place, numbers in enumerate(draws):
         if numbers[0] < settings.cut:
             pixels[place], kept = _cut(pixels[place], numbers[4:8], cells.shape[-1])
@@ -98,7 +123,7 @@ def augment_faces(
         if numbers[3] < settings.flip:
             pixels[place] = pixels[place][:, ::-1]
             cells[place] = cells[place][:, ::-1]
-    return torch.from_numpy(pixels).to(images.device), torch.from_numpy(cells).to(images.device)
+    return torch.from_numpy(pixels), torch.from_numpy(cells)
 
 
 def _cut(

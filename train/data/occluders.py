@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import TrainError
 from faceguide.train.data.keyed_random import keyed_uniform
+from faceguide.train.oaml.oaml_settings import KINDS
 
-KINDS = ("medical", "band", "rectangle")
 PURPOSE_OCCLUDER = 31
 _DRAWS = 20
 
@@ -67,7 +67,7 @@ def draw(
     epoch: int,
     rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Cover some of the images.
+    """Cover some of the images; all tensors are on the CPU.
 
     Args:
         settings: kinds and share.
@@ -91,9 +91,9 @@ def draw(
             f"occluders need crops whose side is a multiple of the visibility's grid, found "
             f"{size} pixels and {grid} cells"
         )
-    draws = keyed_uniform((seed, epoch, PURPOSE_OCCLUDER), rows, _DRAWS).cpu().numpy()
-    pixels = images.cpu().numpy().copy()
-    points = landmarks[..., :2].float().cpu().numpy() * size
+    draws = keyed_uniform((seed, epoch, PURPOSE_OCCLUDER), rows, _DRAWS).numpy()
+    pixels = images.numpy().copy()
+    points = landmarks[..., :2].float().numpy() * size
     cover = np.zeros((len(pixels), size, size), np.float32)
     for place in range(len(pixels)):
         # Draw 0 decides whether, draw 1 which; the others belong to the kind and to its cloth.
@@ -106,10 +106,7 @@ def draw(
         mixed = pixels[place] * (1.0 - alpha) + texture * alpha
         pixels[place] = np.rint(mixed).astype(np.uint8)
     left = 1.0 - nn.functional.avg_pool2d(torch.from_numpy(cover)[:, None], size // grid)[:, 0]
-    return (
-        torch.from_numpy(pixels).to(images.device),
-        visibility.float() * left.to(visibility.device),
-    )
+    return torch.from_numpy(pixels), visibility.float() * left
 
 
 def paint(

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
-from faceguide.train.oaml.oaml_step import SECOND
+
+SECOND = "occlusion_"  # before the column names of the second cache's batch
 
 
 class TwoStreams:
@@ -26,6 +28,11 @@ class TwoStreams:
         self._first, self._second = first, second
 
     @property
+    def cache(self) -> FaceCache:
+        """That of the first, whose rows a batch names by `row`."""
+        return self._first.cache
+
+    @property
     def epoch(self) -> int:
         """The epoch of the first that the next batch belongs to."""
         return self._first.epoch
@@ -37,6 +44,11 @@ class TwoStreams:
     def state(self) -> dict[str, Any]:
         """Where both stand; `batch` is the first's."""
         return {**self._first.state(), "second": self._second.state()}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state()` was asked for."""
+        self._first.resume(state)
+        self._second.resume(state["second"])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         # The second goes on where it stood: its epochs are not those of the first.

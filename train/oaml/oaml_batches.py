@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
+from faceguide.train.data.face_augment import FaceAugmentation, augmenting
 from faceguide.train.data.keyed_random import keyed_uniform
+from faceguide.train.data.occluders import Occluders
 from faceguide.train.data.samplers import (
     GraphBatches,
     PersonBatches,
@@ -23,7 +25,7 @@ from faceguide.train.data.samplers import (
 from faceguide.train.data.two_streams import TwoStreams
 from faceguide.train.distributed import Processes
 from faceguide.train.models.matchers.matching import match
-from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
 from faceguide.train.oaml.oaml_step import OamlTrainee
 
 PURPOSE_HOLD_OUT = 33
@@ -85,7 +87,7 @@ def say_mixture(covered: Covered | None, run: OamlRun, needed: bool, processes: 
     )
     if needed and not len(covered.clean) and run.clean_share > 0:
         say(
-            "Note: no wholly visible face among them, so the batches hold covered ones alone; "
+            "Note: no wholly visible face among them, so the batches hold only covered ones; "
             "`prep masks --clean FOLDER` names clean photographs"
         )
 
@@ -94,12 +96,12 @@ def _columns(cache: FaceCache, run: OamlRun, label: bool) -> tuple[str, ...]:
     columns = ["image", *(["label"] if label else [])]
     if "visibility" in cache.columns:
         columns += ["visibility", "known"]
-    if run.recipe.augmentation.occluders is not None:
+    if augmentation_of(run.recipe).occluders is not None:
         columns.append("landmarks")
     return tuple(columns)
 
 
-def streams(
+def stream_of(
     cache: FaceCache,
     rows: NDArray[np.int64],
     run: OamlRun,
@@ -109,7 +111,7 @@ def streams(
     directory: Path,
     processes: Processes,
     device: torch.device,
-) -> Callable[[dict[str, Any] | None], Stream]:
+) -> Stream:
     seed, rank, world = run.recipe.seed, processes.rank, processes.world
 
     def veiled(size: int) -> VeiledBatches:
@@ -118,44 +120,52 @@ def streams(
             covered.veiled, covered.clean, size, run.clean_share, seed, rank, world
         )
 
-    def make(state: dict[str, Any] | None) -> Stream:
-        shared: dict[str, Any] = {"threads": run.threads, "device": device}
-        first: dict[str, Any] = {"columns": _columns(cache, run, label=True), **shared}
-        if run.recipe.part == "occlusion":
-            return Stream(cache, batches=veiled(run.batch_size), state=state, **first)
-        labels = cache.read(rows, ["label"])["label"]
-        if run.sampler == "shuffle":
-            first |= {"rows": rows, "batch_size": run.batch_size, "seed": seed}
-            first |= {"rank": rank, "world": world}
-        elif run.sampler == "pk":
-            first["batches"] = PersonBatches(
-                rows, labels, run.batch_size, run.images_per_person, seed, rank, world
-            )
-        else:
-            first["batches"] = GraphBatches(
-                rows,
-                labels,
-                run.batch_size,
-                lambda wanted: _similarity(cache, wanted, trainee, device),
-                directory / NEIGHBOURS,
-                run.images_per_person,
-                seed,
-                rank,
-                world,
-            )
-        main = Stream(cache, state=state, **first)
-        if second is None:
-            return main
-        behind = Stream(
-            second,
-            batches=veiled(run.occlusion_batch),
-            columns=_columns(second, run, label=False),
-            state=None if state is None else state["second"],
-            **shared,
-        )
-        return cast(Stream, TwoStreams(main, behind))  # what the loop uses of a Stream
+    recipe = run.recipe
+    shared: dict[str, Any] = {"threads": run.threads, "device": device}
 
-    return make
+    def prepared(cache: FaceCache, label: bool, seed: int) -> dict[str, Any]:
+        transform = augmenting(augmentation_of(recipe), seed, recipe.map_size)
+        return {**shared, "columns": _columns(cache, run, label), "transform": transform}
+
+    first = prepared(cache, True, seed)
+    if recipe.part == "occlusion":
+        return Stream(cache, batches=veiled(run.batch_size), **first)
+    labels = cache.read(rows, ["label"])["label"]
+    if run.sampler == "shuffle":
+        first |= {"rows": rows, "batch_size": run.batch_size, "seed": seed}
+        first |= {"rank": rank, "world": world}
+    elif run.sampler == "pk":
+        first["batches"] = PersonBatches(
+            rows, labels, run.batch_size, run.images_per_person, seed, rank, world
+        )
+    else:
+        first["batches"] = GraphBatches(
+            rows,
+            labels,
+            run.batch_size,
+            lambda wanted: _similarity(cache, wanted, trainee, device),
+            directory / NEIGHBOURS,
+            run.images_per_person,
+            seed,
+            rank,
+            world,
+        )
+    main = Stream(cache, **first)
+    if second is None:
+        return main
+    # The caches count their rows alike, so the second one needs another key.
+    behind = prepared(second, False, seed + 1_000_003)
+    other = Stream(second, batches=veiled(run.occlusion_batch), **behind)
+    return cast(Stream, TwoStreams(main, other))  # what the loop uses of a Stream
+
+
+def augmentation_of(recipe: OamlSettings) -> FaceAugmentation:
+    """What the recipe's options ask for."""
+    kinds = tuple(kind for kind in recipe.occluders if kind != "none")
+    occluders = Occluders(kinds, recipe.occluder_share) if kinds else None
+    if recipe.augment:
+        return FaceAugmentation(occluders=occluders)
+    return FaceAugmentation(0.0, 0.0, 0.0, 0.0, occluders)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from faceguide.cache.reader import FaceCache
 from faceguide.train.models.embedder import embed
 from faceguide.train.oaml.oaml_batches import Covered
-from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
 from faceguide.train.oaml.visibility_metrics import (
     evaluate_visibility,
@@ -23,14 +23,16 @@ from faceguide.train.pair_evaluation import (
     verify,
 )
 
+Evaluation = Callable[[], dict[str, float]]
 
-def evaluation(
+
+def evaluation_of(
     trainee: OamlTrainee,
     run: OamlRun,
     covered: Covered | None,
     pairs: tuple[FaceCache, Pairs] | None,
     device: torch.device,
-) -> Callable[[], dict[str, float]] | None:
+) -> Evaluation | None:
     """What is measured at the end of an epoch; None when there is nothing to measure on."""
     held = covered if covered is not None and len(covered.held) else None
     if held is None and pairs is None:

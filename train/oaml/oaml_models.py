@@ -32,7 +32,7 @@ from faceguide.train.models.weights import (
     read_tables,
     untrained,
 )
-from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
 
 MOMENTUM = 0.9
@@ -112,7 +112,7 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
     if run.init is None:
         lines.append(_random(run))
         if run.colour is not None:
-            feed(backbone, run.colour)
+            feed(backbone, run.colour.upper())
     elif own and not run.init.is_dir():
         lines.append(f"{run.init}: read by {run.backbone} itself; the margin head starts anew")
     else:
@@ -129,7 +129,7 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
             lines.append(f"Warning: {file}: {KINDS['untrained']}")
         lines.extend(_others(parts, run.init, people))
         if not own:
-            colour = colour_of(backbone, state, run.colour)
+            colour = colour_of(backbone, state, run.colour and run.colour.upper())
             feed(backbone, colour.order)
             if colour.source == "assumed":
                 lines.append(f"Warning: {assumed(colour, file)}")
@@ -195,12 +195,12 @@ def optimiser_of(trainee: OamlTrainee, run: OamlRun) -> torch.optim.Optimizer:
         {"params": norms, "weight_decay": 0.0},
     ]
     if run.recipe.part == "all":
-        return torch.optim.SGD(groups, run.rate, momentum=MOMENTUM)
-    return torch.optim.AdamW(groups, run.rate)
+        return torch.optim.SGD(groups, run.start_rate, momentum=MOMENTUM)
+    return torch.optim.AdamW(groups, run.start_rate)
 
 
 def rate_at(run: OamlRun, done: float) -> float:
     """AdaFace's three steps for the whole network, a cosine for parts."""
     if run.recipe.part == "all":
-        return run.rate * 0.1 ** sum(done >= milestone for milestone in MILESTONES)
-    return run.rate * max(0.5 * (1.0 + float(np.cos(np.pi * min(done, 1.0)))), 1e-3)
+        return run.start_rate * 0.1 ** sum(done >= milestone for milestone in MILESTONES)
+    return run.start_rate * max(0.5 * (1.0 + float(np.cos(np.pi * min(done, 1.0)))), 1e-3)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from faceguide.core.files import replacing
 from faceguide.train.cal.attention_pictures import write_grid
-from faceguide.train.job import Batch, Place
 from faceguide.train.oaml.oaml_step import (
-    OamlStep,
+    OamlTrainee,
     on_grid,
+    views,
 )
 from faceguide.train.run.metrics_log import read_metrics
+from faceguide.train.trainer import Batch
 
 TILE = 112  # pixels of a tile's side
 FACES = 8
@@ -40,7 +41,7 @@ def _overlay(image: NDArray[np.uint8], cells: NDArray[np.float32]) -> NDArray[np
     return np.rint(image * (1 - share) + red * share).astype(np.uint8)
 
 
-def draw_visibility(path: Path, step: OamlStep, batch: Batch, place: Place) -> None:
+def draw_visibility(path: Path, trainee: OamlTrainee, batch: Batch) -> None:
     """Write a PNG, one row per face under titles: input, true map, predicted map, overlay, error.
 
     White is visible in the maps and wrong in the error; a face without a known mask has grey
@@ -48,22 +49,21 @@ def draw_visibility(path: Path, step: OamlStep, batch: Batch, place: Place) -> N
 
     Args:
         path: of the PNG.
-        step: with the networks; they are in eval mode afterwards.
+        trainee: the networks; they are in eval mode afterwards.
         batch: columns of the cache, as training saw them.
-        place: of the batch, for its augmentation.
     """
-    views = step.views(batch, place)
-    first = views.count if len(views.images) > views.count else 0
+    seen = views(batch)
+    first = seen.count if len(seen.images) > seen.count else 0
     few = slice(first, first + FACES)
-    trainee = step.trainee.eval()
-    images = views.images[few]
+    trainee.eval()
+    images = seen.images[few]
     with torch.no_grad():
         pixels = trainee.backbone.input_spec.prepare(images)
-        maps = trainee.backbone.feature_map(pixels, step.settings.map_size)
+        maps = trainee.backbone.feature_map(pixels, trainee.settings.map_size)
         predicted = trainee.occlusion_head(maps)[:, 0].float()
-    true = on_grid(views.visibility[few], predicted.shape[1]).cpu().numpy()
+    true = on_grid(seen.visibility[few], predicted.shape[1]).cpu().numpy()
     rows = []
-    for face, known in enumerate(views.known[few].tolist()):
+    for face, known in enumerate(seen.known[few].tolist()):
         picture = cv2.resize(
             images[face].cpu().numpy(), (TILE, TILE), interpolation=cv2.INTER_AREA
         ).astype(np.uint8)

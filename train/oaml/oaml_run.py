@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from faceguide.cache.plan import IDENTITIES
 from faceguide.cache.reader import FaceCache
-from faceguide.core.commands.run_directory import begin_training, plain
+from faceguide.core.commands import settings
+from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
 from faceguide.train.data.training_rows import (
@@ -21,17 +20,16 @@ from faceguide.train.data.training_rows import (
     training_rows,
 )
 from faceguide.train.distributed import Processes, barrier
-from faceguide.train.job import Batch, Job, LoopSettings, Place
-from faceguide.train.loop import LAST, train
+from faceguide.train.loop import train
 from faceguide.train.models.own_check import TRIED, check_own
 from faceguide.train.models.own_networks import is_own
 from faceguide.train.oaml.oaml_batches import (
     NEIGHBOURS,
     covered_faces,
     say_mixture,
-    streams,
+    stream_of,
 )
-from faceguide.train.oaml.oaml_evaluation import evaluation
+from faceguide.train.oaml.oaml_evaluation import Evaluation, evaluation_of
 from faceguide.train.oaml.oaml_models import (
     build,
     feed_as_before,
@@ -43,15 +41,18 @@ from faceguide.train.oaml.oaml_pictures import (
     draw_curves,
     draw_visibility,
 )
-from faceguide.train.oaml.oaml_request import OamlRun
+from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import (
     OamlStep,
     OamlTrainee,
 )
 from faceguide.train.pair_evaluation import Pairs
+from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.export_weights import export
 from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.start_checks import doubts_of, require_meta, require_side
+from faceguide.train.trainer import Batch, Forward, Losses, Place, Trainer
+from faceguide.train.training_settings import LoopSettings
 
 
 def run_oaml(
@@ -67,19 +68,19 @@ def run_oaml(
     argv: list[str] | None = None,
     record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train, or go on training, and export the best weights.
+    """Train, or resume, and export the best weights.
 
     Args:
         cache: the faces to recognise; with part "occlusion" those whose visibility is learnt.
         directory: of the run.
         run: what.
-        loop: how long and in which arithmetic.
+        loop: how long and in which precision.
         device: of this process.
         processes: this process among those connected.
-        second: faces with masks that visibility is learnt from, beside those of `cache`.
-        pairs: verification pairs and the cache they lie in, for the end of every epoch.
+        second: faces with masks that visibility is learnt from, besides those of `cache`.
+        pairs: verification pairs and the cache with their images, for the end of every epoch.
         argv: the command line for run.json.
-        record: further fields of run.json.
+        record: `settings` and `inputs` of run.json, when there is more than `run` and `loop`.
 
     Returns:
         `steps` done, the `directory`, and the last evaluation.
@@ -127,7 +128,15 @@ def run_oaml(
     )
     if second is None and covered is not None:
         rows = np.setdiff1d(rows, covered.held)
-    fixed = _fixed(cache, second, run, rows, loop, processes)
+    fixed = {
+        **settings.fixed(run, loop),
+        "cache": cache_hash(cache),
+        "second": None if second is None else cache_hash(second),
+        "rows": digest(rows.tolist()),
+        "epochs": loop.epochs,  # the rate depends on it
+        "rate": run.start_rate,
+        "processes": processes.world,
+    }
     if pairs is not None:  # a score is compared with the best so far
         fixed["pairs"] = pairs[1].key(pairs[0])
     if fresh:
@@ -137,21 +146,9 @@ def run_oaml(
     if processes.world > 1 and device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(device)
-    step = OamlStep(run.recipe, trainee, run.recipe.map_size)
-    evaluate = evaluation(trainee, run, covered, pairs, device)
-    stream = streams(cache, rows, run, covered, second, trainee, directory, processes, device)
-    job = Job(
-        module=trainee,
-        step=step,
-        optimiser=optimiser_of(trainee, run),
-        rate=lambda epochs: rate_at(run, epochs / loop.epochs),
-        stream=stream,
-        recipe=digest(fixed),
-        names=lambda numbers: cache.texts("key", numbers),
-        evaluate=evaluate,
-        picture=lambda path, batch, place: _picture(path, step, batch, place),
-    )
-    stream(None)  # what cannot make batches is refused here
+    stream = stream_of(cache, rows, run, covered, second, trainee, directory, processes, device)
+    evaluation = evaluation_of(trainee, run, covered, pairs, device)
+    trainer = OamlTrainer(trainee, run, loop.epochs, digest(fixed), evaluation)
     say_mixture(covered, run, alone or second is not None, processes)
     # Last of all: a start that fails leaves no claim on the directory.
     if processes.first:
@@ -171,16 +168,15 @@ def run_oaml(
             "identities": IDENTITIES,
             "seed": run.recipe.seed,
             "doubts": doubts.counts(),
-            **(record or {}),
+            **(record or {"settings": settings.recorded(run, loop)}),
         }
-        settings = {**plain(asdict(run)), "loop": asdict(loop)}
-        begin_training(directory, "train oaml", settings, fixed=fixed, argv=argv, **facts)
+        begin_training(directory, "train oaml", fixed=fixed, argv=argv, **facts)
         write_identities(directory, names)
         if fresh:  # of a start that saved nothing
             (directory / NEIGHBOURS).unlink(missing_ok=True)
         doubts.say()
     barrier()
-    steps = train(job, directory, loop, device, processes)
+    steps = train(trainer, stream, directory, loop, device, processes)
     if processes.first:
         export(directory, digest(fixed), described, parts)
         draw_curves(directory)
@@ -188,31 +184,45 @@ def run_oaml(
     return {"steps": steps, "directory": str(directory)}
 
 
-def _picture(path: Path, step: OamlStep, batch: Batch, place: Place) -> None:
-    draw_visibility(path, step, batch, place)
-    draw_curves(path.parent)
+class OamlTrainer(Trainer):
+    """`train oaml` as the loop sees it.
 
+    Args:
+        trainee: everything that is trained.
+        run: what is asked for.
+        epochs: of the whole run.
+        recipe: digest of the settings that decide the numbers.
+        evaluation: what is measured at the end of an epoch; None = nothing.
+    """
 
-def _fixed(
-    cache: FaceCache,
-    second: FaceCache | None,
-    run: OamlRun,
-    rows: NDArray[np.int64],
-    loop: LoopSettings,
-    processes: Processes,
-) -> dict[str, Any]:
-    """What must stay equal for a run to go on: everything that a gradient depends on."""
-    settings = plain(asdict(run))
-    del settings["threads"]
-    recipe = settings.pop("recipe")
-    return {
-        **settings,
-        **{f"recipe.{name}": value for name, value in recipe.items()},
-        "cache": cache_hash(cache),
-        "second": None if second is None else cache_hash(second),
-        "rows": digest(rows.tolist()),
-        "epochs": loop.epochs,  # the rate depends on it
-        "accumulate": loop.accumulate,
-        "amp": loop.amp,
-        "processes": processes.world,
-    }
+    module: OamlTrainee
+
+    def __init__(
+        self,
+        trainee: OamlTrainee,
+        run: OamlRun,
+        epochs: int,
+        recipe: str,
+        evaluation: Evaluation | None,
+    ) -> None:
+        self.module, self.recipe = trainee, recipe
+        self.optimiser = optimiser_of(trainee, run)
+        self._step, self._evaluation = OamlStep(run.recipe, trainee), evaluation
+        self._run, self._epochs = run, epochs
+
+    def rate(self, epochs: float) -> float:
+        """See `rate_at`."""
+        return rate_at(self._run, epochs / self._epochs)
+
+    def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
+        """See `OamlStep`."""
+        return self._step(forward, batch)
+
+    def evaluate(self) -> dict[str, float]:
+        """See `Evaluation`."""
+        return {} if self._evaluation is None else self._evaluation()
+
+    def picture(self, path: Path, batch: Batch, place: Place) -> None:
+        """Predicted visibility of some faces, and its scores so far."""
+        draw_visibility(path, self.module, batch)
+        draw_curves(path.parent)

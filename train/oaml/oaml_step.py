@@ -7,71 +7,19 @@ embedding and the map; the gradients of all losses reach the backbone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import TrainError
-from faceguide.train.data.face_augment import (
-    FaceAugmentation,
-    augment_faces,
-)
+from faceguide.train.data.two_streams import SECOND
 from faceguide.train.distributed import summed, world_size
-from faceguide.train.job import Batch, Forward, Place
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
-
-PARTS = ("all", "heads", "occlusion")
-SECOND = "occlusion_"  # before the column names of the second cache's batch
-
-
-@dataclass(frozen=True)
-class OamlWeights:
-    """Weights of the losses.
-
-    Attributes:
-        recognition: of the margin head's cross-entropy.
-        pairwise: of the matcher's binary cross-entropy.
-        triplet: of the matcher's hardest triplets.
-        occlusion: of the squared error of visibility.
-    """
-
-    recognition: float = 1.0
-    pairwise: float = 1.0
-    triplet: float = 0.5
-    occlusion: float = 0.1
-
-
-@dataclass(frozen=True)
-class OamlSettings:
-    """The recipe.
-
-    Attributes:
-        part: what is trained: "all"; "heads", with a frozen backbone; "occlusion", the head of
-            that name alone.
-        weights: of the losses.
-        margin: of the triplets, in the matcher's score.
-        map_size: side of the feature map that matcher and head see, 7 or 14.
-        shared: the occlusion loss trains the backbone too.
-        freeze_norm: BatchNorm of the backbone keeps its statistics.
-        augmentation: of the recognition batches.
-        seed: of every draw.
-    """
-
-    part: str = "all"
-    weights: OamlWeights = OamlWeights()
-    margin: float = 1.0
-    map_size: int = 7
-    shared: bool = True
-    freeze_norm: bool = False
-    augmentation: FaceAugmentation = field(default_factory=FaceAugmentation)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise TrainError(f"--train must be one of {', '.join(PARTS)}, found {self.part!r}")
+from faceguide.train.oaml.oaml_settings import OamlSettings
+from faceguide.train.trainer import Batch, Forward, Losses
 
 
 class OamlTrainee(nn.Module):
@@ -140,7 +88,9 @@ class OamlTrainee(nn.Module):
             return (self.occlusion_head(maps)[:, 0],)
         output = self.backbone.forward_all(pixels, recipe.map_size)
         maps = output.feature_map
-        predicted = self.occlusion_head(maps if recipe.shared else maps.detach())[:, 0]
+        predicted = self.occlusion_head(
+            maps if recipe.occlusion_grad == "shared" else maps.detach()
+        )[:, 0]
         count = len(labels)
         logits = self.head(output.embedding[:count], output.norm[:count], labels)
         guess = nn.functional.interpolate(
@@ -239,6 +189,19 @@ class Views:
     count: int
 
 
+def views(batch: Batch) -> Views:
+    """The images of an augmented batch and, behind them, those of the second cache's."""
+    prefixes = [""] + [SECOND] * (SECOND + "image" in batch)
+    seen = [batch[prefix + "visibility"] for prefix in prefixes]
+    side = min(part.shape[1] for part in seen)
+    return Views(
+        torch.cat([batch[prefix + "image"] for prefix in prefixes]),
+        torch.cat([on_grid(part, side) for part in seen]),
+        torch.cat([batch[prefix + "known"].bool() for prefix in prefixes]),
+        len(batch["image"]),
+    )
+
+
 @dataclass(frozen=True)
 class OamlStep:
     """The step of `train oaml`, called by the loop.
@@ -246,65 +209,27 @@ class OamlStep:
     Attributes:
         settings: the recipe.
         trainee: for its table of classes; gradients flow through `forward`.
-        grid: side of the visibility maps of a batch that has none.
     """
 
     settings: OamlSettings
     trainee: OamlTrainee
-    grid: int = 7
 
-    def views(self, batch: Batch, place: Place) -> Views:
-        """Augmented images of the batch and, behind them, of the second cache's batch."""
-        parts = [self._view(batch, place, "")]
-        if SECOND + "image" in batch:
-            parts.append(self._view(batch, place, SECOND))
-        side = min(part.visibility.shape[1] for part in parts)
-        return Views(
-            torch.cat([part.images for part in parts]),
-            torch.cat([on_grid(part.visibility, side) for part in parts]),
-            torch.cat([part.known for part in parts]),
-            parts[0].count,
-        )
-
-    def _view(self, batch: Batch, place: Place, prefix: str) -> Views:
-        images = batch[prefix + "image"]
-        rows = batch[prefix + "row"]
-        if prefix + "visibility" in batch:
-            seen, known = batch[prefix + "visibility"].float(), batch[prefix + "known"]
-        else:
-            seen = torch.ones(len(images), self.grid, self.grid, device=images.device)
-            known = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        # The caches count their rows alike, so the second one needs another key.
-        seed = self.settings.seed + (1_000_003 if prefix else 0)
-        images, seen = augment_faces(
-            self.settings.augmentation,
-            images,
-            seen,
-            rows,
-            seed=seed,
-            epoch=place.epoch,
-            landmarks=batch.get(prefix + "landmarks"),
-        )
-        return Views(images, seen, known.bool(), len(images))
-
-    def __call__(self, forward: Forward, batch: Batch, place: Place) -> dict[str, Tensor]:
+    def __call__(self, forward: Forward, batch: Batch) -> Losses:
         """Losses of one batch; `loss` is the one to descend.
 
         Returns:
             `loss` and what is logged, scalars; `per_image` (N,) for naming faulty images.
         """
-        recipe, weights = self.settings, self.settings.weights
-        views = self.views(batch, place)
-        pixels = self.trainee.backbone.input_spec.prepare(views.images)
-        labels = batch["label"][: views.count]
+        recipe, seen = self.settings, views(batch)
+        pixels = self.trainee.backbone.input_spec.prepare(seen.images)
+        labels, count = batch["label"], seen.count
         labels = self.trainee.classes[labels] if recipe.part != "occlusion" else labels
-        count = views.count
-        predicted, *found = forward(pixels, labels, views.visibility[:count], views.known[:count])
-        losses = {"occlusion": occlusion_loss(predicted, views.visibility, views.known)}
-        total = weights.occlusion * losses["occlusion"]
+        predicted, *found = forward(pixels, labels, seen.visibility[:count], seen.known[:count])
+        losses = {"occlusion": occlusion_loss(predicted, seen.visibility, seen.known)}
+        total = recipe.occlusion_weight * losses["occlusion"]
         with torch.no_grad():
-            losses |= _watch(predicted, views)
-            per_image = (predicted.float() - on_grid(views.visibility, predicted.shape[1])).mean(
+            losses |= _watch(predicted, seen)
+            per_image = (predicted.float() - on_grid(seen.visibility, predicted.shape[1])).mean(
                 (1, 2)
             )[:count]
         if recipe.part == "occlusion":
@@ -314,8 +239,9 @@ class OamlStep:
         losses["recognition"] = nn.functional.cross_entropy(logits, labels)
         losses["pairwise"] = pairwise_loss(scores, same)
         losses["triplet"] = triplet_loss(scores, same, recipe.margin)
-        total = total + weights.recognition * losses["recognition"]
-        total = total + weights.pairwise * losses["pairwise"] + weights.triplet * losses["triplet"]
+        total = total + recipe.recognition_weight * losses["recognition"]
+        total = total + recipe.pairwise_weight * losses["pairwise"]
+        total = total + recipe.triplet_weight * losses["triplet"]
         with torch.no_grad():
             losses["accuracy"] = (logits.argmax(1) == labels).float().mean()
             per_image = nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -323,14 +249,14 @@ class OamlStep:
         return {"loss": total, "per_image": per_image, **losses}
 
 
-def _watch(predicted: Tensor, views: Views) -> dict[str, Tensor]:
+def _watch(predicted: Tensor, seen: Views) -> dict[str, Tensor]:
     """Overlap of predicted and true hidden cells, and the share of faces with a known mask."""
-    true = on_grid(views.visibility, predicted.shape[1])
-    known = views.known[:, None, None]
+    true = on_grid(seen.visibility, predicted.shape[1])
+    known = seen.known[:, None, None]
     found, hidden = (predicted < 0.5) & known, (true < 0.5) & known
     union = (found | hidden).sum()
     overlap = (found & hidden).sum() / union.clamp_min(1)
     return {
         "occlusion_iou": torch.where(union > 0, overlap, 1.0),
-        "known_share": views.known.float().mean(),
+        "known_share": seen.known.float().mean(),
     }

@@ -19,6 +19,7 @@ from faceguide.core.files import (
 )
 from faceguide.core.formats.torch_files import load_tensors
 
+LAST, BEST = "last.pt", "best.pt"
 FORMAT = 2  # 1 had no digest behind it
 
 

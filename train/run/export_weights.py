@@ -10,10 +10,9 @@ from typing import Any
 from torch import nn
 
 from faceguide.core.errors import TrainError
-from faceguide.train.loop import BEST
 from faceguide.train.models.own_networks import inner
 from faceguide.train.models.safetensors_file import write_weights
-from faceguide.train.run.checkpoint import load_state
+from faceguide.train.run.checkpoint import BEST, load_state
 
 BACKBONE = "backbone.safetensors"
 

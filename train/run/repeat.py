@@ -1,13 +1,13 @@
 """`--from RUN/run.json`: a run made again from its record.
 
-run.json keeps every resolved option of the command (`options`) and names the content of each file
+run.json keeps the resolved options of the command (`settings`) and names the content of each file
 and cache that an option led to (`inputs`). With `--from`, an option that is not on the command
 line takes its recorded value, and what the run was made of has to be what it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +15,39 @@ import click
 from click.core import ParameterSource
 
 from faceguide.core.commands.console import say
+from faceguide.core.commands.settings import recorded
 from faceguide.core.errors import TrainError
 
 CACHE = "cache_directory"
-_NOT_RECORDED = ("directory", "as_json")  # where the run goes and how it reports
 _RECORD = "faceguide.train.record"  # place in a Click context: the file and its content
 
 
-def repeat_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--from: eager, so that its values are there before any other option looks for a default."""
-    return click.option(
-        "--from",
-        "record",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        is_eager=True,
-        expose_value=False,
-        callback=_fill,
-        metavar="RUN.JSON",
-        help="Repeat the run of this run.json; options given here replace its own.",
-    )(command)
-
-
-def record_of(options: dict[str, Any], reads: Mapping[str, Collection[str]]) -> dict[str, Any]:
-    """`options` and `inputs` for run.json, once the latter are what `--from` wants.
+def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, Any]:
+    """`settings` and `inputs` for run.json, once the latter are what `--from` wants.
 
     Args:
-        options: of the running command, by parameter name, with its defaults resolved.
-        reads: parameter that names a cache → the groups of it that the run would read; others
-            may have come since.
+        reads: option that names a cache → the groups of it that the run would read; others may
+            have come since.
+        given: the dataclasses of the running command, of which the run is made.
 
     Raises:
         TrainError: when the run of `--from` was made of something else; names both.
     """
     context = click.get_current_context()
-    recorded = {}
-    inputs = {}
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        value = options.get(name)
-        if name in _NOT_RECORDED or value is None:
-            continue
-        recorded[name] = _value(parameter, value)
-        if isinstance(value, Path):
-            inputs[name] = _content(value)
+    settings = recorded(*given)
+    named = {
+        str(parameter.name)
+        for parameter in context.command.params
+        if isinstance(parameter.type, click.Path)
+    }
+    inputs = {
+        name: _content(Path(value))
+        for name, value in settings.items()
+        if name in named and value is not None
+    }
     if _RECORD in context.meta:
-        _require_same(context, inputs, options, reads)
-    return {"options": recorded, "inputs": inputs}
-
-
-def _value(parameter: click.Parameter, value: Any) -> Any:
-    """As JSON, such that Click reads it back."""
-    if isinstance(value, Path):
-        return str(value.absolute())
-    text: Callable[[Any], Any] = getattr(parameter.type, "text", lambda given: given)
-    return [text(given) for given in value] if parameter.multiple else text(value)
+        _require_same(context, inputs, settings, reads)
+    return {"settings": settings, "inputs": inputs}
 
 
 def _content(path: Path) -> dict[str, str]:
@@ -95,28 +74,30 @@ def _content(path: Path) -> dict[str, str]:
         raise TrainError(f"{path}: cannot read: {error.strerror}") from None
 
 
-def _fill(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Make the recorded options the defaults of this call."""
+def fill(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Make the recorded options the defaults of this call, before others look for theirs."""
     from faceguide.core.files import read_json
 
     if path is None or context.resilient_parsing:
-        return
+        return path
     record = read_json(path)
     command = f"train {context.command.name}"
     if record.get("command") != command:
         raise TrainError(f"{path}: is of {record.get('command')!r}, not of {command!r}")
-    options, inputs = record.get("options"), record.get("inputs")
-    if not isinstance(options, dict) or not isinstance(inputs, dict):
+    settings, inputs = record.get("settings"), record.get("inputs")
+    if not isinstance(settings, dict) or not isinstance(inputs, dict):
         raise TrainError(
             f"{path}: holds no options to repeat; an older version wrote it, so give them again "
             "as its `argv` has them"
         )
     known = {str(known.name): known for known in context.command.params}
-    unknown = sorted(options.keys() - (known.keys() - set(_NOT_RECORDED)))
+    unknown = sorted(settings.keys() - known.keys())
     if unknown:
         raise TrainError(f"{path}: this version has no option {', '.join(unknown)}")
     context.default_map = {
-        name: _default(path, known[name], value) for name, value in options.items()
+        name: _default(path, known[name], value)
+        for name, value in settings.items()
+        if value is not None
     }
     context.meta[_RECORD] = path, record
     there, here = _circumstances(record), _circumstances(None)
@@ -127,6 +108,7 @@ def _fill(context: click.Context, parameter: click.Parameter, path: Path | None)
     )
     if listed:
         say(f"Note: {path} was made otherwise ({listed}); the numbers may differ")
+    return path
 
 
 def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
@@ -146,11 +128,12 @@ def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
 def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
     """A recorded value as Click takes it; one that names a file is looked at only when used."""
     flag = isinstance(parameter, click.Option) and parameter.is_flag
-    given = value if isinstance(value, list) and parameter.multiple else [value]
-    kinds: tuple[type, ...] = (bool,) if flag else (str, int, float)
+    lists = bool(getattr(parameter.type, "lists", False))
+    given = value if parameter.multiple and isinstance(value, list) else [value]
+    kinds: tuple[type, ...] = (bool,) if flag else (list,) if lists else (str, int, float)
     if any(not isinstance(one, kinds) or isinstance(one, bool) != flag for one in given):
         raise TrainError(f"{path}: {parameter.name} cannot be {value!r}")
-    if flag:
+    if flag or lists:
         return value
     texts = [str(one) for one in given]
     if isinstance(parameter.type, click.Path):
@@ -173,7 +156,7 @@ def _label(parameter: click.Parameter) -> str:
 def _require_same(
     context: click.Context,
     inputs: dict[str, dict[str, str]],
-    options: dict[str, Any],
+    settings: dict[str, Any],
     reads: Mapping[str, Collection[str]],
 ) -> None:
     """What the record led to, and CACHE in any case, holds what it held."""
@@ -197,6 +180,6 @@ def _require_same(
                 if before.get(part) != now.get(part)
             )
             raise TrainError(
-                f"{path}: {_label(parameter)} {options[name]} is not what that run was made of "
+                f"{path}: {_label(parameter)} {settings[name]} is not what that run was made of "
                 f"({listed}); restore it, or leave --from out"
             )

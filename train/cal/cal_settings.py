@@ -1,0 +1,179 @@
+"""What `train cal` is asked for: its options, their defaults and their record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from faceguide.core.commands.option_types import FiniteRange, once_each
+from faceguide.core.commands.settings import option
+from faceguide.core.commands.shared_options import FILE
+from faceguide.train.training_settings import Fit, Recipe
+
+MODELS = Literal[
+    "cal_resnet18",
+    "cal_resnet34",
+    "cal_resnet50",
+    "cal_resnet101",
+    "cal_resnet152",
+    "cal_mobilefacenet",
+]
+# Weights at which a prototype on real faces did no measurable harm; of `prior`, the first share.
+DEFAULT_WEIGHTS = {
+    "loss": 0.3,
+    "regions": 1.0,
+    "regions-log": 0.1,
+    "counterfactual": 1.0,
+    "prior": 0.3,
+    "contrastive": 0.1,
+}
+MARGIN = 0.5  # cosine without penalty, method 5
+
+
+class Guide(click.ParamType):
+    """NAME or NAME=WEIGHT of a method of guidance."""
+
+    name = "method"
+    lists = True  # a record has [NAME, WEIGHT]
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """The method and its weight."""
+        recorded = isinstance(value, (list, tuple)) and len(value) == 2
+        name, text = value if recorded else str(value).partition("=")[::2]
+        if name not in DEFAULT_WEIGHTS:
+            listed = ", ".join(DEFAULT_WEIGHTS)
+            self.fail(f"{name!r} is no method; choose from {listed}", param, ctx)
+        if name == "counterfactual" and text and not recorded:
+            self.fail("counterfactual has no weight; leave the = out", param, ctx)
+        try:
+            weight = float(text) if text else DEFAULT_WEIGHTS[name]
+        except (TypeError, ValueError):
+            self.fail(f"invalid weight {text!r}; write e.g. {name}=0.5", param, ctx)
+        if not 0 < weight < float("inf") or (name == "prior" and weight >= 1):
+            self.fail(f"the weight of {name} must be above 0 (prior: and below 1)", param, ctx)
+        return name, weight
+
+
+class Counts(click.ParamType):
+    """Three whole numbers, comma-separated."""
+
+    name = "eyes,nose,mouth"
+    lists = True
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The three numbers."""
+        parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+        if len(parts) != 3 or not all(str(part).strip().isdigit() for part in parts):
+            self.fail(f"expected three numbers such as 12,8,8, found {value!r}", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+@dataclass(frozen=True)
+class GuidanceSettings:
+    """Which methods guide attention.
+
+    Attributes:
+        guides: method → weight, as pairs: `loss`, method 1, the landmark-weighted attention loss;
+            `regions`, method 2, heads assigned to regions; `regions-log`, its logarithmic form;
+            `counterfactual`, method 3, fake attention that avoids the landmarks, its weight has no
+            meaning; `prior`, method 4, share of the prior at the first step, below 1, falls to 0;
+            `contrastive`, method 5.
+        assignment: heads for eyes, nose, mouth; None = 3/8, 1/4, 1/4 of all.
+        margin: cosine without penalty for two identities in method 5.
+        template: also guide by landmarks that are only the template's mean face.
+    """
+
+    guides: tuple[tuple[str, float], ...] = option(
+        (),
+        f"Guide attention by landmarks: {', '.join(DEFAULT_WEIGHTS)}, with =WEIGHT for another "
+        "than the default weight. May be given several times.",
+        "--guide", type=Guide(), multiple=True, callback=once_each,
+    )  # fmt: skip
+    assignment: tuple[int, ...] | None = option(
+        None, "Heads of eyes,nose,mouth; the others stay free.  [default: 3/8, 1/4, 1/4 of all]",
+        "--heads-per-region", type=Counts(),
+    )  # fmt: skip
+    margin: float = option(
+        MARGIN, "Margin of --guide contrastive: no penalty below this cosine.",
+        "--contrastive-margin", type=FiniteRange(-1, 1),
+    )  # fmt: skip
+    template: bool = option(
+        False, "Guide by the template's mean landmarks too.", "--guide-template"
+    )
+
+    def weight(self, method: str) -> float:
+        """Weight of a method; 0 when it is off."""
+        return dict(self.guides).get(method, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalSettings(Recipe):
+    """The recipe of a step; the defaults are the published ones.
+
+    Attributes:
+        guidance: which methods guide attention.
+        views: train on the attention crop and the attention drop too.
+    """
+
+    guidance: GuidanceSettings = GuidanceSettings()
+    views: bool = option(True, "Train on attention crop and attention drop too.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalRun(Fit):
+    """What is learnt, and how.
+
+    Attributes:
+        model: a name in `train.models`.
+        init: weights file to start from, or None.
+        heads: attention maps M.
+        stride: image pixels per cell.
+        crop: side of the training crop in pixels; None = by `default_crop`.
+        recipe: of a step.
+        forwards: of the evaluation.
+        rate: learning rate at the start.
+    """
+
+    model: MODELS = option("cal_resnet101", "Network.")
+    init: Path | None = option(
+        None, "Start from these weights: ImageNet ResNet, CAL, face net.", type=FILE
+    )
+    heads: int = option(32, "Attention maps.", type=click.IntRange(1))
+    stride: Literal[16, 32] = option(16, "Pixels per cell of the attention map; 32 is faster.")
+    crop: int | None = option(
+        None, "Side of the training crop.  [default: 7/8 of a cache with margin, else all]",
+        type=click.IntRange(16),
+    )  # fmt: skip
+    recipe: CalSettings = CalSettings()
+    forwards: Literal[1, 2, 8] = option(1, "Views of an image in the evaluation.", free=True)
+    rate: float = option(
+        1e-3, "Multiplied by 0.9 every two epochs.", "--lr", type=FiniteRange(0, min_open=True)
+    )
+
+
+@dataclass(frozen=True)
+class ContrastiveList:
+    """Pairs that guidance method 5 takes; which they are stands in the resume key.
+
+    Attributes:
+        contrastive_pairs: their list, or None.
+        contrastive_split: of an ND-TWIN file.
+    """
+
+    contrastive_pairs: Path | None = option(
+        None,
+        "Pairs for --guide contrastive (twins, hard negatives): CSV, pairs.txt or ND-TWIN JSON.",
+        type=FILE, free=True,
+    )  # fmt: skip
+    contrastive_split: str | None = option(
+        None,
+        "Which part of --contrastive-pairs, if it is an ND-TWIN JSON file: train, val or test.",
+        free=True,
+    )
