@@ -76,15 +76,6 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": git("rev-parse", "HEAD"), "changed": bool(changes)}
 
 
-def plain(value: Any) -> Any:
-    """Settings as JSON values: paths as text, tuples as lists."""
-    if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def begin_training(
     directory: Path,
     command: str,

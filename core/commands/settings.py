@@ -96,16 +96,21 @@ def _options(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
             yield from _options(hints[field.name])
 
 
+def _holds_options(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) and next(_options(kind), None) is not None  # type: ignore[arg-type]
+
+
 def _made(kind: type, values: dict[str, Any]) -> Any:
     """An instance from the values of a command, which are taken out of `values`."""
-    hints, own = get_type_hints(kind), {}
+    hints: dict[str, Any] = get_type_hints(kind)
+    own: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
-        inside: Any = hints[field.name]
+        inside = hints[field.name]
         if _CLICK in field.metadata:
             value = values.pop(field.name)
             if value is not None or field.default_factory is dataclasses.MISSING:
                 own[field.name] = value
-        elif dataclasses.is_dataclass(inside) and any(True for _ in _options(inside)):
+        elif _holds_options(inside):
             own[field.name] = _made(inside, values)
     return kind(**own)
 
@@ -215,7 +220,7 @@ def _flat(given: tuple[Any, ...]) -> Iterator[tuple[dataclasses.Field[Any], str,
     for one in given:
         for field in dataclasses.fields(one):
             value = getattr(one, field.name)
-            if dataclasses.is_dataclass(value) and any(True for _ in _options(type(value))):
+            if _holds_options(type(value)):
                 yield from _flat((value,))
             else:
                 path = isinstance(value, Path)

@@ -98,7 +98,7 @@ class GuidanceSettings:
     )  # fmt: skip
     assignment: tuple[int, ...] | None = option(
         None, "Heads of eyes,nose,mouth; the others stay free.  [default: 3/8, 1/4, 1/4 of all]",
-        "--heads-per-region", type=Counts(),
+        "--heads-per-region", type=Counts(), multiple=False,
     )  # fmt: skip
     margin: float = option(
         MARGIN, "Margin of --guide contrastive: no penalty below this cosine.",
