@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from tests.cache.builder import build, write_group
 
 from faceguide.cache.manifest import group_recipe, seal, set_recipe
+from faceguide.cache.plan import load_plan
 from faceguide.cache.reader import FaceCache
 from faceguide.core.files import (
     read_json,
@@ -201,7 +202,7 @@ def test_groups_that_the_run_does_not_read_may_have_come_since(
 
 def add_masks(directory: Path) -> None:
     """The group of masks, as `prep masks` adds it to a cache."""
-    plan = FaceCache.open(directory).plan
+    plan = load_plan(directory)
     settings: dict[str, Any] = {"grid": 7}
     set_recipe(directory, plan, "occlusion", settings, replace=False)
     recipe = group_recipe(directory, plan, "occlusion")
