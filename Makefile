@@ -1,13 +1,14 @@
 # make demo   the whole product on a small photo set, nothing to download but packages
 # make test   the tests
 # make lint   ruff and mypy
-# make faults every fault campaign, with an hour of soak; goes on where it stopped
+# make docs   the site of the documentation, in build/site
+# make faults every fault campaign, with an hour of soak; a rerun resumes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint faults clean
+.PHONY: demo test lint docs faults clean
 
 $(STAMP): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
@@ -32,6 +33,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
 
 faults: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The whole product on a small photo set, in the folder $1. The figures that it prints are of the
-# demo set alone: warps of one portrait, which say nothing about accuracy on people.
+# demo set only: warps of one portrait, which say nothing about accuracy on people.
 set -eu
 demo=$1
 bench=$(dirname "$0")

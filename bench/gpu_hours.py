@@ -6,7 +6,7 @@
 Counted: floating-point operations of one image by torch.utils.flop_counter (a multiplication and
 an addition are two), on the networks that `train` and `evaluate` build. What it does not count
 (norms, activations, pooling, the optimiser) is little arithmetic, though not always little time;
-a classifier over the persons adds 6 × 512 × persons per image in training.
+a classifier over the identities adds 6 × 512 × identities per image in training.
 
 Measured: CPU time of `Network.describe`, on which `evaluate embed` spends its time, on one core.
 
@@ -25,7 +25,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from scale import SETS  # beside this file
+from scale import SETS  # next to this file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode

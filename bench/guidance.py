@@ -3,9 +3,9 @@
     python bench/guidance.py DATA --work work/ --out guidance.json
 
 DATA is a folder with lfw112_dev, orl_att and weights/mobilefacenet.pt. `cal_mobilefacenet` starts
-from the real weights and learns the LFW persons with at least four images and the ORL persons:
+from the real weights and learns the identities of LFW with at least four images and those of ORL:
 200 steps of 32 images with mirror images, whole image only, SGD at 0.01. It is then tested on the
-LFW persons that it never saw: all pairs of their images, and apart from these the pairs of
+LFW identities that it never saw: all pairs of their images, and apart from these the pairs of
 lookalikes. Seeds are paired: run i of every method has the same start and the same batches.
 
 `--train last` (default) keeps the network up to its 14×14 map as it is and trains what follows,
@@ -141,7 +141,7 @@ def test(
     side: int,
     ready: Tensor | None,
 ) -> dict[str, Any]:
-    """Features and what attention does, on persons that were not learnt."""
+    """Features and what attention does, on identities that were not learnt."""
     features: list[Tensor] = []
     watched: Counter[str] = Counter()
     assignment = heads_of(settings.guidance, model.attentions.conv.out_channels)

@@ -66,8 +66,8 @@ class Split:
 
     Attributes:
         train: rows to learn.
-        test: rows of persons never learnt, LFW alone.
-        same: (T·(T−1)/2,) bool over pairs of `test`, one person.
+        test: rows of identities never learnt, LFW alone.
+        same: (T·(T−1)/2,) bool over pairs of `test`, one identity.
         lookalike: likewise, the two are listed as lookalikes.
     """
 
@@ -78,7 +78,7 @@ class Split:
 
 
 def split_rows(cache: FaceCache, data: Path) -> Split:
-    """Persons with at least four images are learnt, the other LFW persons are compared."""
+    """Identities with at least four images are learnt, the other LFW identities are compared."""
     rows = cache.select(labelled=True)
     labels = cache.read(rows, ["label"])["label"]
     counts = Counter(labels.tolist())
@@ -103,7 +103,7 @@ def scores(features: Tensor) -> NDArray[np.float64]:
 
 
 def verification(values: NDArray[np.float64], split: Split) -> dict[str, float]:
-    """How well cosines tell one person from two.
+    """How well cosines tell one identity from two.
 
     Over all pairs the AUC and the TAR at a FAR of 0.001; of the genuine pairs against the
     lookalikes the AUC and the accuracy at the best threshold, which flatters every row alike.

@@ -1,4 +1,4 @@
-"""QAConv over a gallery: pairs per second and memory of `match` beside the plain way.
+"""QAConv over a gallery: pairs per second and memory of `match` next to the plain way.
 
     python bench/match.py --probes 256 --gallery 256 --data DATA --json match.json
 
@@ -9,10 +9,10 @@ taken in turn after a first round that compiles, with one thread processor time.
 fresh process needs at its peak beyond its inputs and what a block of the same kind had needed
 before (--memory-probes × --memory-gallery, 0 = not measured; the plain way needs 11 GB for 1,000 ×
 1,000). With --data (a folder with lfw112_dev and weights/mobilefacenet.pt) the maps are those of
-real faces and rank-1 is that of their persons, else random maps are told apart from their noisy
+real faces and rank-1 is that of their identities, else random maps are told apart from their noisy
 copies.
 
-On CUDA, TFLOP/s of the products are printed beside those of one large bfloat16 matrix product.
+On CUDA, TFLOP/s of the products are printed next to those of one large bfloat16 matrix product.
 That part has never run: no GPU was at hand when it was written.
 """
 
@@ -72,7 +72,7 @@ def random_faces(count: int, seed: int) -> Tensor:
 
 
 def real_faces(data: Path, probes: int, gallery: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Probe maps, gallery maps, and whether they are of one person."""
+    """Probe maps, gallery maps, and whether they are of one identity."""
     import cv2
     import numpy as np
 

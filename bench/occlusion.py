@@ -7,8 +7,8 @@ masks and their outlines) and weights/mobilefacenet.pt; --probes is a folder wit
 labels.csv (identity, number, mask) in which some faces wear real masks. Caches and feature maps
 are made once and kept in --work.
 
-Everything that is trained learns from the persons of LFW fold 0 and half of the mask photographs;
-the tests use other persons. Tests, each a full matrix of probes × gallery:
+Whatever is trained learns from the identities of LFW fold 0 and half of the mask photographs; the
+tests use other identities. Tests, each a full matrix of probes × gallery:
 
 * probes mixed: every real photograph against every other one, with masks or without, visibility
   predicted by the head; `difference` in the JSON file is of this test, the others are under
@@ -18,8 +18,8 @@ the tests use other persons. Tests, each a full matrix of probes × gallery:
 * lfw mixed: clean and covered probes against a clean and covered gallery, exact and predicted;
 * lfw clean: what each matcher costs where nothing is covered.
 
-Intervals are those of a bootstrap over persons of the difference between two matchers, each pair
-counting by the draws of its two persons.
+Intervals are those of a bootstrap over identities of the difference between two matchers, each pair
+counting by the draws of its two identities.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def make_tests(backbone, lfw, rows, probe_cache, probes, work) -> tuple[list[Tes
 def make_matchers(backbone, mean, clean, drawn) -> tuple[dict[str, Score], dict[str, Any]]:
     visible = visible_score(VisibleEmbedding.of(backbone, mean))
     plain = visible_score(VisibleEmbedding.of(backbone))
-    # Training pairs: covered and clean images of persons with several, against one each.
+    # Training pairs: covered and clean images of identities with several, against one each.
     counts = np.bincount(clean.person)
     several = np.flatnonzero(counts[clean.person] > 1)
     versions = [clean, *drawn]

@@ -34,7 +34,7 @@ TRAINING_DRAWS = 4
 
 @dataclass
 class Faces:
-    """N faces: maps (N, C, 7, 7) float16, visibility (N, 7, 7), person (N,), name (N,)."""
+    """N faces: maps (N, C, 7, 7) float16, visibility (N, 7, 7), identity (N,), name (N,)."""
 
     maps: Tensor
     visibility: Tensor
@@ -109,7 +109,7 @@ def masked_in_labels(probes: Path) -> dict[str, bool]:
 
 
 def folds(data: Path) -> dict[str, int]:
-    """Person → LFW fold, from pairs.csv."""
+    """Identity → LFW fold, from pairs.csv."""
     folder = next(iter(sorted(data.glob("lfw112*"))))
     fold: dict[str, int] = {}
     with (folder / "pairs.csv").open(encoding="utf-8") as file:

@@ -6,7 +6,7 @@ DATA holds maskedface_seg_dev (50 photographs with surgical masks and their outl
 weights/mobilefacenet.pt. Three times, a third of the photographs is set aside for the test;
 `train oaml --train occlusion` learns from the others, of which it keeps a quarter to choose its
 best weights. So every photograph is tested once, by a head that neither learnt from it nor was
-chosen by it. Beside the head stand two answers that look at no image: the mean map of the faces
+chosen by it. Next to the head stand two answers that look at no image: the mean map of the faces
 that the head learnt from, and "all visible".
 """
 

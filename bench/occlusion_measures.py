@@ -56,7 +56,7 @@ def visible_score(matcher: VisibleEmbedding) -> Score:
 
 
 def measured(test: Test, scores: NDArray[np.float32], replicates: int) -> dict[str, Any]:
-    """AUC, TAR and rank-1, and the same of every replicate of the persons."""
+    """AUC, TAR and rank-1, and the same of every replicate of the identities."""
     pairs = test.pairs()
     same = test.probe.person[:, None] == test.gallery.person[None]
     people, where = np.unique(

@@ -1,4 +1,4 @@
-"""What bench/occlusion.py trains, on persons that it does not test."""
+"""What bench/occlusion.py trains, on identities that it does not test."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def train_locations(matcher: QAConv, probe: Faces, gallery: Faces) -> tuple[QACo
     """The 49 location weights, the bias and the affine BatchNorms: pairwise cross-entropy.
 
     A few hundred genuine pairs do not hold 49 weights: they are pulled towards equal ones, by one
-    of `PULLS`, that with the largest AUC on the training persons that a half of them does not
+    of `PULLS`, that with the largest AUC on the training identities that a half of them does not
     teach. Returns the matcher and the pull.
     """
     same = torch.from_numpy(probe.person[:, None] == gallery.person[None])
@@ -127,7 +127,7 @@ def train_tail(
 ) -> MobileFaceNet:
     """The last linear layer (1×1 convolution, 512 → 128), by contrast under drawn covers.
 
-    A batch holds one covered image of each of `batch` persons and one clean image, another one
+    A batch holds one covered image of each of `batch` identities and one clean image, another one
     where there is one; with `visible` each pair is compared by the cells that both show.
     """
     rng = np.random.default_rng(0)

@@ -2,13 +2,13 @@
 
     python bench/occlusion_weight.py --data DATA --json weight.json --work WORK
 
-DATA is laid out as for bench/occlusion.py. Every run is the command `train oaml` on the persons of
+DATA is laid out as for bench/occlusion.py. Every run is `train oaml` on the identities of
 LFW fold 0 that have two photographs or more, with covers drawn on half of the faces and their exact
 visibility, and photographs with surgical masks as the second cache. MobileFaceNet has its public
 weights. The heads learn first, on the frozen network, once per seed; every run of --steps steps
 goes on from there and trains the whole network. Nothing is chosen by its result: the last weights
-count. Measured on the persons of the other folds: their photographs under the covers of
-bench/occlusion.py against one clean photograph of each person, visibility predicted by the run's
+count. Measured on the identities of the other folds: their photographs under the covers of
+bench/occlusion.py against one clean photograph of each identity, visibility predicted by the run's
 own head. `released` are the public weights, whose cosine is all that they can do; `heads alone` are
 the runs that all others start from.
 """
@@ -51,7 +51,7 @@ RATE = "0.001"
 
 
 def learners(data: Path, work: Path) -> FaceCache:
-    """A cache of the persons of fold 0, every face known to be wholly visible."""
+    """A cache of the identities of fold 0, every face known to be wholly visible."""
     photographs = work / "learn-photographs"
     if not photographs.exists():
         folder = next(iter(sorted(data.glob("lfw112*"))))
@@ -98,7 +98,7 @@ def run(work: Path, out: Path, seed: int, steps: int, words: tuple[str, ...]) ->
 def faces_of_test(
     network: Network, cache: FaceCache, rows: np.ndarray, folder: Path
 ) -> tuple[Faces, Faces, Faces]:
-    """Covered probes (the covers in turn), the same without covers, one clean face per person."""
+    """Covered probes (the covers in turn), the same without covers, one clean face per identity."""
     folder.mkdir(exist_ok=True)
     labels = cache.read(rows, ["label"])["label"]
     first = np.unique(labels, return_index=True)[1]

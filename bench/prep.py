@@ -1,4 +1,4 @@
-"""Images per second of `prep landmarks` beside its limit and beside a plain loop.
+"""Images per second of `prep landmarks` next to its limit and next to a plain loop.
 
     python bench/prep.py FOLDER --images 4000 --rounds 3 --json prep.json
 

@@ -1,4 +1,4 @@
-"""Batches per second: the stream beside other ways to feed the same samples to a trainer.
+"""Batches per second: the stream next to other ways to feed the same samples to a trainer.
 
     pip install -e . lmdb webdataset mosaicml-streaming ffcv      (what is missing is left out)
     python bench/stream.py --json stream.json
@@ -397,7 +397,7 @@ class Contender:
         module: what must be installed for it.
         size: side of its images; other than 112 means a tenth of the samples.
         lossy: its images went through JPEG.
-        note: printed beside its figures.
+        note: printed next to its figures.
     """
 
     open: Callable[[Path, int], Epoch]
@@ -674,7 +674,7 @@ def main(
     report: Path | None, quick: bool, samples: int, rounds: int, seconds: float,
     folder: Path | None, only: str | None, workers: int,
 ) -> None:  # fmt: skip
-    """Time the stream beside its peers: samples per second, from warm files."""
+    """Time the stream next to its peers: samples per second, from warm files."""
     if only is not None and folder is not None:
         serve(folder, only, workers)
         return

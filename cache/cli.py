@@ -38,7 +38,7 @@ from faceguide.core.files import replacing
 @click.group(cls=Group)
 @click.version_option(__version__, prog_name="faceguide")
 def main() -> None:
-    """Look at a cache, check it, seal it, take things out of it.
+    """Inspect, verify, seal and export a cache.
 
     \b
     Example:
@@ -125,7 +125,7 @@ def seal_command(
     parts = missing.parts
     if parts is not None and (lacking := manifest.missing_parts(directory, chosen, parts)):
         raise CacheError(
-            f"{directory}: {len(lacking)} of {parts} parts are not finished; run them again: "
+            f"{directory}: {len(lacking)} of {parts} parts are not finished; rerun them: "
             f"--part i/{parts}, or prep submit with --parts {parts} "
             f"--indices {show_indices(lacking)}"
         )

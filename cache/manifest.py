@@ -114,7 +114,7 @@ def seal_if_complete(directory: Path, group: str, plan: Plan) -> bool:
 
 
 def missing_parts(directory: Path, groups: Iterable[str], parts: int) -> list[int]:
-    """Which of N parts have shards to make in any of the groups; reads the sidecars alone."""
+    """Which of N parts have shards to make in any of the groups; reads only the sidecars."""
     plan = require_plan(directory)
     missing: set[int] = set()
     for group in groups:
@@ -139,7 +139,7 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
         listed = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
         raise CacheError(
             f"{directory}: {len(missing)} of {plan.shards} {group} shards are not there "
-            f"({listed}); run the same prep command again, it makes only these"
+            f"({listed}); rerun the same prep command, it makes only these"
         )
     status: Counter[str] = Counter()
     origin: Counter[str] = Counter()
@@ -170,7 +170,7 @@ def seal(directory: Path, group: str) -> dict[str, Any]:
         "shards": shards,
     }
     path = manifest_path(directory, group)
-    # What is sealed already can be sealed again where nothing can be written.
+    # A sealed cache can be resealed where nothing can be written.
     if not path.exists() or path.read_bytes() != json_bytes(manifest):
         write_json(path, manifest)
     return manifest
@@ -251,8 +251,8 @@ def finished_shard(
 def wrong_sidecar(path: Path, error: Exception) -> CacheError:
     """What to say about a sidecar that reads well and holds something else."""
     return CacheError(
-        f"{path}: not what a writer of shards leaves ({error}); remove it and run the same prep "
-        "command again"
+        f"{path}: not what a writer of shards leaves ({error}); remove it and rerun the same "
+        "prep command"
     )
 
 
@@ -303,7 +303,7 @@ def failures(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def clean(directory: Path) -> list[Path]:
-    """Remove what killed writers left behind. Only for a directory that nobody writes to."""
+    """Remove what killed writers left behind. Only for a directory that nothing writes to."""
     strays = stray_files(directory)
     for path in strays:
         if path.is_dir():

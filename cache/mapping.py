@@ -283,7 +283,7 @@ class BytesColumn:
         data = np.frombuffer(whole, np.uint8, length, start)
         if name in entry["texts"] and bytes_digest(ends, data) != entry["texts"][name]:
             raise CacheError(
-                f"{path}: {name} differs from its digest; copy it again, or remove it and run the "
-                "same prep command again"
+                f"{path}: {name} differs from its digest; restore the original, or remove it and "
+                "rerun the same prep command"
             )
         return ends, data

@@ -84,7 +84,7 @@ class Plan:
     shard_rows: int  # rows of every shard but the last
     identities: int
     meta: tuple[str, ...]  # names of the extra columns
-    limit: int | None  # rows drawn by --limit, None = all
+    limit: int | None  # rows sampled by --limit, None = all
     listing: str  # sha256 over identities and lists
     schema: int = SCHEMA
 
@@ -96,7 +96,7 @@ class Plan:
 def default_shard_rows(rows: int, row_bytes: int) -> int:
     """Rows per shard: enough shards to share out, few enough files, at most about 512 MiB.
 
-    It depends on the data alone, never on the machine or the number of jobs.
+    It depends only on the data, never on the machine or the number of jobs.
     """
     cap = max(64, min(_SHARD_BYTES // max(1, row_bytes), max(8192, rows // _MANY_SHARDS + 1)))
     return int(np.clip(-(-rows // _FEW_SHARDS), min(64, cap), cap))
@@ -115,7 +115,7 @@ def load_plan(directory: Path) -> Plan | None:
     if record.get("schema") != SCHEMA:
         raise CacheError(
             f"{path}: schema {record.get('schema')!r}, this version reads schema {SCHEMA}; "
-            "use the faceguide that wrote the cache, or make it again"
+            "use the version of faceguide that wrote the cache, or rebuild it"
         )
     try:
         plan = Plan(**{**record, "meta": tuple(record["meta"])})
@@ -196,7 +196,7 @@ def make_plan(
         recipe: what the faces are made with; compared with a plan that is there already.
         meta: names of the rows' meta values.
         seed: key of the permutation.
-        limit: draw this many rows, evenly at random, before planning.
+        limit: sample this many rows uniformly before planning.
         shard_rows: rows per shard; None chooses by the number of rows and `row_bytes`.
         row_bytes: expected bytes of a row.
         progress: called with the number of rows listed since the last call.
@@ -315,7 +315,7 @@ def _name_line(name: str) -> bytes:
 
 
 def _sampled(spool: Path, listed: int, count: int, seed: int) -> Iterator[str]:
-    """The spooled lines that the draw keeps: those whose permuted index is below `count`."""
+    """The spooled lines of the sample: those whose permuted index is below `count`."""
     with spool.open(encoding="ascii") as file:
         if count == listed:
             yield from file

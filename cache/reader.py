@@ -329,7 +329,7 @@ def _require_agreement(first: Volume, other: Volume) -> None:
             )
             raise CacheError(
                 f"{first.directory} and {other.directory}: their {group} were made with other "
-                f"settings ({listed}); make one of them again"
+                f"settings ({listed}); rebuild one of them"
             )
 
 

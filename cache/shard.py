@@ -49,7 +49,7 @@ def is_done(directory: Path, group: str, shard: int, recipe: dict[str, Any]) -> 
     """Whether the shard stands finished, made with this very recipe.
 
     A damaged sidecar, a file of another size than it says, or one that does not begin as HDF5 does,
-    as the copy of a shard that was cut off, counts as unfinished: the shard is then made again.
+    as the copy of a shard that was cut off, counts as unfinished: the shard is then rebuilt.
 
     Raises:
         CacheError: when the system refuses to read, which says nothing of the shard.

@@ -56,7 +56,7 @@ class ShardFiles:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise CacheError(
-                f"{path}: cannot be opened ({error.strerror}); run the same prep command again"
+                f"{path}: cannot be opened ({error.strerror}); rerun the same prep command"
             ) from None
         try:
             if shard not in self._sound:
@@ -64,8 +64,8 @@ class ShardFiles:
                     fault = opening_fault(descriptor, self.entries[shard], self._specs)
                 if fault:
                     raise CacheError(
-                        f"{path}: {fault}; copy it again, or remove it and run the same prep "
-                        "command again"
+                        f"{path}: {fault}; restore the original, or remove it and rerun "
+                        "the same prep command"
                     )
                 self._sound.add(shard)
         except BaseException:

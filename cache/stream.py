@@ -156,7 +156,7 @@ class Stream:
         columns: column names, e.g. ("image", "regions", "label").
         batch_size: rows of a batch on this rank.
         seed, rank, world, shuffle, ragged: see `Order`.
-        batches: your own order instead: row lists, one per batch, of this rank alone. It is
+        batches: your own order instead: row lists, one per batch, only for this rank. It is
             iterated once per epoch (after `set_epoch(epoch)`, if it has that method).
         threads: batches gathered at the same time, ahead of the caller.
         depth: finished batches held ready.
@@ -231,7 +231,7 @@ class Stream:
         """Where the stream stands, for a checkpoint: batches delivered, not those prefetched."""
         epoch, batch = self._epoch, self._delivered
         if self._order is not None and batch == len(self._order):
-            epoch, batch = epoch + 1, 0  # the last batch is out, though nobody asked for more
+            epoch, batch = epoch + 1, 0  # the last batch is out, though no more was asked for
         return {"epoch": epoch, "batch": batch, **self._identity()}
 
     def _identity(self) -> dict[str, Any]:

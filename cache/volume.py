@@ -54,7 +54,7 @@ class Volume:
                     self.specs[spec.name], self.group_of[spec.name] = spec, group
         if "faces" not in self.groups:
             raise CacheError(
-                f"{directory}: not finished; run the same prep command again, "
+                f"{directory}: not finished; rerun the same prep command, "
                 f"or `cache seal {directory}`"
             )
         self._shards = {

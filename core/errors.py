@@ -53,7 +53,7 @@ class Unfinished(EvaluationError):
     def __init__(self, run: Path, what: str, blocks: Sequence[int], total: int) -> None:
         super().__init__(
             f"{run}: {len(blocks)} of {total} blocks of {what} are missing; run the parts that "
-            "make them (`evaluate merge --parts N` names those of N), then merge again"
+            "make them (`evaluate merge --parts N` names those of N), then rerun the merge"
         )
         self.what = what
         self.blocks = tuple(blocks)

@@ -28,12 +28,12 @@ _LOCK = ".lock"  # of a directory
 T = TypeVar("T")
 
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.ENOSPC: "the disk is full; free some space and rerun the same command",
+    errno.EDQUOT: "the disk quota is used up; free some space and rerun the same command",
     errno.EROFS: "the file system is read-only; choose another place, or mount it for writing",
     errno.EACCES: "permission denied; choose another --out or change its owner",
     errno.EPERM: "permission denied; choose another --out or change its owner",
-    errno.EIO: "the disk reported an input/output error; check the disk, then run again",
+    errno.EIO: "the disk reported an input/output error; check the disk, then rerun",
 }
 
 # What link says where there are no hard links (EMLINK: one name is all a file may have), and what
@@ -263,7 +263,7 @@ def publish_file(finished: Path, path: Path) -> bool:
 def _rename_locked(finished: Path, path: Path) -> bool:
     """`publish_file` where a file has one name only: FAT, exFAT, CIFS, many of FUSE.
 
-    The lock is the system's and ends with its process, so a killed writer holds up nobody. The file
+    The lock is the system's and ends with its process, so a killed writer blocks no one. The file
     that carries it stays: who removes it may meet another who has just opened it.
     """
     with (path.parent / _LOCK).open("ab") as file:

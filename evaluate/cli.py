@@ -58,15 +58,15 @@ def main() -> None:
 
 @main.command("embed")
 @click.argument("directory", metavar="CACHE", type=FOLDER)
-@click.option("--maps", is_flag=True, help="Also feature maps, 50 KB a face.")
+@click.option("--maps", is_flag=True, help="Also store feature maps, 50 KB per face.")
 @settings(network=NetworkOptions, run=RunOptions, output=Output)
 def embed_command(
     directory: Path, maps: bool, network: NetworkOptions, run: RunOptions, output: Output
 ) -> None:
     """Embed every face of CACHE; other commands reuse it by --embeddings.
 
-    With an occlusion head in the weights, its visibility is kept too. Running the same command
-    again goes on where it stopped.
+    If the weights have an occlusion head, its visibility is stored too. Rerun the same command to
+    resume.
 
     \b
     Examples:
@@ -143,7 +143,7 @@ def identification_command(
     run: ScoreOptions,
     output: Outcome,
 ) -> None:
-    """Search faces of CACHE among enrolled ones: rank 1 to 20, open-set TPIR, by pose and cover.
+    """Search faces of CACHE among enrolled ones: rank 1 to 20, TPIR, by pose and occlusion.
 
     Without --gallery and --probes, the first image of each identity is enrolled and all others
     are searched for.
@@ -202,7 +202,7 @@ def compare_command(
     """Test verification runs over the same pairs against each other; write tables and the ROC.
 
     McNemar's exact test with Holm's correction, and differences with intervals from a bootstrap
-    over persons. Writes comparison.json, runs.csv, runs.tex, tests.csv, tests.tex, roc.pdf and
+    over identities. Writes comparison.json, runs.csv, runs.tex, tests.csv, tests.tex, roc.pdf and
     roc.png.
 
     \b
@@ -262,12 +262,12 @@ def compare_command(
     type=click.IntRange(0, 500),
     default=12,
     show_default=True,
-    help="Pairs shown of either kind per run.",
+    help="Hardest genuine and impostor pairs to show per run.",
 )
 def report_command(directories: tuple[Path, ...], out: Path, title: str, hardest: int) -> None:
-    """Show runs in one HTML file: tables, curves, the hardest pairs with their crops.
+    """Show runs in one HTML file: tables, curves, and the hardest pairs with their crops.
 
-    The file needs no network. It holds face images: mind who gets it.
+    The file needs no network. It contains face images: share it with care.
 
     \b
     Example:

@@ -51,7 +51,7 @@ def show_part(record: dict[str, Any], out: Path, output: Output) -> None:
     if record["waits"]:
         say(
             f"part {index}/{parts}: faces are embedded, others are missing; when all parts have "
-            "come so far, run each again for its scores"
+            "finished, rerun each for its scores"
         )
     else:
         say(f"part {index}/{parts} done; when all are, `evaluate merge {out} --parts {parts}`")
@@ -73,7 +73,7 @@ def _verification(record: dict[str, Any]) -> None:
 def _identification(record: dict[str, Any]) -> None:
     click.echo(
         f"{record['gallery']:,} gallery images, {record['probes']:,} probes, "
-        f"{record['stranger_probes']:,} of them of strangers"
+        f"{record['stranger_probes']:,} of them not enrolled"
     )
     _rates(record)
 
@@ -108,13 +108,13 @@ def _rates(record: dict[str, Any]) -> None:
 
 
 def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) -> None:
-    """Warn of shared persons, of doubts, and of entries without a score."""
+    """Warn of shared identities, of doubts, and of entries without a score."""
     from faceguide.evaluate.verification import DOUBTFUL
 
     shared = record.get("shared_identities")
     if shared and shared["count"]:
         say(
-            f"Warning: {shared['count']} persons of this test are in the training set of these "
+            f"Warning: {shared['count']} identities of this test are in the training set of these "
             f"weights, e.g. {', '.join(shared['names'][:3])}"
         )
     fusion = record.get("fusion") or {}
@@ -123,7 +123,7 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
     fitted = fusion.get("shared_identities")
     if fitted and fitted["count"]:
         say(
-            f"Warning: the fusion was fitted on {fitted['count']} persons of this test, e.g. "
+            f"Warning: the fusion was fitted on {fitted['count']} identities of this test, e.g. "
             f"{', '.join(fitted['names'][:3])}; its figures are too good"
         )
     doubts = Doubts.of(record["doubts"])
@@ -151,5 +151,5 @@ def _serious(record: dict[str, Any]) -> list[str]:
     if is_contradicted(counts, pairs):
         found.append(f"More than 1 % of the {pairs:,} pairs contradict what is known of them")
     if counts.get("not_enrolled"):
-        found.append("Nobody who is searched for is enrolled")
+        found.append("No probe's identity is enrolled")
     return found

@@ -39,7 +39,7 @@ class NetworkOptions(Device):
     """
 
     backbone: str | None = option(
-        None, "Its name, or module:function; a training run knows its name."
+        None, "Name of the network, or module:function; not needed for a training run."
     )
     weights: Path = option(help="A weights file or a training run.", type=EXISTING)
     colour: Literal["RGB", "BGR"] | None = option(
@@ -78,9 +78,9 @@ class SearchOptions:
     """Who is enrolled, and who is searched for."""
 
     gallery: Path | None = option(
-        None, "CSV of enrolled images: key, identity if need be.", type=FILE
+        None, "CSV of enrolled images: key and, if the cache has none, identity.", type=FILE
     )
-    probes: Path | None = option(None, "CSV of images to search for, likewise.", type=FILE)
+    probes: Path | None = option(None, "CSV of images to search for, in the same form.", type=FILE)
     unenrolled: float = option(
         0.0,
         "Without lists: share of identities that are not enrolled, for open-set figures.",

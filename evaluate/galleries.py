@@ -30,9 +30,9 @@ class Galleries:
 
     Attributes:
         gallery: (G,) rows that are enrolled.
-        gallery_person: (G,) person of each, numbered from 0 without gaps over both lists.
+        gallery_person: (G,) identity of each, numbered from 0 without gaps over both lists.
         probe: (P,) rows that are searched for.
-        probe_person: (P,) person of each; a person without gallery rows is not enrolled.
+        probe_person: (P,) identity of each; an identity without gallery rows is not enrolled.
         left_out: list entries that cannot be used.
         doubts: what looks wrong about the lists.
     """
@@ -48,14 +48,14 @@ class Galleries:
 def one_per_identity(
     cache: FaceCache, rows: NDArray[np.int64], unenrolled: float = 0.0, seed: int = 0
 ) -> Galleries:
-    """The first image of each person (by key) is enrolled, the others are probes.
+    """The first image of each identity (by key) is enrolled, the others are probes.
 
     Args:
         cache: where the rows lie.
         rows: labelled rows with a face.
-        unenrolled: share of the persons, 0 to below 1, that are drawn and not enrolled; all
+        unenrolled: share of the identities, 0 to below 1, that are not enrolled, at random; all
             their images are probes, for the open-set figures.
-        seed: of that draw.
+        seed: random seed of that sample.
 
     Raises:
         EvaluationError: when no probe or no gallery is left.
@@ -76,9 +76,9 @@ def one_per_identity(
     enrolled = first & ~np.isin(person, left)
     if not enrolled.any() or enrolled.all():
         raise EvaluationError(
-            f"{cache.directory}: {len(rows)} rows of {people} persons leave "
+            f"{cache.directory}: {len(rows)} rows of {people} identities leave "
             f"{int(enrolled.sum())} gallery images and {int((~enrolled).sum())} probes; expected "
-            "persons with two images or more"
+            "identities with two images or more"
         )
     return Galleries(
         rows[enrolled], person[enrolled], rows[~enrolled], person[~enrolled], [], Doubts()

@@ -1,8 +1,8 @@
-"""1:N identification: search each probe among the enrolled persons, block by block.
+"""1:N identification: search each probe among the enrolled identities, block by block.
 
-A person's score is that of its best gallery image. A probe's rank is one more than the number of
-other persons that score at least as much as its own: ties count against the method. Memory holds
-one block of probes × persons and one block of gallery images, never the whole matrix.
+An identity's score is that of its best gallery image. A probe's rank is one more than the number of
+other identities that score at least as much as its own: ties count against the method. Memory holds
+one block of probes × identities and one block of gallery images, never the whole matrix.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from faceguide.evaluate.score.scores import (
 RANKS = (1, 5, 10, 20)
 FPIRS = (1e-3, 1e-2, 1e-1)
 SEARCH = "search.safetensors"
-_BLOCK_BYTES = 32 << 20  # of probes × persons
+_BLOCK_BYTES = 32 << 20  # of probes × identities
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Search:
     """What the search found for each of P probes.
 
     Attributes:
-        rank: (P,) of the probe's own person, from 1; 0 when it is not enrolled.
-        mate: (P,) score of the own person; NaN when it is not enrolled.
-        top: (P,) highest score of any person.
+        rank: (P,) of the probe's own identity, from 1; 0 when it is not enrolled.
+        mate: (P,) score of the own identity; NaN when it is not enrolled.
+        top: (P,) highest score of any identity.
         top_person: (P,) who that is.
     """
 
@@ -61,7 +61,7 @@ Blocks = Callable[[slice], Iterator[tuple[slice, NDArray[np.float32]]]]
 
 
 def probe_block(people: int, most: int = 512) -> int:
-    """Probes per block, so that probes × persons stay within 32 MiB."""
+    """Probes per block, so that probes × identities stay within 32 MiB."""
     return int(np.clip(_BLOCK_BYTES // (4 * max(people, 1)), 1, most))
 
 
@@ -78,8 +78,8 @@ def search_blocks(
 
     Args:
         blocks: gives the scores of a block of probes with all gallery entries, part by part.
-        gallery_person: (G,) person numbers, in increasing order.
-        probe_person: (P,) person numbers; those that the gallery lacks are not enrolled.
+        gallery_person: (G,) identity numbers, in increasing order.
+        probe_person: (P,) identity numbers; those that the gallery lacks are not enrolled.
         step: probes of a block.
         progress: called with the number of probes done.
         kept: where the outcome of each block is kept on disk; None = nowhere.
@@ -126,9 +126,9 @@ def search(
         reader: where the faces are.
         matcher: how they are compared.
         gallery: (G,) rows.
-        gallery_person: (G,) person numbers.
+        gallery_person: (G,) identity numbers.
         probe: (P,) rows.
-        probe_person: (P,) person numbers; those that the gallery lacks are not enrolled.
+        probe_person: (P,) identity numbers; those that the gallery lacks are not enrolled.
         progress: called with the number of probes done.
         kept: where the outcome of each block is kept, unless the matcher is cheap.
 
@@ -159,12 +159,12 @@ def search(
 def _read_off(
     best: NDArray[np.float32], people: NDArray[np.int64], person: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """Ranks and top scores of one block, fields of `Search`, from its (P, persons) best scores."""
+    """Ranks and top scores of a block, fields of `Search`, from its (P, identities) best scores."""
     column = np.searchsorted(people, person).clip(0, len(people) - 1)
     enrolled = people[column] == person
     every = np.arange(len(best))
     mate = best[every, column]
-    level = np.count_nonzero(best >= mate[:, None], axis=1)  # the own person among them
+    level = np.count_nonzero(best >= mate[:, None], axis=1)  # the own identity among them
     top = best.argmax(1)
     return {
         "rank": np.where(enrolled, level, 0),
@@ -181,14 +181,14 @@ def summarise(
     replicates: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Rank-k rates and open-set rates, with intervals over persons.
+    """Rank-k rates and open-set rates, with intervals over identities.
 
     TPIR@FPIR: share of enrolled probes that are found at rank 1 with a score that at most the
-    share FPIR of the probes of strangers reaches. Refused where FPIR × strangers < 10.
+    share FPIR of the unenrolled probes reaches. Refused where FPIR × those probes < 10.
 
     Args:
         found: the search.
-        person: (P,) person of each probe.
+        person: (P,) identity of each probe.
         replicates: of the bootstrap; 0 = no intervals.
         seed: of the bootstrap.
     """
@@ -199,7 +199,7 @@ def summarise(
     strangers = int((found.rank == 0).sum())
     refused = {
         f"tpir {far_name(fpir)}": (
-            f"needs {round(LEAST_FALSE_ACCEPTS / fpir):,} probes of persons that are not "
+            f"needs {round(LEAST_FALSE_ACCEPTS / fpir):,} probes of identities that are not "
             f"enrolled, found {strangers:,}"
         )
         for fpir in FPIRS
@@ -207,7 +207,7 @@ def summarise(
     }
     enrolled = int((found.rank > 0).sum())
     if not enrolled:
-        refused |= dict.fromkeys(names, "no probe is of an enrolled person")
+        refused |= dict.fromkeys(names, "no probe is of an enrolled identity")
     intervals: dict[str, Any] = {}
     if replicates:
         people = int(cluster.max()) + 1
@@ -238,7 +238,7 @@ def refuse(person: NDArray[np.int64], reason: str) -> dict[str, Any]:
     """What `summarise` gives where there is nothing to search for or in.
 
     Args:
-        person: (P,) person of each probe.
+        person: (P,) identity of each probe.
         reason: why.
     """
     ranks, tpir = [str(k) for k in RANKS], [far_name(fpir) for fpir in FPIRS]
@@ -278,7 +278,7 @@ class _Rates:
                 rates.append(np.nan)
                 continue
             allowed = np.floor(fpir * accepted[-1] * (1 + 1e-12))
-            # The first stranger who may not get in sets the score that must be exceeded.
+            # The first unenrolled probe that must be rejected sets the score that must be exceeded.
             place = int(np.searchsorted(accepted, allowed, side="right"))
             limit = found.top[self._order[place]] if place < len(self._order) else -np.inf
             good = (found.rank == 1) & (found.mate > limit)
@@ -287,7 +287,7 @@ class _Rates:
 
 
 def cmc(rank: NDArray[np.int64], ranks: int = 100) -> NDArray[np.float64]:
-    """(ranks,) share of enrolled probes whose person is among the first 1, 2, … found.
+    """(ranks,) share of enrolled probes whose identity is among the first 1, 2, … found.
 
     Args:
         rank: (P,) of `Search`.

@@ -1,4 +1,4 @@
-"""`evaluate merge`: the results of a run whose parts are done, from its run.json alone."""
+"""`evaluate merge`: the results of a run whose parts are done, from its run.json only."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _asked_colour(about: dict[str, Any]) -> str | None:
-    """What --colour said; what the weights tell by themselves they tell again."""
+    """What --colour said; what the weights say by themselves they still say."""
     found: str | None = about["colour"] if about["colour_from"] == "option" else None
     return found
 
@@ -63,7 +63,7 @@ def _asked_colour(about: dict[str, Any]) -> str | None:
 def _unchanged(out: Path, what: str, now: str, then: str) -> None:
     if now != then:
         raise EvaluationError(
-            f"{out}: {what} was changed since the parts ran; run them again in another --out"
+            f"{out}: {what} was changed since the parts ran; rerun them in another --out"
         )
 
 

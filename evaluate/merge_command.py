@@ -18,7 +18,7 @@ from faceguide.core.commands.shared_options import FOLDER, MissingParts, Outcome
 @click.argument("directory", metavar="RUN", type=FOLDER)
 @settings(missing=MissingParts, output=Outcome)
 def merge_command(directory: Path, missing: MissingParts, output: Outcome) -> None:
-    """Write the results of a RUN whose parts are all done; again writes the same bytes.
+    """Write the results of a RUN whose parts are all done; a rerun writes the same bytes.
 
     RUN is of embed, verification, identification, ijb or attribution. Nothing is embedded here;
     when blocks are missing, the exit code is 1.
@@ -43,8 +43,8 @@ def merge_command(directory: Path, missing: MissingParts, output: Outcome) -> No
             raise
         again = parts_of(error.blocks, parts)
         raise EvaluationError(
-            f"{directory}: {len(again)} of {parts} parts are not finished ({error.what}); run "
-            f"them again: --part i/{parts}, or evaluate submit with --parts {parts} --indices "
+            f"{directory}: {len(again)} of {parts} parts are not finished ({error.what}); rerun "
+            f"them: --part i/{parts}, or evaluate submit with --parts {parts} --indices "
             f"{show_indices(again)}"
         ) from None
     if command == "attribution":

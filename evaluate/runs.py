@@ -300,6 +300,6 @@ def _save_search(out: Path, task: Galleries, found: identification.Search) -> No
 
 
 def _leak(cache: FaceCache, network: Network, rows: Any) -> dict[str, Any] | None:
-    """Persons of the test that the weights were trained on; None when nobody knows."""
+    """Identities of the test that the weights were trained on; None when it is unknown."""
     shared = shared_identities(cache, network, rows)
     return None if shared is None else {"count": len(shared), "names": shared[:100]}

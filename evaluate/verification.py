@@ -67,7 +67,7 @@ def summarise(
         scores: (N,) finite, higher = more alike.
         same: (N,) bool.
         fold: (N,) or None: folds are cut as published.
-        people: (N, 2) the person on either side, numbered from 0 without gaps.
+        people: (N, 2) the identity on either side, numbered from 0 without gaps.
         cosine: whether the scores are cosines, to which the published grid applies.
         replicates: of the bootstrap; 0 = no intervals.
         seed: of the bootstrap.
@@ -167,7 +167,7 @@ def save_scores(
 
     Args:
         out: the run directory.
-        listed: digest of the list of pairs, so that runs over other lists are told apart.
+        listed: digest of the list of pairs, so that runs over other lists are distinguished.
         number: (N,) place of each pair in the list.
         probe: (N,) rows.
         reference: (N,) rows.
@@ -197,7 +197,7 @@ def load_scores(run: Path) -> dict[str, NDArray[Any]]:
     """
     names = ("number", "probe", "reference", "same", "score", "correct", "people")
     try:
-        found = read_arrays(run / SCORES, "run the evaluation again", names)
+        found = read_arrays(run / SCORES, "rerun the evaluation", names)
     except FileNotFoundError:
         raise EvaluationError(
             f"{run}: no {SCORES}; expected a run of `evaluate verification`"
@@ -248,8 +248,8 @@ def describe(record: dict[str, Any]) -> str:
         return f"  [{100 * found[0]:.2f}, {100 * found[1]:.2f}]" if found else ""
 
     lines = [
-        f"{record['pairs']:,} pairs: {record['genuine']:,} of one person, "
-        f"{record['impostors']:,} of two; {record['people']:,} persons"
+        f"{record['pairs']:,} pairs: {record['genuine']:,} of one identity, "
+        f"{record['impostors']:,} of two; {record['people']:,} identities"
     ]
     if accuracy["mean"] is None:
         lines.append(f"accuracy   –  ({accuracy['refused']})")

@@ -75,9 +75,9 @@ def landmarks_command(
 
     SOURCE is a folder of identities (person/photo.jpg), with --flat any folder of images, a CSV
     file (columns path, identity, others are kept), an insightface train.rec or a .bin file.
-    What looks wrong about it is said in one line and counted in --json as doubts.
-    Running the same command again goes on where it stopped. With --masks or --clean, visibility
-    is made as `prep masks` makes it, once the faces are there.
+    Whatever looks wrong about it is one line on stderr and counted under "doubts" in --json. Rerun
+    the same command to resume. With --masks or --clean, `prep masks` follows once the faces are
+    there.
 
     \b
     Examples:
@@ -133,9 +133,7 @@ def _settled(directory: Path, plan: Plan, visibility: MaskPlan) -> MaskWork:
     try:
         return settle_masks(directory, plan, visibility, replace=False)
     except CacheError as error:  # --overwrite of this command would remove the faces as well
-        raise CacheError(
-            f"{error}; `prep masks … --overwrite` makes the masks alone anew"
-        ) from None
+        raise CacheError(f"{error}; `prep masks … --overwrite` rebuilds only the masks") from None
 
 
 @main.command("plan")
@@ -143,10 +141,10 @@ def _settled(directory: Path, plan: Plan, visibility: MaskPlan) -> MaskWork:
 def plan_command(
     faces: FaceSettings, guidance: GuidanceSettings, place: PlanOptions, output: Output
 ) -> None:
-    """List SOURCE and settle which image goes where; open none.
+    """List SOURCE and decide which image goes where, without opening any.
 
-    `prep landmarks` plans by itself. Before many parts start together, one plan saves each of
-    them from listing SOURCE.
+    `prep landmarks` plans by itself. Plan once before many parts start together, so that each
+    need not list SOURCE.
 
     \b
     Example:
@@ -184,7 +182,7 @@ def _faces_and_guidance(
 @main.command("guidance")
 @settings(place=CacheOptions, guidance=GuidanceSettings, here=Here)
 def guidance_command(place: CacheOptions, guidance: GuidanceSettings, here: Here) -> None:
-    """Render heatmaps and region masks again with other settings; nothing is detected.
+    """Re-render heatmaps and region masks with other settings, without detection.
 
     --points FILE has the fields of the built-in table: lists of landmark indices (0 to 477 of
     MediaPipe's face mesh), radius and sigmas in pixels of a crop of 448 whatever the cache's
@@ -195,6 +193,7 @@ def guidance_command(place: CacheOptions, guidance: GuidanceSettings, here: Here
     Examples:
       prep guidance --cache cache/ --regions points --grid 56
       prep guidance --cache cache/ --regions points --points mine.json
+
     \b
     mine.json, shortened:
       {"points": {"eyes": [33, 133], "nose": [1, 4], "mouth": [61, 291]},

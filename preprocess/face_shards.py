@@ -79,14 +79,14 @@ class FaceSettings:
     source: Path = argument(type=EXISTING)
     flat: bool = option(False, "Nested folders do not name identities.")
     align: Literal["arcface", "none"] = option(
-        "arcface", "Five-point alignment, or none for images that are aligned already."
+        "arcface", "Five-point alignment, or none for images that are already aligned."
     )
     size: int = option(112, "Side of the crop in pixels.", type=click.IntRange(16, 1024))
     margin: float = option(
-        0.0, "Show this share more on each side of the template.", type=click.FloatRange(0, 2)
+        0.0, "Extra share of the template's side on each side.", type=click.FloatRange(0, 2)
     )
     store: Literal["raw", "jpeg"] = option(
-        "raw", "Pixels, or JPEG for large crops and sets beyond memory."
+        "raw", "Raw pixels, or JPEG for large crops and sets larger than memory."
     )
     model: Path | None = option(
         None,
@@ -101,9 +101,9 @@ class FaceSettings:
     )
     landmark_index: Path | None = None
     choose: Literal["largest", "center"] = option(
-        "largest", "Which of several faces in an image counts.", "--face"
+        "largest", "Which face to take when there are several.", "--face"
     )
-    check_all: bool = option(False, "Measure the quality of every face: one more pass.")
+    check_all: bool = option(False, "Measure the quality of every face (one more pass).")
 
     def row_bytes(self) -> int:
         """Expected bytes of a row in the faces file."""

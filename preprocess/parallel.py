@@ -82,7 +82,7 @@ def run(
             except TerminatedWorkerError:
                 raise FaceguideError(
                     "a worker process was killed, most often for lack of memory; finished shards "
-                    "are kept: run again, with fewer --jobs"
+                    "are kept: rerun with fewer --jobs"
                 ) from None
 
 
@@ -91,7 +91,7 @@ def run_dask(
 ) -> list[Result]:
     """Results of `work(number, tick)` for each unit, from the workers of a Dask scheduler.
 
-    A unit whose worker dies runs again on another; units are pure, so the result is the same.
+    A unit whose worker dies is rerun on another; units are pure, so the result is the same.
 
     Args:
         work: picklable; its paths must lead to the same files on every worker.
@@ -122,7 +122,7 @@ def run_dask(
             except KilledWorker as error:
                 raise FaceguideError(
                     f"several Dask workers died over the same shard ({error}); finished shards "
-                    "are kept: run again with more memory per worker"
+                    "are kept: rerun with more memory per worker"
                 ) from None
             except TimeoutError:
                 raise FaceguideError(

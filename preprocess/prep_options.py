@@ -23,7 +23,7 @@ class Here(Part, Outcome):
     jobs: int | None = option(None, "Processes.  [default: all cores]", type=click.IntRange(1))
     dask: str | None = option(
         None,
-        "Work on the workers of this Dask scheduler, tcp://host:8786, instead of here.",
+        "Use the workers of this Dask scheduler, tcp://host:8786, instead of here.",
         metavar="SCHEDULER",
     )
 
@@ -51,7 +51,7 @@ class CacheOptions:
     """A cache that gets another group of columns."""
 
     directory: Path = option(MISSING, "Cache of the faces.", "--cache", type=FOLDER)
-    prepare: bool = option(False, "Only settle what all parts share; make no shard.")
+    prepare: bool = option(False, "Only write what all parts share; make no shards.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from tests.faults.full_disk import resize, small_disk
 
 from faceguide.__main__ import main
 
-FULL = "Error: standard output: the disk is full; free some space and run the same command again\n"
+FULL = "Error: standard output: the disk is full; free some space and rerun the same command\n"
 # Each command in a process that ends as the interpreter does, without importing all over again.
 PROGRAM = """
 import json, os, sys

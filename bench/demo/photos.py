@@ -48,7 +48,7 @@ Every picture in this folder is made by computer out of one photograph: a portra
 astronaut Eileen Collins by NASA. It was released into the public domain and is distributed
 with scikit-image as skimage.data.astronaut() (https://flic.kr/p/r9qvLn).
 
-The faces are warped, recoloured and partly covered by drawn cloth. They show no real persons and
+The faces are warped, recoloured and partly occluded by drawn cloth. They show no real people and
 say nothing about Eileen Collins, and NASA endorses neither them nor the software that made them.
 The set serves to try the software out. No accuracy measured on it means anything.
 """
@@ -56,7 +56,7 @@ The set serves to try the software out. No accuracy measured on it means anythin
 
 @dataclass(frozen=True)
 class Capture:
-    """What belongs to one image alone."""
+    """What belongs to one image only."""
 
     pose: tuple[Bump, ...]
     view: Floats  # (2, 3): pixels of a 1×1 image, -0.5 to 0.5, to the photograph
@@ -148,7 +148,7 @@ def render(
     Args:
         portrait: the layers of the photograph.
         painted: what `paint` made of it for `identity`.
-        identity: the person's shape.
+        identity: shape of the face.
         capture: the image's own view, light and niqab.
         size: side S of the image in pixels.
     """
@@ -245,10 +245,10 @@ def write_demo_photos(
 
     Args:
         folder: made when it is not there; a set written before with the same names is replaced.
-        identities: how many persons, at least 2.
-        images: pictures of each person; enough for 10 pairs of one identity over all persons.
+        identities: how many identities, at least 2.
+        images: pictures of each identity; enough for 10 pairs of one identity over all identities.
         size: side of the square pictures in pixels, at least 64.
-        seed: of everything drawn, not negative.
+        seed: random seed, not negative.
 
     Raises:
         FaceguideError: when scikit-image is missing, the set would be too small, the folder holds

@@ -19,7 +19,7 @@ from faceguide.core.errors import FaceguideError
 Floats = NDArray[Any]  # float32 or float64, as said where it matters
 Polygon = Sequence[tuple[int, int]]
 
-_TRAITS = 25  # numbers drawn for each identity
+_TRAITS = 25  # random numbers per identity
 
 # Positions in the photograph. Eyes, brows, lips, irises, nose and chin are what MediaPipe's Face
 # Mesh finds in it, rounded; hair and skin are traced, and fitted to the edges by `_matte`.
@@ -108,7 +108,7 @@ def displace(points: Floats, bumps: Sequence[Bump]) -> Floats:
 
 @dataclass(frozen=True)
 class Identity:
-    """What all images of one person share."""
+    """What all images of one identity share."""
 
     shape: tuple[Bump, ...]
     skin: Floats  # (3,) mean CIELAB

@@ -75,7 +75,7 @@ def describe(found: dict[str, Any]) -> str:
         lines.append(f"meta columns: {', '.join(found['meta'])}")
     for group, facts in found["groups"].items():
         if not facts["sealed"]:
-            lines.append(f"{group}: not finished; run the same prep command again")
+            lines.append(f"{group}: not finished; rerun the same prep command")
             continue
         counts = _counts(facts["status"])
         if facts["origin"]:

@@ -62,7 +62,7 @@ def _legend(cache: FaceCache, width: int) -> Image.Image:
         regions = _REGION_COLOURS.astype(int).tolist()
         dots += [(name, tuple(c)) for name, c in zip(REGIONS, regions, strict=True)]
     if "visibility" in cache.columns:
-        dots += [("visible", _VISIBLE), ("hidden", _HIDDEN), ("grey picture: unknown", _UNKNOWN)]
+        dots += [("visible", _VISIBLE), ("occluded", _HIDDEN), ("grey picture: unknown", _UNKNOWN)]
     font = ImageFont.load_default(13)
     places, x, y = [], _GAP, 0
     for text, colour in dots:
@@ -173,6 +173,6 @@ def _with_visibility(
     large = cv2.resize(
         visibility.astype(np.float32), (_PANEL, _PANEL), interpolation=cv2.INTER_NEAREST
     )[:, :, None]
-    # Green where the face can be seen, red where it is hidden.
+    # Green where the face can be seen, red where it is occluded.
     colour = large * np.array(_VISIBLE) + (1 - large) * np.array(_HIDDEN)
     return _blend(image, colour.astype(np.float32), np.full((1, 1, 1), 0.45, np.float32))

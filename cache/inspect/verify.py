@@ -46,7 +46,7 @@ from faceguide.core.files import (
 from faceguide.core.formats.hdf5 import open_dataset
 
 _OK = STATUS_CODE["ok"]
-_AGAIN = "remove it and run the same prep command again"
+_AGAIN = "remove it and rerun the same prep command"
 
 
 def verify(
@@ -77,7 +77,7 @@ def verify(
             if stray or manifest_path(directory, group).exists():
                 problems.append(
                     f"{recipe_path(directory, group)}: missing, but {group} files are there; "
-                    "restore it or render the group again"
+                    "restore it or re-render the group"
                 )
             continue
         try:
@@ -87,7 +87,7 @@ def verify(
             continue
         if manifest is None:
             problems.append(
-                f"{manifest_path(directory, group)}: missing; run the same prep command again, "
+                f"{manifest_path(directory, group)}: missing; rerun the same prep command, "
                 f"or `cache seal {directory}`"
             )
             continue

@@ -1,11 +1,11 @@
-"""Names of identities as tables write them: who is nobody, and which names are spellings of one."""
+"""Names of identities as tables write them: which mean none, and which are spellings of one."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# What pandas reads as missing, and what else stands in tables for nobody.
+# What pandas reads as missing, and what else tables write for no identity.
 NOBODY = frozenset(
     {
         *("unknown", "-1", "-1.0", "NULL", "null", "None", "none", "nan", "NaN", "NAN"),

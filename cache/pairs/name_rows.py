@@ -31,7 +31,7 @@ class Matches:
     Attributes:
         rows: name → row, or `MISSING` or `AMBIGUOUS`.
         loose: names that match although one of the two lacks folders.
-        doubtful: those of them that match by a file name that numbers images anew in each folder.
+        doubtful: those of them that match by a file name that restarts in each folder.
     """
 
     rows: dict[str, int | str]

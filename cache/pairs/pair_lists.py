@@ -1,7 +1,7 @@
 """Lists of pairs as the field distributes them, read into one form.
 
 A name in a list is matched with a row key of the cache later (`pair_rows`), so a reader keeps the
-names as they stand. Layouts are told apart by their content, except for `.bin`, `.csv` and
+names as they stand. Layouts are recognised by their content, except for `.bin`, `.csv` and
 `.json`, which their suffix names.
 """
 
@@ -65,7 +65,7 @@ class PairList:
     Attributes:
         first: names of the probes; a path, or a path without its suffix.
         second: names of the references.
-        same: (N,) bool, one person.
+        same: (N,) bool, one identity.
         fold: (N,) int64, or None when the file has none.
     """
 
@@ -84,7 +84,7 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
     Known layouts: a header `fold,a,b,same` or `image_a,image_b,is_same[,fold]` or the like over
     cells parted by `,`, `;` or tabs; LFW's `pairs.txt` and `pairsDevTest.txt`, with or without
     their first line; lines of `path path 0|1`; CALFW and CPLFW (two lines a pair); insightface
-    `.bin`; ND-TWIN's pairs of identities (`.json`, with `id_to_images.json` beside it): all pairs
+    `.bin`; ND-TWIN's pairs of identities (`.json`, with `id_to_images.json` next to it): all pairs
     of images of one identity, and all across two twins.
 
     Args:
@@ -285,7 +285,7 @@ def _lfw_name(where: str, name: str, number: str) -> str:
 
 
 def _two_lines(path: Path, fields: Fields) -> Iterator[Row]:
-    """CALFW and CPLFW: `name token` twice; the token is 0 for two persons.
+    """CALFW and CPLFW: `name token` twice; the token is 0 for two identities.
 
     CALFW's tokens 1 to 10 number the folds of the genuine pairs; its impostor pairs have no fold,
     so folds are left to the protocol, which cuts both kinds in the order of the file.
@@ -316,7 +316,7 @@ def _path_path_label(path: Path, fields: Fields) -> Iterator[Row]:
 
 
 def _twins(path: Path, text: str, split: str | None) -> Iterator[Row]:
-    """All pairs of images of each person, then all pairs of images across two twins."""
+    """All pairs of images of each identity, then all pairs of images across two twins."""
     pairs = _json(path, text)
     if _is_images(pairs):
         raise ListError(
@@ -325,7 +325,7 @@ def _twins(path: Path, text: str, split: str | None) -> Iterator[Row]:
         )
     images = _json(path.with_name(IMAGES_OF_TWINS))
     if not isinstance(pairs, dict) or not isinstance(images, dict):
-        raise ListError(f"{path}: expected {{split: [[id, id], …]}} and {{id: [paths]}} beside it")
+        raise ListError(f"{path}: expected {{split: [[id, id], …]}} and {{id: [paths]}} next to it")
     if split not in pairs:
         raise ListError(
             f"{path}: choose its split, with --split, --pairs-split or --contrastive-split, from "

@@ -102,10 +102,10 @@ def clusters(
     reference: NDArray[np.int64],
     same: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], str]:
-    """The person on either side of each pair, numbered from 0 without gaps.
+    """The identity on either side of each pair, numbered from 0 without gaps.
 
     The cache's labels name them. Where they do not (a `.bin`, a flat folder), images that genuine
-    pairs connect are one person, and an image that none connects is a person by itself.
+    pairs connect are one identity, and an image that none connects is an identity by itself.
 
     Args:
         cache: where the rows lie.

@@ -95,7 +95,7 @@ class Group(click.Group):
             say(error)
             ctx.exit(SOME_FAILED)
         except Interrupted:
-            say("Interrupted; what is finished is kept. Run the same command again to go on.")
+            say("Interrupted; what is finished is kept. Rerun the same command to resume.")
             ctx.exit(INTERRUPTED)
 
 
@@ -145,7 +145,7 @@ def undisturbed() -> Iterator[None]:
     """Put a signal off to the end of the block.
 
     For code that drops exceptions, such as a C extension while it is loaded: the command would
-    go on as if nobody had asked it to stop.
+    continue as if it had not been asked to stop.
 
     Raises:
         Interrupted: at the end, when a signal came.

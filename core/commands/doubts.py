@@ -38,12 +38,12 @@ KINDS: Mapping[str, str] = {
     "of them, or --flat",
     "single_identity": "identity is all there is; nothing can be compared",
     "spellings": "identities differ from another only in case, blanks, Unicode form or zeros",
-    "no_identity": "images name nobody (empty, nan, -1 or the like) and stay without identity",
+    "no_identity": "images name no identity (empty, nan, -1 or the like); kept without one",
     "guessed_identity_column": "column is taken for the identity, as none is called identity",
     "no_identity_column": "list has no column of identities, only others; call it identity",
     "two_identities": "images stand under more than one identity",
-    "repeated_images": "images stand under the same identity again",
-    "masks_beside_images": "masks lie beside their photographs and are not taken for faces",
+    "repeated_images": "images are repeated under the same identity",
+    "masks_beside_images": "masks lie next to their photographs and are not taken for faces",
     "thumbnail_folders": "folders of thumbnails or waste are left out",
     "unread_formats": "pictures are of a format that is not read here; convert them to JPEG or PNG",
     "links_outside": "folder links lead out of the source and are not followed; give prep the "
@@ -51,11 +51,11 @@ KINDS: Mapping[str, str] = {
     "links_upwards": "folder links lead to a folder above them and are not followed",
     "links_repeated": "folder links lead to a folder that another link leads to, and are not "
     "followed",
-    "odd_labels": "records have a label that is no whole number from 0 to 2**24; it is kept",
+    "odd_labels": "records have a label that is not a whole number from 0 to 2**24; it is kept",
     "header_count": "header of the records promises another number of images",
     # masks
-    "eyes_hidden": "faces have their eyes mostly hidden; is --polarity the other way round?",
-    "polarity_against_layout": "masks beside kept_faces/, where white means visible, are read as "
+    "eyes_hidden": "faces have mostly occluded eyes; is --polarity inverted?",
+    "polarity_against_layout": "masks next to kept_faces/, where white means visible, are read as "
     "occluded",
     # imported landmarks
     "derived_irises": "imported faces have 468 points, their irises derived from the contours of "
@@ -144,7 +144,7 @@ class Doubts:
         return doubts
 
     def keep(self, directory: Path, stage: str) -> None:
-        """Keep them beside what they are about, for a resumed command and for `cache info`."""
+        """Keep them next to what they are about, for a resumed command and for `cache info`."""
         path = doubts_path(directory, stage)
         if self:
             write_json(path, {kind: list(found) for kind, found in self._found.items()})

@@ -48,7 +48,7 @@ def once_each(
     names = [name for name, _ in values]
     for name in names:
         if names.count(name) > 1:
-            raise click.BadParameter(f"{name} is given twice", context, option)
+            raise click.BadParameter(f"{name} is given more than once", context, option)
     return values
 
 
@@ -56,5 +56,5 @@ device_option = click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="auto (CUDA where it is there), cpu, cuda or cuda:N.",
+    help="auto (CUDA if available), cpu, cuda or cuda:N.",
 )

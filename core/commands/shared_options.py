@@ -35,7 +35,7 @@ class Part:
 
     part: tuple[int, int] = option(
         lambda: WHOLE,
-        "Do only part i of N, i from 0 to N−1.  [default: all, or as a Slurm array says]",
+        "Only part i of N, i from 0 to N−1.  [default: all, or as a Slurm array says]",
         free=True,
         type=str,
         multiple=False,
@@ -48,7 +48,7 @@ class Part:
 class Device:
     """Where a network works."""
 
-    device: str = option("auto", "auto (CUDA where it is there), cpu, cuda or cuda:N.", free=True)
+    device: str = option("auto", "auto (CUDA if available), cpu, cuda or cuda:N.", free=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ STDOUT = "standard output"
 def watched_streams() -> Iterator[None]:
     """Within the block errors of stdout name it, and those of stderr are dropped.
 
-    News that nobody can read is no reason to give up a training; a result is. Characters that the
+    An unreadable message is no reason to stop a training run; a lost result is. Characters that the
     encoding lacks are escaped.
 
     Raises:
@@ -72,7 +72,7 @@ class _Watched:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """What is still in the buffer would be refused again, at the latest on exit."""
+        """What is still in the buffer would be refused once more, at the latest on exit."""
         with contextlib.suppress(OSError), Path(os.devnull).open("wb") as null:
             os.dup2(null.fileno(), self._stream.fileno())
         self._failed(error)

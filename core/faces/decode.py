@@ -86,7 +86,7 @@ def decode(
     turned as `orientation` says. Of an animation or one with several pages, the first is taken.
 
     A JPEG that lost something in its middle, its end marker being in place, cannot be told from
-    content: the decoder fills the gap and goes on.
+    content: the decoder fills the gap and continues.
 
     Args:
         data: the encoded bytes, a picture that Pillow opened, or pixels that are decoded

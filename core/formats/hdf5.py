@@ -22,7 +22,7 @@ def open_dataset(
         raise ValueError(f"{name} is missing or a link")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise ValueError(f"{name} is no dataset of this file")
+        raise ValueError(f"{name} is not a dataset of this file")
     try:
         kind = dataset.dtype
     except TypeError as error:  # a damaged type

@@ -156,7 +156,7 @@ def _whole_index(index: Path, remedy: str) -> NDArray[np.void]:
 
 
 def _indexed(descriptor: int, size: int, path: Path, index: Path) -> Iterator[Entry]:
-    remedy = f"fetch it again, or remove it: {path.name} is then read from its start"
+    remedy = f"fetch a fresh copy, or remove it: {path.name} is then read from its start"
     lines = _whole_index(index, remedy)
     header = lines["offset"][lines["key"] == 0]
     end = _header_end(descriptor, size, int(header[0]) if len(header) else None)

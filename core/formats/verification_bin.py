@@ -62,7 +62,7 @@ def image_key(number: int) -> str:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
-    """(row key, row key, same person) of each pair, in the file's order.
+    """(row key, row key, same identity) of each pair, in the file's order.
 
     Raises:
         VerificationBinError: as `load`.
@@ -93,7 +93,7 @@ def _load(path: Path, size: int, modified: int) -> VerificationSet:
         except Exception as error:  # a damaged pickle raises almost anything
             raise VerificationBinError(
                 f"{path}: expected a pickled verification set, found a damaged or other file "
-                f"({type(error).__name__}); fetch it again"
+                f"({type(error).__name__}); fetch a fresh copy"
             ) from error
     try:
         images, same = content
@@ -123,7 +123,7 @@ def _checked(images: list[Any], same: list[Any]) -> VerificationSet:
             raise TypeError(f"image {number} is {type(image).__name__}")
     for number, flag in enumerate(same):
         if not isinstance(flag, bool | int) or flag not in (0, 1):
-            raise TypeError(f"the answer of pair {number} is no bool")
+            raise TypeError(f"the answer of pair {number} is not a bool")
     return VerificationSet(
         [bytes(image) if isinstance(image, bytearray) else image for image in images],
         [bool(flag) for flag in same],
@@ -228,7 +228,7 @@ def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
 
 def _scalar(dtype: Any, raw: Any) -> bool:
     if not isinstance(dtype, _Dtype) or raw not in (b"\0", b"\1"):
-        raise VerificationBinError("a number that is no bool")
+        raise VerificationBinError("a number instead of a bool")
     return raw == b"\1"
 
 

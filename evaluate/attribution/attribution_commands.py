@@ -43,10 +43,10 @@ def attribution_command(
 ) -> None:
     """Test attribution maps of pairs of faces of CACHE: do they name the cells that matter?
 
-    Every cell of a probe is replaced alone by realistic infills and the change of the score kept;
-    a map is falsified when the cells it calls important change the score no more than those it
-    calls unimportant. Controls run along. Running the same command again goes on where it stopped;
-    with --part, `evaluate merge` writes the results.
+    Each cell of a probe is replaced in turn by realistic infills, and the change of the score is
+    kept. A map is falsified if the cells it calls important change the score no more than those
+    it calls unimportant. Control maps are tested alongside. Rerun the same command to resume; with
+    --part, `evaluate merge` writes the results.
 
     \b
     Examples:
@@ -125,11 +125,11 @@ def methods_command(output: Output) -> None:
 @click.option("--tolerance", type=click.FloatRange(0), default=1e-6, show_default=True)
 @settings(output=Output)
 def diff_command(first: Path, second: Path, tolerance: float, output: Output) -> None:
-    """Say whether two runs of `evaluate attribution` agree, and where not; exit 1 if not.
+    """Compare two runs of `evaluate attribution`; exit 1 if they differ.
 
     \b
     Example:
-      evaluate diff maps/ maps-again/
+      evaluate diff maps/ other-maps/
     """
     from faceguide.evaluate.attribution.pages import attribution_tables
     from faceguide.evaluate.attribution.pages.difference import compare_runs

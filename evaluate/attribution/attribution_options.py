@@ -28,11 +28,13 @@ class Settings(Seed):
 
     steps: int = option(20, "Gradients of Integrated Gradients.", type=click.IntRange(1))
     quadrature: Literal["adaptive", "gauss-legendre"] = option(
-        "adaptive", "Of IG; gauss-legendre: captum's, to compare with figures made by it."
+        "adaptive", "Nodes of Integrated Gradients; gauss-legendre is captum's rule."
     )
     samples: int = option(16, "Samples of SmoothGrad.", type=click.IntRange(1))
     noise: float = 0.15
-    baseline: Literal["black", "blur", "grey"] = option("black", "Where paths begin.")
+    baseline: Literal["black", "blur", "grey"] = option(
+        "black", "Baseline of the integration paths."
+    )
     chunk: int = option(
         16,
         "Images of one backward pass; more for a GPU.",
@@ -56,7 +58,7 @@ class Options(Settings, Bootstrap, MatcherName):
 
     protocol: Literal["matched", "threshold"] = option(
         "matched",
-        "threshold: an earlier rule whose regions differ in area; to reproduce its figures.",
+        "threshold: an earlier rule with regions of unequal area, to reproduce its figures.",
     )
     infills: tuple[str, ...] = option(
         ("blur", "other"),
@@ -71,7 +73,7 @@ class Options(Settings, Bootstrap, MatcherName):
         type=Names(),
         multiple=False,
     )
-    delta: float = option(0.0, "Required margin.")
+    delta: float = option(0.0, "A map passes if its margin exceeds this.")
     tau_high: float = option(0.75, "Radians.")
     tau_low: float = option(0.55, "Radians.")
     epsilon: float = option(0.15, "Radians.")
@@ -80,7 +82,7 @@ class Options(Settings, Bootstrap, MatcherName):
     )
     block: int | None = option(
         None,
-        "Probes of a block, which is kept whole.  [default: about a minute's]",
+        "Probes per block, the unit that is saved.  [default: about a minute's]",
         type=click.IntRange(1),
     )
     fill: str = "zero"

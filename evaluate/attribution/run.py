@@ -109,7 +109,7 @@ def compute_block(
     out: Path,
     bar: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Make the files of a block that are missing; `bar` is told of pairs as the work goes on."""
+    """Make the files of a block that are missing; `bar` advances by pairs."""
     key, places = job.plan.key, job.plan.pairs_of(block)
     probes = len(np.unique(job.plan.probe[places]))
     steps = [float(table_forwards(len(job.infills)) * probes)]
@@ -154,7 +154,7 @@ def _merge(
 
 
 def merge_run(out: Path) -> dict[str, Any]:
-    """Results of a run whose parts are all there, from its run.json alone.
+    """Results of a run whose parts are all there, from its run.json only.
 
     Raises:
         AttributionError: when it is no such run.

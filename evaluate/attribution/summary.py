@@ -27,7 +27,7 @@ from faceguide.evaluate.metrics.bootstrap import (
     replicate,
 )
 
-# What each figure means and which way is better; printed beside it wherever it is shown.
+# What each figure means and which way is better; printed next to it wherever it is shown.
 DIRECTIONS = {
     "pass_rate": "higher is better",
     "verdict_fr": "lower is better",
@@ -167,7 +167,7 @@ def _by_threshold(
 def _mean_interval(
     values: NDArray[np.float64], people: NDArray[np.int64], replicates: int, seed: int
 ) -> dict[str, Any]:
-    """Mean of the finite values with its n and the interval of a bootstrap over persons."""
+    """Mean of the finite values with its n and the interval of a bootstrap over identities."""
     finite = np.isfinite(values)
     if not finite.any():
         return {"mean": None, "n": 0, "interval": None}

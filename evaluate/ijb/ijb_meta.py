@@ -62,7 +62,7 @@ def read_meta(folder: Path) -> IJBMeta:
             break
     else:
         raise ListError(
-            f"{folder}: expected meta/ijbb_face_tid_mid.txt or meta/ijbc_face_tid_mid.txt beside "
+            f"{folder}: expected meta/ijbb_face_tid_mid.txt or meta/ijbc_face_tid_mid.txt next to "
             "loose_crop/"
         )
     images, points, scores = _faces(folder / "meta" / f"{name}_name_5pts_score.txt")
@@ -83,7 +83,7 @@ def read_meta(folder: Path) -> IJBMeta:
 
 
 def read_template_pairs(meta: IJBMeta) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The 1:1 protocol: (N, 2) templates and (N,) one person or two.
+    """The 1:1 protocol: (N, 2) templates and (N,) one identity or two.
 
     Raises:
         ListError: when the file is missing or is not rows of three whole numbers.

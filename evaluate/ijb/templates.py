@@ -1,4 +1,4 @@
-"""Templates: several images of one person that are compared as one.
+"""Templates: several images of one identity that are compared as one.
 
 For `cosine`, embeddings are pooled as published for IJB: the mean within each medium (a video is
 one medium), the sum over media, length 1. Embeddings go in with their norm, which gives clear

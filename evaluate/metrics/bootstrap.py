@@ -1,7 +1,7 @@
-"""Intervals that know that pairs share persons.
+"""Intervals that know that pairs share identities.
 
-The pigeonhole bootstrap (Owen, 2007): persons are drawn with replacement, and a pair counts as
-often as its two persons together, w = w₁ · w₂; a genuine pair has one person and counts w₁.
+The pigeonhole bootstrap (Owen, 2007): identities are drawn with replacement, and a pair counts as
+often as its two identities together, w = w₁ · w₂; a genuine pair has one identity and counts w₁.
 Drawing pairs instead would treat the ten pairs of one photograph as ten findings.
 """
 
@@ -27,7 +27,7 @@ LEVEL = 0.95
 
 
 def draw_counts(people: int, seed: int, replicate: int) -> NDArray[np.int32]:
-    """How often each person is drawn in one replicate, (people,), their sum is `people`."""
+    """How often each identity is drawn in one replicate, (people,), their sum is `people`."""
     rng = np.random.default_rng((seed, replicate))
     return np.bincount(rng.integers(0, people, people), minlength=people).astype(np.int32)
 
@@ -36,7 +36,7 @@ class PairWeights:
     """Weight of each pair as a function of the counts; made once per list.
 
     Args:
-        clusters: (N, 2) the two persons of each pair.
+        clusters: (N, 2) the two identities of each pair.
     """
 
     def __init__(self, clusters: NDArray[np.int64]) -> None:
@@ -61,7 +61,7 @@ def replicate(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """A statistic of the counts, once per replicate: (R, …). The seed alone decides the draws."""
+    """A statistic of the counts, once per replicate: (R, …); equal seeds give equal ones."""
 
     def one(number: int) -> NDArray[np.float64]:
         return statistic(draw_counts(people, seed, number))
@@ -120,10 +120,10 @@ def verification_intervals(
 
     Args:
         ranking: the sorted pairs.
-        clusters: (N, 2) persons, numbered from 0 without gaps.
+        clusters: (N, 2) identities, numbered from 0 without gaps.
         correct: (N,) bool, right decisions at the folds' thresholds.
-        replicates: draws.
-        seed: of the draws.
+        replicates: of the bootstrap.
+        seed: random seed.
 
     Returns:
         name → [low, high] or None, and `design_effect`: variance of the accuracy over that of as

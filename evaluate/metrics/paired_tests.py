@@ -1,7 +1,7 @@
 """Is one model better than another on the same pairs?
 
 McNemar's exact test looks at the pairs that one of two models decides rightly and the other
-wrongly; it takes pairs as independent. The bootstrap of differences draws persons, the same for
+wrongly; it takes pairs as independent. The bootstrap of differences draws identities, the same for
 both models, so it does not.
 """
 
@@ -63,11 +63,11 @@ def compare_all(
 
     Args:
         names: of the M models.
-        statistics: one per model, over the same pairs and persons.
+        statistics: one per model, over the same pairs and identities.
         correct: (N,) right decisions of each.
-        people: number of persons.
-        replicates: draws.
-        seed: of the draws.
+        people: number of identities.
+        replicates: of the bootstrap.
+        seed: random seed.
 
     Returns:
         One record per pair of models: `first`, `second`, `only_first_right`, `only_second_right`,

@@ -66,7 +66,7 @@ def rank(scores: NDArray[np.floating], same: NDArray[np.bool_]) -> Ranking:
     genuine_count = int(np.count_nonzero(same))
     if genuine_count in (0, len(same)):
         raise EvaluationError(
-            f"expected pairs of one person and of two, found {genuine_count} of one and "
+            f"expected pairs of one identity and of two, found {genuine_count} of one and "
             f"{len(same) - genuine_count} of two"
         )
     order = np.argsort(-scores, kind="stable")

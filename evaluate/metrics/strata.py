@@ -1,4 +1,4 @@
-"""Rates by how much of a face is hidden and how far it is turned; the cache knows both.
+"""Rates by how much of a face is occluded and how far it is turned; the cache holds both.
 
 The bins are fixed before any result is seen. A cell with fewer than 20 probes has no figure.
 """
@@ -26,7 +26,7 @@ def pose_bins(cache: FaceCache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def occlusion_bins(cache: FaceCache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) place in `OCCLUSIONS` by the hidden share of the crop; −1 where it is not known."""
+    """(N,) place in `OCCLUSIONS` by the occluded share of the crop; −1 where it is not known."""
     if "visibility" not in cache.columns:
         return np.full(len(rows), -1)
     found = cache.read(rows, ["visibility", "known"])

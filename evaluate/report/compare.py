@@ -16,17 +16,17 @@ from faceguide.evaluate.metrics.roc import rank
 from faceguide.evaluate.verification import RECORD, load_scores
 
 COMPARISON = "comparison.json"
-SEED = 0  # of the bootstrap, where nobody says another; the report's too
+SEED = 0  # of the bootstrap, unless another is given; the report's too
 
 
 def run_names(runs: list[Path]) -> list[str]:
-    """A short name per run: its directory's, or as much of the path as tells them apart."""
+    """A short name per run: its directory's, or as much of the path as distinguishes them."""
     parts = [run.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    raise EvaluationError("a run is given twice; each once, please")
+    raise EvaluationError("a run is given more than once")
 
 
 def compare_runs(runs: list[Path], replicates: int, seed: int) -> dict[str, Any]:

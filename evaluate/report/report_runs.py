@@ -23,7 +23,7 @@ from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.verification import DOUBTFUL, load_scores
 
 VERIFICATION, IDENTIFICATION, IJB = "verification", "identification", "ijb"
-_HIDDEN = np.array([214, 39, 40], np.float32)  # the colour laid over hidden cells
+_HIDDEN = np.array([214, 39, 40], np.float32)  # the colour laid over occluded cells
 
 
 def present(run: Path, name: str, hardest: int) -> dict[str, Any]:
@@ -159,8 +159,8 @@ def _warnings(run: Path, record: dict[str, Any]) -> list[str]:
     if shared and shared["count"]:
         some = ", ".join(shared["names"][:5])
         warnings.append(
-            f"{shared['count']} persons of this test are in the training set of the weights: {some}"
-            f"{' …' if shared['count'] > 5 else ''}"
+            f"{shared['count']} identities of this test are in the training set of the weights: "
+            f"{some}{' …' if shared['count'] > 5 else ''}"
         )
     return warnings
 
@@ -179,8 +179,8 @@ def _hardest(
     order = np.argsort(table["score"], kind="stable")
     same = table["same"][order]
     chosen = [
-        ("Hardest pairs of one person: lowest scores", order[same][:count]),
-        ("Hardest pairs of two persons: highest scores", order[~same][::-1][:count]),
+        ("Hardest pairs of one identity: lowest scores", order[same][:count]),
+        ("Hardest pairs of two identities: highest scores", order[~same][::-1][:count]),
     ]
     store = FaceStore(Path(record["store"])) if Path(record["store"]).is_dir() else None
     shown = []
@@ -220,7 +220,7 @@ def _images(
 
 
 def overlay(crop: NDArray[np.uint8], visibility: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The crop (S, S, 3) with red over each cell of (g, g) as far as it is hidden."""
+    """The crop (S, S, 3) with red over each cell of (g, g) as far as it is occluded."""
     side, grid = crop.shape[0], visibility.shape[0]
     cell = np.minimum(np.arange(side) * grid // side, grid - 1)
     hidden = 1.0 - np.asarray(visibility, np.float32)[cell][:, cell]
@@ -233,9 +233,9 @@ def _identification(
     run: Path, about: dict[str, Any], record: dict[str, Any], hardest: int
 ) -> dict[str, Any]:
     tables = [_rates("Identification rates", record)]
-    names = {"occlusion": "hidden share", "pose": "yaw"}
+    names = {"occlusion": "occluded share", "pose": "yaw"}
     for title, key in (
-        ("Rank 1 by hidden share of the crop", "occlusion"),
+        ("Rank 1 by occluded share of the crop", "occlusion"),
         ("Rank 1 by pose", "pose"),
         ("Rank 1 by both", "both"),
     ):
@@ -264,7 +264,7 @@ def _identification(
         ),
         _tile("gallery images", f"{record['gallery']:,}"),
         _tile("probes", f"{record['probes']:,}"),
-        _tile("probes of strangers", f"{record['stranger_probes']:,}"),
+        _tile("probes not enrolled", f"{record['stranger_probes']:,}"),
     ]
     return {"tiles": tiles, "tables": tables, "warnings": _warnings(run, record)}
 
@@ -315,14 +315,14 @@ def _ijb(run: Path, about: dict[str, Any], record: dict[str, Any], hardest: int)
 
 
 def load_cmc(run: Path) -> NDArray[np.float64] | None:
-    """The identification rates at ranks 1, 2, …, or None when no probe's person is enrolled.
+    """The identification rates at ranks 1, 2, …, or None when no probe's identity is enrolled.
 
     Raises:
         CacheError: when the file of the search is damaged.
         EvaluationError: when there is none.
     """
     try:
-        rank = read_arrays(run / SEARCH, "run the evaluation again", ["rank"]).arrays["rank"]
+        rank = read_arrays(run / SEARCH, "rerun the evaluation", ["rank"]).arrays["rank"]
     except FileNotFoundError:
-        raise EvaluationError(f"{run}: no {SEARCH}; run the evaluation again") from None
+        raise EvaluationError(f"{run}: no {SEARCH}; rerun the evaluation") from None
     return cmc(rank) if (rank > 0).any() else None

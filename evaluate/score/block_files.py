@@ -1,6 +1,6 @@
 """Blocks of results on disk: some pairs or probes each, a pure function of the list and a number.
 
-A block is written whole by whoever gets to it and not computed again while it is there, so a run
+A block is written whole, once, by whichever process gets to it, so a run
 resumes, and the parts of several machines add up.
 """
 
@@ -31,7 +31,7 @@ from faceguide.core.formats.container import (
 FOLDER = "scores"
 
 
-_REMEDY = "remove the file and run the command again"
+_REMEDY = "remove the file and rerun the command"
 
 
 def write_block(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -1,6 +1,6 @@
 """Embed rows of a cache into a store, block by block.
 
-The rows that a run wants, in increasing order, are cut into blocks by their number alone. A block
+The rows that a run wants, in increasing order, are cut into blocks only by their number. A block
 is the unit of work: forward passes never reach over its end, so its bytes do not depend on which
 process computes it, or on what else that process does.
 """
@@ -87,7 +87,7 @@ def embed_rows(
     Args:
         cache: where the crops are.
         network: what looks at them.
-        store: where the results go; what it has is not computed again.
+        store: where the results go; what it has is not recomputed.
         rows: rows of the cache that have a face.
         groups: names in `store.GROUPS`.
         part: (i, N): blocks i, i + N, … of the rows.

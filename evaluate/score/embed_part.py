@@ -105,7 +105,7 @@ def embed_cached(
 def part_record(run: RunOptions, embedded: Embedded, needs: Needs | None = None) -> dict[str, Any]:
     """What a part of a run has to say, in place of the record of the run.
 
-    `waits` tells whether it is to be run again: scores that are not cheap can be computed only
+    `waits` says whether it must be rerun: scores that are not cheap can be computed only
     once all parts have embedded.
     """
     waits = needs is not None and not needs.cheap and embedded.store is None

@@ -121,7 +121,7 @@ def choose_visibility(source: str, network: Network, cache: FaceCache) -> str:
         )
     if not has_head and not has_cache:
         raise EvaluationError(
-            f"{cache.directory}: nobody knows what is visible; `prep masks` writes it from masks, "
+            f"{cache.directory}: no visibility data; `prep masks` writes it from masks, "
             "or give a training run with an occlusion head"
         )
     return "head" if source == "head" or (source == "auto" and has_head) else "cache"

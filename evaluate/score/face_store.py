@@ -43,7 +43,7 @@ GROUPS = {
     "visibility": ("visibility",),
 }
 _KEY = "key.json"
-_REMEDY = "remove the file and run the same command again"
+_REMEDY = "remove the file and rerun the same command"
 
 
 @dataclass
@@ -107,7 +107,7 @@ class FaceStore:
             *(block for block in self._blocks[group] if block.path != path),
             _Block(path, columns["row"]),
         ]
-        self._index.pop(group, None)  # made anew when somebody asks, not after every block
+        self._index.pop(group, None)  # rebuilt when it is asked for, not after every block
 
     def read(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """A new array of a column for these rows, in their order.

@@ -2,8 +2,8 @@
 
 Scale and weights must not be read off the pairs that are judged. The weights come from the
 caller. The scale of each matcher, mean and deviation of its score, comes from an earlier run on
-other data (`fusion.json`), or from random pairs of the faces at hand, whose labels nobody looks
-at; almost all such pairs are of two persons.
+other data (`fusion.json`), or from random pairs of the faces at hand, whose labels are not looked
+at; almost all such pairs are of two identities.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def measure_scales(
     Args:
         reader: where the faces are.
         matchers: by name.
-        rows: (N,) rows to draw from, at least two different ones.
-        seed: of the draw.
+        rows: (N,) rows to sample from, at least two different ones.
+        seed: random seed of the sample.
 
     Returns:
         name → {"mean", "std"}.
@@ -92,7 +92,7 @@ def read_scales(path: Path, names: Sequence[str]) -> dict[str, dict[str, float]]
 
 
 def summary(out: Path) -> dict[str, Any]:
-    """What a run's `fusion.json` holds, but for the list of persons of a fit."""
+    """What a run's `fusion.json` holds, but for the list of identities of a fit."""
     record: dict[str, Any] = read_json(out / FILE)
     return {name: value for name, value in record.items() if name != "persons"}
 

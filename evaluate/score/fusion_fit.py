@@ -1,9 +1,9 @@
-"""Fusions by name: scale and weight of two matchers, fitted on training pairs alone.
+"""Fusions by name: scale and weight of two matchers, fitted only on training pairs.
 
 `qaconv+cosine` and `qaconv+visible-embedding` add two scores, each brought to mean 0 and
 deviation 1 over the training pairs; the share of the first is the one of 0, 0.05, …, 1 with the
-largest AUC on those pairs. Pairs of the persons that are tested would make it look better than it
-is, so such persons are looked for and named.
+largest AUC on those pairs. Pairs of the tested identities would make it look better than it is,
+so such identities are looked for and named.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def fit(scores: Mapping[str, NDArray[np.floating]], same: NDArray[np.bool_]) -> 
 
     Args:
         scores: name → (N,) of the training pairs, two of them.
-        same: (N,) bool, pairs of one person.
+        same: (N,) bool, pairs of one identity.
 
     Raises:
         EvaluationError: without pairs of both kinds, or when a matcher gives all one score.
     """
     if not same.any() or same.all():
-        raise EvaluationError("a fusion is fitted on pairs of one person and pairs of two")
+        raise EvaluationError("a fusion is fitted on pairs of one identity and pairs of two")
     (first, one), (second, two) = (
         (name, np.asarray(values, np.float64)) for name, values in scores.items()
     )
@@ -77,7 +77,7 @@ def fit(scores: Mapping[str, NDArray[np.floating]], same: NDArray[np.bool_]) -> 
         scales[name] = {"mean": float(values.mean()), "std": float(values.std())}
     one, two = ((v - v.mean()) / v.std() for v in (one, two))
     aucs = np.array([measure(rank(w * one + (1 - w) * two, same)).auc for w in SHARES])
-    # Few pairs are told apart perfectly by many shares: the middle one is the safest.
+    # Few pairs are separated perfectly by many shares: the middle one is the safest.
     best = np.flatnonzero(aucs == aucs.max())
     chosen = int(best[len(best) // 2])
     share = float(SHARES[chosen])
@@ -143,7 +143,7 @@ def read_fit_pairs(path: Path, split: str | None, cache: FaceCache) -> FitPairs:
 
 
 def record(fitted: Fit, pairs: FitPairs) -> dict[str, Any]:
-    """What fusion.json keeps of a fit: itself, its pairs and their persons."""
+    """What fusion.json keeps of a fit: itself, its pairs and their identities."""
     return {
         **asdict(fitted),
         "fit_pairs": str(pairs.path.resolve()),
@@ -157,7 +157,7 @@ def record(fitted: Fit, pairs: FitPairs) -> dict[str, Any]:
 
 
 def shared(kept: Mapping[str, Any], cache: FaceCache, rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Persons that a fit shares with the rows of a test, by name; images where persons have none.
+    """Identities, or else images, that a fit shares with the rows of a test, by name.
 
     Args:
         kept: from `record`.

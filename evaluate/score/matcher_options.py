@@ -16,7 +16,7 @@ from faceguide.core.errors import EvaluationError
 
 MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding", "fused")
 # Fusions by name. Parts in this order; the share that is fitted is that of the first. QAConv is
-# weighted by visibility, and counts all cells alike where nobody knows it.
+# weighted by visibility, and counts all cells alike where it is unknown.
 FUSIONS = {
     "qaconv+cosine": ("qaconv+occlusion", "cosine"),
     "qaconv+visible-embedding": ("qaconv+occlusion", "visible-embedding"),

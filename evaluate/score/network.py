@@ -48,7 +48,7 @@ BACKBONES = tuple(
     for name in MODELS
     if name.startswith(("mobilefacenet", "ir_", "inception_resnet", "vit_", "cal_"))
 )
-# Which tensor's first side tells a size that `create` is to be given.
+# Which tensor's first side holds a size that `create` needs.
 _SIZES = (
     ("conv3.weight", "embedding_size"),
     ("output_layer.3.weight", "embedding_size"),
@@ -208,7 +208,7 @@ def load_network(
         weights: the file, or the run's directory.
         device: where it will work.
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None =
-            as the file or the network tells.
+            as the file or the network says.
 
     Raises:
         EvaluationError: when the name is missing or the run does not describe its models.
@@ -347,7 +347,7 @@ def _load_run(backbone: str | None, run: Path, asked: str | None) -> Network:
     if side not in (7, 14):
         raise EvaluationError(f"{run / 'run.json'}: map must be 7 or 14, found {side!r}")
     if not isinstance(loaded["backbone"], FaceBackbone | WSDANCAL):
-        raise EvaluationError(f"{run}: {name} is no backbone; expected one of {BACKBONES}")
+        raise EvaluationError(f"{run}: {name}: unknown backbone; expected one of {BACKBONES}")
     return Network(
         name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes, run,
         _colour_of_run(loaded["backbone"], run, models["backbone"], asked),
@@ -391,7 +391,7 @@ def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.M
 
 
 def on_device(device: str) -> torch.device:
-    """A torch device, `auto` being CUDA where it is there; or an EvaluationError."""
+    """A torch device, `auto` being CUDA if available; or an EvaluationError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -235,9 +235,9 @@ def provenance(cache: FaceCache, network: Network) -> dict[str, Any]:
 def shared_identities(
     cache: FaceCache, network: Network, rows: NDArray[np.int64]
 ) -> list[str] | None:
-    """Names of persons in these rows that the weights were trained on; None when unknown.
+    """Names of identities in these rows that the weights were trained on; None when unknown.
 
-    Two data sets may know one person under two names; only equal names are found.
+    Two data sets may know one identity under two names; only equal names are found.
     """
     trained = None if network.run is None else training_identities(network.run)
     if trained is None:

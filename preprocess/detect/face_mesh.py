@@ -27,7 +27,7 @@ from faceguide.core.commands.console import undisturbed
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import LANDMARKS
 
-MAX_FACES = 64  # more than the detector tells apart in one image; each costs a mesh
+MAX_FACES = 64  # more than the detector separates in one image; each costs a mesh
 
 # One landmark in a serialised NormalizedLandmarkList: a tag, the length of the message, then
 # x, y and z, each a tag and a little-endian float32.
@@ -122,7 +122,7 @@ def _boxes(detections: list[Any], image: NDArray[np.uint8]) -> NDArray[np.float3
 
 
 def _face_mesh_graph() -> Any:
-    """`mediapipe.solutions.face_mesh.FaceMesh`, which also tells what its detector saw."""
+    """`mediapipe.solutions.face_mesh.FaceMesh`, which also reports what its detector saw."""
     from mediapipe.python.solution_base import SolutionBase
 
     return SolutionBase(
@@ -135,7 +135,7 @@ def _face_mesh_graph() -> Any:
 class FaceMesh:
     """The Face Mesh that mediapipe up to 0.10.21 carries, with refined eyes and lips.
 
-    Each image is taken alone: landmarks do not depend on the images before it. Not safe to
+    Each image is independent: landmarks do not depend on the images before it. Not safe to
     share between threads or to send to another process; build one per worker.
 
     Raises:
@@ -217,8 +217,8 @@ class FaceLandmarker:
                 self(_BLANK)
         except (RuntimeError, ValueError) as error:
             raise FaceguideError(
-                f"{model} is no face landmarker model that mediapipe {mediapipe.__version__} can "
-                f"load ({str(error).splitlines()[0]}); --model takes face_landmarker.task"
+                f"{model} is not a face landmarker model that mediapipe {mediapipe.__version__} "
+                f"can load ({str(error).splitlines()[0]}); --model takes face_landmarker.task"
             ) from error
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -229,7 +229,7 @@ class FaceLandmarker:
         return _to_pixels(faces, image)
 
     def look(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], None]:
-        """Landmarks alone: the task tells nothing of its detector."""
+        """Landmarks only: the task reports nothing of its detector."""
         return self(image), None
 
     def close(self) -> None:

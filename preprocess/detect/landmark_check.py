@@ -1,4 +1,4 @@
-"""Whether imported landmarks can belong to their images: alone, and compared with detection."""
+"""Whether imported landmarks can belong to their images: as such, and compared with detection."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def checked_index(
             doubts.add("unchecked_landmarks", count=faces)
         return doubts
     wrong = [one for one in sample if _is_elsewhere(one, sample)]
-    # Of one image alone, detection may be what is wrong.
+    # For a single image, detection may be what is wrong.
     if len(wrong) > max(1, len(sample) // 2):
         raise LandmarkTextError(
             f"{table}: in {len(wrong)} of {len(sample)} images its points lie elsewhere than the "

@@ -198,7 +198,7 @@ def _number(database: Path, query: str, values: tuple[bytes | int, ...]) -> int 
         return None if found is None else int(found[0])
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise LandmarkTextError(
-            f"{database}: expected a landmark index: {error}; remove it to index again"
+            f"{database}: expected a landmark index: {error}; remove it to rebuild it"
         ) from error
 
 
@@ -216,9 +216,11 @@ def read_at(path: Path, offset: int) -> NDArray[np.float32]:
                 return _csv_face(next(csv.reader(lines)))[1]
             return parse_line(next(lines))[1]
         except StopIteration:
-            raise LandmarkTextError(f"{path}: no line at byte {offset}; index it again") from None
+            raise LandmarkTextError(
+                f"{path}: no line at byte {offset}; rebuild the index"
+            ) from None
         except (LandmarkTextError, csv.Error) as error:
-            raise LandmarkTextError(f"{path}, byte {offset}: {error}; index it again") from error
+            raise LandmarkTextError(f"{path}, byte {offset}: {error}; rebuild the index") from error
 
 
 class _Lines(Iterator[str]):

@@ -54,7 +54,7 @@ def cut(start: Floats, end: Floats, height: int, width: int) -> Pieces:
     """Cut segments at the borders of a height × width grid.
 
     Line integrals of dy are what all areas here are made of (Green's theorem), so segments
-    without rise contribute nothing and are left out. A piece beside the grid is moved onto its
+    without rise contribute nothing and are left out. A piece outside the grid is moved onto its
     left or right border, which changes no area inside the grid.
 
     Args:

@@ -59,7 +59,7 @@ def parse_class(text: str) -> MaskClass:
         return numbers[0]
     if len(numbers) == 3 and all(0 <= number <= 255 for number in numbers):
         return numbers[0], numbers[1], numbers[2]
-    raise MaskError(f"{text!r} is no class: expected an id such as 2 or a colour such as 0,128,0")
+    raise MaskError(f"invalid class {text!r}; expected an id such as 2 or a colour such as 0,128,0")
 
 
 def read_mask(
@@ -124,7 +124,7 @@ def _load(path: Path) -> tuple[Image.Image, str]:
             reason = f"none of {', '.join(FORMATS)}"
         else:
             reason = " ".join(str(error).split()) or type(error).__name__
-        raise MaskError(f"cannot be read ({reason}); write it again as PNG") from error
+        raise MaskError(f"cannot be read ({reason}); re-encode it as PNG") from error
 
 
 def _lossy(image: Image.Image, path: Path) -> str:

@@ -53,14 +53,14 @@ class MaskOptions:
 
     Attributes:
         polarity: None = what the layout says.
-        clean: folders below the source root whose faces nothing covers.
+        clean: folders below the source root whose faces are unoccluded.
         table: CSV that says which mask belongs to which image.
         grid: cells on a side of a visibility map.
     """
 
     polarity: Literal["visible", "occluded"] | None = option(
         None,
-        "What a marked (white, opaque or --class) pixel is. kept_faces/ beside masks/ with "
+        "What a marked (white, opaque or --class) pixel is. kept_faces/ next to masks/ with "
         "NAME_mask.png means visible; every other layout must say.",
     )
     classes: tuple[str, ...] = option(
@@ -80,7 +80,7 @@ class LandmarkMaskOptions(MaskOptions):
     """Masks that are matched once the faces are there."""
 
     mask_root: Path | None = option(
-        None, "Then match these masks, as `prep masks`.", "--masks", type=FOLDER
+        None, "Also match these masks, as `prep masks` does.", "--masks", type=FOLDER
     )
 
 
@@ -109,7 +109,7 @@ def mask_plan(root: Path | None, wanted: MaskOptions, source: Path | None = None
     """
     polarity, table = wanted.polarity, wanted.table
     if root is None and not wanted.clean:
-        raise click.UsageError("give a folder of masks, or --clean for faces that nothing covers")
+        raise click.UsageError("give a folder of masks, or --clean for unoccluded faces")
     root = root.absolute() if root else None
     table = table.absolute() if table else None
     means_visible = root is not None and (root.parent / "kept_faces").is_dir()

@@ -48,7 +48,7 @@ class OcclusionSettings:
         root: folder of masks; None when there are none, only clean faces.
         table: CSV that says which mask belongs to which image.
         masks: polarity and classes; None without masks.
-        clean: folders below the source root ("." for all of it) whose faces nothing covers.
+        clean: folders below the source root ("." for all of it) whose faces are unoccluded.
         grid: cells on a side of a visibility map.
         source: folder of the images, where that is known.
     """
@@ -221,7 +221,7 @@ def find_shared_stems(directory: Path, plan: Plan) -> frozenset[int]:
         publish(path, json_bytes(found))
     record = read_json(path)
     if record.get("listing") != plan.listing:
-        raise CacheError(f"{path}: of another plan; remove it and run the same command again")
+        raise CacheError(f"{path}: of another plan; remove it and rerun the same command")
     return frozenset(record["hashes"])
 
 

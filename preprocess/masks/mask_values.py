@@ -96,7 +96,7 @@ def _refuse_ids_beside_white(
             return
     text = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
     raise MaskError(
-        f"holds class ids ({text}) beside {full}: "
+        f"holds class ids ({text}) next to {full}: "
         + (f"{lossy} smears them; convert the original to PNG and " if lossy else "")
         + "name the marked ones with --class"
     )

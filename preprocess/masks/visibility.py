@@ -43,7 +43,7 @@ def cell_visibility(
             cells at 14.
 
     Returns:
-        (grid, grid) float16, 1 = visible; what lies outside the photograph is hidden.
+        (grid, grid) float16, 1 = visible; what lies outside the photograph is occluded.
 
     Raises:
         MaskError: when the mask has another geometry than the photograph.
@@ -99,7 +99,7 @@ def eyes_visible(
         table: names the outlines of the eyes.
 
     Returns:
-        0 … 1; what lies outside the photograph is hidden; NaN without landmarks.
+        0 … 1; what lies outside the photograph is occluded; NaN without landmarks.
     """
     outlines = [landmarks[list(outline.points), :2] for outline in table.hull["eyes"]]
     middle = np.concatenate([(points + points.mean(axis=0)) / 2 for points in outlines])

@@ -19,7 +19,7 @@ from faceguide.preprocess.masks.mask_files import SUFFIXES as MASK_SUFFIXES
 IMAGE_SUFFIXES = tuple(
     b".jpg .jpeg .jpe .jfif .jif .png .bmp .dib .webp .ppm .pgm .pbm .pnm .tif .tiff .gif".split()
 )
-# Not opened to see what they are: they may be as many as the photographs beside them.
+# Not opened to see what they are: they may be as many as the photographs next to them.
 _OTHER_SUFFIXES = frozenset(
     b".txt .csv .tsv .json .xml .yaml .yml .md .html .log .py .sh .mat .npy .npz .pts .pkl"
     b" .h5 .hdf5 .db .ini .zip .tar .gz .7z .bin .rec .idx .lst .mp4 .avi .mov .pdf .svg".split()
@@ -32,7 +32,7 @@ THUMBNAIL_FOLDERS = frozenset(
     b"@eadir @recycle #recycle $recycle.bin __macosx thumbnails thumbs _thumbs lost+found".split()
 )
 
-# Parts of a set, which nobody is called.
+# Parts of a set, which are no identity's name.
 PARTS_OF_SETS = frozenset(
     b"train training trainset val valid validation test testing testset dev eval evaluation"
     b" query gallery probe probes bounding_box_train bounding_box_test images image imgs img"
@@ -84,7 +84,7 @@ def is_image(folder: bytes, name: bytes, *, look_inside: bool) -> bool | None:
 
 
 class MaskNames:
-    """Tells the masks of photographs that stand beside them: NAME_mask.png beside NAME.jpg.
+    """Tells the masks of photographs that stand next to them: NAME_mask.png next to NAME.jpg.
 
     The name decides with what the first of a source show: a photograph of a face behind a
     medical mask may be called so too.

@@ -1,4 +1,4 @@
-"""What is seen only over all rows of a source: who is nobody, and who stands under two names."""
+"""What only all rows of a source show: those without an identity, identities under two names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from faceguide.preprocess.sources.source_row import (
 
 
 def checked_rows(source: Source) -> Iterator[SourceRow]:
-    """The rows of a source, those of nobody without an identity.
+    """The rows of a source; names that mean no identity are dropped.
 
     What looks wrong about the identities is added to the source's doubts; they are complete at
     the end. Names are held once for each identity, as by whoever numbers them.

@@ -51,7 +51,7 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
     Args:
         path: a folder's first level names the identities, and images directly in it have none;
             a .csv has a header with `path`, `identity` if known, and any further columns;
-            beside a .rec its .idx is used if it is there.
+            next to a .rec its .idx is used if it is there.
         flat: take a folder's images at any depth, without identities.
 
     Raises:
@@ -78,7 +78,7 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
 class FolderSource:
     """Images in folders, in the order of their name's bytes, hidden ones left out.
 
-    So are masks that stand beside their photographs, and folders of thumbnails. Links are followed
+    So are masks that stand next to their photographs, and folders of thumbnails. Links are followed
     while they stay inside the folder, each linked folder once. No more than the listings from the
     root to the folder at hand are held.
     """
@@ -173,7 +173,7 @@ class FolderSource:
         if picture is None:
             self.doubts.add("unread_formats", _shown(key, entry))
         elif not picture:
-            self._findings.add("files that are no images", _shown(key, entry))
+            self._findings.add("files that are not images", _shown(key, entry))
         elif is_file:
             found.append((entry.name, False, is_link))
         else:
@@ -187,7 +187,7 @@ class FolderSource:
 
 
 class RecordSource:
-    """The images of an insightface .rec file; the identity is the first label, −1 is nobody's."""
+    """The images of an insightface .rec file; the identity is the first label, −1 means none."""
 
     kind = "rec"
     columns: tuple[str, ...] = ()

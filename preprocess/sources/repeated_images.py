@@ -1,6 +1,6 @@
-"""Images that a set holds more than once: under two identities, or again under one.
+"""Images that a set holds more than once: under two identities, or repeated under one.
 
-A finished cache tells it without another look at the source: equal images gave equal crops, whose
+A finished cache shows it without another look at the source: equal images gave equal crops, whose
 digests stand in the rows.
 """
 
@@ -47,12 +47,12 @@ class SeenImages:
         self._codes, self._labels = array("Q"), array("q")
 
     def add(self, pixels: bytes, label: int) -> None:
-        """An image by its `pixel_digest`; label −1: nobody's."""
+        """An image by its `pixel_digest`; label −1: none."""
         self._codes.append(int.from_bytes(pixels, "little"))
         self._labels.append(label)
 
     def doubts(self, source: Source) -> Doubts:
-        """`two_identities` and `repeated_images`; lists the source again to name an example."""
+        """`two_identities` and `repeated_images`; relists the source to name an example."""
         doubts = Doubts()
         labels = np.frombuffer(self._labels, np.int64)
         known = np.flatnonzero(labels >= 0)

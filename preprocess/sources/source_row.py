@@ -43,7 +43,7 @@ class SourceRow:
     Attributes:
         key: path relative to the source's root with "/" between folders, or the number of the
             record; bytes that are not UTF-8 are kept as surrogates, as os.fsdecode does.
-        identity: name of the person, "" when unknown.
+        identity: name of the identity, "" when unknown.
         meta: the further columns of a manifest.
         at: byte offset in a .rec, image number in a .bin, −1 for files.
     """

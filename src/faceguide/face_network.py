@@ -54,10 +54,10 @@ def load(
     Args:
         weights: the file or the directory.
         backbone: its command-line name, or `module:function` for a network of your own; None
-            where the file or the run tells.
+            where the file or the run says.
         device: "auto", "cpu", "cuda" or "cuda:N".
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None
-            as the file or the network tells.
+            as the file or the network says.
 
     Raises:
         FaceguideError: when the file cannot be read or does not hold the whole network.

@@ -103,7 +103,7 @@ def test_layout(small: Path) -> None:
 
 def test_attribution_names_the_photograph(small: Path) -> None:
     text = (small / "ATTRIBUTION.txt").read_text(encoding="utf-8")
-    for words in ("Eileen Collins", "NASA", "public domain", "scikit-image", "no real persons"):
+    for words in ("Eileen Collins", "NASA", "public domain", "scikit-image", "no real people"):
         assert words in text
 
 

@@ -1,4 +1,4 @@
-"""Doubts: counted by kind, said a line each, kept beside what they are about."""
+"""Doubts: counted by kind, said a line each, kept next to what they are about."""
 
 from pathlib import Path
 

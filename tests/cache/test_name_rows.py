@@ -48,7 +48,7 @@ def test_a_part_of_a_folder_name_is_no_part(tmp_path: Path) -> None:
 
 
 def test_names_of_two_images_never_share_a_row(tmp_path: Path) -> None:
-    # A flat folder of one person, and a list of several; photographs and their masked copies.
+    # A flat folder of one identity, and a list of several; photographs and their masked copies.
     keys = ["001.jpg", "b/2.jpg", "002.jpg"]
     names = ["n0/001.jpg", "n1/001.jpg", "x/b/2.jpg", "b/2.jpg", "b/2.png", "n0/002.jpg"]
     assert found(tmp_path, keys, names) == {

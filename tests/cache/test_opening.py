@@ -100,7 +100,7 @@ def test_what_is_not_what_was_written(copy: Path, damage: Callable[..., None]) -
     before = path.stat().st_size
     damage(path, sidecar["offsets"], before)
     assert path.stat().st_size == before
-    with pytest.raises(CacheError, match=r"faces-00001\.h5: .*copy it again, or remove it and run"):
+    with pytest.raises(CacheError, match=r"faces-00001\.h5: .*restore the original, or remove"):
         FaceCache.open(copy).select()
     cache = FaceCache.open(copy)
     with pytest.raises(CacheError, match=r"faces-00001\.h5: "):

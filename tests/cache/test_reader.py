@@ -278,7 +278,7 @@ def test_not_a_cache_and_not_finished_say_what_to_do(tmp_path: Path) -> None:
         FaceCache.open(tmp_path)
     build(tmp_path / "cache", rows=20)
     (tmp_path / "cache" / "manifest-faces.json").unlink()
-    with pytest.raises(CacheError, match="not finished; run the same prep command again"):
+    with pytest.raises(CacheError, match="not finished; rerun the same prep command"):
         FaceCache.open(tmp_path / "cache")
 
 

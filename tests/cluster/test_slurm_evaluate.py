@@ -53,7 +53,7 @@ def test_an_array_and_its_merge_make_the_bytes_of_one_process(slurm: Slurm, plac
     for role in ("parts", "scores"):
         assert set(slurm.states(jobs[role]).values()) == {"COMPLETED"}
         assert len(slurm.states(jobs[role])) == 2
-    assert "60 pairs: 30 of one person" in log(place / "out-jobs", jobs["merge"])
+    assert "60 pairs: 30 of one identity" in log(place / "out-jobs", jobs["merge"])
     found, expected = content(out), content(alone)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == ["run.json"]

@@ -16,7 +16,7 @@ ROWS = 60
 
 
 def small_cache(directory: Path, *, rows: int = ROWS, occlusion: bool = True) -> FaceCache:
-    """`rows` smooth 112-pixel pictures of seven persons; every tenth row failed."""
+    """`rows` smooth 112-pixel pictures of seven identities; every tenth row failed."""
     build(directory, rows, 32, occlusion=occlusion, size=112)
     return FaceCache.open(directory)
 

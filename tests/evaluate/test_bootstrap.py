@@ -45,7 +45,7 @@ def test_draws_follow_from_the_seed_and_keep_their_sum() -> None:
 
 
 def faces(people: int, each: int, spread: float, seed: int = 0):
-    """All pairs of images; each person has a difficulty of its own that all its pairs share."""
+    """All pairs of images; each identity has a difficulty of its own that all its pairs share."""
     rng = np.random.default_rng(seed)
     person = np.repeat(np.arange(people), each)
     a, b = np.triu_indices(len(person), 1)

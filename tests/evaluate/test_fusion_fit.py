@@ -56,14 +56,14 @@ def test_a_useless_matcher_gets_no_share_and_a_plateau_its_middle() -> None:
 
 def test_faulty_training_pairs() -> None:
     values, same = scores(10)
-    with pytest.raises(EvaluationError, match="pairs of one person and pairs of two"):
+    with pytest.raises(EvaluationError, match="pairs of one identity and pairs of two"):
         fusion_fit.fit(values, same | True)
     with pytest.raises(EvaluationError, match="two gives all training pairs one score"):
         fusion_fit.fit({**values, "two": np.ones(10)}, same)
 
 
 def pairs_of(persons: set[int], count: int = 40) -> list[tuple[int, str, str, int]]:
-    """Half of one person, half of two, all of these persons of a `small_cache`."""
+    """Half of one identity, half of two, all of these identities of a `small_cache`."""
     numbers = [n for n in range(60) if n % 10 and n % 7 in persons]
     every = [(a, b) for a in numbers for b in numbers if a < b]
     kinds = [[p for p in every if (p[0] % 7 == p[1] % 7) == same] for same in (True, False)]
@@ -168,7 +168,7 @@ def test_a_doubtful_list_to_fit_on_is_said(place: Path) -> None:
 def test_persons_of_fit_and_test_are_named(place: Path) -> None:
     result = run(place, "leak", "qaconv+cosine", "--fit-pairs", str(place / "leak.csv"))
     assert result.exit_code == 0, result.output
-    assert "Warning: the fusion was fitted on 2 persons of this test" in result.stderr
+    assert "Warning: the fusion was fitted on 2 identities of this test" in result.stderr
     names = json.loads(result.stdout)["fusion"]["shared_identities"]["names"]
     assert names == ["person_03", "person_04"]
     assert "persons" not in json.loads(result.stdout)["fusion"]
@@ -187,7 +187,7 @@ def test_pairs_of_another_cache_and_weights_without_visibility(place: Path, tmp_
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["fusion"]
-    assert found["weights"].keys() == {"qaconv", "cosine"}, "nobody knows what is visible"
+    assert found["weights"].keys() == {"qaconv", "cosine"}, "no visibility data"
     assert found["left_out"] > 0
     assert found["fit_cache"] == str((tmp_path / "other").resolve())
 

@@ -81,7 +81,7 @@ def test_rates_by_hand() -> None:
     assert record["tpir"]["1e-1"] == 0.25
     assert record["tpir"]["1e-2"] is None
     assert record["refused"]["tpir 1e-2"] == (
-        "needs 1,000 probes of persons that are not enrolled, found 101"
+        "needs 1,000 probes of identities that are not enrolled, found 101"
     )
     np.testing.assert_allclose(cmc(found.rank)[[0, 1, 6]], [0.5, 0.75, 1.0])
 
@@ -100,7 +100,7 @@ def test_open_set_rate_accepts_no_more_strangers_than_allowed(seed: int, strange
 def test_intervals_are_of_persons() -> None:
     rng = np.random.default_rng(0)
     person = np.repeat(np.arange(30), 20)
-    hit = np.repeat(rng.random(30) < 0.7, 20)  # a person is found always or never
+    hit = np.repeat(rng.random(30) < 0.7, 20)  # an identity is found always or never
     found = a_search(np.where(hit, 1, 2), np.ones(600), np.ones(600))
     low, high = summarise(found, person, replicates=300, seed=0)["intervals"]["rank 1"]
     assert low < hit.mean() < high
@@ -174,7 +174,7 @@ def test_the_command_by_rule(place: Path, matcher: str) -> None:
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert (record["gallery"], record["probes"], record["stranger_probes"]) == (7, 47, 0)
-    assert record["rank"]["10"] == 1.0  # seven persons
+    assert record["rank"]["10"] == 1.0  # seven identities
     assert 0 <= record["rank"]["1"] <= record["rank"]["5"] <= 1
     assert sum(cell["n"] for cell in record["strata"]["both"]) == 47
 
@@ -188,7 +188,7 @@ def lists(folder: Path, gallery: list[int], probes: list[int]) -> tuple[str, ...
 
 
 def test_the_command_with_lists_and_strangers(place: Path) -> None:
-    options = lists(place, [1, 2, 3], [8, 9, 11, 22, 20])  # 20 has no face, 11 is person 4
+    options = lists(place, [1, 2, 3], [8, 9, 11, 22, 20])  # 20 has no face, 11 is identity 4
     result = invoke(place, "lists", *options)
     assert result.exit_code == 3
     record = json.loads(result.stdout)
@@ -279,13 +279,13 @@ def test_a_search_in_which_nobody_is_enrolled_ends_with_3(place: Path, tmp_path:
     record = json.loads(result.stdout)
     assert record["doubts"] == {"not_enrolled": 1}
     assert record["rank"]["1"] is None
-    assert "Nobody who is searched for is enrolled" in result.stderr
+    assert "No probe's identity is enrolled" in result.stderr
     sound = lists(tmp_path, [1, 2, 3], [8, 9])
     assert json.loads(invoke(place, "sound", *sound).stdout)["doubts"] == {}
 
 
 def random_store(folder: Path, count: int, size: int) -> FaceStore:
-    """`count` images, four of each person, near their person's direction."""
+    """`count` images, four of each identity, near their identity's direction."""
     store = FaceStore.open(folder, {"random": count})
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(count // 4, size)).astype(np.float32)

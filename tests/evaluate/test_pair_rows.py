@@ -141,7 +141,7 @@ def test_without_labels_genuine_pairs_connect_images(tmp_path: Path) -> None:
     probe, reference = np.array([0, 1, 3, 0]), np.array([1, 2, 4, 5])
     people, source = clusters(cache, probe, reference, np.array([True, True, False, False]))
     assert source == "genuine pairs"
-    assert len({*people[0], *people[1]}) == 1  # 0–1–2 are one person
+    assert len({*people[0], *people[1]}) == 1  # 0–1–2 are one identity
     assert people[2, 0] != people[2, 1]
     assert people[3, 0] == people[0, 0] != people[3, 1]
     assert sorted(set(people.ravel().tolist())) == list(range(people.max() + 1))

@@ -62,7 +62,7 @@ def test_where_visibility_comes_from(cache: FaceCache, tmp_path: Path) -> None:
         choose_visibility("head", without, cache)
     with pytest.raises(EvaluationError, match="no visibility; `prep masks` makes it"):
         choose_visibility("cache", with_head, bare)
-    with pytest.raises(EvaluationError, match="nobody knows what is visible"):
+    with pytest.raises(EvaluationError, match="no visibility data"):
         choose_visibility("auto", without, bare)
 
 

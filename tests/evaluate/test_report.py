@@ -105,7 +105,7 @@ def test_the_report_is_one_file_with_everything_in_it(runs: Path) -> None:
             assert f"{100 * record['accuracy']['mean']:.2f}" in words
             assert f"{100 * record['auc']:.3f}" in words
     assert "McNemar" in words
-    # Two runs × hardest of one person and of two × 4 pairs × two crops and two overlays; ROC, CMC.
+    # Two runs × hardest genuine and impostor pairs × 4 × two crops and two overlays; ROC, CMC.
     assert page.tags.count("img") == 2 * 2 * 4 * 4 + 2
     assert "in the training set" in words
     found = re.findall(r"<td>(rank \d+|TPIR@FPIR 1e-\d)</td>", text)
@@ -346,7 +346,7 @@ def test_runs_over_other_pairs_are_not_compared(runs: Path, tmp_path: Path) -> N
     )
     with pytest.raises(EvaluationError, match="not over the same list of pairs"):
         compare_runs([runs / "a", tmp_path / "other"], 10, 0)
-    with pytest.raises(EvaluationError, match="a run is given twice"):
+    with pytest.raises(EvaluationError, match="a run is given more than once"):
         run_names([runs / "a", runs / "a"])
     assert run_names([Path("/x/a/lfw"), Path("/x/b/lfw")]) == ["a/lfw", "b/lfw"]
 
@@ -379,4 +379,4 @@ def test_a_cmc_without_enrolled_probes_is_left_out(runs: Path, tmp_path: Path) -
         "--allow-failures",
     )
     text = report(tmp_path, "s")
-    assert "no probe is of an enrolled person" in text
+    assert "no probe is of an enrolled identity" in text

@@ -271,7 +271,7 @@ def test_a_training_cache_that_is_gone_is_no_clean_bill(place: Path) -> None:
     run = training_run(place / "leak4", cache=str(place / "gone"))
     result = verification(place, "leak4-out", "--weights", str(run))
     assert result.exit_code == 1
-    assert "gone is gone, so shared persons cannot be looked for" in result.stderr
+    assert "gone is gone, so shared identities cannot be looked for" in result.stderr
 
 
 def test_crops_of_another_size_are_refused(place: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_signal_ends_with_its_own_code(place: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Network, "describe", killed)
     result = verification(place, "signalled")
     assert result.exit_code == 4
-    assert "Run the same command again to go on" in result.stderr
+    assert "Rerun the same command to resume" in result.stderr
 
 
 def test_a_damaged_crop_is_not_embedded(place: Path) -> None:

@@ -78,7 +78,7 @@ def test_check_all_measures_quality(mesh: FaceMesh, boxes: BoxDetector) -> None:
     assert face.landmarks is not None
     assert face.quality == pytest.approx(1 - mirror_disagreement(face.landmarks, image, mesh))
     assert 0.9 < face.quality < 1
-    # Landmarks beside the face disagree by that much: 21.5 pixels are half the eye distance.
+    # Landmarks next to the face disagree by that much: 21.5 pixels are half the eye distance.
     moved = face.landmarks + np.array([21.5, 0, 0], np.float32)
     assert mirror_disagreement(moved, image, mesh) == pytest.approx(0.5, abs=0.05)
     assert mirror_disagreement(moved, np.zeros_like(image), mesh) == float("inf")

@@ -168,7 +168,7 @@ def test_missing_model_is_named(tmp_path: Path) -> None:
 def test_broken_model_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.task"
     path.write_bytes(b"not a model")
-    with pytest.raises(FaceguideError, match=r"broken\.task is no face landmarker model"):
+    with pytest.raises(FaceguideError, match=r"broken\.task is not a face landmarker model"):
         open_mesh(path)
 
 
@@ -190,10 +190,10 @@ def test_a_mediapipe_without_bundled_models(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_importing_does_not_import_mediapipe_and_a_run_is_silent() -> None:
     code = (
-        "import sys; from faceguide.preprocess import detect, face_mesh;"
+        "import sys; from faceguide.preprocess.detect import cascade, face_mesh;"
         "assert 'mediapipe' not in sys.modules;"
         "from skimage import data; mesh, boxes = face_mesh.FaceMesh(), face_mesh.open_boxes();"
-        "face = detect.find_face(data.astronaut(), mesh, boxes); assert face.count == 1;"
+        "face = cascade.find_face(data.astronaut(), mesh, boxes); assert face.count == 1;"
         "boxes(data.astronaut(), 'full'); print('after', file=sys.stderr)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

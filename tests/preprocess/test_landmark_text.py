@@ -181,9 +181,9 @@ def test_a_line_without_end(tmp_path: Path, name: str) -> None:
 def test_a_table_that_changed(tmp_path: Path) -> None:
     path = tmp_path / "table.txt"
     write_table(path, ["a", "b"])
-    with pytest.raises(LandmarkTextError, match=r"byte 7: .*; index it again"):
+    with pytest.raises(LandmarkTextError, match=r"byte 7: .*; rebuild the index"):
         read_at(path, 7)
-    with pytest.raises(LandmarkTextError, match="no line at byte 1000000; index it again"):
+    with pytest.raises(LandmarkTextError, match="no line at byte 1000000; rebuild the index"):
         read_at(path, 1_000_000)
 
 

@@ -1,4 +1,4 @@
-"""Which masks belong to which faces: those beside the images, those of nobody, inverted ones."""
+"""Which masks belong to which faces: those next to the images, those of nobody, inverted ones."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def masks(folder: Path, cache: Path, *more: object) -> Result:
     return prep("masks", folder, "--cache", cache, "--polarity", "visible", "--jobs", 1, *more)
 
 
-# Beside the images ---------------------------------------------------------------------------
+# Next to the images ---------------------------------------------------------------------------
 
 
 def beside(demo: Path, folder: Path, suffix: str, kind: str, *, grey: bool = False) -> list[str]:
-    """Photographs with a mask beside those that are veiled; their keys."""
+    """Photographs with a mask next to those that are veiled; their keys."""
     veiled = []
     for photograph in sorted(demo.glob("photos/*/*.jpg")):
         path = folder / photograph.parent.name / f"{photograph.stem}{kind}"
@@ -256,7 +256,7 @@ def test_inverted_masks_are_doubted(demo: Path, cache: Path) -> None:
     assert result.exit_code == 0
     doubts = json.loads(result.stdout)["doubts"]
     assert set(doubts) == {"eyes_hidden"}
-    assert "have their eyes mostly hidden; is --polarity the other way round?" in result.stderr
+    assert "have mostly occluded eyes; is --polarity inverted?" in result.stderr
     assert info(cache)["doubts"] == doubts
     assert prep(*command, "occluded").stderr == result.stderr  # a rerun says it again
     right = prep(*command, "visible", "--overwrite")
@@ -293,7 +293,7 @@ def test_the_niqab_layout_contradicts_a_polarity(
     faces = len(FaceCache.open(cache).select())
     doubts = json.loads(result.stdout)["doubts"]
     assert doubts == {"eyes_hidden": faces, "polarity_against_layout": faces}
-    assert f"Warning: {faces} masks beside kept_faces/" in result.stderr
+    assert f"Warning: {faces} masks next to kept_faces/" in result.stderr
     right = prep("masks", folder, "--cache", cache, "--overwrite", "--json")
     assert json.loads(right.stdout)["doubts"] == {}
 

@@ -55,8 +55,8 @@ REFUSED = {
     "0, 1, 2, JPEG": (UPPER * 2, "jpg", 95, "largest value is [23] of 255.* JPEG smears; convert"),
     "0 and 1, JPEG that lost them": (UPPER, "jpg", 70, "largest value is 1 of 255"),
     "0 and 5, lossy WebP": (UPPER * 5, "webp", 90, "lossy WebP smears; convert the original"),
-    "0, 1 and a border of 255": (BORDER, "png", None, r"class ids \(0, 1\) beside 255: name"),
-    "0, 1 and a border, JPEG": (BORDER, "jpg", 90, r"beside 255: JPEG smears them; convert"),
+    "0, 1 and a border of 255": (BORDER, "png", None, r"class ids \(0, 1\) next to 255: name"),
+    "0, 1 and a border, JPEG": (BORDER, "jpg", 90, r"next to 255: JPEG smears them; convert"),
     "1, 2 and 255 of nobody": (
         np.where(EDGE, 255, UPPER + 1).astype(np.uint8),
         "png",

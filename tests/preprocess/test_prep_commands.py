@@ -306,7 +306,7 @@ def test_a_full_disk_keeps_what_is_finished(
         ]  # fmt: skip
         result = prep(*arguments)
         assert result.exit_code == 1
-        assert "the disk is full; free some space and run the same command again" in result.stderr
+        assert "the disk is full; free some space and rerun the same command" in result.stderr
         finished = {path.name for path in disk.glob("cache/faces-*.json")}
         assert finished
         assert not list(disk.glob("cache/.*.tmp"))

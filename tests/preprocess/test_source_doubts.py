@@ -69,7 +69,7 @@ def listed(tmp_path: Path, text: str | bytes) -> tuple[dict[str, int], dict[str,
     ("names", "doubted"),
     [
         (["train/Ann/1", "train/Bob/1", "val/Cid/1", "val/Dan/1"], 2),
-        (["Train/Ann/1", "Ann/1", "Bob/1", "Cid/1", "Dan/1"], 1),  # beside identities
+        (["Train/Ann/1", "Ann/1", "Bob/1", "Cid/1", "Dan/1"], 1),  # next to identities
         (["images/1", "images/2", "masks/1"], 2),  # without folders below
         (["fold1/Ann/1", "fold1/Bob/1", "fold1/Cid/1", "fold2/Dan/1", "fold2/Eve/1"], 2),
         (["lfw/Ann/1", "lfw/Bob/1", "lfw/Cid/1"], 1),  # one folder around all
@@ -240,7 +240,7 @@ def test_images_by_any_name(tmp_path: Path) -> None:
     assert len(found) == 8 + features.check("avif")
     result = prep("landmarks", tmp_path / "set", "--out", tmp_path / "x", "--dry-run", "--json")
     assert json.loads(result.stdout)["problems"] == [
-        "files that are no images: 2 (the first: 'Bob/README')"
+        "files that are not images: 2 (the first: 'Bob/README')"
     ]
 
 
@@ -264,7 +264,7 @@ def test_masks_and_thumbnails_beside_photographs(tmp_path: Path) -> None:
         picture(tmp_path / f"set/Ann/{number}.jpg", number)
         mask(tmp_path / f"set/Ann/{number}{ending}", "RGB" if ending == "_gt.png" else "L")
     mask(tmp_path / "set/Ann/0.jpg_gt.png")
-    picture(tmp_path / "set/Bob/portrait_mask.jpg")  # nothing beside it that it could be a mask of
+    picture(tmp_path / "set/Bob/portrait_mask.jpg")  # nothing next to it that it could be a mask of
     for place in ("@eaDir/0.jpg/SYNOPHOTO_THUMB_M", "__MACOSX/0", ".thumbnails/0", "._0"):
         picture(tmp_path / f"set/Ann/{place}.jpg")
     doubts, found = planned(tmp_path / "set", tmp_path / "cache")

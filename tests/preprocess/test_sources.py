@@ -79,7 +79,7 @@ def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert [row.key for row in source.rows()] == ["a/1.jpg"]
     assert sorted(source.problems()) == [
-        "files that are no images: 2 (the first: 'a/1.txt')",
+        "files that are not images: 2 (the first: 'a/1.txt')",
         "named as images, but no files: 1 (the first: 'a/pipe.jpg')",
     ]
     list(source.rows())

@@ -123,6 +123,6 @@ def test_sigterm_saves_and_exits_4(
     process.terminate()
     process.join(LIMIT)
     assert process.exitcode == 4, said.read_text()
-    assert "Run the same command again to go on" in said.read_text()
+    assert "Rerun the same command to resume" in said.read_text()
     step = torch.load(run / "last.pt", weights_only=True)["step"]
     assert 1 <= step < STEPS

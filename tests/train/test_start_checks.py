@@ -264,9 +264,9 @@ def test_images_of_twins_in_place_of_pairs_name_the_right_file(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--guide", "loss", "--guide", "loss=0.5"], "'--guide': loss is given twice"),
-        (["--guide", "prior", "--guide", "prior"], "'--guide': prior is given twice"),
-        (["--meta", "split=s1", "--meta", "split=s2"], "'--meta': split is given twice"),
+        (["--guide", "loss", "--guide", "loss=0.5"], "'--guide': loss is given more than once"),
+        (["--guide", "prior", "--guide", "prior"], "'--guide': prior is given more than once"),
+        (["--meta", "split=s1", "--meta", "split=s2"], "'--meta': split is given more than once"),
         (["--eval-cache", "."], "--eval-cache belongs to --pairs"),
     ],
 )

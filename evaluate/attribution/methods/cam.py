@@ -45,7 +45,7 @@ def grad_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """Σ_k mean(∂s/∂A_k) · A_k of the coarsest layer, (N, h, w), before the ReLU.
 
     The ReLU belongs to the method and is applied when the map is read, so that a map that it
-    would kill can be told from a dead one. Equals captum's LayerGradCam.
+    would kill can be distinguished from a dead one. Equals captum's LayerGradCam.
     """
     return Maps(_weighted(*_layers(score, batch)[-1]))
 

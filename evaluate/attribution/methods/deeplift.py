@@ -33,7 +33,7 @@ from faceguide.evaluate.attribution.methods.target import (
     raw_embedding,
 )
 
-_LEAST = 1e-7  # of Δz beside |z|; below it the derivative takes the place of the quotient
+_LEAST = 1e-7  # of Δz next to |z|; below it the derivative takes the place of the quotient
 
 
 def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,7 +112,7 @@ def geodesic_weighted(score: PairScore, batch: Batch, settings: Settings) -> Map
     seen = []
 
     def recording(points: Tensor, *reference: Tensor) -> Tensor:
-        # The forward of the gradient also tells where the embedding is.
+        # The forward pass of the gradient also gives the embedding.
         described = score.describe(points)
         seen.append(described[0].detach())
         return score.compare(described, reference)

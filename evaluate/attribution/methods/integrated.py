@@ -12,7 +12,7 @@ exact integral between two nodes: what the trapezoid rule misses there is known,
 3. Pairs whose map then still does not add up to within 1 % get twice, and then four times, the
    gradients. What that leaves open stays, and is reported as the completeness error.
 
-The gap before closing is reported beside it. docs/attribution.md says how far the map is from the
+The gap before closing is reported next to it. docs/attribution.md says how far the map is from the
 limit at a given number of steps; closing does not bring it nearer.
 """
 

@@ -18,7 +18,7 @@ from faceguide.train.models.input_spec import InputSpec
 BASELINES = ("black", "blur", "grey")
 QUADRATURES = ("adaptive", "gauss-legendre")
 # Completeness errors are shares of the score's change, or of this where the score changes less:
-# about the spread of the cosines of strangers. A share of almost nothing would say nothing.
+# about the spread of the cosines of impostors. A share of almost nothing would say nothing.
 LEAST_CHANGE = 0.1
 
 
@@ -29,7 +29,7 @@ class Batch:
     Attributes:
         probe: (N, 3, S, S) prepared pixels.
         reference: described references, N rows each.
-        pairs: numbers of the pairs, which key all random draws.
+        pairs: numbers of the pairs, which key all random numbers.
         memo: passes that several methods read, see `single_pass`.
     """
 

@@ -40,7 +40,7 @@ class Method:
             backward pass counts 2.
         needs: what network or matcher it needs; empty = any.
         citation: authors, title, year.
-        rectify: positive values alone are the claim.
+        rectify: only positive values are the claim.
         control: runs with every evaluation and competes with no method.
         shares_pass: reads `single_pass`, which all such methods together pay once.
         costly: not part of "standard": too dear for what it adds.

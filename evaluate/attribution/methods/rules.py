@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from faceguide.core.errors import AttributionError
 
-# Functions of one tensor that work on each number alone.
+# Functions of one tensor that work element by element.
 ELEMENTWISE = frozenset(
     {
         *("relu", "relu_", "relu6", "hardtanh", "prelu", "leaky_relu", "elu", "selu", "celu"),

@@ -36,7 +36,7 @@ _MEMO = "single pass"
 
 @dataclass(frozen=True)
 class SinglePass:
-    """What one pass tells.
+    """What one pass gives.
 
     Attributes:
         value: (N,) scores.

@@ -253,7 +253,7 @@ def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
 _INDEPENDENT = (
     "the score does not depend on the probe ({found}). This happens when the second image never "
     "enters the target and the length of an embedding that is normalised already is explained "
-    "(always 1), when the score is computed under no_grad, or from the reference alone. Explain "
+    "(always 1), when the score is computed under no_grad, or only from the reference. Explain "
     "score(probe, reference) instead"
 )
 

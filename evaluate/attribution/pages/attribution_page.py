@@ -293,7 +293,7 @@ def _details(record: dict[str, Any]) -> list[dict[str, Any]]:
     if record["uniform_by_stratum"]:
         made.append(
             {
-                "title": "Does the uniform share depend on the stratum? (persons exchanged)",
+                "title": "Does the uniform share depend on the stratum? (identities exchanged)",
                 "header": ["method", "stratum", "n", "p", "p (Benjamini–Hochberg)"],
                 "rows": [
                     [t["method"], t["stratum"], str(t["n"]), f"{t['p']:.3g}", f"{t['p_bh']:.3g}"]

@@ -12,7 +12,7 @@ from faceguide.evaluate.report.tables import (
     to_text,
 )
 
-INTERVALS = "over persons, Wilson's where all maps pass or none"
+INTERVALS = "over identities, Wilson's where all maps pass or none"
 READING = (
     "FR, the falsification rate, counts against a map: 0 is best, 100 worst. In some earlier work "
     "a rate of this name was best at 100; do not compare the two."
@@ -24,9 +24,9 @@ def _between(found: list[float] | None) -> str:
 
 
 def pass_interval(found: dict[str, Any]) -> list[float] | None:
-    """95 % interval of a method's pass rate: over persons, else Wilson's.
+    """95 % interval of a method's pass rate: over identities, else Wilson's.
 
-    Where every map passes, or none, all resamples of persons are alike and claim no uncertainty;
+    Where every map passes, or none, all resamples of identities are alike and claim no uncertainty;
     Wilson's interval of the count then says what so many pairs can show.
     """
     over_persons: list[float] | None = found["pass_rate_cluster_interval"]
@@ -87,8 +87,9 @@ def method_text(record: dict[str, Any]) -> str:
         *([unfit, ""] if unfit else []),
         to_text(method_table(record)),
         "",
-        f"{pairs['n']:,} pairs ({pairs['genuine']:,} of one person), {pairs['persons']:,} persons; "
-        f"protocol {record['protocol']}, response: {record['response']}. Per cent; brackets: 95 % "
+        f"{pairs['n']:,} pairs ({pairs['genuine']:,} of one identity), {pairs['persons']:,} "
+        f"identities; protocol {record['protocol']}, response: {record['response']}. "
+        f"Per cent; brackets: 95 % "
         f"{INTERVALS}.",
         f"↑ higher is better, ↓ lower is better. {READING} Mean FR: 50 is chance. Uniform and "
         "failed maps count as not passed.",

@@ -3,7 +3,7 @@
 A block is some probes with all their pairs, a pure function of the list and a number. Its files
 are `table-NNNNN.safetensors`, the responses that all methods share, and one
 `maps-METHOD-NNNNN.safetensors` per method; a file that is there is not made again, so a run
-resumes, parts add up, and a method that is added later costs its maps alone.
+resumes, parts add up, and a method that is added later costs only its maps.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def make_plan(
         rows: the pairs.
         settings: what a table depends on besides.
         per_block: probes per block.
-        limit: draw so many pairs first, keyed by the seed; None = all.
-        seed: of the draw.
+        limit: sample this many pairs first, keyed by the seed; None = all.
+        seed: random seed of the sample.
     """
     chosen = np.arange(len(rows))
     if limit is not None and limit < len(rows):

@@ -3,7 +3,7 @@ them.
 
 The bins are fixed here, before any result. A cell with fewer than 20 pairs has no figure. Whether
 the share of uniform maps differs between the bins is tested by drawing the labels of whole
-persons anew, since a person's pairs are alike; Benjamini and Hochberg's correction runs over the
+identities, since an identity's pairs are alike; Benjamini and Hochberg's correction runs over the
 whole table.
 """
 
@@ -30,7 +30,7 @@ _DIFFERENCES = ("0–10°", "10–20°", "20–30°", "30°+")
 _LIGHT = ("dark <80", "80–120", "120–160", "bright ≥160")
 _LIGHT_DIFFERENCE = ("0–20", "20–40", "40–60", "60+")
 BINS: dict[str, tuple[str, ...]] = {
-    "label": ("two persons", "one person"),
+    "label": ("two identities", "one identity"),
     "yaw": POSES,
     "pitch": POSES,
     "yaw difference": _DIFFERENCES,
@@ -131,8 +131,8 @@ def uniform_tests(
 ) -> list[dict[str, Any]]:
     """Does the share of uniform maps depend on the stratum?
 
-    The statistic is χ²; its distribution comes from exchanging outcomes between persons: a
-    probe's person with all its pairs gets the outcomes of another person, recycled where that
+    The statistic is χ²; its distribution comes from exchanging outcomes between identities: a
+    probe's identity with all its pairs gets the outcomes of another identity, recycled where that
     one has fewer. Bins with fewer than 20 pairs are left out.
 
     Returns:

@@ -1,7 +1,7 @@
-"""What a run will cost, told before it starts: images forward, and seconds on this machine.
+"""What a run will cost, estimated before it starts: images forward, and seconds on this machine.
 
 The count follows from the plan; the seconds from timing one batch forward and one batch forward
-and backward, with this network on this device, and a few draws of the bootstrap.
+and backward, with this network on this device, and a few replicates of the bootstrap.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A black square is no face that a network has ever seen; its effect is that of the square. Four
 infills that keep the crop a face, or nearly: its own blur, its own mean colour, the mean face of
-the data set, and the same cell of another person.
+the data set, and the same cell of another identity.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from faceguide.evaluate.attribution.methods.maps import blurred
 
 INFILLS = ("blur", "mean", "face", "other")
 BLUR = 8 / 112  # σ as a share of the side
-_POOL = 64  # faces that the mean face and the other persons come from
+_POOL = 64  # faces that the mean face and the other identities come from
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Donors:
 
     Attributes:
         rows: (K,) rows of the cache.
-        labels: (K,) their persons; −1 unknown.
+        labels: (K,) their identities; −1 unknown.
         images: (K, S, S, 3) uint8 RGB.
     """
 
@@ -53,16 +53,16 @@ class Donors:
         return mean
 
     def another(self, row: int, label: int, seed: int) -> NDArray[np.uint8]:
-        """(S, S, 3): a face of another person than this one, drawn by row and seed.
+        """(S, S, 3): a face of another identity than this one, drawn by row and seed.
 
         Raises:
-            AttributionError: when all donors are this person.
+            AttributionError: when all donors are this identity.
         """
         others = np.flatnonzero((self.rows != row) & ((self.labels != label) | (self.labels < 0)))
         if not len(others):
             raise AttributionError(
-                "the infill `other` needs faces of a second person in the pairs; choose --infills "
-                "blur,mean"
+                "the infill `other` needs faces of a second identity in the pairs; "
+                "choose --infills blur,mean"
             )
         drawn: NDArray[np.uint8] = self.images[pair_rng(row, seed, "other").choice(others)]
         return drawn

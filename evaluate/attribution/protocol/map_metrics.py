@@ -1,4 +1,4 @@
-"""Further measures of a map, some of which need the network again.
+"""Further measures of a map, some of which rerun the network.
 
 Each says in `METRICS` which way is better. Deletion and insertion work on cells in the order that
 the map gives them; curves are scaled by s(x) − s(empty), and a pair whose score hardly moves
@@ -160,7 +160,7 @@ def rank_correlation(
 
 @torch.no_grad()
 def randomised(score: PairScore, seed: int) -> PairScore:
-    """The score of the same network with all convolutions and linear layers drawn anew.
+    """The score of the same network with all convolutions and linear layers randomised.
 
     Each keeps the mean and the deviation of its weights, so that activations stay in range.
     """
@@ -190,7 +190,7 @@ def randomisation(
         score: the trained one.
         random: from `randomised`.
         batch: the pairs.
-        references: (N, 3, S, S) pixels of the references, which the other network sees anew.
+        references: (N, 3, S, S) pixels of the references, which the other network re-embeds.
         explain: the method.
         settings: its settings.
         cells: (N, 49) attributions with the trained network.
@@ -210,10 +210,10 @@ def reference_swap(
     cells: NDArray[np.floating],
     rectify: bool,
 ) -> NDArray[np.float64]:
-    """(N,) 1 − Spearman to the map against another person; 0 means blind to the pair.
+    """(N,) 1 − Spearman to the map against another identity; 0 means blind to the pair.
 
     Args:
-        others: (N, 3, S, S) pixels of other persons.
+        others: (N, 3, S, S) pixels of other identities.
 
     The rest as in `randomisation`.
     """

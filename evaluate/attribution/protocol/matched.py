@@ -1,9 +1,9 @@
 """The `matched` falsification protocol: do the cells that a map calls important matter more?
 
-Every cell is replaced alone, by each of several realistic infills, and the response of the score
+Each cell is replaced in turn by each of several realistic infills, and the response of the score
 (or of the embedding) is kept in a table. A map claims a set H of high cells and a set L of low
 ones; it is falsified when H's responses are not larger than L's. Cells have equal area and both
-sets share the infills, so neither area nor luck of the draw can decide.
+sets share the infills, so neither area nor chance can decide.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def falsification_rate(high: NDArray[np.floating], low: NDArray[np.floating]) ->
 def infill_rate(high: NDArray[np.floating], low: NDArray[np.floating]) -> float:
     """The mean over infills of `falsification_rate`: only cells with one infill are compared.
 
-    A blur moves the score less than another person's cell; compared across infills, the infill
+    A blur moves the score less than another identity's cell; compared across infills, the infill
     would decide.
 
     Args:
@@ -91,7 +91,7 @@ def margin_interval(
     Args:
         high: (h, R) responses, R infills that both sets share.
         low: (l, R).
-        rng: of the draws.
+        rng: random generator.
     """
     infills = rng.integers(0, high.shape[1], (REPLICATES, high.shape[1]))
     # (units, B): mean over the drawn infills, then over the drawn units of either set.
@@ -123,7 +123,7 @@ def judge_map(
     Args:
         cells: (U,) attributions of the map.
         responses: (U, R) response to each cell replaced by each infill, ≥ 0.
-        pair: number of the pair; with the seed it decides all draws, for all methods alike.
+        pair: number of the pair; it and the seed decide all random numbers, for all methods alike.
         seed: of the run.
         delta: margin that a claim must exceed.
         cause: of a map without a claim (see `diagnosis`): "error", another cause = uniform.

@@ -204,7 +204,7 @@ def prepare(
         options: everything else.
         part: (i, N): do blocks i, i + N, …
         device: of torch.
-        say: told what is left out and why.
+        say: receives what is left out and why.
 
     Raises:
         AttributionError: for what does not fit together.

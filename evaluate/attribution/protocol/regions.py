@@ -49,7 +49,7 @@ def region_cells(
 def hidden_cells(
     cache: FaceCache, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
-    """(N, 49) hidden share of each cell, and (N,) where it is known; None without `prep masks`."""
+    """(N, 49) occluded share of each cell, (N,) where it is known; None without `prep masks`."""
     if "visibility" not in cache.columns:
         return None
     found = cache.read(rows, ["visibility", "known"])
@@ -96,7 +96,7 @@ def region_record(
         cells: (N, 49) attributions of a method.
         regions: from `region_cells`, of the probes.
         hidden: from `hidden_cells`, of the probes.
-        same: (N,) one person. Evidence for two photographs of one person cannot lie on what
+        same: (N,) one identity. Evidence for two photographs of one identity cannot lie on what
             covers the face: LOWER is better there.
     """
     record: dict[str, Any] = {"regions": None, "occluded": None}

@@ -1,8 +1,8 @@
 """The cell-response table: what each cell does to the score, measured once per picture.
 
 49 cells × R infills cost 49·R forwards per probe, whatever the number of methods and of pairs the
-probe is in; each method's test is then a look-up. Measuring anew for every method would cost as
-much for each.
+probe is in; each method's test is then a look-up. Measuring for every method would cost as much
+for each.
 """
 
 from __future__ import annotations

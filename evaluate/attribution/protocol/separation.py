@@ -160,7 +160,7 @@ def sentence(found: Mapping[str, Any]) -> str | None:
 def with_effects(
     found: Mapping[str, Any], clean: NDArray[np.floating], masked: NDArray[np.floating]
 ) -> dict[str, Any]:
-    """The record with the size of the effects beside the noise.
+    """The record with the size of the effects next to the noise.
 
     Args:
         found: `Separation.record`.

@@ -1,8 +1,8 @@
 """Is one method's pass rate better than another's on the same pairs?
 
 All methods explain the same pairs, so the tests are paired: Cochran's Q over all, McNemar's exact
-test between two with Holm's correction, Wilcoxon's signed ranks for rates. Pairs share persons;
-the differences have intervals of a bootstrap over persons. The chi-square test that earlier work
+test between two with Holm's correction, Wilcoxon's signed ranks for rates. Pairs share identities;
+the differences have intervals of a bootstrap over identities. The chi-square test that earlier work
 printed takes the methods for separate samples; it is here under that label, for comparison only.
 """
 
@@ -95,9 +95,9 @@ def compare(
         passed: method → (N,) whether its map was tested and not falsified; a uniform or failed
             map has not passed, so no pair is missing.
         rates: method → (N,) rates, NaN when untested.
-        people: (N, 2) persons.
-        replicates: of the bootstrap over persons; 0 = no intervals.
-        seed: of the draws.
+        people: (N, 2) identities.
+        replicates: of the bootstrap over identities; 0 = no intervals.
+        seed: random seed.
 
     Returns:
         `cochran_q`, `chi_square`, and `pairwise`: per two methods the discordant pairs, p and

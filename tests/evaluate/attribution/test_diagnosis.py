@@ -34,7 +34,7 @@ def test_each_cause_is_found() -> None:
 
 
 def test_rounding_noise_is_dead_whatever_its_unit() -> None:
-    """1.7e-10 is rounding noise beside 5.7e-4 and a fine map among its like."""
+    """1.7e-10 is rounding noise next to 5.7e-4 and a fine map among its like."""
     assert cause(CLEAR, energy=1.7e-10, typical=5.7e-4) == "dead"
     assert cause(CLEAR, energy=1.7e-10, typical=1.7e-10) is None
 

@@ -58,7 +58,7 @@ def test_the_other_person_is_another_and_always_the_same(donors: Donors) -> None
         assert place != row
         assert donors.labels[place] != label or label < 0
     alone = Donors(donors.rows[:2], donors.labels[:2], donors.images[:2])
-    with pytest.raises(AttributionError, match="second person"):
+    with pytest.raises(AttributionError, match="second identity"):
         alone.another(0, 0, 0)
 
 

@@ -69,7 +69,7 @@ def test_small_strata_have_no_figure() -> None:
     records = conditions.strata_table(
         bins, passed, {"m": np.zeros(40, bool)}, {"m": np.full(40, 0.25)}
     )
-    assert [(r["bin"], r["n"]) for r in records] == [("two persons", 19), ("one person", 21)]
+    assert [(r["bin"], r["n"]) for r in records] == [("two identities", 19), ("one identity", 21)]
     assert records[0]["pass_rate"] is None
     assert records[1]["pass_rate"] == pytest.approx(10 / 21)
     assert records[1]["mean_fr"] == 0.25
@@ -87,7 +87,7 @@ def test_uniform_share_by_stratum_is_found_and_not_invented() -> None:
 
 
 def test_persons_with_many_alike_pairs_are_no_evidence() -> None:
-    """Two persons, one in each bin, sixty pairs each: a naive test would be certain."""
+    """Two identities, one in each bin, sixty pairs each: a naive test would be certain."""
     people = np.repeat([0, 1], 60)[:, None].repeat(2, 1)
     bins = {"label": np.repeat([0, 1], 60)}
     found = conditions.uniform_tests(bins, {"m": np.repeat([True, False], 60)}, people, 0)
