@@ -163,10 +163,10 @@ class Stream:
         copy: deliver tensors that stay valid.
         check: compare what is delivered with its digests.
         device: a CUDA device gets the batch copied to it; the copy has finished before its
-            memory is used again.
+            memory is reused.
         transform: (batch, epoch) → batch, run in the threads before the copy to a device. It must
             depend on nothing else, and may write into the tensors or leave some out.
-        state: what `state()` gave: go on exactly there.
+        state: what `state()` returned: resume exactly there.
 
     Raises:
         CacheError: for columns the cache lacks, no rows, or a state of another stream.
