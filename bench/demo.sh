@@ -15,10 +15,10 @@ cache preview "$demo/cache" --known-occlusion --faces 8 --out "$demo/preview.png
 # Short trainings from random weights, on identities apart from those of the pairs.
 train cal "$demo/cache" --out "$demo/cal" --meta split=train --model cal_mobilefacenet --heads 8 \
   --guide regions-log --no-views --pairs "$demo/set/unoccluded.csv" --epochs 4 --lr 0.002 \
-  --log-every 4 --picture-every 0
+  --log-every 4
 train oaml "$demo/cache" --out "$demo/oaml" --meta split=train --backbone mobilefacenet \
-  --no-augment --steps 48 --batch-size 16 --lr 0.05 --occlusion-weight 10 --log-every 6 \
-  --picture-every 0
+  --no-augment --epochs 8 --batch-size 16 --lr 0.05 --occlusion-weight 10 --recognition-weight 0.3 \
+  --log-every 4
 python "$bench/demo_losses.py" "$demo/cal" "$demo/oaml"
 # One network, three matchers, two lists; embeddings are computed once per list.
 for list in unoccluded veiled; do

@@ -46,7 +46,11 @@ def write_lists(folder: Path) -> None:
         folder / "photos.csv",
         ("path", "identity", "split"),
         [
-            (photo.as_posix(), photo.parent.name, "test" if photo.parent.name in tested else "train")
+            (
+                photo.as_posix(),
+                photo.parent.name,
+                "test" if photo.parent.name in tested else "train",
+            )
             for photo in photos
         ],
     )
