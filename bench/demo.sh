@@ -14,7 +14,7 @@ cache verify "$demo/cache"
 cache preview "$demo/cache" --known-occlusion --faces 8 --out "$demo/preview.png"
 # Short trainings from random weights, on identities apart from those of the pairs.
 train cal "$demo/cache" --out "$demo/cal" --meta split=train --model cal_mobilefacenet --heads 8 \
-  --guide regions-log --no-views --pairs "$demo/set/unoccluded.csv" --epochs 4 --lr 0.002 \
+  --guide regions-log=5 --no-views --pairs "$demo/set/unoccluded.csv" --epochs 4 --lr 0.002 \
   --log-every 4
 train oaml "$demo/cache" --out "$demo/oaml" --meta split=train --backbone mobilefacenet \
   --no-augment --epochs 8 --batch-size 16 --lr 0.05 --occlusion-weight 10 --recognition-weight 0.3 \
