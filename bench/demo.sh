@@ -5,7 +5,7 @@ set -eu
 demo=$1
 bench=$(dirname "$0")
 set -x
-prep demo-photos "$demo/set"
+python "$bench/demo_photos.py" "$demo/set"
 python "$bench/demo_lists.py" "$demo/set"
 prep landmarks "$demo/set/photos.csv" --out "$demo/cache" --allow-failures
 prep masks "$demo/set" --table "$demo/set/masks.csv" --cache "$demo/cache" --polarity visible \
