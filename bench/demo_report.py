@@ -31,11 +31,6 @@ def _uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _svg_uri(figure: Any) -> str:
-    text = figures.svg(figure).encode()
-    return "data:image/svg+xml;base64," + base64.b64encode(text).decode("ascii")
-
-
 def _last_picture(run: Path) -> str:
     return _uri(max(run.glob("step-*.png")))
 
@@ -56,7 +51,7 @@ def losses(runs: dict[str, Path]) -> str:
         axes.grid(True, color="0.92")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    return _svg_uri(figure)
+    return figures.data_uri(figure)
 
 
 def visibility(cache: FaceCache, store: FaceStore) -> dict[str, Any]:
@@ -72,7 +67,7 @@ def visibility(cache: FaceCache, store: FaceStore) -> dict[str, Any]:
               ((hidden, FACES - 3), (free, 3)) if len(part)]  # fmt: skip
     shown = [
         [
-            drawings.picture_uri(drawings.enlarged(picture))
+            figures.picture_uri(drawings.enlarged(picture))
             for picture in (
                 images[place],
                 report_runs.overlay(images[place], true[place]),
