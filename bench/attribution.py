@@ -43,32 +43,19 @@ from captum.attr import (
 from torch import Tensor
 
 from faceguide.cache.pairs.pair_lists import read_pairs
-from faceguide.cache.pairs.pair_rows import (
-    PairRows,
-    resolve,
-)
+from faceguide.cache.pairs.pair_rows import PairRows, resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.cells import Q, cell_attribution
-from faceguide.evaluate.attribution.methods import (
-    geodesic,
-    integrated,
-)
+from faceguide.evaluate.attribution.methods import geodesic, integrated
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for, pixel_range
 from faceguide.evaluate.attribution.methods.method_table import METHODS
 from faceguide.evaluate.attribution.methods.single_pass import cam_layers
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.plug import pair_score
 from faceguide.evaluate.attribution.protocol.blocks import make_plan
-from faceguide.evaluate.attribution.protocol.explain import (
-    Job,
-    maps_of,
-    table_of,
-)
-from faceguide.evaluate.attribution.protocol.infill import (
-    Donors,
-    cell_masks,
-)
+from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
+from faceguide.evaluate.attribution.protocol.infill import Donors, cell_masks
 from faceguide.evaluate.score.network import load_network
 
 NAMES = (

@@ -30,16 +30,8 @@ from numpy.typing import NDArray
 from skimage import data
 
 from faceguide.core.faces import align
-from faceguide.preprocess.detect.cascade import (
-    Face,
-    find_face,
-    square_crop,
-)
-from faceguide.preprocess.detect.face_mesh import (
-    BoxDetector,
-    FaceMesh,
-    finder_of,
-)
+from faceguide.preprocess.detect.cascade import Face, find_face, square_crop
+from faceguide.preprocess.detect.face_mesh import BoxDetector, FaceMesh, finder_of
 
 Image = NDArray[np.uint8]
 

@@ -18,11 +18,7 @@ from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
-from faceguide.evaluate.metrics.roc import (
-    best_accuracy,
-    measure,
-    rank,
-)
+from faceguide.evaluate.metrics.roc import best_accuracy, measure, rank
 from faceguide.preprocess.cli import main as prep
 from faceguide.train.models import create
 from faceguide.train.models.weights import load_weights

@@ -37,15 +37,7 @@ import occlusion_faces as source
 import torch
 from numpy.typing import NDArray
 from occlusion_faces import COVERS, TRAINING_DRAWS, Faces, join
-from occlusion_measures import (
-    MEASURES,
-    Score,
-    Test,
-    difference,
-    maps_only,
-    measured,
-    visible_score,
-)
+from occlusion_measures import MEASURES, Score, Test, difference, maps_only, measured, visible_score
 from occlusion_pieces import (
     all_matches,
     predicted,
@@ -55,19 +47,10 @@ from occlusion_pieces import (
     train_tail,
 )
 
-from faceguide.evaluate.score.fusion_fit import (
-    Fit,
-    fit,
-)
+from faceguide.evaluate.score.fusion_fit import Fit, fit
 from faceguide.train.models import create
-from faceguide.train.models.matchers.qaconv import (
-    WEIGHTINGS,
-    QAConv,
-)
-from faceguide.train.models.matchers.visible_embedding import (
-    VisibleEmbedding,
-    mean_map,
-)
+from faceguide.train.models.matchers.qaconv import WEIGHTINGS, QAConv
+from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding, mean_map
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.weights import load_weights
 from faceguide.train.oaml.oaml_settings import KINDS

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceguide.cache import FaceCache
-from faceguide.train.data.occluders import (
-    Occluders,
-    draw,
-)
+from faceguide.train.data.occluders import Occluders, draw
 from faceguide.train.models.backbones.backbone import FaceBackbone
 
 # Covers of the test, in pixels of the 112×112 crop: (left, top, right, bottom). They are drawn by

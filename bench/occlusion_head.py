@@ -27,10 +27,7 @@ import torch
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.score.network import load_network
 from faceguide.train.oaml.oaml_batches import covered_faces
-from faceguide.train.oaml.visibility_metrics import (
-    mean_visibility,
-    visibility_scores,
-)
+from faceguide.train.oaml.visibility_metrics import mean_visibility, visibility_scores
 
 SPLITS = 3
 HOLD_OUT = 0.25

@@ -11,14 +11,8 @@ import torch
 from numpy.typing import NDArray
 from occlusion_faces import Faces
 
-from faceguide.evaluate.metrics.bootstrap import (
-    draw_counts,
-    interval,
-)
-from faceguide.evaluate.metrics.roc import (
-    measure,
-    rank,
-)
+from faceguide.evaluate.metrics.bootstrap import draw_counts, interval
+from faceguide.evaluate.metrics.roc import measure, rank
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 
 FARS = (1e-2, 1e-3)

@@ -9,16 +9,10 @@ import torch
 from occlusion_faces import Faces
 from torch import Tensor, nn
 
-from faceguide.evaluate.metrics.roc import (
-    measure,
-    rank,
-)
+from faceguide.evaluate.metrics.roc import measure, rank
 from faceguide.train.models import create
 from faceguide.train.models.backbones.mobilefacenet import MobileFaceNet
-from faceguide.train.models.matchers.qaconv import (
-    Matches,
-    QAConv,
-)
+from faceguide.train.models.matchers.qaconv import Matches, QAConv
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 from faceguide.train.models.occlusion_head import OcclusionHead
 

@@ -103,10 +103,7 @@ def timed(command: list[str]) -> tuple[float, str]:
 
 def gather(source: Path, folder: Path, images: int) -> int:
     """Link images that the first pass finds, again and again, until there are enough."""
-    from faceguide.core.faces.decode import (
-        DecodeError,
-        decode,
-    )
+    from faceguide.core.faces.decode import DecodeError, decode
     from faceguide.preprocess.detect.face_mesh import open_mesh
 
     mesh = open_mesh(None)

@@ -3,10 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.errors import (
-    CacheError,
-    FaceguideError,
-)
+from faceguide.core.errors import CacheError, FaceguideError
 
 if TYPE_CHECKING:
     from faceguide.cache.stream import Stream

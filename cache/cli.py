@@ -13,21 +13,11 @@ from tqdm import tqdm
 from faceguide import __version__
 from faceguide.cache import manifest
 from faceguide.cache.inspect.export import export_landmarks
-from faceguide.cache.inspect.info import (
-    damaged_shards,
-    describe,
-    summary,
-)
+from faceguide.cache.inspect.info import damaged_shards, describe, summary
 from faceguide.cache.inspect.verify import verify
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import GROUPS, ORIGINS, STATUSES
-from faceguide.core.commands.console import (
-    SOME_FAILED,
-    Group,
-    echo_json,
-    printable,
-    say,
-)
+from faceguide.core.commands.console import SOME_FAILED, Group, echo_json, printable, say
 from faceguide.core.commands.parts import show_indices
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, OUT_FILE, MissingParts, Output, Seed

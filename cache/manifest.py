@@ -15,20 +15,10 @@ from typing import Any
 from faceguide.cache.plan import Plan, check_recipe, load_plan
 from faceguide.cache.schema import GROUPS, SCHEMA, columns
 from faceguide.cache.shard import is_done, sidecar_path
-from faceguide.core.commands.doubts import (
-    STAGES,
-    doubts_path,
-)
+from faceguide.core.commands.doubts import STAGES, doubts_path
 from faceguide.core.commands.parts import parts_of
 from faceguide.core.errors import CacheError
-from faceguide.core.files import (
-    digest,
-    json_bytes,
-    publish,
-    read_json,
-    stray_files,
-    write_json,
-)
+from faceguide.core.files import digest, json_bytes, publish, read_json, stray_files, write_json
 
 # What a manifest says of each shard, out of its sidecar.
 _OF_A_SHARD = ("rows", "bytes", "sha256", "opening", "offsets", "texts")

@@ -8,12 +8,7 @@ import click
 
 from faceguide import __version__
 from faceguide.cache.reader import FaceCache
-from faceguide.core.commands.console import (
-    Group,
-    echo_json,
-    interruptible,
-    printable,
-)
+from faceguide.core.commands.console import Group, echo_json, interruptible, printable
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import (
     FOLDER,
@@ -24,10 +19,7 @@ from faceguide.core.commands.shared_options import (
     Seed,
 )
 from faceguide.core.commands.submit import submit_group
-from faceguide.core.files import (
-    write_bytes,
-    write_json,
-)
+from faceguide.core.files import write_bytes, write_json
 from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.command_output import show
 from faceguide.evaluate.evaluate_jobs import evaluate_jobs
@@ -210,11 +202,7 @@ def compare_command(
       evaluate compare cosine/ visible/ --out comparison/
     """
     from faceguide.evaluate.metrics import roc
-    from faceguide.evaluate.report import (
-        compare,
-        figures,
-        tables,
-    )
+    from faceguide.evaluate.report import compare, figures, tables
     from faceguide.evaluate.verification import load_scores
 
     if len(directories) < 2:

@@ -9,16 +9,8 @@ from typing import Any
 import click
 
 from faceguide.cache.pairs.pair_doubts import is_contradicted
-from faceguide.core.commands.console import (
-    SomeFailed,
-    echo_json,
-    printable,
-    say,
-)
-from faceguide.core.commands.doubts import (
-    OF_WEIGHTS,
-    Doubts,
-)
+from faceguide.core.commands.console import SomeFailed, echo_json, printable, say
+from faceguide.core.commands.doubts import OF_WEIGHTS, Doubts
 from faceguide.core.commands.shared_options import Output
 
 

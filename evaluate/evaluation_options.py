@@ -12,13 +12,7 @@ from tqdm import tqdm
 
 from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import FREE, option
-from faceguide.core.commands.shared_options import (
-    EXISTING,
-    FILE,
-    OUT_FOLDER,
-    Device,
-    Part,
-)
+from faceguide.core.commands.shared_options import EXISTING, FILE, OUT_FOLDER, Device, Part
 from faceguide.evaluate.score.matcher_options import MatcherOptions
 
 if TYPE_CHECKING:  # `evaluate --help` must not wait for torch

@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.pairs.equal_images import pictures
-from faceguide.cache.pairs.identity_names import (
-    NOBODY,
-    folded,
-)
+from faceguide.cache.pairs.identity_names import NOBODY, folded
 from faceguide.cache.pairs.name_rows import match_names
 from faceguide.cache.pairs.pair_rows import LeftOut
 from faceguide.cache.reader import FaceCache

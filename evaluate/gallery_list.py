@@ -6,12 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceguide.cache.pairs.list_text import (
-    SEPARATORS,
-    lines,
-    read_text,
-    records,
-)
+from faceguide.cache.pairs.list_text import SEPARATORS, lines, read_text, records
 from faceguide.core.errors import ListError
 
 # A first line that is no header: a path, a file name or a number.

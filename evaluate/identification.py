@@ -15,23 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faceguide.evaluate.metrics.bootstrap import (
-    draw_counts,
-    interval,
-)
-from faceguide.evaluate.metrics.roc import (
-    LEAST_FALSE_ACCEPTS,
-    far_name,
-)
-from faceguide.evaluate.score.block_files import (
-    ScoreBlocks,
-    slices,
-)
+from faceguide.evaluate.metrics.bootstrap import draw_counts, interval
+from faceguide.evaluate.metrics.roc import LEAST_FALSE_ACCEPTS, far_name
+from faceguide.evaluate.score.block_files import ScoreBlocks, slices
 from faceguide.evaluate.score.face_reader import FaceReader
-from faceguide.evaluate.score.scores import (
-    EMBEDDING,
-    Matcher,
-)
+from faceguide.evaluate.score.scores import EMBEDDING, Matcher
 
 RANKS = (1, 5, 10, 20)
 FPIRS = (1e-3, 1e-2, 1e-1)

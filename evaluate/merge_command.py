@@ -6,10 +6,7 @@ from pathlib import Path
 
 import click
 
-from faceguide.core.commands.parts import (
-    parts_of,
-    show_indices,
-)
+from faceguide.core.commands.parts import parts_of, show_indices
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, MissingParts, Outcome
 
@@ -28,10 +25,7 @@ def merge_command(directory: Path, missing: MissingParts, output: Outcome) -> No
       evaluate merge maps/
       evaluate merge lfw/ --parts 16
     """
-    from faceguide.core.errors import (
-        EvaluationError,
-        Unfinished,
-    )
+    from faceguide.core.errors import EvaluationError, Unfinished
     from faceguide.evaluate.attribution import attribution_commands as attribution
     from faceguide.evaluate.command_output import show
     from faceguide.evaluate.merge import merge_run

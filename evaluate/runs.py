@@ -9,24 +9,13 @@ import numpy as np
 
 from faceguide.cache.pairs.pair_doubts import pair_doubts
 from faceguide.cache.pairs.pair_lists import read_pairs
-from faceguide.cache.pairs.pair_rows import (
-    PairRows,
-    clusters,
-    resolve,
-)
+from faceguide.cache.pairs.pair_rows import PairRows, clusters, resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import EvaluationError
-from faceguide.core.files import (
-    digest,
-    write_json,
-)
+from faceguide.core.files import digest, write_json
 from faceguide.core.formats.container import write_arrays
-from faceguide.evaluate import (
-    galleries,
-    identification,
-    verification,
-)
+from faceguide.evaluate import galleries, identification, verification
 from faceguide.evaluate.evaluation_options import (
     PairOptions,
     RunOptions,
@@ -39,10 +28,7 @@ from faceguide.evaluate.metrics import strata
 from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.block_files import ScoreBlocks
 from faceguide.evaluate.score.embed import store_key
-from faceguide.evaluate.score.embed_part import (
-    embed_cached,
-    part_record,
-)
+from faceguide.evaluate.score.embed_part import embed_cached, part_record
 from faceguide.evaluate.score.face_reader import score_pairs_by_blocks
 from faceguide.evaluate.score.matcher_options import MatcherOptions
 from faceguide.evaluate.score.network import Network

@@ -14,17 +14,11 @@ from numpy.typing import NDArray
 
 from faceguide.cache.pairs.pair_doubts import PairDoubts
 from faceguide.cache.pairs.pair_lists import PairList
-from faceguide.cache.pairs.pair_rows import (
-    LeftOut,
-    PairRows,
-)
+from faceguide.cache.pairs.pair_rows import LeftOut, PairRows
 from faceguide.core.commands.console import printable
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import replacing
-from faceguide.core.formats.container import (
-    read_arrays,
-    write_arrays,
-)
+from faceguide.core.formats.container import read_arrays, write_arrays
 from faceguide.evaluate.metrics.bootstrap import verification_intervals
 from faceguide.evaluate.metrics.folds import (
     FoldAccuracy,
@@ -32,14 +26,7 @@ from faceguide.evaluate.metrics.folds import (
     exact_accuracy,
     published_accuracy,
 )
-from faceguide.evaluate.metrics.roc import (
-    Ranking,
-    far_name,
-    measure,
-    rank,
-    tar_cells,
-    threshold_at,
-)
+from faceguide.evaluate.metrics.roc import Ranking, far_name, measure, rank, tar_cells, threshold_at
 
 RECORD = "verification.json"
 SCORES = "scores.safetensors"

@@ -12,11 +12,7 @@ import click
 from faceguide import __version__
 from faceguide.cache import manifest
 from faceguide.cache.plan import Plan
-from faceguide.core.commands.console import (
-    Group,
-    echo_json,
-    printable,
-)
+from faceguide.core.commands.console import Group, echo_json, printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.parts import WHOLE
 from faceguide.core.commands.settings import settings

@@ -34,31 +34,14 @@ from faceguide.core.commands.settings import argument, option
 from faceguide.core.commands.shared_options import EXISTING
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import LANDMARKS, align
-from faceguide.core.faces.decode import (
-    DecodeError,
-    decode,
-)
+from faceguide.core.faces.decode import DecodeError, decode
 from faceguide.preprocess.detect.cascade import find_face
-from faceguide.preprocess.detect.face_mesh import (
-    finder_of,
-    open_boxes,
-    open_mesh,
-)
+from faceguide.preprocess.detect.face_mesh import finder_of, open_boxes, open_mesh
 from faceguide.preprocess.detect.landmark_check import fault
-from faceguide.preprocess.detect.landmark_text import (
-    lookup,
-    read_at,
-)
-from faceguide.preprocess.detect.pose import (
-    head_pose,
-    mean_landmarks,
-)
+from faceguide.preprocess.detect.landmark_text import lookup, read_at
+from faceguide.preprocess.detect.pose import head_pose, mean_landmarks
 from faceguide.preprocess.parallel import Tick
-from faceguide.preprocess.sources.image_sources import (
-    ReadError,
-    Source,
-    open_source,
-)
+from faceguide.preprocess.sources.image_sources import ReadError, Source, open_source
 
 # Raise it when the same settings and tools would give other bytes.
 REVISION = 3

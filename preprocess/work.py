@@ -15,15 +15,8 @@ from faceguide.cache.plan import Plan
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import ORIGINS
 from faceguide.cache.shard import sidecar_path
-from faceguide.core.commands.console import (
-    SomeFailed,
-    echo_json,
-    printable,
-)
-from faceguide.core.commands.doubts import (
-    STAGES,
-    Doubts,
-)
+from faceguide.core.commands.console import SomeFailed, echo_json, printable
+from faceguide.core.commands.doubts import STAGES, Doubts
 from faceguide.core.commands.parts import shards_of
 from faceguide.core.files import read_json
 from faceguide.preprocess import parallel

@@ -37,12 +37,7 @@ from faceguide.cache.schema import (
 from faceguide.cache.shard import shard_path, sidecar_path
 from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
-from faceguide.core.files import (
-    digest,
-    file_sha256,
-    read_json,
-    stray_files,
-)
+from faceguide.core.files import digest, file_sha256, read_json, stray_files
 from faceguide.core.formats.hdf5 import open_dataset
 
 _OK = STATUS_CODE["ok"]

@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.pairs.equal_images import pictures
 from faceguide.cache.pairs.pair_lists import PairList
-from faceguide.cache.pairs.pair_rows import (
-    PairRows,
-    clusters,
-)
+from faceguide.cache.pairs.pair_rows import PairRows, clusters
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 

@@ -19,13 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.pairs.list_text import (
-    SEPARATORS,
-    fields_of,
-    lines,
-    read_text,
-    records,
-)
+from faceguide.cache.pairs.list_text import SEPARATORS, fields_of, lines, read_text, records
 from faceguide.core.errors import ListError
 
 # The one reader of this format; it names no code of its file (see there).

@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.pairs.name_rows import (
-    Matches,
-    find_rows,
-    match_names,
-)
+from faceguide.cache.pairs.name_rows import Matches, find_rows, match_names
 from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUSES

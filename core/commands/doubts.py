@@ -11,10 +11,7 @@ from pathlib import Path
 
 from faceguide.core.commands.console import say
 from faceguide.core.errors import CacheError
-from faceguide.core.files import (
-    read_json,
-    write_json,
-)
+from faceguide.core.files import read_json, write_json
 
 # Kind → what is counted, as the line on stderr says it after the number.
 KINDS: Mapping[str, str] = {

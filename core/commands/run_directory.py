@@ -25,14 +25,7 @@ from typing import Any
 from faceguide import __version__
 from faceguide.core.commands.run_lock import alone
 from faceguide.core.errors import EvaluationError, FaceguideError, TrainError
-from faceguide.core.files import (
-    digest,
-    json_bytes,
-    publish,
-    read_json,
-    remedy,
-    write_json,
-)
+from faceguide.core.files import digest, json_bytes, publish, read_json, remedy, write_json
 
 RUN = "run.json"
 _PACKAGES = ("torch", "numpy", "scipy", "h5py", "safetensors")

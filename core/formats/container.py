@@ -23,10 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from faceguide.core.errors import CacheError
-from faceguide.core.files import (
-    reading,
-    replacing,
-)
+from faceguide.core.files import reading, replacing
 
 SUFFIX = ".safetensors"
 _DIGEST = "xxh3_128"

@@ -10,13 +10,7 @@ from typing import Any
 import click
 
 from faceguide.cache.pairs.pair_doubts import is_contradicted
-from faceguide.core.commands.console import (
-    SomeFailed,
-    echo_json,
-    interruptible,
-    printable,
-    say,
-)
+from faceguide.core.commands.console import SomeFailed, echo_json, interruptible, printable, say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, Output

@@ -14,31 +14,15 @@ from faceguide.cache.pairs.pair_rows import clusters
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
-from faceguide.core.files import (
-    replacing,
-    write_json,
-)
+from faceguide.core.files import replacing, write_json
 from faceguide.evaluate.attribution import summary
 from faceguide.evaluate.attribution.methods.maps import LEAST_CHANGE
 from faceguide.evaluate.attribution.methods.method_table import Method
-from faceguide.evaluate.attribution.protocol import (
-    conditions,
-    regions,
-    statistics,
-)
-from faceguide.evaluate.attribution.protocol.blocks import (
-    Plan,
-    gather,
-)
+from faceguide.evaluate.attribution.protocol import conditions, regions, statistics
+from faceguide.evaluate.attribution.protocol.blocks import Plan, gather
 from faceguide.evaluate.attribution.protocol.diagnosis import Limits
-from faceguide.evaluate.attribution.protocol.matched import (
-    UNIFORM,
-    Falsifiability,
-)
-from faceguide.evaluate.attribution.protocol.separation import (
-    doubts_of,
-    with_effects,
-)
+from faceguide.evaluate.attribution.protocol.matched import UNIFORM, Falsifiability
+from faceguide.evaluate.attribution.protocol.separation import doubts_of, with_effects
 from faceguide.evaluate.attribution.summary import Judged
 
 RESULTS, PAIRS = "results.json", "pairs.csv"

@@ -14,17 +14,9 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import begin_evaluation, read_run
 from faceguide.core.commands.settings import fixed, refixed
 from faceguide.core.errors import AttributionError, Unfinished
-from faceguide.core.files import (
-    json_bytes,
-    publish,
-    read_json,
-)
+from faceguide.core.files import json_bytes, publish, read_json
 from faceguide.evaluate.attribution.attribution_options import Options
-from faceguide.evaluate.attribution.methods.method_table import (
-    METHODS,
-    Method,
-    choose,
-)
+from faceguide.evaluate.attribution.methods.method_table import METHODS, Method, choose
 from faceguide.evaluate.attribution.pages.attribution_page import write_report
 from faceguide.evaluate.attribution.protocol.blocks import (
     Plan,
@@ -32,23 +24,12 @@ from faceguide.evaluate.attribution.protocol.blocks import (
     missing_blocks,
     table_path,
 )
-from faceguide.evaluate.attribution.protocol.explain import (
-    Job,
-    maps_of,
-    table_of,
-)
-from faceguide.evaluate.attribution.protocol.preparation import (
-    Prepared,
-    plan_pairs,
-)
+from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
+from faceguide.evaluate.attribution.protocol.preparation import Prepared, plan_pairs
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
 from faceguide.evaluate.attribution.results import merge
 from faceguide.evaluate.evaluation_options import PairOptions
-from faceguide.evaluate.score.block_files import (
-    is_there,
-    read_block,
-    write_block,
-)
+from faceguide.evaluate.score.block_files import is_there, read_block, write_block
 from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import provenance
 from faceguide.evaluate.verification import write_left_out

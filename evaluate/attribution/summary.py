@@ -9,23 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.evaluate.attribution.protocol import (
-    diagnosis,
-    matched,
-)
-from faceguide.evaluate.attribution.protocol.diagnosis import (
-    Limits,
-    wilson,
-)
-from faceguide.evaluate.attribution.protocol.matched import (
-    Falsifiability,
-    Outcome,
-)
-from faceguide.evaluate.metrics.bootstrap import (
-    PairWeights,
-    interval,
-    replicate,
-)
+from faceguide.evaluate.attribution.protocol import diagnosis, matched
+from faceguide.evaluate.attribution.protocol.diagnosis import Limits, wilson
+from faceguide.evaluate.attribution.protocol.matched import Falsifiability, Outcome
+from faceguide.evaluate.metrics.bootstrap import PairWeights, interval, replicate
 
 # What each figure means and which way is better; printed next to it wherever it is shown.
 DIRECTIONS = {

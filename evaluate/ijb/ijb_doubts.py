@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from faceguide.core.commands.doubts import Doubts
 from faceguide.evaluate.ijb import ijb_meta
-from faceguide.evaluate.ijb.ijb_meta import (
-    GALLERIES,
-    IJBMeta,
-)
+from faceguide.evaluate.ijb.ijb_meta import GALLERIES, IJBMeta
 
 _BLOCK = 1 << 20  # pairs whose subjects are held at once
 

@@ -15,10 +15,7 @@ from faceguide.core.errors import FaceguideError
 # The one decoder and the one source → crop transform of the product.
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import decode
-from faceguide.core.files import (
-    digest,
-    file_sha256,
-)
+from faceguide.core.files import digest, file_sha256
 from faceguide.evaluate.ijb import ijb_points
 from faceguide.evaluate.ijb.ijb_meta import IJBMeta
 

@@ -15,11 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.pairs.list_text import (
-    SEPARATORS,
-    read_text,
-    records,
-)
+from faceguide.cache.pairs.list_text import SEPARATORS, read_text, records
 from faceguide.core.errors import ListError
 
 GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}

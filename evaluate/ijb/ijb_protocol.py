@@ -11,25 +11,12 @@ from numpy.typing import NDArray
 
 from faceguide.core.commands.doubts import Doubts
 from faceguide.evaluate.identification import probe_block, refuse, search_blocks, summarise
-from faceguide.evaluate.ijb import (
-    ijb_doubts,
-    ijb_meta,
-    templates,
-)
-from faceguide.evaluate.ijb.ijb_meta import (
-    GALLERIES,
-    IJBMeta,
-)
+from faceguide.evaluate.ijb import ijb_doubts, ijb_meta, templates
+from faceguide.evaluate.ijb.ijb_meta import GALLERIES, IJBMeta
 from faceguide.evaluate.ijb.templates import Uses
 from faceguide.evaluate.metrics import roc
-from faceguide.evaluate.score.block_files import (
-    ScoreBlocks,
-    slices,
-)
-from faceguide.evaluate.score.face_reader import (
-    FaceReader,
-    score_pairs,
-)
+from faceguide.evaluate.score.block_files import ScoreBlocks, slices
+from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.matcher_options import TemplateOptions
 from faceguide.evaluate.score.scores import Matcher
 

@@ -15,12 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.evaluate.metrics.roc import (
-    FARS,
-    Ranking,
-    far_name,
-    measure,
-)
+from faceguide.evaluate.metrics.roc import FARS, Ranking, far_name, measure
 
 REPLICATES = 1000
 LEVEL = 0.95

@@ -14,11 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.evaluate.metrics.bootstrap import (
-    RocStatistic,
-    interval,
-    replicate,
-)
+from faceguide.evaluate.metrics.bootstrap import RocStatistic, interval, replicate
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[int, int, float]:

@@ -14,16 +14,8 @@ from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_bytes
 from faceguide.evaluate.metrics import roc
 from faceguide.evaluate.metrics.bootstrap import REPLICATES
-from faceguide.evaluate.report import (
-    figures,
-    report_runs,
-    tables,
-)
-from faceguide.evaluate.report.compare import (
-    SEED,
-    compare_runs,
-    run_names,
-)
+from faceguide.evaluate.report import figures, report_runs, tables
+from faceguide.evaluate.report.compare import SEED, compare_runs, run_names
 from faceguide.evaluate.verification import load_scores
 
 _WIDE = 9.0  # inches of a figure that fills the page

@@ -15,18 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.core.commands.parts import (
-    WHOLE,
-    shards_of,
-)
+from faceguide.core.commands.parts import WHOLE, shards_of
 from faceguide.core.errors import Unfinished
 from faceguide.core.files import digest
-from faceguide.core.formats.container import (
-    SUFFIX,
-    read_about,
-    read_arrays,
-    write_arrays,
-)
+from faceguide.core.formats.container import SUFFIX, read_about, read_arrays, write_arrays
 
 FOLDER = "scores"
 

@@ -23,18 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import EvaluationError
-from faceguide.core.files import (
-    digest,
-    json_bytes,
-    publish,
-    read_json,
-)
-from faceguide.core.formats.container import (
-    SUFFIX,
-    read_array,
-    read_arrays,
-    write_arrays,
-)
+from faceguide.core.files import digest, json_bytes, publish, read_json
+from faceguide.core.formats.container import SUFFIX, read_array, read_arrays, write_arrays
 
 GROUPS = {
     "plain": ("plain_embedding", "plain_norm"),

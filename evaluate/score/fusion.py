@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import read_json
-from faceguide.evaluate.score.face_reader import (
-    FaceReader,
-    score_pairs,
-)
+from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.matcher_options import FUSIONS, MATCHERS
-from faceguide.evaluate.score.scores import (
-    Fused,
-    FusedPart,
-    Matcher,
-)
+from faceguide.evaluate.score.scores import Fused, FusedPart, Matcher
 
 FILE = "fusion.json"
 RANDOM_PAIRS = 2000

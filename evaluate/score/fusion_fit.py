@@ -22,10 +22,7 @@ from faceguide.cache.pairs.pair_rows import resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import EvaluationError
-from faceguide.evaluate.metrics.roc import (
-    measure,
-    rank,
-)
+from faceguide.evaluate.metrics.roc import measure, rank
 
 SHARES = np.linspace(0.0, 1.0, 21)
 

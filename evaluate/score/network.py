@@ -24,20 +24,10 @@ from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.layout import State, Table
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
-from faceguide.train.models.own_networks import (
-    inner,
-    is_own,
-    own_backbone,
-)
+from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.recognise import looks_like, recognised
 from faceguide.train.models.safetensors_file import read_safetensors
-from faceguide.train.models.weights import (
-    LoadReport,
-    fill,
-    find_state,
-    read_tables,
-    untrained,
-)
+from faceguide.train.models.weights import LoadReport, fill, find_state, read_tables, untrained
 
 # A file is no reason to run the code that it names; the user's own word is.
 _UNASKED = (

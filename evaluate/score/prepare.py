@@ -13,21 +13,10 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.run_directory import begin_evaluation
 from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import EvaluationError
-from faceguide.core.files import (
-    digest,
-    file_sha256,
-    read_json,
-    write_json,
-)
+from faceguide.core.files import digest, file_sha256, read_json, write_json
 from faceguide.evaluate.evaluation_options import RunOptions
-from faceguide.evaluate.score import (
-    fusion,
-    fusion_fit,
-)
-from faceguide.evaluate.score.embed import (
-    embed_rows,
-    store_key,
-)
+from faceguide.evaluate.score import fusion, fusion_fit
+from faceguide.evaluate.score.embed import embed_rows, store_key
 from faceguide.evaluate.score.face_reader import (
     FaceReader,
     choose_visibility,

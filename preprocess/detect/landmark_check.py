@@ -12,15 +12,8 @@ from numpy.typing import NDArray
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import align
-from faceguide.core.faces.decode import (
-    DecodeError,
-    decode,
-)
-from faceguide.preprocess.detect.cascade import (
-    Image,
-    Mesh,
-    square_crop,
-)
+from faceguide.core.faces.decode import DecodeError, decode
+from faceguide.preprocess.detect.cascade import Image, Mesh, square_crop
 from faceguide.preprocess.detect.face_mesh import open_mesh
 from faceguide.preprocess.detect.landmark_text import (
     SHARES,
@@ -30,10 +23,7 @@ from faceguide.preprocess.detect.landmark_text import (
     read_at,
     without_irises,
 )
-from faceguide.preprocess.sources.image_sources import (
-    ReadError,
-    Source,
-)
+from faceguide.preprocess.sources.image_sources import ReadError, Source
 
 COMPARED = 32  # images in which detection finds a face
 _LOOKED_AT = 96  # images, to find as many

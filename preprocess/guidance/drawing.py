@@ -23,10 +23,7 @@ from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import option
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import LANDMARKS
-from faceguide.preprocess.guidance.polygon import (
-    coverage,
-    to_cells,
-)
+from faceguide.preprocess.guidance.polygon import coverage, to_cells
 
 REGIONS = ("eyes", "nose", "mouth")
 TABLE_SIZE = 448  # the crop whose pixels are the unit of radius and sigma

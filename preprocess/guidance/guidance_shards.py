@@ -13,10 +13,7 @@ from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done, shard_path, write_shard
 from faceguide.cache.volume import read_finished
 from faceguide.core.errors import CacheError
-from faceguide.preprocess.guidance.drawing import (
-    GuidanceSettings,
-    render,
-)
+from faceguide.preprocess.guidance.drawing import GuidanceSettings, render
 from faceguide.preprocess.parallel import Tick
 
 _BLOCK = 256

@@ -17,11 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from faceguide.core.faces.decode import upright
-from faceguide.preprocess.masks.mask_values import (
-    FEW_SHADES,
-    MaskError,
-    shares_of,
-)
+from faceguide.preprocess.masks.mask_values import FEW_SHADES, MaskError, shares_of
 
 SUFFIXES = ("", "_mask", "_gt", "-mask")
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")

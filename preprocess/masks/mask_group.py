@@ -20,16 +20,8 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import EXISTING, FOLDER
 from faceguide.core.files import read_json
-from faceguide.preprocess.masks import (
-    mask_match,
-    mask_shards,
-)
-from faceguide.preprocess.masks.mask_files import (
-    MaskError,
-    MaskFinder,
-    MaskSettings,
-    parse_class,
-)
+from faceguide.preprocess.masks import mask_match, mask_shards
+from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder, MaskSettings, parse_class
 from faceguide.preprocess.prep_options import Here, Overwrite
 from faceguide.preprocess.work import Work
 

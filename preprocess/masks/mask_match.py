@@ -14,23 +14,12 @@ from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done
-from faceguide.core.errors import (
-    CacheError,
-    FaceguideError,
-)
+from faceguide.core.errors import CacheError, FaceguideError
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import decode
 from faceguide.preprocess.guidance.guidance_shards import read_faces
-from faceguide.preprocess.masks.mask_files import (
-    EXTENSIONS,
-    MaskError,
-    MaskFinder,
-    mask_stem,
-)
-from faceguide.preprocess.masks.mask_shards import (
-    OcclusionSettings,
-    open_finder,
-)
+from faceguide.preprocess.masks.mask_files import EXTENSIONS, MaskError, MaskFinder, mask_stem
+from faceguide.preprocess.masks.mask_shards import OcclusionSettings, open_finder
 
 _TRIED = 1000  # faces whose photograph is looked for among the masks
 _COMPARED = 3  # of those found

@@ -18,23 +18,11 @@ from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done, write_shard
 from faceguide.core.errors import CacheError
 from faceguide.core.faces import align
-from faceguide.core.files import (
-    json_bytes,
-    publish,
-    read_json,
-)
+from faceguide.core.files import json_bytes, publish, read_json
 from faceguide.preprocess.guidance.drawing import load_points
 from faceguide.preprocess.guidance.guidance_shards import read_faces
-from faceguide.preprocess.masks.mask_files import (
-    MaskError,
-    MaskFinder,
-    MaskSettings,
-    read_mask,
-)
-from faceguide.preprocess.masks.visibility import (
-    cell_visibility,
-    eyes_visible,
-)
+from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder, MaskSettings, read_mask
+from faceguide.preprocess.masks.visibility import cell_visibility, eyes_visible
 from faceguide.preprocess.parallel import Tick
 
 REVISION = 1

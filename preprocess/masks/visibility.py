@@ -8,10 +8,7 @@ from numpy.typing import NDArray
 
 from faceguide.core.faces import align
 from faceguide.preprocess.guidance.drawing import PointTable
-from faceguide.preprocess.guidance.polygon import (
-    cut,
-    from_cells,
-)
+from faceguide.preprocess.guidance.polygon import cut, from_cells
 from faceguide.preprocess.masks.mask_values import MaskError
 
 # 7×7 is made of 14×14, so that the two agree to the bit.

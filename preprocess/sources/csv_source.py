@@ -15,11 +15,7 @@ from typing import BinaryIO
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.formats.text_encoding import START, encoding_of
 from faceguide.preprocess.sources.source_files import read_inside
-from faceguide.preprocess.sources.source_row import (
-    ReadError,
-    SourceError,
-    SourceRow,
-)
+from faceguide.preprocess.sources.source_row import ReadError, SourceError, SourceRow
 
 _MAXIMUM_LINE = 1 << 20  # characters of one line
 _DELIMITERS = ",;\t|"

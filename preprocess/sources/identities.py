@@ -6,14 +6,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
-from faceguide.cache.pairs.identity_names import (
-    NOBODY,
-    folded,
-)
-from faceguide.preprocess.sources.source_row import (
-    Source,
-    SourceRow,
-)
+from faceguide.cache.pairs.identity_names import NOBODY, folded
+from faceguide.preprocess.sources.source_row import Source, SourceRow
 
 
 def checked_rows(source: Source) -> Iterator[SourceRow]:

@@ -21,16 +21,8 @@ from numpy.typing import NDArray
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.formats import recordio, verification_bin
 from faceguide.preprocess.sources.csv_source import ManifestSource
-from faceguide.preprocess.sources.folder_names import (
-    THUMBNAIL_FOLDERS,
-    Layout,
-    MaskNames,
-    is_image,
-)
-from faceguide.preprocess.sources.source_files import (
-    is_inside,
-    read_inside,
-)
+from faceguide.preprocess.sources.folder_names import THUMBNAIL_FOLDERS, Layout, MaskNames, is_image
+from faceguide.preprocess.sources.source_files import is_inside, read_inside
 from faceguide.preprocess.sources.source_row import (
     Findings,
     ReadError,

@@ -11,10 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from faceguide.preprocess.sources.source_row import (
-    ReadError,
-    ReadReason,
-)
+from faceguide.preprocess.sources.source_row import ReadError, ReadReason
 
 MAXIMUM_BYTES = 1 << 29  # of one image file
 

@@ -10,13 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from faceguide.core.commands.console import (
-    FAILED,
-    Group,
-    Interrupted,
-    interruptible,
-    undisturbed,
-)
+from faceguide.core.commands.console import FAILED, Group, Interrupted, interruptible, undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

@@ -10,12 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from faceguide.core.errors import CacheError
-from faceguide.core.formats.container import (
-    read_about,
-    read_array,
-    read_arrays,
-    write_arrays,
-)
+from faceguide.core.formats.container import read_about, read_array, read_arrays, write_arrays
 
 ARRAYS = {
     "rank": np.arange(1000),

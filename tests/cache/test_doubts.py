@@ -5,11 +5,7 @@ from pathlib import Path
 import pytest
 
 from faceguide.cache.manifest import start_over
-from faceguide.core.commands.doubts import (
-    KINDS,
-    STAGES,
-    Doubts,
-)
+from faceguide.core.commands.doubts import KINDS, STAGES, Doubts
 from faceguide.core.errors import CacheError
 from faceguide.core.files import write_json
 

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from tests.cache.builder import build_keys
 
-from faceguide.cache.pairs.pair_doubts import (
-    PairDoubts,
-    is_contradicted,
-    pair_doubts,
-)
+from faceguide.cache.pairs.pair_doubts import PairDoubts, is_contradicted, pair_doubts
 from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.cache.pairs.pair_rows import resolve
 from faceguide.cache.reader import FaceCache

@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.sbatch import numbers
 
-from faceguide.core.commands.parts import (
-    array_part,
-    parse_part,
-    parts_of,
-    shards_of,
-    show_indices,
-)
+from faceguide.core.commands.parts import array_part, parse_part, parts_of, shards_of, show_indices
 from faceguide.core.errors import FaceguideError
 
 

@@ -16,11 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faceguide.core.formats.verification_bin import (
-    VerificationBinError,
-    load,
-    read_pairs,
-)
+from faceguide.core.formats.verification_bin import VerificationBinError, load, read_pairs
 
 IMAGES = [f"image {number}".encode() * (number + 1) for number in range(6)]
 SAME = [True, False, True]

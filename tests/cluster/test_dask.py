@@ -15,10 +15,7 @@ import pytest
 from tests.cluster.prep import PREP, content
 
 from faceguide.core.errors import FaceguideError
-from faceguide.preprocess import (
-    face_shards,
-    parallel,
-)
+from faceguide.preprocess import face_shards, parallel
 from faceguide.preprocess.prep_options import Here
 
 distributed = pytest.importorskip("distributed", reason="pip install 'faceguide[dask]'")

@@ -13,19 +13,9 @@ from faceguide.evaluate.metrics.bootstrap import (
     replicate,
     verification_intervals,
 )
-from faceguide.evaluate.metrics.folds import (
-    assign_folds,
-    exact_accuracy,
-)
-from faceguide.evaluate.metrics.paired_tests import (
-    compare_all,
-    holm,
-    mcnemar,
-)
-from faceguide.evaluate.metrics.roc import (
-    measure,
-    rank,
-)
+from faceguide.evaluate.metrics.folds import assign_folds, exact_accuracy
+from faceguide.evaluate.metrics.paired_tests import compare_all, holm, mcnemar
+from faceguide.evaluate.metrics.roc import measure, rank
 
 
 def test_a_pair_counts_as_often_as_its_persons_together() -> None:

@@ -9,9 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from faceguide.evaluate import (
-    cli,
-)
+from faceguide.evaluate import cli
 from faceguide.evaluate.score.network import on_device
 from faceguide.train import cli as train_cli
 from faceguide.train.distributed import Processes, choose_device

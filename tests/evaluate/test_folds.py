@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from faceguide.core.errors import EvaluationError
-from faceguide.evaluate.metrics.folds import (
-    assign_folds,
-    exact_accuracy,
-    published_accuracy,
-)
+from faceguide.evaluate.metrics.folds import assign_folds, exact_accuracy, published_accuracy
 
 
 def published(cosine: np.ndarray, same: np.ndarray, folds: int) -> np.ndarray:

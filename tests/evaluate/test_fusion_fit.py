@@ -12,10 +12,7 @@ from tests.evaluate.builder import key, pairs_csv, small_cache, training_run, we
 
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.metrics.roc import (
-    measure,
-    rank,
-)
+from faceguide.evaluate.metrics.roc import measure, rank
 from faceguide.evaluate.score import fusion_fit, matcher_options
 from faceguide.evaluate.verification import load_scores
 

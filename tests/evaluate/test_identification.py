@@ -15,10 +15,7 @@ from tests.cache.builder import build_keys
 from tests.evaluate.builder import key, small_cache, training_run, weights_file
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.errors import (
-    EvaluationError,
-    ListError,
-)
+from faceguide.core.errors import EvaluationError, ListError
 from faceguide.evaluate import identification
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.galleries import from_lists, one_per_identity

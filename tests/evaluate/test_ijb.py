@@ -15,24 +15,10 @@ from tests.evaluate.builder import training_run, weights_file
 from faceguide.core.errors import ListError
 from faceguide.core.faces import align
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.ijb import (
-    ijb_faces,
-    ijb_points,
-    templates,
-)
-from faceguide.evaluate.ijb.ijb_meta import (
-    read_meta,
-    read_subjects,
-    read_template_pairs,
-)
-from faceguide.evaluate.ijb.ijb_protocol import (
-    TemplateOptions,
-    TemplateScorer,
-)
-from faceguide.evaluate.score.face_reader import (
-    FaceReader,
-    score_pairs,
-)
+from faceguide.evaluate.ijb import ijb_faces, ijb_points, templates
+from faceguide.evaluate.ijb.ijb_meta import read_meta, read_subjects, read_template_pairs
+from faceguide.evaluate.ijb.ijb_protocol import TemplateOptions, TemplateScorer
+from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.network import load_network
 from faceguide.evaluate.score.scores import make_matcher

@@ -8,11 +8,7 @@ from tests.cache.builder import build, number
 from tests.evaluate.builder import key
 
 from faceguide.cache.pairs.pair_lists import PairList
-from faceguide.cache.pairs.pair_rows import (
-    clusters,
-    find_rows,
-    resolve,
-)
+from faceguide.cache.pairs.pair_rows import clusters, find_rows, resolve
 from faceguide.cache.reader import FaceCache
 
 

@@ -15,11 +15,7 @@ from tests.evaluate.test_ijb import build_ijb
 from faceguide.evaluate import identification
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.ijb import ijb_protocol
-from faceguide.evaluate.score import (
-    embed,
-    face_reader,
-    fusion,
-)
+from faceguide.evaluate.score import embed, face_reader, fusion
 from faceguide.evaluate.score.network import Network
 
 PARTS = 3

@@ -11,10 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.score.face_reader import (
-    FaceReader,
-    score_pairs,
-)
+from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.scores import Cosine
 from faceguide.evaluate.verification import load_scores, summarise

@@ -27,14 +27,8 @@ from tests.evaluate.builder import (
 
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.report import (
-    figures,
-    tables,
-)
-from faceguide.evaluate.report.compare import (
-    compare_runs,
-    run_names,
-)
+from faceguide.evaluate.report import figures, tables
+from faceguide.evaluate.report.compare import compare_runs, run_names
 from faceguide.evaluate.report.report_runs import overlay
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b]0;x\x07\u202e"

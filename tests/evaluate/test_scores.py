@@ -9,23 +9,10 @@ from tests.evaluate.builder import training_run, weights_file
 
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.score import fusion
-from faceguide.evaluate.score.face_reader import (
-    FaceReader,
-    score_pairs,
-)
+from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.face_store import FaceStore
-from faceguide.evaluate.score.network import (
-    Network,
-    load_network,
-)
-from faceguide.evaluate.score.scores import (
-    MATCHERS,
-    Faces,
-    Fused,
-    FusedPart,
-    Matcher,
-    make_matcher,
-)
+from faceguide.evaluate.score.network import Network, load_network
+from faceguide.evaluate.score.scores import MATCHERS, Faces, Fused, FusedPart, Matcher, make_matcher
 
 SINGLE = MATCHERS[:-1]
 

@@ -5,11 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faceguide.core.errors import (
-    CacheError,
-    EvaluationError,
-    FaceguideError,
-)
+from faceguide.core.errors import CacheError, EvaluationError, FaceguideError
 from faceguide.evaluate.score.face_store import FaceStore
 
 KEY = {"cache": "c", "weights": "w"}

@@ -24,30 +24,20 @@ from tests.faults.counts import Campaign, Counts
 from faceguide.cache import FaceCache, Stream
 from faceguide.cache.inspect.verify import verify
 from faceguide.core.commands.run_directory import begin_training, read_run
-from faceguide.core.errors import (
-    CacheError,
-    FaceguideError,
-)
+from faceguide.core.errors import CacheError, FaceguideError
 from faceguide.core.files import read_json
 from faceguide.core.formats.container import write_arrays
 from faceguide.evaluate.attribution.protocol.blocks import table_path
 from faceguide.evaluate.identification import SEARCH
 from faceguide.evaluate.report.report_runs import load_cmc
-from faceguide.evaluate.score.block_files import (
-    read_block,
-    write_block,
-)
+from faceguide.evaluate.score.block_files import read_block, write_block
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.verification import SCORES, load_scores, save_scores
 from faceguide.train.data.samplers import GraphBatches
 from faceguide.train.models import create
 from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.models.weights import read_state
-from faceguide.train.run.checkpoint import (
-    TrainingState,
-    load_state,
-    save_state,
-)
+from faceguide.train.run.checkpoint import TrainingState, load_state, save_state
 
 RECIPE = "0" * 64
 

@@ -36,45 +36,23 @@ from faceguide.cache.schema import columns
 from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces.decode import decode
-from faceguide.core.files import (
-    append_digest,
-    json_bytes,
-    read_json,
-    write_json,
-)
+from faceguide.core.files import append_digest, json_bytes, read_json, write_json
 from faceguide.core.formats import recordio, verification_bin
-from faceguide.core.formats.container import (
-    metadata_of,
-    sealed,
-)
+from faceguide.core.formats.container import metadata_of, sealed
 from faceguide.evaluate.galleries import from_lists
 from faceguide.evaluate.ijb import ijb_meta
-from faceguide.evaluate.score.block_files import (
-    read_block,
-    write_block,
-)
+from faceguide.evaluate.score.block_files import read_block, write_block
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.fusion import read_scales
 from faceguide.evaluate.score.network import load_network
 from faceguide.preprocess.detect import landmark_text
-from faceguide.preprocess.masks.mask_files import (
-    MaskFinder,
-    MaskSettings,
-    read_mask,
-)
+from faceguide.preprocess.masks.mask_files import MaskFinder, MaskSettings, read_mask
 from faceguide.preprocess.sources.image_sources import open_source
 from faceguide.train.cli import main as train
 from faceguide.train.models import create
 from faceguide.train.models.safetensors_file import write_weights
-from faceguide.train.models.weights import (
-    load_weights,
-    read_state,
-)
-from faceguide.train.run.checkpoint import (
-    TrainingState,
-    load_state,
-    save_state,
-)
+from faceguide.train.models.weights import load_weights, read_state
+from faceguide.train.run.checkpoint import TrainingState, load_state, save_state
 from faceguide.train.run.training_data import training_identities
 
 KEY = "0" * 64

@@ -29,25 +29,12 @@ from faceguide.cache.inspect.verify import verify
 from faceguide.cache.manifest import failures
 from faceguide.cache.opening import opening_digest
 from faceguide.cache.schema import columns
-from faceguide.core.errors import (
-    CacheError,
-    CheckpointError,
-    EvaluationError,
-    FaceguideError,
-)
-from faceguide.core.files import (
-    append_digest,
-    file_sha256,
-    read_json,
-    write_json,
-)
+from faceguide.core.errors import CacheError, CheckpointError, EvaluationError, FaceguideError
+from faceguide.core.files import append_digest, file_sha256, read_json, write_json
 from faceguide.core.formats.container import sealed
 from faceguide.evaluate.score.block_files import read_block
 from faceguide.evaluate.score.network import load_network
-from faceguide.preprocess.masks.mask_files import (
-    MaskError,
-    MaskFinder,
-)
+from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder
 from faceguide.train.data.samplers import GraphBatches
 from faceguide.train.models.weights import read_state
 from faceguide.train.run.checkpoint import load_state

@@ -20,15 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from faceguide.core.errors import FaceguideError
-from faceguide.core.faces.decode import (
-    MAXIMUM_SCANS,
-    DecodeError,
-    decode,
-)
-from faceguide.preprocess.masks.mask_files import (
-    MaskSettings,
-    read_mask,
-)
+from faceguide.core.faces.decode import MAXIMUM_SCANS, DecodeError, decode
+from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
 
 WIDTH, HEIGHT = 48, 32
 

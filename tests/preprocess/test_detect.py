@@ -21,11 +21,7 @@ from faceguide.preprocess.detect.cascade import (
     mirror_disagreement,
     square_crop,
 )
-from faceguide.preprocess.detect.face_mesh import (
-    BoxDetector,
-    FaceLandmarker,
-    FaceMesh,
-)
+from faceguide.preprocess.detect.face_mesh import BoxDetector, FaceLandmarker, FaceMesh
 
 # Read off the photograph by eye: both irises, nose tip, corners of the mouth.
 ASTRONAUT = np.array([(203, 101), (246, 103), (223, 129), (202, 139), (245, 140)])

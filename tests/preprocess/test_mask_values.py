@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceguide.preprocess.masks.mask_files import (
-    MaskError,
-    MaskSettings,
-    read_mask,
-)
+from faceguide.preprocess.masks.mask_files import MaskError, MaskSettings, read_mask
 
 VISIBLE = MaskSettings("visible")
 SIDE = 96

@@ -8,12 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faceguide.preprocess.guidance.polygon import (
-    coverage,
-    cut,
-    from_cells,
-    to_cells,
-)
+from faceguide.preprocess.guidance.polygon import coverage, cut, from_cells, to_cells
 
 GRID = 14
 seeds = st.integers(0, 2**32 - 1)

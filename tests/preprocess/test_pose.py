@@ -13,12 +13,7 @@ from numpy.typing import NDArray
 from skimage import data
 
 from faceguide.preprocess.detect.face_mesh import FaceMesh
-from faceguide.preprocess.detect.pose import (
-    RIGID_POINTS,
-    _rotations_3d,
-    head_pose,
-    mean_landmarks,
-)
+from faceguide.preprocess.detect.pose import RIGID_POINTS, _rotations_3d, head_pose, mean_landmarks
 
 poses = st.tuples(st.floats(-60, 60), st.floats(-40, 40), st.floats(-45, 45))
 

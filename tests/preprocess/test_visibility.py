@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faceguide.core.faces import align
-from faceguide.preprocess.masks.mask_files import (
-    MaskError,
-    MaskSettings,
-    read_mask,
-)
-from faceguide.preprocess.masks.visibility import (
-    cell_visibility,
-    same_geometry,
-)
+from faceguide.preprocess.masks.mask_files import MaskError, MaskSettings, read_mask
+from faceguide.preprocess.masks.visibility import cell_visibility, same_geometry
 
 SIZE = 112
 

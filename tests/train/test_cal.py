@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import TrainError
-from faceguide.train.cal import (
-    attention_guidance,
-    cal_terms,
-)
+from faceguide.train.cal import attention_guidance, cal_terms
 from faceguide.train.cal.attention_guidance import Targets
 from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
 from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side

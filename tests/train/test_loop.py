@@ -23,10 +23,7 @@ from faceguide.train import loop
 from faceguide.train.cal.cal_settings import GuidanceSettings
 from faceguide.train.distributed import Processes
 from faceguide.train.loop import train
-from faceguide.train.run.checkpoint import (
-    load_state,
-    save_state,
-)
+from faceguide.train.run.checkpoint import load_state, save_state
 from faceguide.train.run.metrics_log import read_metrics
 from faceguide.train.trainer import Batch, Place, Trainer
 from faceguide.train.training import total_steps

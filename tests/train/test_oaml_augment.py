@@ -8,10 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faceguide.preprocess.detect.pose import mean_landmarks
-from faceguide.train.data.face_augment import (
-    FaceAugmentation,
-    augment_faces,
-)
+from faceguide.train.data.face_augment import FaceAugmentation, augment_faces
 from faceguide.train.data.occluders import Occluders
 
 NOTHING = FaceAugmentation(0.0, 0.0, 0.0, 0.0)

@@ -15,10 +15,7 @@ from tests.cache.builder import build, write_group
 from faceguide.cache.manifest import group_recipe, seal, set_recipe
 from faceguide.cache.plan import load_plan
 from faceguide.cache.reader import FaceCache
-from faceguide.core.files import (
-    read_json,
-    write_json,
-)
+from faceguide.core.files import read_json, write_json
 from faceguide.train.cli import main
 from faceguide.train.models import create
 

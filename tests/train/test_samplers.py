@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from faceguide.core.errors import TrainError
-from faceguide.train.data.samplers import (
-    GraphBatches,
-    PersonBatches,
-    VeiledBatches,
-)
+from faceguide.train.data.samplers import GraphBatches, PersonBatches, VeiledBatches
 
 
 def people(counts: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,10 +18,7 @@ from tests.cache.builder import build
 
 import faceguide
 from faceguide.cache.reader import FaceCache
-from faceguide.core.files import (
-    read_json,
-    write_json,
-)
+from faceguide.core.files import read_json, write_json
 from faceguide.train.cli import main
 from faceguide.train.run.metrics_log import read_metrics
 

@@ -19,42 +19,22 @@ from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.files import digest
 from faceguide.train.cal.attention_guidance import collapse, heads_of
-from faceguide.train.cal.attention_pictures import (
-    draw_attention,
-    draw_energy,
-)
+from faceguide.train.cal.attention_pictures import draw_attention, draw_energy
 from faceguide.train.cal.cal_settings import CalRun
-from faceguide.train.cal.cal_step import (
-    CalStep,
-    Trainee,
-    columns_of,
-    map_side,
-)
+from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
 from faceguide.train.cal.cal_views import predict
 from faceguide.train.data import augment
 from faceguide.train.data.pair_batches import PairBatches
-from faceguide.train.data.training_rows import (
-    class_table,
-    training_rows,
-)
+from faceguide.train.data.training_rows import class_table, training_rows
 from faceguide.train.distributed import Processes, barrier
 from faceguide.train.loop import train
 from faceguide.train.models import create
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import colour_of
-from faceguide.train.models.weights import (
-    fill,
-    find_state,
-)
-from faceguide.train.pair_evaluation import (
-    Pairs,
-    verify,
-)
+from faceguide.train.models.weights import fill, find_state
+from faceguide.train.pair_evaluation import Pairs, verify
 from faceguide.train.run.checkpoint import LAST
-from faceguide.train.run.export_weights import (
-    BACKBONE,
-    export,
-)
+from faceguide.train.run.export_weights import BACKBONE, export
 from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.start_checks import doubts_of, require_meta, require_side
 from faceguide.train.trainer import Batch, Forward, Losses, Place, Trainer

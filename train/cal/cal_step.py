@@ -12,28 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from faceguide.train.cal import (
-    attention_guidance,
-    cal_terms,
-)
-from faceguide.train.cal.attention_guidance import (
-    Cells,
-    Targets,
-)
+from faceguide.train.cal import attention_guidance, cal_terms
+from faceguide.train.cal.attention_guidance import Cells, Targets
 from faceguide.train.cal.cal_settings import CalSettings
-from faceguide.train.cal.guidance_losses import (
-    PriorNetwork,
-    fake_attention,
-    prior_share,
-)
+from faceguide.train.cal.guidance_losses import PriorNetwork, fake_attention, prior_share
 from faceguide.train.data import augment
 from faceguide.train.data.keyed_random import keyed_uniform
 from faceguide.train.models.attention_crop import crop, crop_boxes, kept_after_drop
-from faceguide.train.models.cal_network import (
-    WSDANCAL,
-    CalOutput,
-    CalParts,
-)
+from faceguide.train.models.cal_network import WSDANCAL, CalOutput, CalParts
 from faceguide.train.trainer import Batch, Forward, Losses, Place
 
 CROP_THETA, CROP_PADDING = (0.4, 0.6), 0.1

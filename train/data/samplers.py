@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.stream import Order
 from faceguide.core.errors import TrainError
-from faceguide.core.formats.container import (
-    read_arrays,
-    write_arrays,
-)
+from faceguide.core.formats.container import read_arrays, write_arrays
 
 Rows = NDArray[np.int64]
 

@@ -11,20 +11,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from faceguide.core.errors import (
-    CheckpointError,
-    ModelError,
-)
+from faceguide.core.errors import CheckpointError, ModelError
 from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
 from faceguide.train.models.backbones.ir import IR
 from faceguide.train.models.backbones.mobilefacenet import MobileFaceNet
 from faceguide.train.models.backbones.vit import ViT
 from faceguide.train.models.cal_network import WSDANCAL
-from faceguide.train.models.margin_heads import (
-    AdaFace,
-    ArcFace,
-    CosFace,
-)
+from faceguide.train.models.margin_heads import AdaFace, ArcFace, CosFace
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
 

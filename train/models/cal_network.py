@@ -16,10 +16,7 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
 from faceguide.train.models.backbones.mobilefacenet import MobileFaceNetTrunk
-from faceguide.train.models.backbones.resnet import (
-    from_imagenet,
-    resnet_features,
-)
+from faceguide.train.models.backbones.resnet import from_imagenet, resnet_features
 from faceguide.train.models.input_spec import CAL_INPUT, InputSpec
 
 Value = TypeVar("Value")

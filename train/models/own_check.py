@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
 from faceguide.train.models.backbones.backbone import FaceBackbone
-from faceguide.train.models.own_networks import (
-    OwnBackbone,
-    fault_of,
-    precision,
-    raw_of,
-)
+from faceguide.train.models.own_networks import OwnBackbone, fault_of, precision, raw_of
 
 FACES = 4
 TRIED = 16  # images among which four that differ are looked for

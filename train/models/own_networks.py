@@ -24,10 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import CacheError, ModelError
-from faceguide.train.models.backbones.backbone import (
-    BackboneOutput,
-    FaceBackbone,
-)
+from faceguide.train.models.backbones.backbone import BackboneOutput, FaceBackbone
 from faceguide.train.models.input_spec import InputSpec
 
 

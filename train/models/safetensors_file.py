@@ -18,11 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from faceguide.core.errors import CheckpointError
-from faceguide.core.formats.container import (
-    intact,
-    metadata_of,
-    write_sealed,
-)
+from faceguide.core.formats.container import intact, metadata_of, write_sealed
 from faceguide.train.models.input_spec import InputSpec
 
 

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import CacheError, CheckpointError
 from faceguide.core.formats.torch_files import load_tensors
-from faceguide.train.models.layout import (
-    COUNTERS,
-    State,
-    Table,
-    find,
-    needed,
-    tables,
-    unwrapped,
-)
+from faceguide.train.models.layout import COUNTERS, State, Table, find, needed, tables, unwrapped
 from faceguide.train.models.recognise import looks_like
 from faceguide.train.models.safetensors_file import read_safetensors
 

@@ -17,11 +17,7 @@ from faceguide.core.commands.console import say
 from faceguide.train.data.face_augment import FaceAugmentation, augmenting
 from faceguide.train.data.keyed_random import keyed_uniform
 from faceguide.train.data.occluders import Occluders
-from faceguide.train.data.samplers import (
-    GraphBatches,
-    PersonBatches,
-    VeiledBatches,
-)
+from faceguide.train.data.samplers import GraphBatches, PersonBatches, VeiledBatches
 from faceguide.train.data.two_streams import TwoStreams
 from faceguide.train.distributed import Processes
 from faceguide.train.models.matchers.matching import match

@@ -14,14 +14,8 @@ from faceguide.train.models.embedder import embed
 from faceguide.train.oaml.oaml_batches import Covered
 from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
-from faceguide.train.oaml.visibility_metrics import (
-    evaluate_visibility,
-    mean_visibility,
-)
-from faceguide.train.pair_evaluation import (
-    Pairs,
-    verify,
-)
+from faceguide.train.oaml.visibility_metrics import evaluate_visibility, mean_visibility
+from faceguide.train.pair_evaluation import Pairs, verify
 
 Evaluation = Callable[[], dict[str, float]]
 

@@ -20,18 +20,8 @@ from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.colour import ORDERS, assumed, colour_of, feed
 from faceguide.train.models.layout import find
-from faceguide.train.models.own_networks import (
-    inner,
-    is_own,
-    own_backbone,
-)
-from faceguide.train.models.weights import (
-    fill,
-    find_state,
-    load_weights,
-    read_tables,
-    untrained,
-)
+from faceguide.train.models.own_networks import inner, is_own, own_backbone
+from faceguide.train.models.weights import fill, find_state, load_weights, read_tables, untrained
 from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
 

@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 
 from faceguide.core.files import replacing
 from faceguide.train.cal.attention_pictures import write_grid
-from faceguide.train.oaml.oaml_step import (
-    OamlTrainee,
-    on_grid,
-    views,
-)
+from faceguide.train.oaml.oaml_step import OamlTrainee, on_grid, views
 from faceguide.train.run.metrics_log import read_metrics
 from faceguide.train.trainer import Batch
 

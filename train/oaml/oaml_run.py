@@ -15,20 +15,12 @@ from faceguide.core.commands import settings
 from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
-from faceguide.train.data.training_rows import (
-    class_table,
-    training_rows,
-)
+from faceguide.train.data.training_rows import class_table, training_rows
 from faceguide.train.distributed import Processes, barrier
 from faceguide.train.loop import train
 from faceguide.train.models.own_check import TRIED, check_own
 from faceguide.train.models.own_networks import is_own
-from faceguide.train.oaml.oaml_batches import (
-    NEIGHBOURS,
-    covered_faces,
-    say_mixture,
-    stream_of,
-)
+from faceguide.train.oaml.oaml_batches import NEIGHBOURS, covered_faces, say_mixture, stream_of
 from faceguide.train.oaml.oaml_evaluation import Evaluation, evaluation_of
 from faceguide.train.oaml.oaml_models import (
     build,
@@ -37,15 +29,9 @@ from faceguide.train.oaml.oaml_models import (
     optimiser_of,
     rate_at,
 )
-from faceguide.train.oaml.oaml_pictures import (
-    draw_curves,
-    draw_visibility,
-)
+from faceguide.train.oaml.oaml_pictures import draw_curves, draw_visibility
 from faceguide.train.oaml.oaml_settings import OamlRun
-from faceguide.train.oaml.oaml_step import (
-    OamlStep,
-    OamlTrainee,
-)
+from faceguide.train.oaml.oaml_step import OamlStep, OamlTrainee
 from faceguide.train.pair_evaluation import Pairs
 from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.export_weights import export

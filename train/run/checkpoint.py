@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from faceguide.core.errors import CacheError, TrainError
-from faceguide.core.files import (
-    append_digest,
-    digest_intact,
-    open_for_library,
-    replacing,
-)
+from faceguide.core.files import append_digest, digest_intact, open_for_library, replacing
 from faceguide.core.formats.torch_files import load_tensors
 
 LAST, BEST = "last.pt", "best.pt"

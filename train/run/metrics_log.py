@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.core.errors import TrainError
-from faceguide.core.files import (
-    write_bytes,
-    write_error,
-)
+from faceguide.core.files import write_bytes, write_error
 
 METRICS = "metrics.jsonl"
 

@@ -54,10 +54,7 @@ def _content(path: Path) -> dict[str, str]:
     """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
     from faceguide.cache.pairs.pair_lists import IMAGES_OF_TWINS
     from faceguide.cache.reader import FaceCache
-    from faceguide.core.files import (
-        digest,
-        file_sha256,
-    )
+    from faceguide.core.files import digest, file_sha256
 
     if path.is_dir():
         weights = sorted(path.glob("*.safetensors"))

@@ -12,11 +12,7 @@ from torch import Tensor, nn
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps
-from faceguide.evaluate.attribution.methods.single_pass import (
-    ATTENTION,
-    cam_layers,
-    single_pass,
-)
+from faceguide.evaluate.attribution.methods.single_pass import ATTENTION, cam_layers, single_pass
 from faceguide.evaluate.attribution.methods.target import PairScore
 
 

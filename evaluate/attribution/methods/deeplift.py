@@ -28,10 +28,7 @@ from faceguide.evaluate.attribution.methods.rules import (
     Rules,
     both_tracked,
 )
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    raw_embedding,
-)
+from faceguide.evaluate.attribution.methods.target import PairScore, raw_embedding
 
 _LEAST = 1e-7  # of Δz next to |z|; below it the derivative takes the place of the quotient
 

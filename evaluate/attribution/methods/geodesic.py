@@ -19,10 +19,7 @@ from torch import Tensor
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.gradients import chunked_gradient
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, along, baseline_for, repeat
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    unit_embedding,
-)
+from faceguide.evaluate.attribution.methods.target import PairScore, unit_embedding
 from faceguide.evaluate.attribution.threshold import angles
 
 COARSE = 32  # nodes of the pass that measures the arc

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    Reference,
-)
+from faceguide.evaluate.attribution.methods.target import PairScore, Reference
 from faceguide.train.models.input_spec import InputSpec
 
 BASELINES = ("black", "blur", "grey")

@@ -12,13 +12,7 @@ import torch
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.methods import (
-    cam,
-    controls,
-    geodesic,
-    gradients,
-    rollout,
-)
+from faceguide.evaluate.attribution.methods import cam, controls, geodesic, gradients, rollout
 from faceguide.evaluate.attribution.methods.deeplift import deeplift
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
 from faceguide.evaluate.attribution.methods.lrp import lrp

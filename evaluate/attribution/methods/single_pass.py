@@ -20,15 +20,9 @@ from torch import Tensor, nn
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.cells import GRID
 from faceguide.evaluate.attribution.methods.maps import Batch
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    checked_gradients,
-)
+from faceguide.evaluate.attribution.methods.target import PairScore, checked_gradients
 from faceguide.train.models.backbones.ir import IR
-from faceguide.train.models.backbones.mobilefacenet import (
-    LAST_STAGE,
-    MobileFaceNet,
-)
+from faceguide.train.models.backbones.mobilefacenet import LAST_STAGE, MobileFaceNet
 
 ATTENTION = "attention maps"
 _MEMO = "single pass"

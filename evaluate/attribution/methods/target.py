@@ -13,18 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faceguide.core.errors import (
-    AttributionError,
-    ScoreError,
-)
-from faceguide.evaluate.score.scores import (
-    EMBEDDING,
-    MAP,
-    VISIBILITY,
-    Cosine,
-    Faces,
-    Matcher,
-)
+from faceguide.core.errors import AttributionError, ScoreError
+from faceguide.evaluate.score.scores import EMBEDDING, MAP, VISIBILITY, Cosine, Faces, Matcher
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec

@@ -11,22 +11,10 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import read_run
-from faceguide.core.files import (
-    read_json,
-    write_bytes,
-)
-from faceguide.evaluate.attribution.pages import (
-    attribution_tables,
-    drawings,
-)
-from faceguide.evaluate.attribution.protocol.blocks import (
-    Plan,
-    gather,
-)
-from faceguide.evaluate.attribution.protocol.matched import (
-    UNDECIDED,
-    Outcome,
-)
+from faceguide.core.files import read_json, write_bytes
+from faceguide.evaluate.attribution.pages import attribution_tables, drawings
+from faceguide.evaluate.attribution.protocol.blocks import Plan, gather
+from faceguide.evaluate.attribution.protocol.matched import UNDECIDED, Outcome
 from faceguide.evaluate.attribution.protocol.separation import sentence
 from faceguide.evaluate.attribution.results import RESULTS
 from faceguide.evaluate.attribution.summary import Judged

@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from faceguide.evaluate.attribution.protocol.separation import sentence
-from faceguide.evaluate.report.tables import (
-    Table,
-    percent,
-    to_latex,
-    to_text,
-)
+from faceguide.evaluate.report.tables import Table, percent, to_latex, to_text
 
 INTERVALS = "over identities, Wilson's where all maps pass or none"
 READING = (

@@ -21,10 +21,7 @@ from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.core.errors import Unfinished
 from faceguide.core.files import digest
 from faceguide.core.formats.container import SUFFIX
-from faceguide.evaluate.score.block_files import (
-    is_there,
-    read_block,
-)
+from faceguide.evaluate.score.block_files import is_there, read_block
 
 FOLDER = "blocks"
 

@@ -19,21 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import repeat
 from faceguide.evaluate.attribution.methods.method_table import Method
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    score_gradient,
-)
+from faceguide.evaluate.attribution.methods.target import PairScore, score_gradient
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 from faceguide.evaluate.attribution.protocol.explain import Job
-from faceguide.evaluate.attribution.protocol.responses import (
-    TABLE_CHUNK,
-    table_forwards,
-)
-from faceguide.evaluate.metrics.bootstrap import (
-    PairWeights,
-    replicate,
-)
+from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, table_forwards
+from faceguide.evaluate.metrics.bootstrap import PairWeights, replicate
 
 _BACKWARD = 3  # a forward and backward pass, in forwards
 # Operations of a minute on a core, between those of small layers and of large ones.

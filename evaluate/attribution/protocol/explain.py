@@ -21,21 +21,11 @@ from faceguide.evaluate.attribution.methods.controls import (
 )
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred
 from faceguide.evaluate.attribution.methods.method_table import Method
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    Reference,
-    unit_embedding,
-)
+from faceguide.evaluate.attribution.methods.target import PairScore, Reference, unit_embedding
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
-from faceguide.evaluate.attribution.protocol.infill import (
-    Donors,
-    fill_pictures,
-)
-from faceguide.evaluate.attribution.protocol.responses import (
-    TABLE_CHUNK,
-    measure,
-)
+from faceguide.evaluate.attribution.protocol.infill import Donors, fill_pictures
+from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, measure
 from faceguide.evaluate.attribution.threshold import ThresholdRule, threshold_outcome
 
 THUMB = 28  # side of the maps that are kept for pictures

@@ -10,51 +10,22 @@ import numpy as np
 import torch
 
 from faceguide.cache.pairs.pair_doubts import pair_doubts
-from faceguide.cache.pairs.pair_lists import (
-    PairList,
-    read_pairs,
-)
-from faceguide.cache.pairs.pair_rows import (
-    LeftOut,
-    PairRows,
-    resolve,
-)
+from faceguide.cache.pairs.pair_lists import PairList, read_pairs
+from faceguide.cache.pairs.pair_rows import LeftOut, PairRows, resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
-from faceguide.evaluate.attribution.methods.method_table import (
-    COSINE,
-    METHODS,
-    Method,
-    choose,
-)
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    check_depends,
-    check_gradient,
-)
+from faceguide.evaluate.attribution.methods.method_table import COSINE, METHODS, Method, choose
+from faceguide.evaluate.attribution.methods.target import PairScore, check_depends, check_gradient
 from faceguide.evaluate.attribution.plug import pair_score
 from faceguide.evaluate.attribution.protocol import map_metrics
-from faceguide.evaluate.attribution.protocol.blocks import (
-    Plan,
-    make_plan,
-    table_path,
-)
-from faceguide.evaluate.attribution.protocol.estimate import (
-    Estimate,
-    estimate,
-    probes_of_a_minute,
-)
+from faceguide.evaluate.attribution.protocol.blocks import Plan, make_plan, table_path
+from faceguide.evaluate.attribution.protocol.estimate import Estimate, estimate, probes_of_a_minute
 from faceguide.evaluate.attribution.protocol.explain import Job
 from faceguide.evaluate.attribution.protocol.infill import Donors
-from faceguide.evaluate.attribution.protocol.separation import (
-    Separation,
-    doubts_of,
-    look,
-    sentence,
-)
+from faceguide.evaluate.attribution.protocol.separation import Separation, doubts_of, look, sentence
 from faceguide.evaluate.attribution.threshold import ThresholdRule
 from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.network import Network

@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceguide.evaluate.attribution.cells import CELLS
-from faceguide.evaluate.attribution.methods.target import (
-    PairScore,
-    Reference,
-)
-from faceguide.evaluate.attribution.protocol.infill import (
-    cell_masks,
-    replaced,
-)
+from faceguide.evaluate.attribution.methods.target import PairScore, Reference
+from faceguide.evaluate.attribution.protocol.infill import cell_masks, replaced
 from faceguide.evaluate.attribution.threshold import angles
 
 TABLE_CHUNK = 32  # images of one forward, see `maps.Settings.chunk`

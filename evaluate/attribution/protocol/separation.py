@@ -15,10 +15,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.evaluate.metrics.roc import (
-    measure,
-    rank,
-)
+from faceguide.evaluate.metrics.roc import measure, rank
 
 SAMPLE = 40  # pairs of either kind that are scored
 _AGAIN = 8  # pairs that are scored a second time, image by image

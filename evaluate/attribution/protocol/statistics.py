@@ -15,15 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.evaluate.metrics.bootstrap import (
-    PairWeights,
-    interval,
-    replicate,
-)
-from faceguide.evaluate.metrics.paired_tests import (
-    holm,
-    mcnemar,
-)
+from faceguide.evaluate.metrics.bootstrap import PairWeights, interval, replicate
+from faceguide.evaluate.metrics.paired_tests import holm, mcnemar
 
 
 def cochran_q(passed: NDArray[np.bool_]) -> dict[str, Any] | None:

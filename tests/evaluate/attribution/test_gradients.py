@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.methods import (
-    geodesic,
-    gradients,
-    integrated,
-)
+from faceguide.evaluate.attribution.methods import geodesic, gradients, integrated
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for, pixel_range
 from faceguide.evaluate.attribution.methods.target import PairScore
 

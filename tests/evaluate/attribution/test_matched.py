@@ -7,14 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.protocol import matched
-from faceguide.evaluate.attribution.protocol.diagnosis import (
-    cause_of,
-    typical_energy,
-)
-from faceguide.evaluate.attribution.protocol.matched import (
-    Falsifiability,
-    judge_map,
-)
+from faceguide.evaluate.attribution.protocol.diagnosis import cause_of, typical_energy
+from faceguide.evaluate.attribution.protocol.matched import Falsifiability, judge_map
 
 PAIRS, INFILLS = 400, 4
 

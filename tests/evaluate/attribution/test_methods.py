@@ -12,19 +12,9 @@ from torch import Tensor, nn
 from faceguide.core.errors import AttributionError, ModelError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import cell_attribution
-from faceguide.evaluate.attribution.methods import (
-    cam,
-    controls,
-    gradients,
-    method_table,
-    rollout,
-)
+from faceguide.evaluate.attribution.methods import cam, controls, gradients, method_table, rollout
 from faceguide.evaluate.attribution.methods.maps import Batch
-from faceguide.evaluate.attribution.methods.single_pass import (
-    ATTENTION,
-    cam_layers,
-    single_pass,
-)
+from faceguide.evaluate.attribution.methods.single_pass import ATTENTION, cam_layers, single_pass
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.train.models.backbones.vit import ViT
 from faceguide.train.models.cal_network import WSDANCAL

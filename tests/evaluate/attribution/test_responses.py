@@ -16,12 +16,7 @@ from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import cell_index
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.evaluate.attribution.protocol import (
-    infill,
-    map_metrics,
-    regions,
-    responses,
-)
+from faceguide.evaluate.attribution.protocol import infill, map_metrics, regions, responses
 from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.results import verification_deletion
 
@@ -141,10 +136,7 @@ def test_randomised_network_is_another_and_leaves_the_trained_one(score: PairSco
 
 
 def test_sensitivity_of_a_map_that_ignores_the_picture_is_zero(score: PairScore) -> None:
-    from faceguide.evaluate.attribution.methods import (
-        controls,
-        gradients,
-    )
+    from faceguide.evaluate.attribution.methods import controls, gradients
 
     batch = Batch(pixels(1, 1, 28), score.reference(pixels(1, 3, 28)), (0,))
     settings = Settings()

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
 
-from faceguide.evaluate.attribution.protocol import (
-    conditions,
-    statistics,
-)
+from faceguide.evaluate.attribution.protocol import conditions, statistics
 
 
 def test_cochran_q_of_a_textbook_table() -> None:

@@ -7,10 +7,7 @@ import torch
 from tests.evaluate.attribution.networks import pixels, settled
 from torch import Tensor, nn
 
-from faceguide.core.errors import (
-    AttributionError,
-    ScoreError,
-)
+from faceguide.core.errors import AttributionError, ScoreError
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     check_depends,

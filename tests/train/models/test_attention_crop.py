@@ -8,12 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from faceguide.train.models.attention_crop import (
-    attention_crop,
-    crop,
-    crop_boxes,
-    kept_after_drop,
-)
+from faceguide.train.models.attention_crop import attention_crop, crop, crop_boxes, kept_after_drop
 
 
 def plain_box(attention: Tensor, theta: float, padding: float, side: int) -> list[int]:

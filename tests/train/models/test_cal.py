@@ -9,22 +9,11 @@ import torch
 from tests.train.models.parity_fill import fill, load_case, relative_error, sample, smooth_images
 from torch import Tensor, nn
 
-from faceguide.train.models import (
-    ModelError,
-    cal_network,
-    create,
-)
+from faceguide.train.models import ModelError, cal_network, create
 from faceguide.train.models.attention_crop import attention_crop
 from faceguide.train.models.backbones.mobilefacenet import MobileFaceNetTrunk
-from faceguide.train.models.cal_network import (
-    CalParts,
-    attention_pool,
-    draw_maps,
-)
-from faceguide.train.models.weights import (
-    load_matching,
-    load_weights,
-)
+from faceguide.train.models.cal_network import CalParts, attention_pool, draw_maps
+from faceguide.train.models.weights import load_matching, load_weights
 
 
 def test_equal_weights_give_the_original() -> None:

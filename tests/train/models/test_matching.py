@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from tests.train.models.parity_fill import fill
 from torch import Tensor
 
-from faceguide.train.models import (
-    ModelError,
-    create,
-)
+from faceguide.train.models import ModelError, create
 from faceguide.train.models.matchers import matching
-from faceguide.train.models.matchers.qaconv import (
-    WEIGHTINGS,
-    QAConv,
-)
+from faceguide.train.models.matchers.qaconv import WEIGHTINGS, QAConv
 
 
 def matcher(version: str, weighting: str, channels: int = 6, side: int = 3) -> QAConv:

@@ -15,15 +15,8 @@ from torch import Tensor
 
 from faceguide.train.models import CheckpointError, create
 from faceguide.train.models.input_spec import InputSpec
-from faceguide.train.models.safetensors_file import (
-    read_safetensors,
-    write_weights,
-)
-from faceguide.train.models.weights import (
-    load_matching,
-    load_weights,
-    read_state,
-)
+from faceguide.train.models.safetensors_file import read_safetensors, write_weights
+from faceguide.train.models.weights import load_matching, load_weights, read_state
 
 
 class Trap:

@@ -11,15 +11,8 @@ from tests.train.models.parity_fill import fill, load_case, relative_error
 from torch import Tensor
 
 from faceguide.train.models import ModelError, create
-from faceguide.train.models.matchers.correlation import (
-    SEEN,
-    cell_visibility,
-    hidden_penalty,
-)
-from faceguide.train.models.matchers.qaconv import (
-    QAConv,
-    apply_occlusion_weight,
-)
+from faceguide.train.models.matchers.correlation import SEEN, cell_visibility, hidden_penalty
+from faceguide.train.models.matchers.qaconv import QAConv, apply_occlusion_weight
 
 WEIGHTED = ("scale", "mask", "common")
 seeds = st.integers(0, 2**32 - 1)

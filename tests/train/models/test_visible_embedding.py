@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 from tests.train.models.parity_fill import fill, smooth_images
 from torch import Tensor
 
-from faceguide.train.models import (
-    ModelError,
-    create,
-)
+from faceguide.train.models import ModelError, create
 from faceguide.train.models.matchers import visible_embedding
 from faceguide.train.models.matchers.visible_embedding import (
     VisibleEmbedding,

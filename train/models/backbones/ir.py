@@ -8,11 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from faceguide.train.models.backbones.backbone import (
-    FaceBackbone,
-    LinearTail,
-    batch_norm_affine,
-)
+from faceguide.train.models.backbones.backbone import FaceBackbone, LinearTail, batch_norm_affine
 from faceguide.train.models.input_spec import ADAFACE_INPUT
 
 # Units per stage; "101" counts layers as its authors named it.

@@ -9,11 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from faceguide.train.models.backbones.backbone import (
-    FaceBackbone,
-    LinearTail,
-    batch_norm_affine,
-)
+from faceguide.train.models.backbones.backbone import FaceBackbone, LinearTail, batch_norm_affine
 from faceguide.train.models.input_spec import MOBILEFACENET_INPUT
 
 # (expansion, channels, repeats, stride of the first block)

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
-from faceguide.train.models.backbones.backbone import (
-    BackboneOutput,
-    FaceBackbone,
-)
+from faceguide.train.models.backbones.backbone import BackboneOutput, FaceBackbone
 from faceguide.train.models.input_spec import ADAFACE_INPUT
 
 PATCH = 16

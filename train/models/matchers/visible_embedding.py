@@ -22,14 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
-from faceguide.train.models.backbones.backbone import (
-    HasLinearTail,
-    LinearTail,
-)
-from faceguide.train.models.matchers.correlation import (
-    cell_visibility,
-    check_maps,
-)
+from faceguide.train.models.backbones.backbone import HasLinearTail, LinearTail
+from faceguide.train.models.matchers.correlation import cell_visibility, check_maps
 from faceguide.train.models.own_networks import inner
 
 SIDE = 7
