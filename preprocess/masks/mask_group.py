@@ -102,6 +102,10 @@ def mask_plan(root: Path | None, wanted: MaskOptions, source: Path | None = None
     polarity, table = wanted.polarity, wanted.table
     if root is None and not wanted.clean:
         raise click.UsageError("give a folder of masks, or --clean for unoccluded faces")
+    if root is None and (table or polarity or wanted.classes):
+        raise click.UsageError(
+            "--table, --polarity and --class are about a folder of masks, MASKS, which is missing"
+        )
     root = root.absolute() if root else None
     table = table.absolute() if table else None
     means_visible = root is not None and (root.parent / "kept_faces").is_dir()

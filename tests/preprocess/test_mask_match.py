@@ -340,3 +340,12 @@ def test_a_table_of_another_cache_is_refused(demo: Path, cache: Path, tmp_path: 
     assert result.exit_code == 1
     assert f"{table}: none of 1 masks belongs to a face of the cache" in result.stderr
     assert files(cache) == before
+
+
+def test_a_table_without_its_folder_is_refused_and_leaves_no_claim(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("image,mask\n")
+    arguments = ["masks", "--cache", str(tmp_path), "--table", str(tmp_path / "table.csv")]
+    found = CliRunner().invoke(main, [*arguments, "--polarity", "visible", "--clean", "."])
+    assert found.exit_code == 2
+    assert "a folder of masks, MASKS, which is missing" in found.output
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
