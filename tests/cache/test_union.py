@@ -76,7 +76,7 @@ def test_recipes_must_agree_and_the_message_says_where_they_do_not(
     with pytest.raises(
         CacheError,
         match=r"old and .*other: their faces were made with other settings "
-        r"\(margin None and 0.5, size 16 and 24\); make one of them again",
+        r"\(margin None and 0.5, size 16 and 24\); rebuild one of them",
     ):
         FaceCache.open([*volumes, tmp_path / "other"])
     with pytest.raises(CacheError, match="no cache given"):

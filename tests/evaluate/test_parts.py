@@ -98,7 +98,7 @@ def test_parts_make_the_bytes_of_one_process(
     for part in (1, 2):
         result = invoke(*ours, "--part", f"{part}/{PARTS}")
         assert result.exit_code == 0, result.output
-        assert ("run each again for its scores" in result.stderr) == local
+        assert ("rerun each for its scores" in result.stderr) == local
     early = invoke("merge", out, "--parts", PARTS)
     assert early.exit_code == 1
     assert "1 of 3 parts are not finished (embeddings)" in early.stderr

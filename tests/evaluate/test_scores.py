@@ -11,6 +11,7 @@ from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.face_store import FaceStore
+from faceguide.evaluate.score.matcher_options import parse_weights
 from faceguide.evaluate.score.network import Network, load_network
 from faceguide.evaluate.score.scores import MATCHERS, Faces, Fused, FusedPart, Matcher, make_matcher
 
@@ -171,7 +172,7 @@ def test_scales_come_from_random_pairs_and_can_be_taken_over(
 )
 def test_weights_of_a_fusion_are_checked(texts: list[str]) -> None:
     with pytest.raises(EvaluationError, match="--fuse"):
-        fusion.parse_weights(texts)
+        parse_weights(texts)
 
 
 def test_faults(network: Network, tmp_path: Path) -> None:

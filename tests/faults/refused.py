@@ -9,7 +9,7 @@ from tests.faults.stages import Undisturbed, last_line
 
 from faceguide.core.files import TEMPORARY
 
-REMEDIES = ("again", "restore", "choose another --out")
+REMEDIES = ("rerun", "again", "restore", "choose another")
 
 
 @dataclass

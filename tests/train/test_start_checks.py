@@ -338,7 +338,7 @@ def test_the_commit_of_somebody_elses_repository_is_not_recorded(way: str, tmp_p
     ours.mkdir(parents=True)
     package = Path(faceguide.__file__).parent
     shutil.copy(package / "__init__.py", ours)
-    for part in ("cache", "train"):
+    for part in ("core",):
         shutil.copytree((package / part).resolve(), ours / part)
     code = "from faceguide.core.commands.run_directory import git_state; print(git_state())"
     environment = {**os.environ, "PYTHONPATH": str(place)}
