@@ -1,16 +1,14 @@
-"""The page of `make demo`, made of small runs; the whole demo is the slow test."""
+"""The page of `make demo`, made of small runs, and the lists of its set."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 from PIL import Image
 from tests.evaluate.builder import pairs_csv, small_cache, training_run, usable_pairs
@@ -101,14 +99,3 @@ def test_lists_keep_test_identities_apart(tmp_path: Path) -> None:
             assert line["b"] not in masked
             same = photos[line["a"]]["identity"] == photos[line["b"]]["identity"]
             assert line["same"] == str(int(same))
-
-
-@pytest.mark.slow
-def test_the_whole_demo_and_its_rerun(tmp_path: Path) -> None:
-    demo = tmp_path / "a demo"
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for _ in range(2):
-        subprocess.run(["sh", str(BENCH / "demo.sh"), str(demo)], check=True, env=environment)
-        page = (demo / "report.html").read_text(encoding="utf-8")
-        assert all(f'id="{name}"' in page for name in SECTIONS)
-    assert "learnt_identities" not in json.loads((demo / "cal/run.json").read_text())["doubts"]
