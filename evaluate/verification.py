@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.cache.pairs.pair_rows import LeftOut, PairRows
 from faceguide.core.commands.console import printable
 from faceguide.core.errors import EvaluationError
-from faceguide.core.files import replacing
+from faceguide.core.files import replacing, write_bytes
 from faceguide.core.formats.container import read_arrays, write_arrays
 from faceguide.evaluate.metrics.bootstrap import verification_intervals
 from faceguide.evaluate.metrics.folds import (
@@ -30,6 +31,7 @@ from faceguide.evaluate.metrics.roc import Ranking, far_name, measure, rank, tar
 
 RECORD = "verification.json"
 SCORES = "scores.safetensors"
+FOR_NUMPY = "scores.npz"  # the same arrays for `numpy.load`; nothing here reads it
 LEFT_OUT = "left_out.csv"
 DOUBTFUL = "doubtful.csv"
 # No network orders faces so by chance: below this AUC over so many pairs of each kind, `same` is
@@ -173,6 +175,9 @@ def save_scores(
         "people": people,
     }
     write_arrays(out / SCORES, arrays, {"listed": listed})
+    stream = io.BytesIO()  # in memory first: zipfile cannot be stopped when a disk is full
+    np.savez(stream, **arrays)
+    write_bytes(out / FOR_NUMPY, stream.getvalue())
 
 
 def load_scores(run: Path) -> dict[str, NDArray[Any]]:
