@@ -38,7 +38,7 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet
 
 faults: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.campaigns
 
 clean:
 	rm -rf $(VENV) demo faults build *.egg-info

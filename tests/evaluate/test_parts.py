@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from tests.evaluate.builder import pairs_csv, small_cache, training_run, usable_pairs
-from tests.evaluate.test_ijb import build_ijb
+from tests.evaluate.ijb.test_ijb import build_ijb
 
 from faceguide.evaluate import identification
 from faceguide.evaluate.cli import main

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
-from tests.preprocess import recordio_writer
+from tests.core.formats import recordio_writer
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch._dynamo
 import torch._inductor.config
-from tests.train.oaml_scenario import tiny_run, train_tiny
+from tests.train.oaml.scenario import tiny_run, train_tiny
+from tests.train.oaml.test_oaml_run import make_caches
 from tests.train.own_networks import write
-from tests.train.test_oaml_run import make_caches
 
 from faceguide.core.errors import TrainError
 

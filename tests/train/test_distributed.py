@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.train.scenario import EVERYTHING, tiny_run, train_tiny
+from tests.train.cal.scenario import EVERYTHING, tiny_run, train_tiny
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import TrainError

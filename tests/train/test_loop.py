@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.scenario import ALL, guided, tiny_run, train_tiny, weights
+from tests.train.cal.scenario import ALL, guided, tiny_run, train_tiny, weights
 from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache

@@ -11,9 +11,9 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from tests.evaluate.builder import key, pairs_csv
-from tests.train.oaml_scenario import tiny_run, train_tiny
+from tests.train.oaml.scenario import tiny_run, train_tiny
+from tests.train.oaml.test_oaml_run import make_caches
 from tests.train.own_networks import write
-from tests.train.test_oaml_run import make_caches
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import EvaluationError, ModelError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from tests.evaluate.builder import weights_file
-from tests.train.test_oaml_run import make_caches
+from tests.train.oaml.test_oaml_run import make_caches
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.score.network import load_network
