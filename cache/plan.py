@@ -25,6 +25,7 @@ import numpy as np
 
 from faceguide.cache.permutation import permute
 from faceguide.cache.schema import SCHEMA
+from faceguide.core.commands.console import undisturbed
 from faceguide.core.errors import CacheError
 from faceguide.core.files import (
     TEMPORARY,
@@ -221,7 +222,8 @@ def make_plan(
         except OSError as error:
             raise write_error(directory, error) from error
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            with undisturbed():
+                shutil.rmtree(staging, ignore_errors=True)
     if shard_rows is not None:
         wanted["shard_rows"] = shard_rows
     check_recipe(directory, plan.recipe, recipe)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import signal
+import sys
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +25,9 @@ from faceguide.cache.plan import (
     read_identities,
     read_sources,
 )
+from faceguide.core.commands.console import Interrupted, interruptible
 from faceguide.core.errors import CacheError
+from faceguide.core.files import stray_files
 
 RECIPE = {"revision": 1, "size": 112}
 
@@ -191,3 +197,17 @@ def test_shards_are_neither_too_many_nor_too_large(rows: int, row_bytes: int) ->
     assert per_shard * row_bytes <= max(512 << 20, 64 * row_bytes)
     if row_bytes <= 20_000:
         assert -(-rows // per_shard) <= 50_001
+
+
+def test_a_signal_while_it_is_tidied_up_leaves_nothing(tmp_path: Path) -> None:
+    def signalled(frame: FrameType, event: str, value: object) -> None:
+        if event == "call" and frame.f_code.co_name == "rmtree":
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.setprofile(signalled)
+    with pytest.raises(Interrupted), interruptible():
+        make_plan(tmp_path / "cache", lambda: [Row("a.jpg")], recipe={})
+    assert sys.getprofile() is None
+    assert load_plan(tmp_path / "cache") is not None
+    assert not stray_files(tmp_path / "cache")

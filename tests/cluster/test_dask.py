@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.cluster.prep import PREP, content
+from tests.cluster.prep import PREP
+from tests.contents import contents
 
 from faceguide.core.errors import FaceguideError
 from faceguide.preprocess import face_shards, parallel
@@ -46,7 +47,7 @@ def test_a_killed_worker_changes_no_byte(photos: Path, undisturbed: Path, tmp_pa
     assert unfinished > 0
     clean = [sys.executable, "-m", "faceguide", "cache", "seal", str(cache), "--clean"]
     subprocess.run(clean, check=True)  # what the killed worker had in hand
-    assert content(cache) == content(undisturbed)
+    assert contents(cache) == contents(undisturbed)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1", "tcp://127.0.0.1:99999"])

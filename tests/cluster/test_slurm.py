@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cluster.prep import PREP, content, prep
+from tests.cluster.prep import PREP, prep
 from tests.cluster.private_slurm import Slurm
+from tests.contents import contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -79,7 +80,7 @@ def test_killed_preempted_and_missing_parts_end_in_the_same_bytes(
     subprocess.run(
         [sys.executable, "-m", "faceguide", "cache", "seal", str(cache), "--clean"], check=True
     )
-    assert content(cache) == content(undisturbed)
+    assert contents(cache) == contents(undisturbed)
 
 
 def test_a_plan_that_fails_ends_the_array_and_the_seal(slurm: Slurm, tmp_path: Path) -> None:
@@ -126,6 +127,6 @@ def test_a_plain_array_needs_no_part(slurm: Slurm, photos: Path, undisturbed: Pa
         "sbatch", "--parsable", "--array=1,3", f"--output={array}-%a.log", "--wrap", wrapped
     ).strip()
     slurm.wait(lambda: set(slurm.states(job).values()) == {"COMPLETED"}, "the array")
-    assert content(array) == content(alone)
+    assert contents(array) == contents(alone)
     slurm.wait(lambda: set(slurm.states(refused).values()) == {"FAILED"}, "the sparse array")
     assert "sparse" in Path(f"{array}-3.log").read_text()

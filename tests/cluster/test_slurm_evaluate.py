@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cluster.prep import content
 from tests.cluster.private_slurm import Slurm
+from tests.contents import contents
 from tests.evaluate.builder import pairs_csv, small_cache, training_run, usable_pairs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -54,10 +54,10 @@ def test_an_array_and_its_merge_make_the_bytes_of_one_process(slurm: Slurm, plac
         assert set(slurm.states(jobs[role]).values()) == {"COMPLETED"}
         assert len(slurm.states(jobs[role])) == 2
     assert "60 pairs: 30 of one identity" in log(place / "out-jobs", jobs["merge"])
-    found, expected = content(out), content(alone)
+    found, expected = contents(out), contents(alone)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == ["run.json"]
-    about, before = (json.loads(run["run.json"]) for run in (found, expected))
+    about, before = (json.loads((run / "run.json").read_text()) for run in (out, alone))
     assert [name for name in about if about[name] != before[name]] == ["argv", "self"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.contents import contents
 from tests.evaluate.builder import pairs_csv, small_cache, training_run, usable_pairs
 from tests.evaluate.ijb.test_ijb import build_ijb
 
@@ -60,15 +61,14 @@ def command(place: Path, name: str, out: Path, *more: object) -> list[object]:
     return [*given, *more]
 
 
-def content(out: Path) -> dict[str, bytes]:
+def content(out: Path) -> dict[str, str]:
     """All files but run.json, whose argv tells one command line from another."""
-    files = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    about = json.loads(files.pop(Path("run.json")))
+    about = json.loads((out / "run.json").read_text())
     assert not any("--part" in word for word in about["argv"])
-    return {str(path): data for path, data in files.items()}
+    return {name: digest for name, digest in contents(out).items() if name != "run.json"}
 
 
-def alone(place: Path, tmp_path: Path, name: str, *more: object) -> tuple[Path, dict[str, bytes]]:
+def alone(place: Path, tmp_path: Path, name: str, *more: object) -> tuple[Path, dict[str, str]]:
     """The directory of a run, empty again, and what one process made there."""
     out = tmp_path / "out"
     result = invoke(*command(place, name, out, *more))

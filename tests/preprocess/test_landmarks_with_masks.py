@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
+from tests.contents import contents
 from tests.sbatch import tasks
 
 from faceguide.cache.reader import FaceCache
@@ -43,10 +44,6 @@ HERE = ("--jobs", 1, "--allow-failures", "--shard-rows", 4)
 MASKS = ("--polarity", "visible", "--clean", "person_00")
 
 
-def files(cache: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
-
-
 def one(photos: Path, cache: Path, *more: object) -> Result:
     return prep("landmarks", photos / "photos", "--out", cache, *HERE, "--masks",
                 photos / "masks", *MASKS, *more)  # fmt: skip
@@ -60,7 +57,7 @@ def test_one_command_makes_the_bytes_of_two(photos: Path, both: Path, tmp_path: 
     assert done["masks"]["complete"]
     known = FaceCache.open(tmp_path / "cache").select(known_occlusion=True)
     assert done["masks"]["status"]["ok"] == len(known) > 0
-    assert files(tmp_path / "cache") == files(both)
+    assert contents(tmp_path / "cache") == contents(both)
     # Again: nothing is made anew, and the words for people name both.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.h5")}
     again = one(photos, tmp_path / "cache")
@@ -78,7 +75,7 @@ def test_stopped_between_faces_and_masks_it_goes_on(
             path.unlink()
     (tmp_path / "cache" / "guidance-00001.h5").unlink()
     assert one(photos, tmp_path / "cache").exit_code == 0
-    assert files(tmp_path / "cache") == files(both)
+    assert contents(tmp_path / "cache") == contents(both)
 
 
 def test_parts_make_their_own_masks(photos: Path, both: Path, tmp_path: Path) -> None:
@@ -88,7 +85,7 @@ def test_parts_make_their_own_masks(photos: Path, both: Path, tmp_path: Path) ->
     shards = {path.name for path in (tmp_path / "cache").glob("occlusion-*.h5")}
     assert shards == {"occlusion-00000.h5", "occlusion-00002.h5"}
     assert one(photos, tmp_path / "cache", "--part", "1/2").exit_code == 0
-    assert files(tmp_path / "cache") == files(both)
+    assert contents(tmp_path / "cache") == contents(both)
 
 
 def test_masks_of_other_settings_are_refused_before_any_face_is_looked_for(

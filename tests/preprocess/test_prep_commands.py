@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
+from tests.contents import contents
 from tests.core.formats import recordio_writer
 
 from faceguide.cache import FaceCache
@@ -32,15 +33,6 @@ PREP = [sys.executable, "-c", "from faceguide.preprocess.cli import main; main()
 
 def prep(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    """Every file of a cache but stray temporary ones."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and ".tmp" not in path.name
-    }
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +95,7 @@ def test_the_bytes_do_not_depend_on_jobs_parts_or_order(
         )  # fmt: skip
         assert result.exit_code == 0
         assert ("not sealed yet" in result.stdout) == (part != "1/3")
-    assert content(tmp_path / "cache") == content(directory)
+    assert contents(tmp_path / "cache") == contents(directory)
 
 
 def test_a_finished_command_does_nothing_again(
@@ -138,17 +130,17 @@ def test_guidance_is_rendered_again_without_detection(demo: Path, tmp_path: Path
     cache = tmp_path / "cache"
     options = ["--limit", 4, "--allow-failures"]
     assert prep("landmarks", demo / "photos", "--out", cache, *options).exit_code == 0
-    faces = content(cache)
+    faces = contents(cache)
     result = prep("guidance", "--cache", cache, "--grid", 14, "--regions", "points")
     assert result.exit_code in (0, 3)
     opened = FaceCache.open(cache)
     assert opened[0]["heatmap"].shape == (14, 14)
-    after = content(cache)
+    after = contents(cache)
     assert {k: v for k, v in after.items() if k.startswith("faces")} == {
         k: v for k, v in faces.items() if k.startswith("faces")
     }
     prep("guidance", "--cache", cache)
-    assert content(cache) == faces
+    assert contents(cache) == faces
 
 
 def test_landmarks_go_out_and_come_in_again(
@@ -315,7 +307,7 @@ def test_a_full_disk_keeps_what_is_finished(
         subprocess.run(grow, check=True, capture_output=True)
         assert prep(*arguments).exit_code == 0
         assert {name: (disk / "cache" / name).stat().st_mtime_ns for name in finished} == before
-        assert content(disk / "cache") == content(made[0])
+        assert contents(disk / "cache") == contents(made[0])
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -499,4 +491,4 @@ def test_sigterm_stops_cleanly_and_the_same_command_goes_on(
         assert "Interrupted; what is finished is kept" in said
         assert "Traceback" not in said
     assert subprocess.run(command, capture_output=True).returncode == 0
-    assert content(cache) == content(made[0])
+    assert contents(cache) == contents(made[0])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
+from tests.contents import contents
 
 from faceguide.cache.cli import main as cache_main
 from faceguide.cache.reader import FaceCache
@@ -49,10 +50,6 @@ def faces(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(faces: Path, tmp_path: Path) -> Path:
     """A cache without masks."""
     return Path(shutil.copytree(faces, tmp_path / "cache"))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def known(cache: Path) -> list[str]:
@@ -111,7 +108,7 @@ def test_grey_photographs_are_not_their_own_masks(demo: Path, tmp_path: Path, gi
     photos, cache = tmp_path / "photos", tmp_path / "cache"
     beside(demo, photos, "", ".png", grey=given != "grey versions")
     prep("landmarks", photos, "--out", cache, "--allow-failures", "--jobs", 1)
-    before = files(cache)
+    before = contents(cache)
     folder = photos
     if given == "a copy":
         folder = Path(shutil.copytree(photos, tmp_path / "copy"))
@@ -121,7 +118,7 @@ def test_grey_photographs_are_not_their_own_masks(demo: Path, tmp_path: Path, gi
     result = masks(folder, cache)
     assert result.exit_code == 1
     assert f"{folder}: holds no masks" in result.stderr
-    assert files(cache) == before
+    assert contents(cache) == before
     both = prep("landmarks", photos, "--out", tmp_path / "new", "--masks", folder, "--polarity",
                 "visible", "--jobs", 1, "--allow-failures")  # fmt: skip
     assert both.exit_code == 1
@@ -166,17 +163,17 @@ def test_masks_of_nobody_leave_nothing_behind(
     folder = tmp_path / "others"
     folder.mkdir()
     fill(folder)
-    before = files(cache)
+    before = contents(cache)
     for more in ((), ("--prepare",), ("--part", "0/2")):
         result = masks(folder, cache, *more)
         assert result.exit_code == 1
         assert f"{folder}: {message}" in result.stderr
         assert result.stderr.count("\n") == 1
-        assert files(cache) == before
+        assert contents(cache) == before
     assert masks(demo / "masks", cache).exit_code == 0
-    made = files(cache)
+    made = contents(cache)
     assert masks(folder, cache, "--overwrite").exit_code == 1
-    assert files(cache) == made
+    assert contents(cache) == made
 
 
 def test_masks_of_images_without_a_face_are_nobodys(demo: Path, tmp_path: Path) -> None:
@@ -332,14 +329,14 @@ def test_a_table_names_images_as_lists_of_pairs_do(demo: Path, cache: Path, tmp_
 
 
 def test_a_table_of_another_cache_is_refused(demo: Path, cache: Path, tmp_path: Path) -> None:
-    before = files(cache)
+    before = contents(cache)
     table = tmp_path / "masks.csv"
     mask = next((demo / "masks").rglob("*.png")).relative_to(demo / "masks")
     table.write_text(f"image,mask\nsomebody/1.jpg,{mask}\nsomebody/2.jpg,{mask}\n")
     result = masks(demo / "masks", cache, "--table", table)
     assert result.exit_code == 1
     assert f"{table}: none of 1 masks belongs to a face of the cache" in result.stderr
-    assert files(cache) == before
+    assert contents(cache) == before
 
 
 def test_a_table_without_its_folder_is_refused_and_leaves_no_claim(tmp_path: Path) -> None:
