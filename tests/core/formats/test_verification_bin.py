@@ -205,7 +205,7 @@ VALID = [pickle.dumps((IMAGES[:2], SAME[:1]), protocol) for protocol in (0, 2, 4
 
 
 @settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     data=st.sampled_from(VALID),
@@ -232,7 +232,7 @@ def test_damaged_sets_load_or_are_refused(
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
