@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,13 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def kept_folder() -> Path:
+    """A folder for what is made once and copied by many tests, gone with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="faceguide-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

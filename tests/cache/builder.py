@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tests.conftest import kept_folder
 
 from faceguide.cache import manifest
 from faceguide.cache.plan import Plan, Row, make_plan, read_sources
@@ -35,6 +38,14 @@ def build(
     size: int = 16,
 ) -> Plan:
     """A sealed cache: every tenth key failed, every second visibility is known."""
+    made = _made(rows, shard_rows, store, occlusion, seed, size)
+    shutil.copytree(made, directory, dirs_exist_ok=True)
+    return manifest.require_plan(directory)
+
+
+@functools.cache  # hundreds of tests ask for a few caches, and making one waits for the disk
+def _made(rows: int, shard_rows: int, store: str, occlusion: bool, seed: int, size: int) -> Path:
+    directory = kept_folder() / "cache"
     recipe = {**RECIPE, "store": store, "size": size}
 
     def listing() -> list[Row]:
@@ -59,7 +70,7 @@ def build(
         for shard in range(plan.shards):
             write_group(directory, plan, group, group_recipe, shard)
         manifest.seal(directory, group)
-    return plan
+    return directory
 
 
 def build_keys(

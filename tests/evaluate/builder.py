@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from tests.cache.builder import build
+from tests.conftest import kept_folder
 
 from faceguide.cache.reader import FaceCache
 from faceguide.train.models import create
@@ -51,7 +54,14 @@ def random_module(name: str, seed: int = 0, **arguments: Any) -> torch.nn.Module
 
 def weights_file(path: Path, name: str = "mobilefacenet", seed: int = 0, **arguments: Any) -> Path:
     """Random weights as a bare state_dict."""
-    torch.save(random_module(name, seed, **arguments).state_dict(), path)
+    shutil.copy(_weights(name, seed, tuple(sorted(arguments.items()))), path)
+    return path
+
+
+@functools.cache
+def _weights(name: str, seed: int, arguments: tuple[tuple[str, Any], ...]) -> Path:
+    path = kept_folder() / "weights.pt"
+    torch.save(random_module(name, seed, **dict(arguments)).state_dict(), path)
     return path
 
 

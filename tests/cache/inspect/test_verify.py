@@ -28,7 +28,7 @@ def test_an_intact_cache_has_no_problems(pristine: Path) -> None:
     assert sum(seen) == 9
 
 
-def test_a_flipped_bit_and_a_truncation_of_every_file_are_found(pristine: Path, tmp_path: Path) -> None:
+def test_damage_of_any_file_is_found(pristine: Path, tmp_path: Path) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(pristine, copy)
     rng = np.random.default_rng(0)
