@@ -1,5 +1,6 @@
 # make demo   the whole product on a small photo set, nothing to download but packages
-# make test   the tests
+# make check  what is quick: ruff, mypy and three tests of four, in two minutes
+# make test   every test but the fault campaigns
 # make lint   ruff and mypy
 # make docs   the site of the documentation, in build/site
 # make faults every fault campaign, with an hour of soak; a rerun resumes
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint docs faults clean
+.PHONY: demo check test lint docs faults clean
 
 $(STAMP): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
@@ -26,8 +27,14 @@ demo: $(STAMP)
 
 # A file's tests stay in one process: they share what is dear to make. One thread each, for torch's
 # threads would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# tests/conftest.py says what is slow.
+check: lint
+	$(PYTEST) -m "not slow"
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

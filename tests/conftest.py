@@ -20,6 +20,46 @@ if os.environ.get("CI"):
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+# What `make check` leaves to `make test`: files that start processes, train, find faces, explain or
+# embed. Below this folder, with .py left out; in other files single tests carry the mark `slow`.
+SLOW = (
+    *("bench/test_demo_photos", "bench/test_demo_report", "campaigns", "cluster"),
+    *("core/commands/test_full_output", "core/test_no_hard_links"),
+    *("evaluate/attribution/test_run", "evaluate/attribution/test_run_networks"),
+    *("evaluate/attribution/methods/test_gradients", "evaluate/attribution/methods/test_rules"),
+    *("evaluate/attribution/protocol/test_separation", "evaluate/ijb", "evaluate/report"),
+    *("evaluate/score/test_fusion_fit", "evaluate/score/test_network"),
+    *("evaluate/score/test_real_faces", "evaluate/score/test_scores"),
+    *("evaluate/test_doubtful_pairs", "evaluate/test_identification"),
+    *("evaluate/test_own_networks", "evaluate/test_parts", "evaluate/test_verification_command"),
+    *("front_door/test_face_network", "preprocess/detect/test_detect"),
+    *("preprocess/detect/test_face_mesh", "preprocess/detect/test_landmark_check"),
+    *("preprocess/masks/test_mask_match", "preprocess/test_landmarks_with_masks"),
+    *("preprocess/test_prep_commands", "preprocess/test_prep_parts"),
+    *("train/cal/test_cal_golden", "train/oaml/test_oaml_distributed"),
+    *("train/oaml/test_oaml_niqab_folder", "train/oaml/test_oaml_run", "train/run"),
+    *("train/test_compile", "train/test_distributed", "train/test_killed", "train/test_loop"),
+    *("train/test_numbers", "train/test_own_network", "train/test_random_start"),
+    *("train/test_start_checks", "train/test_train_commands"),
+)
+FOLDER = Path(__file__).parent
+
+
+def _is_slow(path: Path) -> bool:
+    return any(path.with_suffix("").is_relative_to(FOLDER / name) for name in SLOW)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Importing them costs as much as a third of the others' run."""
+    return True if config.option.markexpr == "not slow" and _is_slow(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_slow(item.path):
+            item.add_marker("slow")
+
+
 def kept_folder() -> Path:
     """A folder for what is made once and copied by many tests, gone with this process."""
     folder = Path(tempfile.mkdtemp(prefix="faceguide-tests-"))

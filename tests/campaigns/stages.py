@@ -52,8 +52,11 @@ class World:
 
     @property
     def network(self) -> Path:
-        """A run of `train oaml` on that."""
-        return self.folder / "network"
+        """A run of `train oaml` on that, made when a stage first wants it."""
+        run = self.folder / "network"
+        if not run.exists():
+            self.must("train", *OAML, self.cache, "--out", run, "--steps", 1)
+        return run
 
     @property
     def work(self) -> Path:
@@ -74,7 +77,7 @@ class World:
 
 @functools.cache
 def the_world() -> World:
-    """Draw the set, fill a cache, train a network: once per process, removed at its end."""
+    """Draw the set and fill a cache: once per process, removed at its end."""
     folder = Path(tempfile.mkdtemp(prefix="faults-world-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     server = ForkServer()
@@ -84,7 +87,6 @@ def the_world() -> World:
     write_demo_photos(photos, identities=3, images=4)
     world.must("prep", "landmarks", photos / "photos", "--out", cache, "--shard-rows", 3, *ONE)
     world.must("prep", "masks", photos / "masks", "--cache", cache, *VISIBLE, *ONE)
-    world.must("train", *OAML, cache, "--out", world.network, "--steps", 1)
     return world
 
 

@@ -22,7 +22,6 @@ from faceguide.preprocess.prep_options import Here
 distributed = pytest.importorskip("distributed", reason="pip install 'faceguide[dask]'")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_killed_worker_changes_no_byte(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"

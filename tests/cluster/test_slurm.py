@@ -14,7 +14,7 @@ from tests.cluster.prep import PREP, prep
 from tests.cluster.private_slurm import Slurm
 from tests.contents import contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 def submit(slurm: Slurm, *arguments: object) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tests.cluster.private_slurm import Slurm
 from tests.contents import contents
 from tests.evaluate.builder import pairs_csv, small_cache, training_run, usable_pairs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 EVALUATE = [sys.executable, "-m", "faceguide", "evaluate"]
 

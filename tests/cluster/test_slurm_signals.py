@@ -10,7 +10,7 @@ from tests.cluster.private_slurm import Slurm
 
 from faceguide.core.commands.slurm import Job, Limits, submit
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.timeout(200)
 
 COMMAND = """#!/bin/bash
 [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && exit 0

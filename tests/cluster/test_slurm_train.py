@@ -15,7 +15,7 @@ from tests.cluster.private_slurm import Slurm
 
 from faceguide.train.run.metrics_log import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 STEPS = 16
 

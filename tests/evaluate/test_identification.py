@@ -310,7 +310,6 @@ def test_search_equals_the_whole_matrix(tmp_path: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(whole.rank, blocked.rank)
 
 
-@pytest.mark.slow
 def test_ten_thousand_by_ten_thousand_within_two_gibibytes(tmp_path: Path) -> None:
     random_store(tmp_path, 20_000, 512)
     script = r"""

@@ -78,7 +78,6 @@ def alone(place: Path, tmp_path: Path, name: str, *more: object) -> tuple[Path, 
     return out, found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
     [

@@ -190,7 +190,6 @@ def test_who_waits_says_for_what_and_ends_on_a_signal(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_process_whose_fellow_is_refused_ends_in_a_line(
     small_cache: FaceCache, tmp_path: Path
 ) -> None:
@@ -244,7 +243,6 @@ def test_two_runs_at_one_port_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         keeper.communicate()
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(
     small_cache: FaceCache, tmp_path: Path
 ) -> None:

@@ -76,7 +76,6 @@ def lines(run: Path, kind: str = "train") -> int:
     return metrics.read_text().count(f'"{kind}"') if metrics.exists() else 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_sigkill_at_random_steps(
     way: str, small_cache: FaceCache, pairs_file: Path, tmp_path: Path
@@ -113,7 +112,6 @@ def test_sigkill_at_random_steps(
             assert torch.equal(slot["momentum_buffer"], mine)
 
 
-@pytest.mark.slow
 def test_sigterm_saves_and_exits_4(
     small_cache: FaceCache, pairs_file: Path, tmp_path: Path
 ) -> None:

@@ -73,7 +73,6 @@ def test_attention_cam_of_an_occlusion_head(place: Path, tmp_path: Path) -> None
     assert found["attention-cam"]["causes"]["dead"]["count"] == 0
 
 
-@pytest.mark.slow
 def test_facenet_at_160_pixels(place: Path, tmp_path: Path) -> None:
     build(place / "cache160", rows=60, size=160)
     torch.manual_seed(0)

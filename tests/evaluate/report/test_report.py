@@ -236,7 +236,6 @@ def browse(path: Path, folder: Path, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.slow
 def test_a_browser_shows_it(runs: Path, tmp_path: Path) -> None:
     report(runs, "a", "b", "c")
     page, picture = runs / "report.html", tmp_path / "page.png"
@@ -252,7 +251,6 @@ def test_a_browser_shows_it(runs: Path, tmp_path: Path) -> None:
     assert (np.abs(shown.astype(int) - blue).max(2) < 12).sum() > 300
 
 
-@pytest.mark.slow
 def test_a_click_sorts_a_table(runs: Path, tmp_path: Path) -> None:
     """With JavaScript the heads sort; the page's own policy is taken out to let the test click."""
     text = report(runs, "a", "b")

@@ -16,7 +16,7 @@ from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.scores import Cosine
 from faceguide.evaluate.verification import load_scores, summarise
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,6 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return saved["module"]
 
 
-@pytest.mark.slow
 def test_two_processes_are_one_that_accumulates_two_batches(runs: Path) -> None:
     """Pairs and triplets within the two batches that the two processes had."""
     train(runs, "one-matching", MATCHING, Processes(), accumulate=2)
@@ -91,7 +90,6 @@ def test_two_processes_are_one_that_accumulates_two_batches(runs: Path) -> None:
     assert any(name.startswith("matcher.") for name in parameters)
 
 
-@pytest.mark.slow
 def test_recognition_of_two_processes_is_that_of_one_with_twice_the_batch(runs: Path) -> None:
     """AdaFace's moving mean and deviation are those of all images together."""
     train(runs, "one-recognition", replace(RECOGNITION, batch_size=12), Processes())
@@ -103,7 +101,6 @@ def test_recognition_of_two_processes_is_that_of_one_with_twice_the_batch(runs: 
     assert one["head.batch_std"] != 100.0
 
 
-@pytest.mark.slow
 def test_known_faces_of_all_processes_count_alike(runs: Path) -> None:
     """The mean over processes, as gradients are averaged, is the loss of all faces together."""
     two = torch.stack([torch.load(runs / f"loss-{rank}.pt") for rank in (0, 1)]).mean()

@@ -64,12 +64,11 @@ def test_real_weights_give_the_original_mobilefacenet(shared: Path) -> None:
     assert relative_error(sample(feature_map, expected), expected) < 1e-5
 
 
-@pytest.mark.slow
 def test_real_faces_get_the_original_cosines(shared: Path) -> None:
     case = load_case("mobilefacenet_lfw112_dev")
     root = shared / "data/lfw112_dev"
     with (root / "pairs.csv").open(newline="") as file:
-        pairs = list(csv.DictReader(file))[::4]
+        pairs = list(csv.DictReader(file))[::40]
     names = sorted({pair[side] for pair in pairs for side in ("a", "b")})
     model = create("mobilefacenet").eval()
     load_weights(model, shared / "data/weights/mobilefacenet.pt")
@@ -82,7 +81,7 @@ def test_real_faces_get_the_original_cosines(shared: Path) -> None:
                 zip(block, model(model.input_spec.prepare(np.stack(pixels)))[0], strict=True)
             )
     cosine = torch.stack([unit[pair["a"]] @ unit[pair["b"]] for pair in pairs]).numpy()
-    assert np.abs(cosine - case["cosine"][::4]).max() < 1e-4
+    assert np.abs(cosine - case["cosine"][::40]).max() < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_only_what_both_show_is_compared(backbones: dict[str, torch.nn.Module]) 
 
 
 @given(st.sampled_from(BACKBONES), st.integers(0, 2**32 - 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_hidden_features_order_and_sides_do_not_matter(
     backbones: dict[str, torch.nn.Module], name: str, seed: int
 ) -> None:
