@@ -42,7 +42,7 @@ from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
 from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
 from faceguide.train.data.augment import Augmentation
 from faceguide.train.models import create
-from faceguide.train.trainer import Batch, Place
+from faceguide.train.training import Batch, Place
 
 METHODS = {
     "plain": GuidanceSettings(),

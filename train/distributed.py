@@ -209,6 +209,13 @@ def largest(tensor: Tensor) -> Tensor:
     return top
 
 
+def anyone(mine: bool, device: torch.device) -> bool:
+    """Whether it is so in any process: all must stop at one step, or they wait forever."""
+    if not dist.is_initialized():
+        return mine
+    return bool(largest(torch.tensor(float(mine), device=device)).item())
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """(N, …) of each process → (world · N, …) of all, in the order of the undivided batch.
 

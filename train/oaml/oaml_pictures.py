@@ -13,7 +13,7 @@ from faceguide.core.files import replacing
 from faceguide.train.cal.attention_pictures import write_grid
 from faceguide.train.oaml.oaml_step import OamlTrainee, on_grid, views
 from faceguide.train.run.metrics_log import read_metrics
-from faceguide.train.trainer import Batch
+from faceguide.train.training import Batch
 
 TILE = 112  # pixels of a tile's side
 FACES = 8

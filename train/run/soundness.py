@@ -1,4 +1,4 @@
-"""Whether everything that a save holds is finite: a step that diverged is never kept."""
+"""Whether losses and all that a checkpoint holds are finite: no step that diverged is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,40 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+
+from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import TrainError
+from faceguide.train.distributed import largest
+
+
+def require_finite(
+    losses: dict[str, Tensor], batch: dict[str, Tensor], cache: FaceCache, step: int
+) -> None:
+    """Stop before a bad gradient reaches the weights, on all processes together.
+
+    Raises:
+        TrainError: when the loss of any process is not finite; names the images.
+    """
+    bad = ~torch.isfinite(losses["loss"].detach())
+    # The one wait for the device per step; a NaN found later would be in the weights.
+    if not largest(bad.float()).item():
+        return
+    if not bad.item():
+        raise TrainError(
+            f"the loss of another process is not finite at step {step}; see its message"
+        )
+    rows = batch["row"][~torch.isfinite(losses["per_image"])]
+    which = "the images"
+    if not len(rows):
+        rows, which = batch["row"], "an image of the batch"
+    listed = ", ".join(cache.texts("key", rows[:8].tolist())) + (" …" if len(rows) > 8 else "")
+    values = ", ".join(
+        f"{name} {value.item():.3g}" for name, value in losses.items() if value.ndim == 0
+    )
+    raise TrainError(
+        f"the loss is not finite at step {step} ({values}); {which}: {listed}. Lower --lr, or look "
+        "at these images; the last checkpoint is intact"
+    )
 
 
 class Soundness:
