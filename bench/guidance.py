@@ -40,7 +40,8 @@ from faceguide.train.cal import attention_guidance
 from faceguide.train.cal.attention_guidance import Targets, heads_of
 from faceguide.train.cal.attention_watch import watch
 from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
-from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
+from faceguide.train.cal.cal_step import CalStep, columns_of
+from faceguide.train.cal.cal_trainee import Trainee, map_side
 from faceguide.train.data import augment
 from faceguide.train.models import create
 from faceguide.train.models.weights import load_weights

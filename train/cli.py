@@ -54,7 +54,7 @@ def cal_command(
     Examples:
       train cal cache/ --out runs/twins --init resnet101.pth --guide regions-log --pairs pairs.csv
       torchrun --nproc-per-node 4 -m faceguide train cal cache/ --out runs/four --amp bf16
-      train cal --from runs/twins/run.json --out runs/again
+      train cal --from runs/twins/run.json --out runs/rerun
     """
     if contrastive.contrastive_pairs and not run.recipe.guidance.weight("contrastive"):
         raise click.UsageError("--contrastive-pairs needs --guide contrastive")
@@ -113,7 +113,7 @@ def oaml_command(
       torchrun --nproc-per-node 4 -m faceguide.train oaml cache/ --out runs/four --amp bf16
       train oaml cache/ --out runs/whole --init runs/heads --lr 0.001
       train oaml cache/ --out runs/own --backbone my_networks:build --lr 0.01
-      train oaml --from runs/oaml/run.json --out runs/again
+      train oaml --from runs/oaml/run.json --out runs/rerun
     """
     origin = click.get_current_context().get_parameter_source("backbone")
     # A record that names code of the user is no reason to run it; the command line is.

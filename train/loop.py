@@ -98,7 +98,7 @@ def log(training: Training, place: Place) -> None:
 
 
 def evaluate(training: Training) -> None:
-    """Score the weights on rank 0 while the others wait; save them, and as the best if they are."""
+    """Score the weights on rank 0 while the others wait; save them, also as the best if so."""
     began, step = time.perf_counter(), training.step
     score = -float("inf")
     if training.metrics is not None:  # rank 0

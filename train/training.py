@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
-from faceguide.core.errors import TrainError
-from faceguide.train.distributed import Processes
+from faceguide.train.distributed import Processes, data_parallel
 from faceguide.train.meter import Meter
 from faceguide.train.run.checkpoint import LAST, TrainingState, load_state, restore_random
 from faceguide.train.run.metrics_log import Metrics
@@ -29,9 +26,7 @@ Forward = Callable[..., Any]
 
 
 class Place(NamedTuple):
-    """Where training stands when a batch comes: optimiser steps done, and of the whole run; the
-    batch's epoch from 0; and epochs done, with the fraction of the present one.
-    """
+    """Where training stands when a batch comes; epochs done have a fraction."""
 
     step: int
     steps: int
@@ -97,8 +92,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
     Args: as `loop.train`.
 
     Attributes:
-        step: optimiser steps done, of `steps`.
-        saved: step of the last checkpoint.
+        step: optimiser steps done, of `steps`; `saved`, those of the last checkpoint.
         best: highest score so far, or −inf.
         due: an epoch has ended, or the run, and is still to be evaluated.
         forward: the module as it is called: data-parallel, compiled.
@@ -123,13 +117,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
             self._restore(state)
         self.saved, self.steps = self.step, total_steps(len(stream), settings)
         self.sound = Soundness(trainer.module, trainer.optimiser)
-        if self.sound.broken_at_start:
-            where = f"{directory / LAST}: " if state else ""
-            remedy = "remove it to start over" if state else "choose other weights for --init"
-            raise TrainError(
-                f"{where}{self.sound.broken_at_start} is not finite before step {self.step}; "
-                f"{remedy}"
-            )
+        self.sound.require_start(directory / LAST if state else None, self.step)
         if processes.first:
             begin = f"resuming {directory / LAST} at step {self.step}" if state else "starting"
             say(
@@ -138,7 +126,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
             )
             if settings.compile:
                 say("the first step compiles the network, which takes minutes on a CPU")
-        self._parallel = _parallel(trainer.module, device) if processes.world > 1 else None
+        self._parallel = data_parallel(trainer.module, device) if processes.world > 1 else None
         forward: Any = self._parallel or trainer.module
         self.forward = torch.compile(forward) if settings.compile else forward
         self.metrics = None
@@ -207,17 +195,3 @@ def total_steps(batches: int, settings: LoopSettings) -> int:
     """Optimiser steps of a run with so many batches per epoch."""
     steps = settings.epochs * -(-batches // settings.accumulate)
     return steps if settings.steps is None else min(steps, settings.steps)
-
-
-def _parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The module, data-parallel; its own state_dict stays plain."""
-    # Several forwards come before one backward: broadcasting buffers in between would change
-    # what the first one's backward needs.
-    with warnings.catch_warnings():
-        # Newer versions of torch want another name for it, which 2.6 does not know.
-        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-        return DistributedDataParallel(
-            module,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-        )

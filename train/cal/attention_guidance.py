@@ -42,10 +42,8 @@ def heads_of(settings: GuidanceSettings, heads: int) -> tuple[int, ...]:
 class Targets(NamedTuple):
     """What lies on the pixels of a batch, on the cache's grid G.
 
-    Attributes:
-        regions: (N, 3, G, G) float32, covered share of each cell.
-        heatmap: (N, 1, G, G) float32, 0 to 1.
-        known: (N,) bool, whether the landmarks may guide.
+    regions: (N, 3, G, G) float32, covered share of each cell; heatmap: (N, 1, G, G) float32, 0 to
+    1; known: (N,) bool, whether the landmarks may guide.
     """
 
     regions: Tensor
@@ -69,11 +67,8 @@ class Targets(NamedTuple):
 class Cells(NamedTuple):
     """Targets at the size of the attention map.
 
-    Attributes:
-        regions: (N, 3, h, w).
-        mask: (N, 1, h, w), their union.
-        heatmap: (N, 1, h, w).
-        known: (N,) bool, and something of the landmarks is still to be seen.
+    regions: (N, 3, h, w); mask: (N, 1, h, w), their union; heatmap: (N, 1, h, w); known: (N,) bool,
+    and something of the landmarks is still to be seen.
     """
 
     regions: Tensor
@@ -114,18 +109,15 @@ def known_mean(values: Tensor, known: Tensor) -> Tensor:
 def guide(
     settings: GuidanceSettings, maps: Tensor, cells: Cells, labels: Tensor, listed: int = 0
 ) -> dict[str, Tensor]:
-    """The unweighted losses of the methods that are on, for one pass.
+    """The unweighted losses of the methods that are on, for one pass: method → scalar.
 
     Args:
-        settings: which.
+        settings: which methods.
         maps: (N, M, h, w) attention.
         cells: targets of the same images.
         labels: (N,) identities.
         listed: pairs of a file at the end of the batch, first images before second ones; method 5
             takes these. 0 = it takes every pair of images of all processes.
-
-    Returns:
-        Method → scalar.
     """
     losses: dict[str, Tensor] = {}
     if settings.weight("loss"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Order, Stream
@@ -18,8 +18,9 @@ from faceguide.train.cal.attention_guidance import heads_of
 from faceguide.train.cal.attention_pictures import draw_attention, draw_energy
 from faceguide.train.cal.attention_watch import collapse
 from faceguide.train.cal.cal_settings import CalRun
-from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
-from faceguide.train.cal.cal_views import predict
+from faceguide.train.cal.cal_step import CalStep, columns_of
+from faceguide.train.cal.cal_trainee import Trainee, map_side
+from faceguide.train.cal.cal_views import describe
 from faceguide.train.data import augment
 from faceguide.train.data.samplers import MixedBatches
 from faceguide.train.data.training_rows import class_table, training_rows
@@ -122,14 +123,7 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
 
 
 class CalTrainer(Trainer):
-    """CAL as the loop sees it.
-
-    Args:
-        step: with everything that is trained.
-        run: what is asked for.
-        recipe: digest of the settings that decide the numbers.
-        context: for its device, and the pairs of the evaluation.
-    """
+    """CAL as the loop sees it; the context has the device and the pairs of the evaluation."""
 
     module: Trainee
 
@@ -152,19 +146,10 @@ class CalTrainer(Trainer):
         """Verification by the pooled features of the middle of each image."""
         if self._context.pairs is None:
             return {}
-        self.module.eval()
-        model = self.module.model
-
-        def describe(images: Tensor) -> Tensor:
-            size = images.shape[1]
-            crop = min(self._step.augmentation.crop, size)
-            geometry = augment.centre_geometry(len(images), size, crop, images.device)
-            pixels = model.input_spec.prepare(augment.warp_images(images, geometry))
-            return predict(model, pixels, self._run.forwards)[2]
-
+        model, crop = self.module.eval().model, self._step.augmentation.crop
         return verify(
             self._context.pairs,
-            describe,
+            lambda images: describe(model, images, crop, self._run.forwards),
             batch_size=2 * self._run.batch_size,
             device=self._context.device,
         )

@@ -4,71 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from faceguide.core.commands.option_types import FiniteRange, once_each
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FILE
+from faceguide.train.cal.guide_option import DEFAULT_WEIGHTS, Counts, Guide
 from faceguide.train.training_settings import POSITIVE, Fit, Recipe
 
 MODELS = Literal[
     "cal_resnet18", "cal_resnet34", "cal_resnet50", "cal_resnet101", "cal_resnet152",
     "cal_mobilefacenet",
 ]  # fmt: skip
-# Weights at which a prototype on real faces did no measurable harm; of `prior`, the first share.
-DEFAULT_WEIGHTS = {
-    "loss": 0.3,
-    "regions": 1.0,
-    "regions-log": 0.1,
-    "counterfactual": 1.0,
-    "prior": 0.3,
-    "contrastive": 0.1,
-}
 MARGIN = 0.5  # cosine without penalty, method 5
-
-
-class Guide(click.ParamType):
-    """NAME or NAME=WEIGHT of a method of guidance; a record has [NAME, WEIGHT]."""
-
-    name = "method"
-    lists = True
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        """The method and its weight."""
-        recorded = isinstance(value, (list, tuple)) and len(value) == 2
-        name, text = value if recorded else str(value).partition("=")[::2]
-        if name not in DEFAULT_WEIGHTS:
-            listed = ", ".join(DEFAULT_WEIGHTS)
-            self.fail(f"{name!r} is not a method; choose from {listed}", param, ctx)
-        if name == "counterfactual" and text and not recorded:
-            self.fail("counterfactual has no weight; leave the = out", param, ctx)
-        try:
-            weight = float(text) if text else DEFAULT_WEIGHTS[name]
-        except (TypeError, ValueError):
-            self.fail(f"invalid weight {text!r}; write e.g. {name}=0.5", param, ctx)
-        if not 0 < weight < float("inf") or (name == "prior" and weight >= 1):
-            self.fail(f"the weight of {name} must be above 0 (prior: and below 1)", param, ctx)
-        return name, weight
-
-
-class Counts(click.ParamType):
-    """Three whole numbers, comma-separated."""
-
-    name = "eyes,nose,mouth"
-    lists = True
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The three numbers."""
-        parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
-        if len(parts) != 3 or not all(str(part).strip().isdigit() for part in parts):
-            self.fail(f"expected three numbers such as 12,8,8, found {value!r}", param, ctx)
-        return tuple(int(part) for part in parts)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def draw_visibility(path: Path, trainee: OamlTrainee, batch: Batch) -> None:
             _tile(np.abs(guess - true[face])) if known else unknown,
         ]
         rows.append(np.concatenate(tiles, axis=1))
-    write_grid(path, ["image", "visible", "predicted", "hidden in red", "error"], rows)
+    write_grid(path, ["image", "visible", "predicted", "occluded in red", "error"], rows)
 
 
 def draw_curves(directory: Path) -> Path | None:

@@ -95,8 +95,8 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
         ) from None
     if state.recipe != recipe:
         raise TrainError(
-            f"{path}: was made with other settings (see run.json beside it); choose another --out, "
-            "or remove the folder to start over"
+            f"{path}: was made with other settings (see run.json next to it); choose another "
+            "--out, or remove the folder to start over"
         )
     return state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +50,27 @@ class Soundness:
         module: what is trained.
         optimiser: of its parameters.
 
-    Attributes:
-        broken_at_start: a parameter, or a tensor of the optimiser, that was not finite when this
-            was made; None when all were. A buffer may hold infinity by design, so one that began
-            so is not looked at again.
+    A buffer may hold infinity by design, so one that began so is not looked at.
     """
 
     def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self._module, self._optimiser = module, optimiser
         self._by_design = {name for name, tensor in module.named_buffers() if not _finite(tensor)}
-        self.broken_at_start = self.broken()
+
+    def require_start(self, checkpoint: Path | None, step: int) -> None:
+        """All is finite before the first step.
+
+        Args:
+            checkpoint: that the run is resumed from; None = it starts.
+            step: optimiser steps done.
+
+        Raises:
+            TrainError: names the tensor.
+        """
+        if found := self.broken():
+            where = "" if checkpoint is None else f"{checkpoint}: "
+            remedy = "remove it to start over" if checkpoint else "choose other weights for --init"
+            raise TrainError(f"{where}{found} is not finite before step {step}; {remedy}")
 
     def broken(self) -> str | None:
         """A tensor that is not finite, by name; None when all are."""
