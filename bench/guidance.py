@@ -38,12 +38,14 @@ from faceguide.cache.stream import Stream
 from faceguide.core.files import write_bytes
 from faceguide.train.cal import attention_guidance
 from faceguide.train.cal.attention_guidance import Targets, heads_of
+from faceguide.train.cal.attention_watch import watch
 from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
-from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
+from faceguide.train.cal.cal_step import CalStep, columns_of
+from faceguide.train.cal.cal_trainee import Trainee, map_side
 from faceguide.train.data import augment
 from faceguide.train.models import create
 from faceguide.train.models.weights import load_weights
-from faceguide.train.trainer import Place
+from faceguide.train.training import Place
 
 METHODS = {
     "plain": GuidanceSettings(),
@@ -166,7 +168,7 @@ def test(
             seen = ready[batch["row"], 0]
         parts = model(seen, parts=True)
         features.append(parts.output.features)
-        for name, value in attention_guidance.watch(parts.maps, cells, assignment).items():
+        for name, value in watch(parts.maps, cells, assignment).items():
             watched[name] += value.item() * count
     return {
         "features": torch.cat(features),

@@ -18,7 +18,7 @@ from faceguide.train.cal.attention_guidance import Targets
 from faceguide.train.cal.cal_step import CalStep
 from faceguide.train.data import augment
 from faceguide.train.models.backbones.mobilefacenet import LAST_STAGE, MobileFaceNetTrunk
-from faceguide.train.trainer import Batch, Place
+from faceguide.train.training import Batch, Place
 
 
 class AfterTrunk(nn.Module):

@@ -39,10 +39,11 @@ from faceguide.cache.stream import Stream
 from faceguide.core.files import write_bytes
 from faceguide.preprocess.cli import main as prep
 from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
-from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
+from faceguide.train.cal.cal_step import CalStep, columns_of
+from faceguide.train.cal.cal_trainee import Trainee, map_side
 from faceguide.train.data.augment import Augmentation
 from faceguide.train.models import create
-from faceguide.train.trainer import Batch, Place
+from faceguide.train.training import Batch, Place
 
 METHODS = {
     "plain": GuidanceSettings(),

@@ -232,6 +232,8 @@ def test_a_damaged_file_of_neighbours_is_refused(tmp_path: Path) -> None:
     kept = tmp_path / "neighbours.safetensors"
     kept.write_bytes(b"PK")
     rows = np.arange(24)
-    graph = GraphBatches(rows, rows // 4, 8, lambda chosen: np.eye(len(chosen)), kept)
-    with pytest.raises(CacheError, match="remove it to compare the persons anew"):
+    graph = GraphBatches(
+        rows, rows // 4, 8, similarity=lambda chosen: np.eye(len(chosen)), keep=kept
+    )
+    with pytest.raises(CacheError, match="remove it to compare the identities newly"):
         graph.neighbours()

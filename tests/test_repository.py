@@ -268,11 +268,51 @@ def test_the_training_loop_fits_a_screen() -> None:
         assert depth(function) <= LOOP_DEPTH, f"{name} is {depth(function)} levels deep"
 
 
+# What a reader passes from `train cal` to `.backward()`, before models and cache: the options, the
+# run, the loop, the step, the losses.
+SPINE = (
+    "cli", "training_settings", "cal/cal_settings", "cal/cal_run", "loop", "training",
+    "cal/cal_step", "cal/cal_terms", "cal/attention_guidance", "cal/guidance_losses",
+)  # fmt: skip
+SPINE_FILES, SPINE_LINES = 10, 1500
+# The call stack within it: module, its function, and what that calls in the next.
+CALLS = (
+    ("cli", "cal_command", "run_cal"),
+    ("cal/cal_run", "run_cal", "train"),
+    ("loop", "train", "trainer.step"),
+    ("cal/cal_run", "step", "self._step"),
+    ("cal/cal_step", "__call__", "attention_guidance.guide_passes"),
+    ("cal/attention_guidance", "guide", "landmark_loss"),
+)
+
+
+def test_the_way_from_the_command_to_the_gradient_is_short() -> None:
+    paths = {name: REPOSITORY / "train" / f"{name}.py" for name in SPINE}
+    assert len(paths) <= SPINE_FILES
+    assert sum(len(path.read_text().splitlines()) for path in paths.values()) <= SPINE_LINES
+    imported = set().union(*(imports(path) for path in paths.values()))
+    for name in SPINE[1:]:
+        module = f"train.{name.replace('/', '.')}"
+        assert any(found.startswith(module) for found in imported), f"nothing passes {name}"
+    for name, function, called in CALLS:
+        found = [
+            node
+            for node in ast.walk(ast.parse(paths[name].read_text()))
+            if isinstance(node, ast.FunctionDef) and node.name == function
+        ]
+        assert re.search(rf"\b{re.escape(called)}\(", ast.unparse(found[-1])), f"{name}.{function}"
+    trained = (REPOSITORY / "train").rglob("*.py")
+    assert [path for path in trained if ".backward(" in path.read_text()] == [paths["loop"]]
+
+
 def test_no_step_waits_for_the_processor() -> None:
     """A step stays on the device; augmentation on the CPU runs in the stream's threads."""
-    steps = ("cal_step", "cal_terms", "attention_guidance", "guidance_losses", "oaml_step")
-    found = [path for path in modules() if path.stem in {*steps, "loop", "augment"}]
-    assert len(found) == len(steps) + 2
+    steps = (
+        *("cal_step", "cal_terms", "attention_guidance", "attention_watch", "guidance_losses"),
+        *("oaml_step", "loop", "augment"),
+    )
+    found = [path for path in modules() if path.stem in steps]
+    assert len(found) == len(steps)
     for path in found:
         called = {
             node.func.attr

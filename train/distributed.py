@@ -6,13 +6,15 @@ import datetime
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from faceguide.core.errors import TrainError
 from faceguide.train.rendezvous import meet
@@ -209,11 +211,18 @@ def largest(tensor: Tensor) -> Tensor:
     return top
 
 
+def anyone(mine: bool, device: torch.device) -> bool:
+    """Whether it is so in any process: all must stop at one step, or they wait forever."""
+    if not dist.is_initialized():
+        return mine
+    return bool(largest(torch.tensor(float(mine), device=device)).item())
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """(N, …) of each process → (world · N, …) of all, in the order of the undivided batch.
 
     Row i of process r is place i · world + r of the epoch's order. Gradients flow to this
-    process's own rows alone.
+    process's own rows only.
     """
     if not dist.is_initialized():
         return tensor
@@ -225,6 +234,20 @@ def gathered(tensor: Tensor) -> Tensor:
     dist.all_gather(parts, flat)
     parts[rank] = tensor
     return torch.stack(parts, dim=1).flatten(0, 1)  # (N, world, …) -> (N · world, …)
+
+
+def data_parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The module, data-parallel; its own state_dict stays plain."""
+    # Several forwards come before one backward: broadcasting buffers in between would change
+    # what the first one's backward needs.
+    with warnings.catch_warnings():
+        # Newer versions of torch want another name for it, which 2.6 does not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+        )
 
 
 def barrier() -> None:

@@ -1,8 +1,7 @@
 """The one training loop, from top to bottom; a trainer supplies the module and its step.
 
-At the start stands the checkpoint of the run directory if there is one, else what the caller has
-put into the module. Rerunning the same command resumes from the last checkpoint, and on one type
-of processor ends at the same bits.
+A run starts from the last checkpoint of its directory, else from the module as the caller filled
+it. Rerunning the same command resumes, and is bit-identical on the same type of processor.
 """
 
 from __future__ import annotations
@@ -16,17 +15,11 @@ from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import Interrupted, say
 from faceguide.core.commands.run_lock import alone
 from faceguide.core.errors import TrainError
-from faceguide.train.distributed import Processes, barrier, largest
-from faceguide.train.run.checkpoint import BEST, LAST, TrainingState, save_state
-from faceguide.train.trainer import Place, Trainer
-from faceguide.train.training import (
-    Training,
-    anyone,
-    compiler_faults,
-    gathered_random,
-    require_finite,
-    stop_signal,
-)
+from faceguide.train.distributed import Processes, anyone, barrier, largest
+from faceguide.train.run.checkpoint import BEST, LAST, TrainingState, random_states, save_state
+from faceguide.train.run.early_end import compiler_faults, stop_signal
+from faceguide.train.run.soundness import require_finite
+from faceguide.train.training import Place, Trainer, Training
 from faceguide.train.training_settings import LoopSettings
 
 
@@ -105,7 +98,7 @@ def log(training: Training, place: Place) -> None:
 
 
 def evaluate(training: Training) -> None:
-    """Score the weights on rank 0 while the others wait; save them, and as the best if they are."""
+    """Score the weights on rank 0 while the others wait; save them, also as the best if so."""
     began, step = time.perf_counter(), training.step
     score = -float("inf")
     if training.metrics is not None:  # rank 0
@@ -142,7 +135,7 @@ def checkpoint(training: Training, name: str) -> None:
             f"training has diverged: {broken or 'a tensor of another process'} is not finite "
             f"after step {step}, so this step is not saved; {kept}. Lower --lr, with another --out"
         )
-    randoms = gathered_random(training.device)
+    randoms = random_states(training.device)
     if training.processes.first:
         trainer = training.trainer
         state = TrainingState(

@@ -7,20 +7,27 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from faceguide.train.trainer import Batch
-
 
 class Meter:
     """Means over the steps since the last line, summed on the device: no wait per step."""
 
     def __init__(self) -> None:
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
-        """Forget all; the clock starts now."""
+    def _reset(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._count, self._images = 0, 0
-        self.waited, self._since = 0.0, time.perf_counter()
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def timed(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The batches; the time that is spent waiting for them counts."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     def add(self, losses: dict[str, Tensor], images: int) -> None:
         """Count a batch: its scalar losses, and its images on all processes."""
@@ -43,18 +50,7 @@ class Meter:
             "rate": rate,
             "epoch": epochs,
             "images_per_second": self._images / elapsed,
-            "data_wait": self.waited / elapsed,
+            "data_wait": self._waited / elapsed,
         }
-        self.reset()
+        self._reset()
         return values
-
-
-def timed(batches: Iterator[Batch], meter: Meter) -> Iterator[Batch]:
-    """The batches, with the time they were waited for."""
-    while True:
-        start = time.perf_counter()
-        batch = next(batches, None)
-        meter.waited += time.perf_counter() - start
-        if batch is None:
-            return
-        yield batch

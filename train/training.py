@@ -1,65 +1,98 @@
-"""Where a training stands, and what it stands on: made from a checkpoint, moved by the loop."""
+"""What a trainer supplies to the loop, and where its training stands."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
-from faceguide.core.errors import TrainError
-from faceguide.train.distributed import Processes, largest, world_size
-from faceguide.train.meter import Meter, timed
-from faceguide.train.run.checkpoint import (
-    LAST,
-    TrainingState,
-    load_state,
-    random_states,
-    restore_random,
-)
+from faceguide.train.distributed import Processes, data_parallel
+from faceguide.train.meter import Meter
+from faceguide.train.run.checkpoint import LAST, TrainingState, load_state, restore_random
 from faceguide.train.run.metrics_log import Metrics
 from faceguide.train.run.soundness import Soundness
-from faceguide.train.trainer import Batch, Losses, Place, Trainer
 from faceguide.train.training_settings import LoopSettings
 
-_COMPILERS = ("torch._dynamo", "torch._inductor")
+Batch = dict[str, Tensor]
+Losses = dict[str, Tensor]
+Forward = Callable[..., Any]
+
+
+class Place(NamedTuple):
+    """Where training stands when a batch comes; epochs done have a fraction."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs_done: float
 
 
 class Part(NamedTuple):
-    """What a batch is of its optimiser step and of its epoch.
-
-    Attributes:
-        parts: batches of the step.
-        last: the step's last batch.
-        ends_epoch: the epoch's last batch.
-    """
+    """What a batch is of its optimiser step, which takes so many `parts`, and of its epoch."""
 
     parts: int
     last: bool
     ends_epoch: bool
 
 
+class Trainer(Protocol):
+    """What is trained, and how; methods with a body may be left out.
+
+    Attributes:
+        module: everything that is trained or kept with the weights, on its device.
+        optimiser: over the parameters of `module`.
+        recipe: digest of the settings that decide the numbers.
+    """
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    recipe: str
+
+    def rate(self, epochs: float) -> float:
+        """Learning rate at a number of epochs done."""
+        ...
+
+    def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
+        """Losses of a batch.
+
+        Args:
+            forward: the module, perhaps data-parallel or compiled.
+            batch: columns of the cache and `row`, (N,) int64.
+            place: where training stands.
+
+        Returns:
+            `loss`, the one to descend, and what is logged, scalars; `per_image` (N,), which names
+            faulty images.
+        """
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """At the end of an epoch, on rank 0: values to log; the highest `score` is the best."""
+        return {}
+
+    def picture(self, path: Path, batch: Batch, place: Place) -> None:
+        """Draw what is learnt of a batch into a file, on rank 0."""
+        return
+
+    def warning(self, values: dict[str, float]) -> str | None:
+        """A warning about a line of metrics, printed once; None when all is well."""
+        return None
+
+
 class Training(contextlib.AbstractContextManager["Training"]):
-    """A run between two optimiser steps.
+    """A run between two optimiser steps, made from its last checkpoint if there is one.
 
     Args: as `loop.train`.
 
     Attributes:
-        step: optimiser steps done, of `steps`.
-        saved: step of the last checkpoint.
+        step: optimiser steps done, of `steps`; `saved`, those of the last checkpoint.
         best: highest score so far, or −inf.
         due: an epoch has ended, or the run, and is still to be evaluated.
         forward: the module as it is called: data-parallel, compiled.
@@ -84,13 +117,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
             self._restore(state)
         self.saved, self.steps = self.step, total_steps(len(stream), settings)
         self.sound = Soundness(trainer.module, trainer.optimiser)
-        if self.sound.broken_at_start:
-            where = f"{directory / LAST}: " if state else ""
-            remedy = "remove this checkpoint to start over" if state else "choose other weights"
-            raise TrainError(
-                f"{where}{self.sound.broken_at_start} is not finite before step {self.step}; "
-                f"{remedy}" + ("" if state else " for --init")
-            )
+        self.sound.require_start(directory / LAST if state else None, self.step)
         if processes.first:
             begin = f"resuming {directory / LAST} at step {self.step}" if state else "starting"
             say(
@@ -99,14 +126,12 @@ class Training(contextlib.AbstractContextManager["Training"]):
             )
             if settings.compile:
                 say("the first step compiles the network, which takes minutes on a CPU")
-        self._parallel = _parallel(trainer.module, device) if processes.world > 1 else None
+        self._parallel = data_parallel(trainer.module, device) if processes.world > 1 else None
         forward: Any = self._parallel or trainer.module
         self.forward = torch.compile(forward) if settings.compile else forward
-        self.metrics = (
-            Metrics(directory, self.step, self.due, settings.tensorboard)
-            if processes.first
-            else None
-        )
+        self.metrics = None
+        if processes.first:
+            self.metrics = Metrics(directory, self.step, self.due, settings.tensorboard)
         self.meter = Meter()
         self.bar = tqdm(
             total=self.steps, initial=self.step, unit=" steps",
@@ -134,7 +159,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
         self.trainer.module.train()
         while self.step < self.steps:
             epoch, number = self.stream.epoch, self.stream.state()["batch"]
-            for batch in timed(iter(self.stream), self.meter):
+            for batch in self.meter.timed(iter(self.stream)):
                 place = Place(self.step, self.steps, epoch, epoch + number / length)
                 # The last batches of an epoch may be fewer than `accumulate`.
                 parts = min(together, length - number // together * together)
@@ -170,96 +195,3 @@ def total_steps(batches: int, settings: LoopSettings) -> int:
     """Optimiser steps of a run with so many batches per epoch."""
     steps = settings.epochs * -(-batches // settings.accumulate)
     return steps if settings.steps is None else min(steps, settings.steps)
-
-
-def _parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The module, data-parallel; its own state_dict stays plain."""
-    # Several forwards come before one backward: broadcasting buffers in between would change
-    # what the first one's backward needs.
-    with warnings.catch_warnings():
-        # Newer versions of torch want another name for it, which 2.6 does not know.
-        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-        return DistributedDataParallel(
-            module,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-        )
-
-
-def anyone(mine: bool, device: torch.device) -> bool:
-    """Whether it is so in any process: all must stop at one step, or they wait forever."""
-    if world_size() == 1:
-        return mine
-    return bool(largest(torch.tensor(float(mine), device=device)).item())
-
-
-def gathered_random(device: torch.device) -> list[list[Tensor]]:
-    """States of torch's generators of each process."""
-    everyone: list[Any] = [random_states(device)]
-    if world_size() > 1:
-        everyone = [None] * world_size()
-        dist.all_gather_object(everyone, random_states(device))
-    return everyone
-
-
-def require_finite(losses: Losses, batch: Batch, cache: FaceCache, step: int) -> None:
-    """Stop before a bad gradient reaches the weights, on all processes together.
-
-    Raises:
-        TrainError: when the loss of any process is not finite; names the images.
-    """
-    bad = ~torch.isfinite(losses["loss"].detach())
-    # The one wait for the device per step; a NaN found later would be in the weights.
-    if not largest(bad.float()).item():
-        return
-    if not bad.item():
-        raise TrainError(
-            f"the loss of another process is not finite at step {step}; see its message"
-        )
-    rows = batch["row"][~torch.isfinite(losses["per_image"])]
-    which = "the images"
-    if not len(rows):
-        rows, which = batch["row"], "an image of the batch"
-    listed = ", ".join(cache.texts("key", rows[:8].tolist())) + (" …" if len(rows) > 8 else "")
-    values = ", ".join(
-        f"{name} {value.item():.3g}" for name, value in losses.items() if value.ndim == 0
-    )
-    raise TrainError(
-        f"the loss is not finite at step {step} ({values}); {which}: {listed}. Lower --lr, or look "
-        "at these images; the last checkpoint is intact"
-    )
-
-
-@contextlib.contextmanager
-def compiler_faults(compiled: bool) -> Iterator[None]:
-    """What torch.compile cannot do, in one line; other errors pass."""
-    try:
-        yield
-    except Exception as error:
-        if compiled and type(error).__module__.startswith(_COMPILERS):
-            what = str(error).strip().partition("\n")[0]
-            raise TrainError(
-                f"torch.compile failed: {type(error).__name__}: {what}. On a CPU it needs a C++ "
-                "compiler such as g++; leave --compile out to train without it"
-            ) from error
-        raise
-
-
-@contextlib.contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """SIGTERM, SIGUSR1 and Ctrl-C set the event; the step in hand is finished first."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        event.set()
-
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, stop) for number in signals}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

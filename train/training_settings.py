@@ -13,6 +13,8 @@ from faceguide.core.commands.settings import REQUIRED, argument, option
 from faceguide.core.commands.shared_options import FILE, FOLDER, Seed
 from faceguide.train.run.repeat import fill
 
+POSITIVE = click.IntRange(1)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -35,46 +37,28 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Which rows are learnt, in which batches.
-
-    Attributes:
-        meta: required values of meta columns.
-        min_images: identities with fewer images are left out.
-        batch_size: images per batch and process.
-        weight_decay: of the optimiser.
-        threads: of each stream.
-    """
+    """Which rows are learnt, in which batches."""
 
     meta: tuple[tuple[str, str], ...] = option(
         (), "Only rows of this, e.g. split=train.",
         type=Equals(), multiple=True, callback=once_each,
     )  # fmt: skip
-    min_images: int = option(help="Leave out identities with fewer images.", type=click.IntRange(1))
+    min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
     batch_size: int = option(REQUIRED, "Images per process.", type=click.IntRange(2))
     weight_decay: float = option(REQUIRED, "Of the optimiser.", type=FiniteRange(0))
-    threads: int = option(2, "Threads that read a cache.", type=click.IntRange(1), free=True)
+    threads: int = option(2, "Threads that read a cache.", type=POSITIVE, free=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Seed):
-    """What a step of either trainer depends on.
-
-    Attributes:
-        freeze_norm: BatchNorm of the network keeps its statistics, for small batches.
-    """
+    """What a step of either trainer depends on; frozen statistics are for small batches."""
 
     freeze_norm: bool = option(False, "BatchNorm keeps its statistics.", "--freeze-norm")
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Pairs that choose the best checkpoint; which pairs they are stands in the resume key.
-
-    Attributes:
-        pairs: their list, or None.
-        pairs_split: of an ND-TWIN file.
-        eval_cache: cache with their images; None = that of the training.
-    """
+    """Pairs that choose the best checkpoint; which pairs they are stands in the resume key."""
 
     pairs: Path | None = option(
         None, "Verification pairs, tried after every epoch.", type=FILE, free=True
@@ -90,35 +74,23 @@ class Verification:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long, in which precision, and what is written meanwhile.
+    """How long, in which precision, and what is written meanwhile; a step is an optimiser step."""
 
-    Attributes:
-        epochs: passes over the rows.
-        steps: stop after so many optimiser steps; None = after the epochs.
-        accumulate: batches per optimiser step.
-        amp: precision of the forward pass.
-        compile: run the module through torch.compile.
-        log_every: optimiser steps per line of metrics.jsonl.
-        save_every: optimiser steps between checkpoints, besides those at the end of an epoch.
-        picture_every: optimiser steps between pictures, besides one of the last step; 0 = none.
-        tensorboard: also write TensorBoard events.
-    """
-
-    epochs: int = option(REQUIRED, "Passes over the rows.", type=click.IntRange(1), free=True)
+    epochs: int = option(REQUIRED, "Passes over the rows.", type=POSITIVE, free=True)
     steps: int | None = option(
-        None, "Stop after so many optimiser steps.", type=click.IntRange(1), free=True
+        None, "Stop after so many optimiser steps.", type=POSITIVE, free=True
     )
-    accumulate: int = option(1, "Batches per optimiser step.", type=click.IntRange(1))
+    accumulate: int = option(1, "Batches per optimiser step.", type=POSITIVE)
     amp: Literal["off", "bf16", "fp16"] = option(
         "off", "Precision of the forward pass; fp16 needs CUDA."
     )
     compile: bool = option(
         False, "Use torch.compile; the first step takes minutes on a CPU.", "--compile", free=True
     )
-    log_every: int = option(
-        20, "Steps per line of metrics.jsonl.", type=click.IntRange(1), free=True
+    log_every: int = option(20, "Steps per line of metrics.jsonl.", type=POSITIVE, free=True)
+    save_every: int = option(
+        1000, "Steps between checkpoints; an epoch ends with one too.", type=POSITIVE, free=True
     )
-    save_every: int = option(1000, "Steps between checkpoints.", type=click.IntRange(1), free=True)
     picture_every: int = option(
         1000, "Steps between pictures; the last step has one too. 0 = none.",
         type=click.IntRange(0), free=True,

@@ -150,7 +150,7 @@ def _run(directory: Path) -> list[Kind]:
 
     def graph(path: Path) -> object:
         alike = lambda chosen: np.eye(len(chosen), dtype=np.float32)  # noqa: E731
-        return GraphBatches(rows, labels, 8, alike, path).neighbours()
+        return GraphBatches(rows, labels, 8, similarity=alike, keep=path).neighbours()
 
     graph(directory / "neighbours.safetensors")
     both = [lambda path: read_json(path), lambda path: read_run(path.parent)]

@@ -25,8 +25,7 @@ from faceguide.train.distributed import Processes
 from faceguide.train.loop import train
 from faceguide.train.run.checkpoint import load_state, save_state
 from faceguide.train.run.metrics_log import read_metrics
-from faceguide.train.trainer import Batch, Place, Trainer
-from faceguide.train.training import total_steps
+from faceguide.train.training import Batch, Place, Trainer, total_steps
 from faceguide.train.training_settings import LoopSettings
 
 

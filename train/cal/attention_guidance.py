@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from faceguide.cache.schema import ORIGIN_CODE, REGIONS
 from faceguide.core.errors import TrainError
@@ -13,7 +13,6 @@ from faceguide.train.cal.cal_settings import GuidanceSettings
 from faceguide.train.cal.guidance_losses import (
     contrastive_loss,
     default_assignment,
-    energy_share,
     landmark_loss,
     landmark_vectors,
     region_log_loss,
@@ -23,10 +22,6 @@ from faceguide.train.cal.guidance_losses import (
 )
 from faceguide.train.distributed import gathered, summed, world_size
 from faceguide.train.models.attention_crop import crop
-
-# Plain CAL stays near .28 and .70; a prototype's collapsed runs were beyond these.
-COLLAPSED_COSINE, COLLAPSED_ENTROPY = 0.6, 0.3
-_SOLID = 1e-6
 
 
 def heads_of(settings: GuidanceSettings, heads: int) -> tuple[int, ...]:
@@ -47,10 +42,8 @@ def heads_of(settings: GuidanceSettings, heads: int) -> tuple[int, ...]:
 class Targets(NamedTuple):
     """What lies on the pixels of a batch, on the cache's grid G.
 
-    Attributes:
-        regions: (N, 3, G, G) float32, covered share of each cell.
-        heatmap: (N, 1, G, G) float32, 0 to 1.
-        known: (N,) bool, whether the landmarks may guide.
+    regions: (N, 3, G, G) float32, covered share of each cell; heatmap: (N, 1, G, G) float32, 0 to
+    1; known: (N,) bool, whether the landmarks may guide.
     """
 
     regions: Tensor
@@ -74,11 +67,8 @@ class Targets(NamedTuple):
 class Cells(NamedTuple):
     """Targets at the size of the attention map.
 
-    Attributes:
-        regions: (N, 3, h, w).
-        mask: (N, 1, h, w), their union.
-        heatmap: (N, 1, h, w).
-        known: (N,) bool, and something of the landmarks is still to be seen.
+    regions: (N, 3, h, w); mask: (N, 1, h, w), their union; heatmap: (N, 1, h, w); known: (N,) bool,
+    and something of the landmarks is still to be seen.
     """
 
     regions: Tensor
@@ -117,37 +107,39 @@ def known_mean(values: Tensor, known: Tensor) -> Tensor:
 
 
 def guide(
-    settings: GuidanceSettings,
-    maps: Tensor,
-    cells: Cells,
-    labels: Tensor,
-    listed: int = 0,
+    settings: GuidanceSettings, maps: Tensor, cells: Cells, labels: Tensor, listed: int = 0
 ) -> dict[str, Tensor]:
-    """The unweighted losses of the methods that are on, for one pass.
+    """The unweighted losses of the methods that are on, for one pass: method → scalar.
 
     Args:
-        settings: which.
+        settings: which methods.
         maps: (N, M, h, w) attention.
         cells: targets of the same images.
         labels: (N,) identities.
         listed: pairs of a file at the end of the batch, first images before second ones; method 5
             takes these. 0 = it takes every pair of images of all processes.
-
-    Returns:
-        Method → scalar.
     """
     losses: dict[str, Tensor] = {}
     if settings.weight("loss"):
         losses["loss"] = known_mean(landmark_loss(maps, cells.mask), cells.known)
-    if settings.weight("regions"):
-        values = region_loss(maps, cells.regions, heads_of(settings, maps.shape[1]))
-        losses["regions"] = known_mean(values, cells.known)
-    if settings.weight("regions-log"):
-        values = region_log_loss(maps, cells.regions, heads_of(settings, maps.shape[1]))
-        losses["regions_log"] = known_mean(values, cells.known)
+    for method, loss in (("regions", region_loss), ("regions-log", region_log_loss)):
+        if settings.weight(method):
+            values = loss(maps, cells.regions, heads_of(settings, maps.shape[1]))
+            losses[method] = known_mean(values, cells.known)
     if settings.weight("contrastive"):
         losses["contrastive"] = _contrastive(settings, maps, cells, labels, listed)
     return losses
+
+
+def guide_passes(
+    settings: GuidanceSettings,
+    passes: list[tuple[Tensor, Cells | None]],
+    labels: Tensor,
+    listed: int,
+) -> dict[str, Tensor]:
+    """The mean of `guide` over the (maps, targets) of each pass."""
+    found = [guide(settings, maps, cells, labels, listed) for maps, cells in passes if cells]
+    return {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
 
 
 def _contrastive(
@@ -161,7 +153,7 @@ def _contrastive(
     else:
         vectors, known, labels = (gathered(tensor) for tensor in (vectors, known, labels))
         pairs = torch.ones_like(known[:, None] & known[None]).triu(1)
-    # Of images without landmarks nothing enters a pair.
+    # Images without landmarks are in no pair.
     pairs = pairs & known[:, None] & known[None]
     attract, repel = contrastive_loss(
         vectors, labels[:, None] == labels[None], pairs, settings.margin
@@ -169,81 +161,10 @@ def _contrastive(
     value = attract + repel
     if listed:
         return value
-    # Each process holds the gradient of its own images alone, and processes are averaged.
+    # Each process holds the gradient of its own images only, and processes are averaged.
     return value.detach() + world_size() * (value - value.detach())
 
 
 def weighted(settings: GuidanceSettings, losses: dict[str, Tensor]) -> Tensor:
     """The sum of the losses of `guide`, each by its weight."""
-    parts = [settings.weight(name.replace("_", "-")) * value for name, value in losses.items()]
-    return torch.stack(parts).sum()
-
-
-@torch.no_grad()
-def watch(maps: Tensor, cells: Cells | None, assignment: tuple[int, ...]) -> dict[str, Tensor]:
-    """What attention does: its mean, entropy, likeness of heads, and energy in each region.
-
-    Args:
-        maps: (N, M, h, w) attention.
-        cells: the targets, or None.
-        assignment: heads of each region, for the lift.
-
-    Returns:
-        `attention_mean`; `attention_entropy`, 0 (one cell) to 1 (everywhere alike), mean over
-        maps; `head_cosine`, mean over pairs of heads; and, over images with known landmarks,
-        `energy_REGION` and `energy_inside`, shares of all maps' energy, `lift_REGION`, the share
-        of the region's own heads divided by the region's share of the area.
-    """
-    maps = maps.float()
-    flat = maps.flatten(2)  # (N, M, S)
-    sums = flat.sum(2, keepdim=True)
-    live = (sums[..., 0] > _SOLID).float()
-    shares = flat / sums.clamp_min(_SOLID)
-    entropy = -(shares * shares.clamp_min(1e-12).log()).sum(2)
-    entropy = entropy / torch.log(torch.tensor(float(flat.shape[2])))
-    unit = nn.functional.normalize(flat, dim=2)
-    with torch.autocast(unit.device.type, enabled=False):
-        alike = unit @ unit.transpose(1, 2)  # (N, M, M)
-    heads = flat.shape[1]
-    # The diagonal of a live head is 1.
-    between = (alike.sum((1, 2)) - live.sum(1)) / max(heads * (heads - 1), 1)
-    found = {
-        "attention_mean": maps.mean(),
-        "attention_entropy": (entropy * live).sum() / live.sum().clamp_min(1.0),
-        "head_cosine": between.mean(),
-    }
-    if cells is None:
-        return found
-    known = cells.known.float()
-    count = known.sum().clamp_min(1.0)
-
-    def over_known(values: Tensor) -> Tensor:
-        return (values * known).sum() / count
-
-    first = 0
-    for region, name in enumerate(REGIONS):
-        mask = cells.regions[:, region : region + 1]
-        share = energy_share(maps, mask)  # (N, M)
-        found[f"energy_{name}"] = over_known(share.mean(1))
-        own = share[:, first : first + assignment[region]]
-        first += assignment[region]
-        if own.shape[1]:
-            area = over_known(mask.mean((1, 2, 3)))
-            found[f"lift_{name}"] = over_known(own.mean(1)) / area.clamp_min(_SOLID)
-    found["energy_inside"] = over_known(energy_share(maps, cells.mask).mean(1))
-    return found
-
-
-def collapse(found: dict[str, float]) -> str | None:
-    """A warning when heads have become one, or look at next to nothing; else None."""
-    if found["head_cosine"] > COLLAPSED_COSINE:
-        return (
-            f"the attention heads have become alike (cosine {found['head_cosine']:.2f}, plain CAL "
-            "stays near 0.3); lower the weight of --guide"
-        )
-    if found["attention_entropy"] < COLLAPSED_ENTROPY:
-        return (
-            f"attention has shrunk to few cells (entropy {found['attention_entropy']:.2f}, plain "
-            "CAL stays near 0.7); lower the weight of --guide"
-        )
-    return None
+    return torch.stack([settings.weight(name) * value for name, value in losses.items()]).sum()

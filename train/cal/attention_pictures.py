@@ -19,7 +19,7 @@ from faceguide.train.cal.guidance_losses import energy_share
 from faceguide.train.data import augment
 from faceguide.train.models.cal_network import CalParts
 from faceguide.train.run.metrics_log import read_metrics
-from faceguide.train.trainer import Batch, Place
+from faceguide.train.training import Batch, Place
 
 TILE = 160  # pixels of a tile's side
 HEADING = 20  # pixels above the first row

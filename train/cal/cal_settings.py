@@ -4,90 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from faceguide.core.commands.option_types import FiniteRange, once_each
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FILE
-from faceguide.train.training_settings import Fit, Recipe
+from faceguide.train.cal.guide_option import DEFAULT_WEIGHTS, Counts, Guide
+from faceguide.train.training_settings import POSITIVE, Fit, Recipe
 
 MODELS = Literal[
-    "cal_resnet18",
-    "cal_resnet34",
-    "cal_resnet50",
-    "cal_resnet101",
-    "cal_resnet152",
+    "cal_resnet18", "cal_resnet34", "cal_resnet50", "cal_resnet101", "cal_resnet152",
     "cal_mobilefacenet",
-]
-# Weights at which a prototype on real faces did no measurable harm; of `prior`, the first share.
-DEFAULT_WEIGHTS = {
-    "loss": 0.3,
-    "regions": 1.0,
-    "regions-log": 0.1,
-    "counterfactual": 1.0,
-    "prior": 0.3,
-    "contrastive": 0.1,
-}
+]  # fmt: skip
 MARGIN = 0.5  # cosine without penalty, method 5
-
-
-class Guide(click.ParamType):
-    """NAME or NAME=WEIGHT of a method of guidance."""
-
-    name = "method"
-    lists = True  # a record has [NAME, WEIGHT]
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        """The method and its weight."""
-        recorded = isinstance(value, (list, tuple)) and len(value) == 2
-        name, text = value if recorded else str(value).partition("=")[::2]
-        if name not in DEFAULT_WEIGHTS:
-            listed = ", ".join(DEFAULT_WEIGHTS)
-            self.fail(f"{name!r} is no method; choose from {listed}", param, ctx)
-        if name == "counterfactual" and text and not recorded:
-            self.fail("counterfactual has no weight; leave the = out", param, ctx)
-        try:
-            weight = float(text) if text else DEFAULT_WEIGHTS[name]
-        except (TypeError, ValueError):
-            self.fail(f"invalid weight {text!r}; write e.g. {name}=0.5", param, ctx)
-        if not 0 < weight < float("inf") or (name == "prior" and weight >= 1):
-            self.fail(f"the weight of {name} must be above 0 (prior: and below 1)", param, ctx)
-        return name, weight
-
-
-class Counts(click.ParamType):
-    """Three whole numbers, comma-separated."""
-
-    name = "eyes,nose,mouth"
-    lists = True
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The three numbers."""
-        parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
-        if len(parts) != 3 or not all(str(part).strip().isdigit() for part in parts):
-            self.fail(f"expected three numbers such as 12,8,8, found {value!r}", param, ctx)
-        return tuple(int(part) for part in parts)
 
 
 @dataclass(frozen=True)
 class GuidanceSettings:
     """Which methods guide attention.
 
-    Attributes:
-        guides: method → weight, as pairs: `loss`, method 1, the landmark-weighted attention loss;
-            `regions`, method 2, heads assigned to regions; `regions-log`, its logarithmic form;
-            `counterfactual`, method 3, fake attention that avoids the landmarks, its weight has no
-            meaning; `prior`, method 4, share of the prior at the first step, below 1, falls to 0;
-            `contrastive`, method 5.
-        assignment: heads for eyes, nose, mouth; None = 3/8, 1/4, 1/4 of all.
-        margin: cosine without penalty for two identities in method 5.
-        template: also guide by landmarks that are only the template's mean face.
+    `guides` are `loss`, method 1, the landmark-weighted attention loss; `regions`, method 2, heads
+    assigned to regions; `regions-log`, its logarithmic form; `counterfactual`, method 3, fake
+    attention that avoids the landmarks, its weight has no meaning; `prior`, method 4, the weight
+    is its share at the first step, which falls to 0; `contrastive`, method 5.
     """
 
     guides: tuple[tuple[str, float], ...] = option(
@@ -115,12 +56,7 @@ class GuidanceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CalSettings(Recipe):
-    """The recipe of a step; the defaults are the published ones.
-
-    Attributes:
-        guidance: which methods guide attention.
-        views: train on the attention crop and the attention drop too.
-    """
+    """The recipe of a step; the defaults are the published ones."""
 
     guidance: GuidanceSettings = GuidanceSettings()
     views: bool = option(True, "Train on attention crop and attention drop too.")
@@ -128,24 +64,13 @@ class CalSettings(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class CalRun(Fit):
-    """What is learnt, and how.
-
-    Attributes:
-        model: a name in `train.models`.
-        init: weights file to start from, or None.
-        heads: attention maps M.
-        stride: image pixels per cell.
-        crop: side of the training crop in pixels; None = by `default_crop`.
-        recipe: of a step.
-        forwards: of the evaluation.
-        rate: learning rate at the start.
-    """
+    """What is learnt, and how."""
 
     model: MODELS = option("cal_resnet101", "Network.")
     init: Path | None = option(
         None, "Start from these weights: ImageNet ResNet, CAL, face net.", type=FILE
     )
-    heads: int = option(32, "Attention maps.", type=click.IntRange(1))
+    heads: int = option(32, "Attention maps.", type=POSITIVE)
     stride: Literal[16, 32] = option(16, "Pixels per cell of the attention map; 32 is faster.")
     crop: int | None = option(
         None, "Side of the training crop.  [default: 7/8 of a cache with margin, else all]",
@@ -160,12 +85,7 @@ class CalRun(Fit):
 
 @dataclass(frozen=True)
 class ContrastiveList:
-    """Pairs that guidance method 5 takes; which they are stands in the resume key.
-
-    Attributes:
-        contrastive_pairs: their list, or None.
-        contrastive_split: of an ND-TWIN file.
-    """
+    """Pairs that guidance method 5 takes; which they are stands in the resume key."""
 
     contrastive_pairs: Path | None = option(
         None,

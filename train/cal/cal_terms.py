@@ -19,17 +19,15 @@ CENTRE_RATE = 0.05
 def recognition_losses(
     raw: CalOutput, views: CalOutput | None, labels: Tensor
 ) -> dict[str, Tensor]:
-    """Cross-entropies of one step.
+    """Cross-entropies of one step, not yet weighted.
 
     Args:
         raw: of the whole images, (N, classes).
-        views: of the cropped and then the dropped images, (2N, classes); None without them, and
-            the effect is that of the raw pass alone.
+        views: of the cropped and then the dropped images, (2N, classes), or None.
         labels: (N,) int64 classes.
 
     Returns:
-        `raw`, CE of the raw logits; `effect`, CE of the effects of all passes; `views`, CE of the
-        logits of crop and drop. Not yet weighted.
+        `raw` and `views`, of the logits; `effect`, of the effects of all passes.
     """
     cross_entropy = nn.functional.cross_entropy
     losses = {"raw": cross_entropy(raw.logits.float(), labels)}
@@ -65,7 +63,7 @@ def update_centres(features: Tensor, centres: Tensor, labels: Tensor) -> None:
     """centre[y] += 0.05 · (f − n), in place, by the images of all processes.
 
     As published, n is the centre scaled to length 1, and of several images of one class in a
-    batch the last one counts alone.
+    batch only the last one counts.
     """
     features, labels = gathered(features.detach().float()), gathered(labels)
     step = CENTRE_RATE * (features - nn.functional.normalize(centres[labels], dim=1))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from faceguide.core.errors import TrainError
+from faceguide.train.data import augment
 from faceguide.train.models.attention_crop import attention_crop
-from faceguide.train.models.cal_network import CalOutput
+from faceguide.train.models.cal_network import WSDANCAL, CalOutput
 
 # (theta, padding) of the crops beside the whole image.
 CROPS = {1: (), 2: ((0.1, 0.05),), 8: ((0.3, 0.1), (0.2, 0.1), (0.1, 0.05))}
@@ -32,12 +32,7 @@ def predict(model: Classify, pixels: Tensor, forwards: int = 1) -> tuple[Tensor,
 
     Returns:
         logits (N, classes), effect (N, classes), features (N, M·C) of length 1.
-
-    Raises:
-        TrainError: for another number of forwards.
     """
-    if forwards not in CROPS:
-        raise TrainError(f"--forwards must be 1, 2 or 8, found {forwards}")
     outputs = []
     for view in (pixels, pixels.flip(3)) if forwards == 8 else (pixels,):
         whole = model(view)
@@ -53,3 +48,11 @@ def predict(model: Classify, pixels: Tensor, forwards: int = 1) -> tuple[Tensor,
         mean([output.effect for output in outputs]),
         nn.functional.normalize(mean([output.features for output in outputs]), dim=1),
     )
+
+
+def describe(model: WSDANCAL, images: Tensor, crop: int, forwards: int) -> Tensor:
+    """(N, S, S, 3) uint8 → (N, M·C) features of the middle `crop` pixels, of length 1."""
+    size = images.shape[1]
+    geometry = augment.centre_geometry(len(images), size, min(crop, size), images.device)
+    pixels = model.input_spec.prepare(augment.warp_images(images, geometry))
+    return predict(model, pixels, forwards)[2]

@@ -30,7 +30,7 @@ PLAIN_RANGE = (0.0, 2.0)  # fake attention where no landmarks are known
 
 
 def to_cells(target: Tensor, height: int, width: int) -> Tensor:
-    """(N, K, G, G) target → (N, K, h, w): the mean over the area of each cell, in float32."""
+    """(N, K, G, G) target → (N, K, h, w) float32: the mean over the area of each cell."""
     return nn.functional.adaptive_avg_pool2d(target.float(), (height, width))
 
 
@@ -40,31 +40,14 @@ def union(regions: Tensor) -> Tensor:
 
 
 def energy_share(attention: Tensor, mask: Tensor) -> Tensor:
-    """s = Σ p · m for each map.
-
-    Args:
-        attention: (N, M, h, w), non-negative.
-        mask: (N, M or 1, h, w), 0 to 1.
-
-    Returns:
-        (N, M) float32, 0 to 1; 0 for a dead map.
-    """
+    """s = Σ p · m of maps (N, M, h, w) and masks (N, M or 1, h, w): (N, M) float32, 0 if dead."""
     attention = attention.float()
     inside = (attention * mask).sum((2, 3))
     return inside / attention.sum((2, 3)).clamp_min(DEAD)
 
 
 def landmark_loss(attention: Tensor, mask: Tensor, outside: float = OUTSIDE_LOSS) -> Tensor:
-    """Method 1: mean over heads of −s + o · (1 − s). Between −1 and o, whatever A's scale.
-
-    Args:
-        attention: (N, M, h, w).
-        mask: (N, 1, h, w), 0 to 1.
-        outside: penalty o for energy outside.
-
-    Returns:
-        (N,) one value per image.
-    """
+    """Method 1: (N,) mean over heads of −s + o · (1 − s), between −1 and o, whatever A's scale."""
     share = energy_share(attention, mask)
     return (outside - (1.0 + outside) * share).mean(1)
 
@@ -74,17 +57,17 @@ def default_assignment(heads: int) -> tuple[int, int, int]:
     return (heads * 3 // 8, heads // 4, heads // 4)
 
 
-def head_regions(assignment: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """(guided heads,) int64: the region of each, in order; the heads after them are free."""
-    counts = torch.tensor(assignment, device=device)
-    return torch.repeat_interleave(torch.arange(len(assignment), device=device), counts)
+def _own_share(attention: Tensor, regions: Tensor, assignment: tuple[int, ...]) -> Tensor:
+    """(N, guided heads): share of each head's energy in its region; later heads are free."""
+    counts = torch.tensor(assignment, device=regions.device)
+    own = torch.repeat_interleave(torch.arange(len(assignment), device=regions.device), counts)
+    return energy_share(attention[:, : len(own)], regions[:, own])
 
 
 def _over_regions(values: Tensor, regions: Tensor, assignment: tuple[int, ...]) -> Tensor:
     """(N, guided) values → (N,): mean over a region's heads, then over the regions present."""
     parts = values.split(list(assignment), dim=1)
-    total = values.new_zeros(len(values))
-    count = values.new_zeros(len(values))
+    total = count = values.new_zeros(len(values))
     for region, part in enumerate(parts):
         if part.shape[1]:
             present = (regions[:, region].sum((1, 2)) > 0).to(values.dtype)
@@ -114,9 +97,7 @@ def region_loss(
     Returns:
         (N,) one value per image, between −1 and o; 0 where no region is visible.
     """
-    guided = attention[:, : sum(assignment)]
-    mask = regions[:, head_regions(assignment, regions.device)]
-    share = energy_share(guided, mask)
+    share = _own_share(attention, regions, assignment)
     return _over_regions(outside - (1.0 + outside) * share, regions, assignment)
 
 
@@ -129,9 +110,8 @@ def region_log_loss(attention: Tensor, regions: Tensor, assignment: tuple[int, .
 
     Arguments and result as `region_loss`; between −log(1 + ε) and −log ε.
     """
-    guided = attention[:, : sum(assignment)]
-    mask = regions[:, head_regions(assignment, regions.device)]
-    return _over_regions(-(energy_share(guided, mask) + LOG_FLOOR).log(), regions, assignment)
+    share = _own_share(attention, regions, assignment)
+    return _over_regions(-(share + LOG_FLOOR).log(), regions, assignment)
 
 
 def fake_attention(uniform: Tensor, mask: Tensor | None, known: Tensor | None) -> Tensor:
@@ -141,7 +121,7 @@ def fake_attention(uniform: Tensor, mask: Tensor | None, known: Tensor | None) -
     mask. An image without known landmarks gets U(0, 2), as CAL published it.
 
     Args:
-        uniform: (N, M, h, w) in [0, 1): the draws.
+        uniform: (N, M, h, w) random numbers in [0, 1).
         mask: (N, 1, h, w), 0 to 1; None = U(0, 2) everywhere.
         known: (N,) bool, whose mask is to be used.
 
@@ -162,32 +142,6 @@ def prior_share(start: float, step: int, steps: int) -> float:
     return start * max(0.0, 1.0 - step / max(steps, 1))
 
 
-class PriorNetwork(nn.Module):
-    """Method 4: a heatmap becomes one prior per head: 1 → 64 → 128 → M, sigmoid.
-
-    Two 3×3 convolutions and a 1×1, at the size of the attention map.
-
-    Args:
-        heads: attention maps M.
-    """
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(64, 128, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(128, heads, 1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, heatmap: Tensor) -> Tensor:
-        """(N, 1, h, w) in [0, 1] → (N, M, h, w) in (0, 1)."""
-        prior: Tensor = self.layers(heatmap)
-        return prior
-
-
 def landmark_vectors(attention: Tensor, mask: Tensor) -> Tensor:
     """(N, M, h, w) and (N, 1, h, w) → (N, M·h·w) of length 1: each image at its own landmarks."""
     vectors = (attention.float() * mask).flatten(1)
@@ -197,15 +151,15 @@ def landmark_vectors(attention: Tensor, mask: Tensor) -> Tensor:
 def contrastive_loss(
     vectors: Tensor, same: Tensor, used: Tensor, margin: float = MARGIN
 ) -> tuple[Tensor, Tensor]:
-    """Method 5: attention at landmarks alike for one person, unlike beyond a margin for two.
+    """Method 5: attention at landmarks alike for one identity, unlike beyond a margin for two.
 
-    With the cosine c of two images' `landmark_vectors`: mean over pairs of one person of 1 − c,
-    mean over pairs of two persons of max(0, c − margin). After Hadsell et al., "Dimensionality
+    With the cosine c of two images' `landmark_vectors`: mean over pairs of one identity of 1 − c,
+    mean over pairs of two of max(0, c − margin). After Hadsell et al., "Dimensionality
     Reduction by Learning an Invariant Mapping", CVPR 2006, on cosines.
 
     Args:
         vectors: (N, D) of length 1.
-        same: (N, N) bool, one person.
+        same: (N, N) bool, one identity.
         used: (N, N) bool, the pairs that count; each pair once.
         margin: cosine of two identities without penalty.
 

@@ -1,7 +1,7 @@
-"""Which rows make a batch: K images of P persons, persons that are alike, veiled and clean faces.
+"""Which rows make a batch: K images of P identities, similar identities, or two kinds of rows.
 
 Every sampler is an iterable of row lists for `Stream(batches=…)`, depends on the seed, the epoch
-and the rank alone, and gives each rank the same number of batches.
+and the rank only, and gives each rank the same number of batches.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Rows = NDArray[np.int64]
 
 
 def _groups(rows: Rows, labels: Rows, images: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    """Rows of every person in a new order, in groups of `images`.
+    """Rows of every identity in a new order, in groups of `images`.
 
-    A person's last group is filled up from its first images, so that each image is in at least
-    one group. Returns groups (M, images) and the person of each (M,), persons in order.
+    An identity's last group is filled up from its first images, so that each image is in at least
+    one group. Returns groups (M, images) and the identity of each (M,), in increasing
+    order.
     """
     order = np.lexsort((rng.random(len(rows)), labels))
     people, start, count = np.unique(labels[order], return_index=True, return_counts=True)
@@ -37,26 +38,13 @@ def _groups(rows: Rows, labels: Rows, images: int, rng: np.random.Generator) -> 
     return rows[order[start[person][:, None] + place]], people[person]
 
 
-def _check(rows: Rows, labels: Rows, batch_size: int, images: int) -> int:
-    """Persons per batch, or a TrainError."""
-    people = len(np.unique(labels))
-    per_batch = batch_size // images
-    if images < 2 or batch_size % images or per_batch < 2 or people < 2:
-        raise TrainError(
-            f"a batch of {batch_size} rows of {images} images each from {people} persons cannot "
-            "be made: --batch-size must be a multiple of --images-per-person (2 or more) with "
-            "room for two persons"
-        )
-    return per_batch
-
-
 @dataclass
-class PersonBatches:
-    """PK batches: P persons with K images each; every image is used once or more per epoch.
+class _Grouped:
+    """What makes batches of P identities with K images each.
 
     Args:
         rows: (N,) rows of the cache.
-        labels: (N,) their persons.
+        labels: (N,) their identities.
         batch_size: P · K, on this rank.
         images: K.
         seed, rank, world: see `Order`.
@@ -72,70 +60,73 @@ class PersonBatches:
     _epoch: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._people = _check(self.rows, self.labels, self.batch_size, self.images)
-        count = np.unique(self.labels, return_counts=True)[1]
-        self._groups = int((-(-count // self.images)).sum())
+        self._people, self._counts = np.unique(self.labels, return_counts=True)
+        self._per_batch = self.batch_size // self.images
+        if (
+            self.images < 2
+            or self.batch_size % self.images
+            or self._per_batch < 2
+            or len(self._people) < 2
+        ):
+            raise TrainError(
+                f"a batch of {self.batch_size} rows of {self.images} images each from "
+                f"{len(self._people)} identities cannot be made: --batch-size must be a multiple "
+                "of --images-per-person (2 or more) with room for two identities"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
+
+@dataclass
+class PersonBatches(_Grouped):
+    """PK batches: P identities with K images each; every image is used once or more per epoch."""
+
     def __len__(self) -> int:
-        return -(-self._groups // (self._people * self.world))
+        groups = int((-(-self._counts // self.images)).sum())
+        return -(-groups // (self._per_batch * self.world))
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self._epoch])
         groups, _ = _groups(self.rows, self.labels, self.images, rng)
         order = rng.permutation(len(groups))
         for batch in range(len(self)):
-            first = (batch * self.world + self.rank) * self._people
-            # The last batch goes on with the first groups.
-            chosen = order[np.arange(first, first + self._people) % len(order)]
+            first = (batch * self.world + self.rank) * self._per_batch
+            # The last batch is filled up with the first groups.
+            chosen = order[np.arange(first, first + self._per_batch) % len(order)]
             yield groups[chosen].ravel().tolist()
 
 
-@dataclass
-class GraphBatches:
-    """Persons together with those whom the matcher confuses with them.
+@dataclass(kw_only=True)
+class GraphBatches(_Grouped):
+    """Identities together with those that the matcher confuses with them.
 
     Source: Liao and Shao, "Graph Sampling Based Deep Metric Learning for Generalizable Person
-    Re-Identification", CVPR 2022. At the start of an epoch one image per person is compared with
-    those of all others; each person then makes a batch with its nearest ones.
+    Re-Identification", CVPR 2022. At the start of an epoch one image per identity is compared with
+    those of all others; each identity then makes a batch with its nearest ones.
 
     Args:
-        rows, labels, batch_size, images, seed, rank, world: as in `PersonBatches`.
-        similarity: (C,) rows, one per person → (C, C) scores, higher = more alike.
-        keep: file that holds the neighbours of the present epoch, so that a run that goes on in
-            the middle of it has the same batches.
+        similarity: (C,) rows, one per identity → (C, C) scores, higher = more alike.
+        keep: file that holds the neighbours of the present epoch, so that a run that is resumed
+            in the middle of it has the same batches.
     """
 
-    rows: Rows
-    labels: Rows
-    batch_size: int
     similarity: Callable[[Rows], NDArray[np.float32]]
     keep: Path
-    images: int = 4
-    seed: int = 0
-    rank: int = 0
-    world: int = 1
-    _epoch: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._per_batch = _check(self.rows, self.labels, self.batch_size, self.images)
-        self._people = np.unique(self.labels)
+        super().__post_init__()
         if len(self._people) < self._per_batch:
             raise TrainError(
-                f"the graph sampler needs at least {self._per_batch} persons for a batch, found "
+                f"the graph sampler needs at least {self._per_batch} identities for a batch, found "
                 f"{len(self._people)}; lower --batch-size"
             )
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
 
     def __len__(self) -> int:
         return -(-len(self._people) // self.world)
 
     def neighbours(self) -> Rows:
-        """(C, P): every person and its P − 1 nearest, as positions among the sorted persons."""
+        """(C, P): every identity and its P − 1 nearest, as positions among the sorted ones."""
         nearest = np.zeros((len(self._people), self._per_batch), np.int64)
         if self.rank == 0:
             nearest = self._kept()
@@ -153,7 +144,7 @@ class GraphBatches:
 
     def _kept(self) -> Rows:
         """The neighbours in the file, if they are of this epoch; else none."""
-        remedy = "remove it to compare the persons anew, which changes the rest of this epoch"
+        remedy = "remove it to compare the identities newly, which changes the rest of this epoch"
         if self.keep.exists():
             kept = read_arrays(self.keep, remedy, ["neighbours"])
             if kept.about == {"epoch": str(self._epoch), "seed": str(self.seed)}:
@@ -179,7 +170,7 @@ class GraphBatches:
         anchors = rng.permutation(len(self._people))
         for batch in range(len(self) * self.world):
             chosen = nearest[anchors[batch % len(anchors)]]
-            # Each time a person comes up, its next group of images.
+            # Each time an identity comes up, its next group of images.
             rows = groups[start[chosen] + turn[chosen] % count[chosen]]
             turn[chosen] += 1
             if batch % self.world == self.rank:
@@ -187,50 +178,31 @@ class GraphBatches:
 
 
 @dataclass
-class VeiledBatches:
-    """Covered faces and wholly visible ones, in a fixed proportion.
-
-    The covered ones pass through an epoch once, the clean ones go round as often as they must.
+class MixedBatches:
+    """Rows that pass through an epoch once, and behind them in each batch others that go round.
 
     Args:
-        veiled: (N,) rows of the cache.
-        clean: (M,) rows; may be empty, and then all are covered ones.
-        batch_size: of a batch on this rank.
-        clean_share: of a batch, 0 to 1.
-        seed, rank, world: see `Order`.
+        main: the order of the rows; it decides the length of an epoch.
+        turns: the order of places in `others`, whose rounds run on over epochs; None = no others.
+        others: (M, k) rows, k for each place: all first ones of a batch, then all second ones.
     """
 
-    veiled: Rows
-    clean: Rows
-    batch_size: int
-    clean_share: float = 0.2
-    seed: int = 0
-    rank: int = 0
-    world: int = 1
+    main: Order
+    turns: Order | None
+    others: Rows
     _epoch: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.clean_share < 1.0:
-            raise TrainError(f"--clean-share must be from 0 to below 1, found {self.clean_share}")
-        clean = round(self.batch_size * self.clean_share) if len(self.clean) else 0
-        clean = min(clean, self.batch_size - 1)
-        if not len(self.veiled):
-            raise TrainError("no covered face with a known mask; `prep masks` makes them known")
-        shared = (self.seed, self.rank, self.world)
-        self._veiled = Order(self.veiled, self.batch_size - clean, *shared)
-        self._clean = Order(self.clean, clean, *shared) if clean else None
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._veiled)
+        return len(self.main)
 
     def __iter__(self) -> Iterator[list[int]]:
         for index in range(len(self)):
-            rows = self._veiled.batch(self._epoch, index)
-            if self._clean is not None:
-                # Rounds of the clean faces go on over epochs.
-                turn, inside = divmod(self._epoch * len(self) + index, len(self._clean))
-                rows = np.concatenate([rows, self._clean.batch(turn, inside)])
+            rows = self.main.batch(self._epoch, index)
+            if self.turns is not None:
+                turn, inside = divmod(self._epoch * len(self) + index, len(self.turns))
+                chosen = self.turns.batch(turn, inside)
+                rows = np.concatenate([rows, self.others[chosen].T.ravel()])
             yield rows.tolist()

@@ -12,6 +12,23 @@ from torch import Tensor
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import TrainError
 
+_LISTED = 12  # values in a message
+
+
+def require_meta(cache: FaceCache, meta: Mapping[str, str]) -> None:
+    """Each value of --meta is in the cache.
+
+    Raises:
+        TrainError: lists the values that are.
+    """
+    for name, value in meta.items():
+        if not len(cache.select(status=None, meta={name: value})):
+            there = sorted(set(cache.texts(f"meta/{name}", range(len(cache)))))
+            listed = ", ".join(map(repr, there[:_LISTED])) + (" …" if len(there) > _LISTED else "")
+            raise TrainError(
+                f"{cache.directory}: no row has {name}={value}; the values of {name} are {listed}"
+            )
+
 
 def training_rows(
     cache: FaceCache, min_images: int, meta: Mapping[str, str]
@@ -20,11 +37,11 @@ def training_rows(
 
     Args:
         cache: the faces.
-        min_images: persons with fewer usable images are left out.
+        min_images: identities with fewer usable images are left out.
         meta: required values of meta columns.
 
     Raises:
-        TrainError: when fewer than two persons are left.
+        TrainError: when fewer than two identities are left.
     """
     rows = cache.select(labelled=True, meta=meta or None)
     labels = cache.read(rows, ["label"])["label"]
@@ -33,7 +50,7 @@ def training_rows(
     rows = rows[np.isin(labels, people)]
     if len(people) < 2:
         raise TrainError(
-            f"{cache.directory}: expected at least two labelled persons with {min_images} or "
+            f"{cache.directory}: expected at least two labelled identities with {min_images} or "
             f"more images, found {len(people)}; loosen --min-images and --meta"
         )
     return rows, people

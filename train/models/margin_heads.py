@@ -1,7 +1,7 @@
 """Margin heads for identity classification: AdaFace, ArcFace and CosFace.
 
 Every head takes the unit embedding, its norm and the label, and returns logits for plain cross
-entropy. The margin touches the entry of the true class only; all arithmetic is float32, also
+entropy. The margin touches the entry of the true class only; everything is float32, also
 under autocast, since an angle near 0 has no precision in half floats.
 """
 
@@ -16,18 +16,31 @@ from faceguide.core.errors import ModelError
 
 
 class _MarginHead(nn.Module):
-    """Cosines to one column of `kernel` per class, with the true class's entry replaced."""
+    """Cosines to one column of `kernel` per class, with the true class's entry replaced.
 
-    clearance: float  # cosines are kept this far from ±1, where the angle has no gradient
+    Args:
+        num_classes: identities.
+        embedding_size: numbers in the embedding.
+        margin: of the class that says more.
+        scale: factor of the cosines.
+    """
 
-    def __init__(self, num_classes: int, embedding_size: int, scale: float) -> None:
+    clearance = 1e-4  # cosines are kept this far from ±1, where the angle has no gradient
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int = 512,
+        margin: float = 0.4,
+        scale: float = 64.0,
+    ) -> None:
         super().__init__()
         if num_classes < 1 or embedding_size < 1:
             raise ModelError(
                 "num_classes and embedding_size must be at least 1, "
                 f"found {num_classes} and {embedding_size}"
             )
-        self.scale = scale
+        self.margin, self.scale = margin, scale
         kernel = torch.empty(embedding_size, num_classes).uniform_(-1.0, 1.0)
         self.kernel = nn.Parameter(nn.functional.normalize(kernel, dim=0))
 
@@ -64,11 +77,9 @@ class AdaFace(_MarginHead):
     deviation is not defined.
 
     Args:
-        num_classes: identities.
-        embedding_size: numbers in the embedding.
+        num_classes, embedding_size, scale: as in every head.
         margin: m, as an angle and as a cosine.
         h: how many deviations of the norm span the whole range of the margin.
-        scale: factor of the cosines.
         t_alpha: weight of the present batch in the moving mean and deviation, 0 to 1.
     """
 
@@ -85,10 +96,8 @@ class AdaFace(_MarginHead):
         scale: float = 64.0,
         t_alpha: float = 0.01,
     ) -> None:
-        super().__init__(num_classes, embedding_size, scale)
-        self.margin = margin
-        self.h = h
-        self.t_alpha = t_alpha
+        super().__init__(num_classes, embedding_size, margin, scale)
+        self.h, self.t_alpha = h, t_alpha
         self.register_buffer("t", torch.zeros(1))  # unused; released checkpoints hold it
         self.register_buffer("batch_mean", torch.full((1,), 20.0))
         self.register_buffer("batch_std", torch.full((1,), 100.0))
@@ -98,7 +107,7 @@ class AdaFace(_MarginHead):
         # Three sums describe the batches of all ranks; float64 keeps their difference exact.
         values = norm.double()
         sums = torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()])
-        if distributed.is_available() and distributed.is_initialized():
+        if distributed.is_initialized():
             distributed.all_reduce(sums)
         count, total, squares = sums.unbind()
         mean = total / count
@@ -121,16 +130,7 @@ class AdaFace(_MarginHead):
 
 
 class ArcFace(_MarginHead):
-    """A fixed margin on the angle. Source: Deng et al., "ArcFace", CVPR 2019, equation 3.
-
-    Args:
-        num_classes: identities.
-        embedding_size: numbers in the embedding.
-        margin: added to the angle, radians.
-        scale: factor of the cosines.
-    """
-
-    clearance = 1e-4
+    """A fixed margin, in radians, on the angle. Source: Deng et al., CVPR 2019, equation 3."""
 
     def __init__(
         self,
@@ -139,8 +139,7 @@ class ArcFace(_MarginHead):
         margin: float = 0.5,
         scale: float = 64.0,
     ) -> None:
-        super().__init__(num_classes, embedding_size, scale)
-        self.margin = margin
+        super().__init__(num_classes, embedding_size, margin, scale)
 
     def target_cosine(self, cosine: Tensor, norm: Tensor) -> Tensor:
         angle = cosine.acos() + self.margin
@@ -148,26 +147,7 @@ class ArcFace(_MarginHead):
 
 
 class CosFace(_MarginHead):
-    """A fixed margin on the cosine. Source: Wang et al., "CosFace", CVPR 2018, equation 4.
-
-    Args:
-        num_classes: identities.
-        embedding_size: numbers in the embedding.
-        margin: taken from the cosine.
-        scale: factor of the cosines.
-    """
-
-    clearance = 1e-4
-
-    def __init__(
-        self,
-        num_classes: int,
-        embedding_size: int = 512,
-        margin: float = 0.4,
-        scale: float = 64.0,
-    ) -> None:
-        super().__init__(num_classes, embedding_size, scale)
-        self.margin = margin
+    """A fixed margin taken from the cosine. Source: Wang et al., CVPR 2018, equation 4."""
 
     def target_cosine(self, cosine: Tensor, norm: Tensor) -> Tensor:
         return cosine - self.margin

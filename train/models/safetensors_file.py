@@ -71,7 +71,5 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"cannot read {path} as safetensors: {text}") from None
     # Ours hold both a digest and what builds the network: one flipped bit leaves one of them.
     if intact(whole) is False or (intact(whole) is None and "arguments" in metadata):
-        raise CheckpointError(
-            f"{path}: changed since it was written; copy it again, or export it again"
-        )
+        raise CheckpointError(f"{path}: changed since it was written; copy or export it once more")
     return tensors, metadata

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,17 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.stream import Stream
+from faceguide.cache.stream import Order, Stream
 from faceguide.core.commands.console import say
+from faceguide.core.errors import TrainError
 from faceguide.train.data.face_augment import FaceAugmentation, augmenting
 from faceguide.train.data.keyed_random import keyed_uniform
 from faceguide.train.data.occluders import Occluders
-from faceguide.train.data.samplers import GraphBatches, PersonBatches, VeiledBatches
+from faceguide.train.data.samplers import GraphBatches, MixedBatches, PersonBatches
 from faceguide.train.data.two_streams import TwoStreams
-from faceguide.train.distributed import Processes
 from faceguide.train.models.matchers.matching import match
 from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
 from faceguide.train.oaml.oaml_step import OamlTrainee
+from faceguide.train.run.run_context import RunContext
 
 PURPOSE_HOLD_OUT = 33
 NEIGHBOURS = "neighbours.safetensors"  # in a run's directory, of the sampler "graph"
@@ -35,9 +35,9 @@ class Covered:
 
     Attributes:
         cache: where they are.
-        veiled: (N,) rows with hidden cells.
+        veiled: (N,) rows with occluded cells.
         clean: (M,) rows that are known to be wholly visible.
-        held: (H,) rows of either kind, for evaluation alone.
+        held: (H,) rows of either kind, for evaluation only.
     """
 
     cache: FaceCache
@@ -54,7 +54,7 @@ def covered_faces(
     Args:
         cache: with masks or without.
         hold_out: share of the rows that is kept for evaluation.
-        seed: of the draw of those.
+        seed: that chooses those.
         meta: required values of meta columns.
     """
     if "visibility" not in cache.columns:
@@ -62,8 +62,8 @@ def covered_faces(
     rows = cache.select(known_occlusion=True, meta=meta)
     if not len(rows):
         return None
-    draws = keyed_uniform((seed, PURPOSE_HOLD_OUT), torch.from_numpy(rows), 1)[:, 0].numpy()
-    held, rows = rows[draws < hold_out], rows[draws >= hold_out]
+    drawn = keyed_uniform((seed, PURPOSE_HOLD_OUT), torch.from_numpy(rows), 1)[:, 0].numpy()
+    held, rows = rows[drawn < hold_out], rows[drawn >= hold_out]
     shares = [
         cache.read(rows[start : start + 4096], ["visibility"])["visibility"]
         .astype(np.float32)
@@ -74,9 +74,8 @@ def covered_faces(
     return Covered(cache, rows[~visible], rows[visible], held)
 
 
-def say_mixture(covered: Covered | None, run: OamlRun, needed: bool, processes: Processes) -> None:
-    if covered is None or not processes.first:
-        return
+def report_mixture(covered: Covered, run: OamlRun, needed: bool) -> None:
+    """Say how many faces of which kind visibility is learnt from."""
     say(
         f"{covered.cache.directory}: {len(covered.veiled)} covered and {len(covered.clean)} wholly "
         f"visible faces with a known mask, {len(covered.held)} held out"
@@ -88,70 +87,88 @@ def say_mixture(covered: Covered | None, run: OamlRun, needed: bool, processes: 
         )
 
 
-def _columns(cache: FaceCache, run: OamlRun, label: bool) -> tuple[str, ...]:
-    columns = ["image", *(["label"] if label else [])]
-    if "visibility" in cache.columns:
-        columns += ["visibility", "known"]
-    if augmentation_of(run.recipe).occluders is not None:
-        columns.append("landmarks")
-    return tuple(columns)
+def veiled_batches(
+    covered: Covered, size: int, share: float, seed: int, rank: int, world: int
+) -> MixedBatches:
+    """Covered faces, each once per epoch, and wholly visible ones in a fixed proportion.
+
+    Args:
+        covered: the faces; without clean ones all are covered.
+        size: of a batch on this rank.
+        share: of the clean ones in a batch, 0 to below 1.
+        seed, rank, world: see `Order`.
+
+    Raises:
+        TrainError: when no face is covered.
+    """
+    clean = round(size * share) if len(covered.clean) else 0
+    clean = min(clean, size - 1)
+    if not len(covered.veiled):
+        raise TrainError("no covered face with a known mask; `prep masks` makes them known")
+    return MixedBatches(
+        Order(covered.veiled, size - clean, seed, rank, world),
+        Order(np.arange(len(covered.clean)), clean, seed, rank, world) if clean else None,
+        covered.clean[:, None],
+    )
 
 
 def stream_of(
-    cache: FaceCache,
-    rows: NDArray[np.int64],
+    context: RunContext,
     run: OamlRun,
+    rows: NDArray[np.int64],
     covered: Covered | None,
     second: FaceCache | None,
     trainee: OamlTrainee,
-    directory: Path,
-    processes: Processes,
-    device: torch.device,
 ) -> Stream:
-    seed, rank, world = run.recipe.seed, processes.rank, processes.world
+    """The batches of the run.
 
-    def veiled(size: int) -> VeiledBatches:
+    Args:
+        context: with the cache to recognise, and the process.
+        run: what is asked for.
+        rows: of that cache.
+        covered: the faces that visibility is learnt from.
+        second: their cache, if it is another.
+        trainee: whose matcher tells which identities are similar.
+    """
+    cache, device, recipe = context.cache, context.device, run.recipe
+    place: dict[str, Any] = {
+        "seed": recipe.seed, "rank": context.processes.rank, "world": context.processes.world,
+    }  # fmt: skip
+
+    def prepared(cache: FaceCache, seed: int, **batches: Any) -> Stream:
+        augmentation = augmentation_of(recipe)
+        columns = ["image"] + ["label"] * (cache is not second)
+        columns += ["visibility", "known"] * ("visibility" in cache.columns)
+        columns += ["landmarks"] * (augmentation.occluders is not None)
+        transform = augmenting(augmentation, seed, recipe.map_size)
+        return Stream(
+            cache, columns=columns, transform=transform, threads=run.threads, device=device,
+            **batches,
+        )  # fmt: skip
+
+    def veiled(size: int) -> MixedBatches:
         assert covered is not None
-        return VeiledBatches(
-            covered.veiled, covered.clean, size, run.clean_share, seed, rank, world
-        )
+        return veiled_batches(covered, size, run.clean_share, **place)
 
-    recipe = run.recipe
-    shared: dict[str, Any] = {"threads": run.threads, "device": device}
-
-    def prepared(cache: FaceCache, label: bool, seed: int) -> dict[str, Any]:
-        transform = augmenting(augmentation_of(recipe), seed, recipe.map_size)
-        return {**shared, "columns": _columns(cache, run, label), "transform": transform}
-
-    first = prepared(cache, True, seed)
     if recipe.part == "occlusion":
-        return Stream(cache, batches=veiled(run.batch_size), **first)
-    labels = cache.read(rows, ["label"])["label"]
+        return prepared(cache, recipe.seed, batches=veiled(run.batch_size))
+    grouped = (rows, cache.read(rows, ["label"])["label"], run.batch_size, run.images_per_person)
     if run.sampler == "shuffle":
-        first |= {"rows": rows, "batch_size": run.batch_size, "seed": seed}
-        first |= {"rank": rank, "world": world}
+        main = prepared(cache, recipe.seed, rows=rows, batch_size=run.batch_size, **place)
     elif run.sampler == "pk":
-        first["batches"] = PersonBatches(
-            rows, labels, run.batch_size, run.images_per_person, seed, rank, world
-        )
+        main = prepared(cache, recipe.seed, batches=PersonBatches(*grouped, **place))
     else:
-        first["batches"] = GraphBatches(
-            rows,
-            labels,
-            run.batch_size,
-            lambda wanted: _similarity(cache, wanted, trainee, device),
-            directory / NEIGHBOURS,
-            run.images_per_person,
-            seed,
-            rank,
-            world,
+        graph = GraphBatches(
+            *grouped,
+            similarity=lambda wanted: _similarity(cache, wanted, trainee, device),
+            keep=context.directory / NEIGHBOURS,
+            **place,
         )
-    main = Stream(cache, **first)
+        main = prepared(cache, recipe.seed, batches=graph)
     if second is None:
         return main
     # The caches count their rows alike, so the second one needs another key.
-    behind = prepared(second, False, seed + 1_000_003)
-    other = Stream(second, batches=veiled(run.occlusion_batch), **behind)
+    other = prepared(second, recipe.seed + 1_000_003, batches=veiled(run.occlusion_batch))
     return cast(Stream, TwoStreams(main, other))  # what the loop uses of a Stream
 
 

@@ -104,7 +104,9 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
         if run.colour is not None:
             feed(backbone, run.colour.upper())
     elif own and not run.init.is_dir():
-        lines.append(f"{run.init}: read by {run.backbone} itself; the margin head starts anew")
+        lines.append(
+            f"{run.init}: read by {run.backbone} itself; the margin head starts from random weights"
+        )
     else:
         file = run.init / "backbone.safetensors" if run.init.is_dir() else run.init
         state = find_state(file, inner(backbone))
@@ -163,7 +165,7 @@ def _others(parts: dict[str, Any], path: Path, people: Sequence[str]) -> list[st
             if not file.exists():
                 continue
             if role == "head" and read_identities(path) != list(people):
-                lines.append(f"{file}: left out, its classes are other persons")
+                lines.append(f"{file}: left out, its classes are other identities")
                 continue
             lines.append(load_weights(module, file).summary())
         elif role == "head" and (state := find(read_tables(path), module)) is not None:

@@ -13,7 +13,7 @@ from faceguide.core.files import replacing
 from faceguide.train.cal.attention_pictures import write_grid
 from faceguide.train.oaml.oaml_step import OamlTrainee, on_grid, views
 from faceguide.train.run.metrics_log import read_metrics
-from faceguide.train.trainer import Batch
+from faceguide.train.training import Batch
 
 TILE = 112  # pixels of a tile's side
 FACES = 8
@@ -73,7 +73,7 @@ def draw_visibility(path: Path, trainee: OamlTrainee, batch: Batch) -> None:
             _tile(np.abs(guess - true[face])) if known else unknown,
         ]
         rows.append(np.concatenate(tiles, axis=1))
-    write_grid(path, ["image", "visible", "predicted", "hidden in red", "error"], rows)
+    write_grid(path, ["image", "visible", "predicted", "occluded in red", "error"], rows)
 
 
 def draw_curves(directory: Path) -> Path | None:

@@ -7,21 +7,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from faceguide.cache.plan import IDENTITIES
 from faceguide.cache.reader import FaceCache
-from faceguide.core.commands import settings
-from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
-from faceguide.train.data.training_rows import class_table, training_rows
-from faceguide.train.distributed import Processes, barrier
+from faceguide.train.data.training_rows import class_table, require_meta, training_rows
+from faceguide.train.distributed import barrier
+from faceguide.train.listed_pairs import verify
 from faceguide.train.loop import train
+from faceguide.train.models.embedder import embed
 from faceguide.train.models.own_check import TRIED, check_own
 from faceguide.train.models.own_networks import is_own
-from faceguide.train.oaml.oaml_batches import NEIGHBOURS, covered_faces, say_mixture, stream_of
-from faceguide.train.oaml.oaml_evaluation import Evaluation, evaluation_of
+from faceguide.train.oaml.oaml_batches import (
+    NEIGHBOURS,
+    Covered,
+    covered_faces,
+    report_mixture,
+    stream_of,
+)
 from faceguide.train.oaml.oaml_models import (
     build,
     feed_as_before,
@@ -32,80 +37,54 @@ from faceguide.train.oaml.oaml_models import (
 from faceguide.train.oaml.oaml_pictures import draw_curves, draw_visibility
 from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import OamlStep, OamlTrainee
-from faceguide.train.pair_evaluation import Pairs
+from faceguide.train.oaml.visibility_metrics import evaluate_visibility, mean_visibility
 from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.export_weights import export
-from faceguide.train.run.training_data import cache_hash, write_identities
-from faceguide.train.start_checks import doubts_of, require_meta, require_side
-from faceguide.train.trainer import Batch, Forward, Losses, Place, Trainer
-from faceguide.train.training_settings import LoopSettings
+from faceguide.train.run.run_context import RunContext
+from faceguide.train.training import Batch, Forward, Losses, Place, Trainer
 
 
-def run_oaml(
-    cache: FaceCache,
-    directory: Path,
-    run: OamlRun,
-    loop: LoopSettings,
-    *,
-    device: torch.device,
-    processes: Processes,
-    second: FaceCache | None = None,
-    pairs: tuple[FaceCache, Pairs] | None = None,
-    argv: list[str] | None = None,
-    record: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None) -> dict[str, Any]:
     """Train, or resume, and export the best weights.
 
     Args:
-        cache: the faces to recognise; with part "occlusion" those whose visibility is learnt.
-        directory: of the run.
-        run: what.
-        loop: how long and in which precision.
-        device: of this process.
-        processes: this process among those connected.
-        second: faces with masks that visibility is learnt from, besides those of `cache`.
-        pairs: verification pairs and the cache with their images, for the end of every epoch.
-        argv: the command line for run.json.
-        record: `settings` and `inputs` of run.json, when there is more than `run` and `loop`.
+        context: what the run stands on; its cache holds the faces to recognise, with part
+            "occlusion" those whose visibility is learnt.
+        run: what is learnt, and how.
+        second: faces with masks that visibility is learnt from, besides those of the cache.
 
     Returns:
-        `steps` done, the `directory`, and the last evaluation.
+        `steps` done and the `directory`.
 
     Raises:
         TrainError, ModelError, CheckpointError, CacheError: in one line each.
     """
-    alone = run.recipe.part == "occlusion"
-    if alone and second is not None:
-        raise TrainError("--train occlusion learns from CACHE alone; leave --niqab out")
+    cache, processes, directory = context.cache, context.processes, context.directory
+    only_head = run.recipe.part == "occlusion"
+    if only_head and second is not None:
+        raise TrainError("--train occlusion learns from CACHE only; leave --niqab out")
     # The second cache need not have the columns that choose rows of the first.
-    require_meta(cache, dict(run.meta))
-    rows, people = (
-        (np.empty(0, np.int64), np.empty(0, np.int64))
-        if alone
-        else training_rows(cache, run.min_images, dict(run.meta))
-    )
-    meta = dict(run.meta) if second is None else None
-    covered = covered_faces(second or cache, run.hold_out, run.recipe.seed, meta)
-    if covered is None and (alone or second is not None):
-        raise TrainError(
-            f"{(second or cache).directory}: no face with a known mask; `prep masks` makes them"
-        )
+    meta = dict(run.meta)
+    require_meta(cache, meta)
+    rows = people = np.empty(0, np.int64)
+    if not only_head:
+        rows, people = training_rows(cache, run.min_images, meta)
+    masked = second or cache
+    covered = covered_faces(masked, run.hold_out, run.recipe.seed, None if second else meta)
+    needed = only_head or second is not None
+    if covered is None and needed:
+        raise TrainError(f"{masked.directory}: no face with a known mask; `prep masks` makes them")
     names = [cache.identities[label] for label in people.tolist()]
     torch.manual_seed(run.recipe.seed)
     fresh = not (directory / LAST).exists()
     described, parts = build(run, len(people), fresh)
-    caches = {"CACHE": cache, "--niqab": second, "--eval-cache": pairs[0] if pairs else None}
-    require_side(caches, parts["backbone"].input_spec.size, run.backbone)
-    if pairs is not None:
-        pairs[1].require_both_kinds()
-    doubts = doubts_of(pairs, names)
+    backbone = parts["backbone"]
+    context.require_side(backbone.input_spec.size, run.backbone, second)
+    doubts = context.doubts(names)
     if is_own(run.backbone):
-        some = cache.select()[:TRIED]
-        if len(some):
-            crops = torch.from_numpy(cache.read(some, ["image"])["image"])
-            check_own(parts["backbone"], run.backbone, crops)
+        _try_own(backbone, run.backbone, cache)
     trainee = OamlTrainee(
-        parts["backbone"],
+        backbone,
         parts["occlusion_head"],
         parts.get("head"),
         parts.get("matcher"),
@@ -114,60 +93,45 @@ def run_oaml(
     )
     if second is None and covered is not None:
         rows = np.setdiff1d(rows, covered.held)
-    fixed = {
-        **settings.fixed(run, loop),
-        "cache": cache_hash(cache),
-        "second": None if second is None else cache_hash(second),
-        "rows": digest(rows.tolist()),
-        "epochs": loop.epochs,  # the rate depends on it
-        "rate": run.start_rate,
-        "processes": processes.world,
-    }
-    if pairs is not None:  # a score is compared with the best so far
-        fixed["pairs"] = pairs[1].key(pairs[0])
+    fixed = context.fixed(
+        run,
+        rows,
+        second=None if second is None else digest(second.groups["faces"]),
+        epochs=context.loop.epochs,  # the rate depends on it
+        rate=run.start_rate,
+    )
     if fresh:
         initialise(parts, run, names, processes.first)
     elif not is_own(run.backbone):
-        feed_as_before(directory, parts["backbone"])
-    if processes.world > 1 and device.type == "cuda":
+        feed_as_before(directory, backbone)
+    if processes.world > 1 and context.device.type == "cuda":
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
-    trainee.to(device)
-    stream = stream_of(cache, rows, run, covered, second, trainee, directory, processes, device)
-    evaluation = evaluation_of(trainee, run, covered, pairs, device)
-    trainer = OamlTrainer(trainee, run, loop.epochs, digest(fixed), evaluation)
-    say_mixture(covered, run, alone or second is not None, processes)
-    # Last of all: a start that fails leaves no claim on the directory.
+    trainee.to(context.device)
+    stream = stream_of(context, run, rows, covered, second, trainee)
+    trainer = OamlTrainer(trainee, run, digest(fixed), context, covered)
+    if covered is not None and processes.first:
+        report_mixture(covered, run, needed)
+    models = {
+        role: {"name": name, "arguments": arguments, "weights": f"{role}.safetensors"}
+        for role, (name, arguments) in described.items()
+    }
+    models["backbone"]["colour"] = backbone.input_spec.colour
+    context.begin("train oaml", run, fixed, models, names, doubts, map=run.recipe.map_size)
+    if fresh and processes.first:  # of a start that saved nothing
+        (directory / NEIGHBOURS).unlink(missing_ok=True)
+    steps = train(trainer, stream, directory, context.loop, context.device, processes)
     if processes.first:
-        facts = {
-            "models": {
-                role: {
-                    "name": name,
-                    "arguments": arguments,
-                    "weights": f"{role}.safetensors",
-                    **({"colour": parts[role].input_spec.colour} if role == "backbone" else {}),
-                }
-                for role, (name, arguments) in described.items()
-            },
-            "map": run.recipe.map_size,
-            "cache": str(cache.directory.resolve()),
-            "cache_hash": cache_hash(cache),
-            "identities": IDENTITIES,
-            "seed": run.recipe.seed,
-            "doubts": doubts.counts(),
-            **(record or {"settings": settings.recorded(run, loop)}),
-        }
-        begin_training(directory, "train oaml", fixed=fixed, argv=argv, **facts)
-        write_identities(directory, names)
-        if fresh:  # of a start that saved nothing
-            (directory / NEIGHBOURS).unlink(missing_ok=True)
-        doubts.say()
-    barrier()
-    steps = train(trainer, stream, directory, loop, device, processes)
-    if processes.first:
-        export(directory, digest(fixed), described, parts)
+        export(directory, trainer.recipe, described, parts)
         draw_curves(directory)
     barrier()
     return {"steps": steps, "directory": str(directory)}
+
+
+def _try_own(backbone: nn.Module, name: str, cache: FaceCache) -> None:
+    """Try a user's network on some faces."""
+    some = cache.select()[:TRIED]
+    if len(some):
+        check_own(backbone, name, torch.from_numpy(cache.read(some, ["image"])["image"]))
 
 
 class OamlTrainer(Trainer):
@@ -176,9 +140,9 @@ class OamlTrainer(Trainer):
     Args:
         trainee: everything that is trained.
         run: what is asked for.
-        epochs: of the whole run.
         recipe: digest of the settings that decide the numbers.
-        evaluation: what is measured at the end of an epoch; None = nothing.
+        context: for its device, and the pairs of the evaluation.
+        covered: faces with known visibility; those that were held out are evaluated.
     """
 
     module: OamlTrainee
@@ -187,26 +151,50 @@ class OamlTrainer(Trainer):
         self,
         trainee: OamlTrainee,
         run: OamlRun,
-        epochs: int,
         recipe: str,
-        evaluation: Evaluation | None,
+        context: RunContext,
+        covered: Covered | None,
     ) -> None:
         self.module, self.recipe = trainee, recipe
         self.optimiser = optimiser_of(trainee, run)
-        self._step, self._evaluation = OamlStep(run.recipe, trainee), evaluation
-        self._run, self._epochs = run, epochs
+        self._step, self._run, self._context = OamlStep(run.recipe, trainee), run, context
+        self._held: NDArray[np.int64] = np.empty(0, np.int64)
+        if covered is not None and len(covered.held):
+            learnt = np.concatenate([covered.veiled, covered.clean])
+            self._held, self._masked = covered.held, covered.cache
+            self._mean = mean_visibility(covered.cache, learnt, run.recipe.map_size)
 
     def rate(self, epochs: float) -> float:
         """See `rate_at`."""
-        return rate_at(self._run, epochs / self._epochs)
+        return rate_at(self._run, epochs / self._context.loop.epochs)
 
     def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
         """See `OamlStep`."""
         return self._step(forward, batch)
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """See `Evaluation`."""
-        return {} if self._evaluation is None else self._evaluation()
+        """Visibility of the faces that were held out, and verification."""
+        trainee = self.module.eval()
+        prepare = trainee.backbone.input_spec.prepare
+        shared: dict[str, Any] = {
+            "batch_size": self._run.batch_size, "device": self._context.device,
+        }  # fmt: skip
+
+        def predict(images: Tensor) -> Tensor:
+            maps = trainee.backbone.feature_map(prepare(images), self._run.recipe.map_size)
+            return trainee.occlusion_head(maps)[:, 0]
+
+        def describe(images: Tensor) -> Tensor:
+            return embed(trainee.backbone, prepare(images))[0]
+
+        values: dict[str, float] = {}
+        if len(self._held):
+            values = evaluate_visibility(self._masked, self._held, self._mean, predict, **shared)
+            values["score"] = -values["visibility_mse"]
+        if self._context.pairs is not None:
+            values |= verify(self._context.pairs, describe, **shared)
+        return values
 
     def picture(self, path: Path, batch: Batch, place: Place) -> None:
         """Predicted visibility of some faces, and its scores so far."""

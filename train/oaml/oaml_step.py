@@ -19,7 +19,7 @@ from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.oaml.oaml_settings import OamlSettings
-from faceguide.train.trainer import Batch, Forward, Losses
+from faceguide.train.training import Batch, Forward, Losses
 
 
 class OamlTrainee(nn.Module):

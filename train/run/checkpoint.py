@@ -1,4 +1,4 @@
-"""What a training run needs to go on exactly where it stopped, in one file."""
+"""What a training run needs to resume exactly where it stopped, in one file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from faceguide.core.errors import CacheError, TrainError
 from faceguide.core.files import append_digest, digest_intact, open_for_library, replacing
 from faceguide.core.formats.torch_files import load_tensors
+from faceguide.train.distributed import world_size
 
 LAST, BEST = "last.pt", "best.pt"
 FORMAT = 2  # 1 had no digest behind it
@@ -93,8 +95,8 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
         ) from None
     if state.recipe != recipe:
         raise TrainError(
-            f"{path}: was made with other settings (see run.json beside it); choose another --out, "
-            "or remove the folder to start over"
+            f"{path}: was made with other settings (see run.json next to it); choose another "
+            "--out, or remove the folder to start over"
         )
     return state
 
@@ -112,16 +114,20 @@ def _sound(state: TrainingState) -> bool:
     return fits and tensors and all(isinstance(table, dict) for table in tables)
 
 
-def random_states(device: torch.device) -> list[Tensor]:
-    """States of torch's generators of this process."""
-    states = [torch.get_rng_state()]
+def random_states(device: torch.device) -> list[list[Tensor]]:
+    """States of torch's generators of each process: of the CPU, then of the device if CUDA."""
+    mine = [torch.get_rng_state()]
     if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
+        mine.append(torch.cuda.get_rng_state(device))
+    everyone: list[Any] = [mine]
+    if world_size() > 1:
+        everyone = [None] * world_size()
+        dist.all_gather_object(everyone, mine)
+    return everyone
 
 
 def restore_random(states: Sequence[Tensor], device: torch.device) -> None:
-    """Put back what `random_states` gave."""
+    """Put back the states of one process."""
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)

@@ -1,11 +1,46 @@
-"""Whether everything that a save holds is finite: a step that diverged is never kept."""
+"""Whether losses and all that a checkpoint holds are finite: no step that diverged is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from faceguide.cache.reader import FaceCache
+from faceguide.core.errors import TrainError
+from faceguide.train.distributed import largest
+
+
+def require_finite(
+    losses: dict[str, Tensor], batch: dict[str, Tensor], cache: FaceCache, step: int
+) -> None:
+    """Stop before a bad gradient reaches the weights, on all processes together.
+
+    Raises:
+        TrainError: when the loss of any process is not finite; names the images.
+    """
+    bad = ~torch.isfinite(losses["loss"].detach())
+    # The one wait for the device per step; a NaN found later would be in the weights.
+    if not largest(bad.float()).item():
+        return
+    if not bad.item():
+        raise TrainError(
+            f"the loss of another process is not finite at step {step}; see its message"
+        )
+    rows = batch["row"][~torch.isfinite(losses["per_image"])]
+    which = "the images"
+    if not len(rows):
+        rows, which = batch["row"], "an image of the batch"
+    listed = ", ".join(cache.texts("key", rows[:8].tolist())) + (" …" if len(rows) > 8 else "")
+    values = ", ".join(
+        f"{name} {value.item():.3g}" for name, value in losses.items() if value.ndim == 0
+    )
+    raise TrainError(
+        f"the loss is not finite at step {step} ({values}); {which}: {listed}. Lower --lr, or look "
+        "at these images; the last checkpoint is intact"
+    )
 
 
 class Soundness:
@@ -15,16 +50,27 @@ class Soundness:
         module: what is trained.
         optimiser: of its parameters.
 
-    Attributes:
-        broken_at_start: a parameter, or a tensor of the optimiser, that was not finite when this
-            was made; None when all were. A buffer may hold infinity by design, so one that began
-            so is not looked at again.
+    A buffer may hold infinity by design, so one that began so is not looked at.
     """
 
     def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self._module, self._optimiser = module, optimiser
         self._by_design = {name for name, tensor in module.named_buffers() if not _finite(tensor)}
-        self.broken_at_start = self.broken()
+
+    def require_start(self, checkpoint: Path | None, step: int) -> None:
+        """All is finite before the first step.
+
+        Args:
+            checkpoint: that the run is resumed from; None = it starts.
+            step: optimiser steps done.
+
+        Raises:
+            TrainError: names the tensor.
+        """
+        if found := self.broken():
+            where = "" if checkpoint is None else f"{checkpoint}: "
+            remedy = "remove it to start over" if checkpoint else "choose other weights for --init"
+            raise TrainError(f"{where}{found} is not finite before step {step}; {remedy}")
 
     def broken(self) -> str | None:
         """A tensor that is not finite, by name; None when all are."""

@@ -12,6 +12,7 @@ from faceguide.train.cal.cal_run import run_cal
 from faceguide.train.cal.cal_settings import CalRun, CalSettings, GuidanceSettings
 from faceguide.train.distributed import Processes
 from faceguide.train.run.metrics_log import read_metrics
+from faceguide.train.run.run_context import RunContext
 from faceguide.train.training_settings import LoopSettings
 
 CROP = 32
@@ -46,17 +47,12 @@ def train_tiny(
     cache: FaceCache, directory: Path, run: CalRun | None = None, **options: Any
 ) -> list[dict[str, Any]]:
     """Train for `steps` (default 5) and return the lines of metrics.jsonl."""
-    extra = {name: options.pop(name) for name in ("pairs", "contrastive_pairs") if name in options}
     loop = LoopSettings(**{"epochs": 9, "steps": 5, "log_every": 1, "picture_every": 0, **options})
-    run_cal(
-        cache,
-        directory,
-        run or tiny_run(),
-        loop,
-        device=torch.device("cpu"),
+    context = RunContext(
+        cache=cache, directory=directory, loop=loop, device=torch.device("cpu"),
         processes=Processes(),
-        **extra,
-    )
+    )  # fmt: skip
+    run_cal(context, run or tiny_run())
     return read_metrics(directory)
 
 

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import TrainError
-from faceguide.train.cal import attention_guidance, cal_terms
+from faceguide.train.cal import attention_guidance, attention_watch, cal_terms
 from faceguide.train.cal.attention_guidance import Targets
 from faceguide.train.cal.cal_settings import CalSettings, GuidanceSettings
-from faceguide.train.cal.cal_step import CalStep, Trainee, columns_of, map_side
+from faceguide.train.cal.cal_step import CalStep, columns_of
+from faceguide.train.cal.cal_trainee import Trainee, map_side
 from faceguide.train.cal.cal_views import predict
 from faceguide.train.data.augment import Augmentation
-from faceguide.train.data.pair_batches import PairBatches
 from faceguide.train.models import create
 from faceguide.train.models.attention_crop import attention_crop, crop, crop_boxes
 from faceguide.train.models.cal_network import CalOutput
-from faceguide.train.trainer import Place
+from faceguide.train.training import Place
 
 START = Place(0, 10, 0, 0.0)
 
@@ -286,8 +286,6 @@ def test_views_of_the_evaluation() -> None:
         mirrored, _, _ = predict(model, pixels.flip(3), 8)
     torch.testing.assert_close(logits, mirrored, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
-    with pytest.raises(TrainError, match="--forwards must be 1, 2 or 8, found 3"):
-        predict(model, pixels, 3)
 
 
 def test_watch_by_hand() -> None:
@@ -299,8 +297,7 @@ def test_watch_by_hand() -> None:
         Targets(regions, regions[:, :1], torch.tensor([True])), 2, 2
     )
     found = {
-        name: value.item()
-        for name, value in attention_guidance.watch(maps, cells, (1, 1, 0)).items()
+        name: value.item() for name, value in attention_watch.watch(maps, cells, (1, 1, 0)).items()
     }
     assert found["attention_mean"] == 1.0
     assert found["attention_entropy"] == pytest.approx(0.5)  # one cell, and all cells alike
@@ -313,11 +310,11 @@ def test_watch_by_hand() -> None:
 
 
 def test_collapsing_heads_are_warned_of() -> None:
-    assert attention_guidance.collapse({"head_cosine": 0.3, "attention_entropy": 0.7}) is None
-    alike = attention_guidance.collapse({"head_cosine": 0.87, "attention_entropy": 0.5})
+    assert attention_watch.collapse({"head_cosine": 0.3, "attention_entropy": 0.7}) is None
+    alike = attention_watch.collapse({"head_cosine": 0.87, "attention_entropy": 0.5})
     assert alike is not None
     assert "become alike (cosine 0.87" in alike
-    few = attention_guidance.collapse({"head_cosine": 0.3, "attention_entropy": 0.12})
+    few = attention_watch.collapse({"head_cosine": 0.3, "attention_entropy": 0.12})
     assert few is not None
     assert "shrunk to few cells (entropy 0.12" in few
 
@@ -326,26 +323,6 @@ def test_too_many_heads_are_refused(small_cache: FaceCache, tmp_path: Path) -> N
     run = tiny_run(GuidanceSettings((("regions", 1.0),), assignment=(4, 4, 4)))
     with pytest.raises(TrainError, match=r"sum of at most 8 \(--heads\), found \(4, 4, 4\)"):
         train_tiny(small_cache, tmp_path, run)
-
-
-def test_pair_batches_hold_rows_once_and_pairs_in_turn() -> None:
-    rows, first = np.arange(100, 120), np.arange(6)
-    batches = PairBatches(rows, first, first + 50, batch_size=8, pairs=2, seed=3)
-    listed = list(batches)
-    assert len(batches) == len(listed) == 5
-    assert all(len(batch) == 8 for batch in listed)
-    assert sorted(row for batch in listed for row in batch[:4]) == rows.tolist()
-    pairs = [(a, b) for batch in listed for a, b in zip(batch[4:6], batch[6:8], strict=True)]
-    assert all(b == a + 50 for a, b in pairs)
-    assert {a for a, _ in pairs[:6]} == set(range(6))
-    batches.set_epoch(1)
-    second = list(batches)
-    assert second != listed
-    # The rounds go on: of 20 places, each of the 6 pairs has 3 or 4.
-    counts = np.bincount([row for batch in [*listed, *second] for row in batch[4:6]])
-    assert set(counts.tolist()) == {3, 4}
-    with pytest.raises(TrainError, match=r"batch of 4 with 2 of 6 listed pairs cannot be made"):
-        PairBatches(rows, first, first, batch_size=4, pairs=2)
 
 
 def test_the_crop_box_moves_with_the_attention() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from faceguide.train.cal import guidance_losses as losses
+from faceguide.train.cal.cal_trainee import PriorNetwork
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +72,6 @@ def test_a_region_that_is_cut_off_is_left_out() -> None:
 def test_default_assignment_is_the_published_one() -> None:
     assert losses.default_assignment(32) == (12, 8, 8)
     assert losses.default_assignment(16) == (6, 4, 4)
-    assert losses.head_regions((2, 1, 1)).tolist() == [0, 0, 1, 2]
 
 
 def test_fake_attention_keeps_its_ranges() -> None:
@@ -96,7 +96,7 @@ def test_prior_share_falls_to_zero() -> None:
 
 
 def test_prior_network_has_the_published_widths() -> None:
-    network = losses.PriorNetwork(16)
+    network = PriorNetwork(16)
     widths = [m.out_channels for m in network.layers if isinstance(m, torch.nn.Conv2d)]
     assert widths == [64, 128, 16]
     prior = network(torch.rand(2, 1, 14, 14))
@@ -162,6 +162,6 @@ def test_slopes_agree_with_finite_differences(method: str, monkeypatch: pytest.M
 
 
 def test_prior_network_slopes() -> None:
-    network = losses.PriorNetwork(2).double()
+    network = PriorNetwork(2).double()
     heatmap = torch.rand(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(network, (heatmap,))

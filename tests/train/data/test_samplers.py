@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from faceguide.cache.reader import FaceCache
+from faceguide.cache.stream import Order
 from faceguide.core.errors import TrainError
-from faceguide.train.data.samplers import GraphBatches, PersonBatches, VeiledBatches
+from faceguide.train.data.samplers import GraphBatches, MixedBatches, PersonBatches
+from faceguide.train.oaml.oaml_batches import Covered, veiled_batches
 
 
 def people(counts: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -68,7 +72,7 @@ def test_a_batch_needs_two_persons() -> None:
     rows, labels = people([5, 5])
     with pytest.raises(TrainError, match="must be a multiple of --images-per-person"):
         PersonBatches(rows, labels, 7, 4)
-    with pytest.raises(TrainError, match="room for two persons"):
+    with pytest.raises(TrainError, match="room for two identities"):
         PersonBatches(rows, labels, 4, 4)
 
 
@@ -85,7 +89,13 @@ def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
         return (number[:, None] // 2 == number[None] // 2).astype(np.float32)
 
     sampler = GraphBatches(
-        rows, labels, 4, similarity, tmp_path / "graph.safetensors", images=2, seed=3
+        rows,
+        labels,
+        4,
+        similarity=similarity,
+        keep=tmp_path / "graph.safetensors",
+        images=2,
+        seed=3,
     )
     batches = list(sampler)
     assert len(batches) == len(sampler) == 12
@@ -100,7 +110,13 @@ def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
     assert sorted(anchors) == list(range(12))
     # The same epoch again, as after a resume: the graph is read, not computed.
     again = GraphBatches(
-        rows, labels, 4, similarity, tmp_path / "graph.safetensors", images=2, seed=3
+        rows,
+        labels,
+        4,
+        similarity=similarity,
+        keep=tmp_path / "graph.safetensors",
+        images=2,
+        seed=3,
     )
     assert list(again) == batches
     assert len(asked) == 1
@@ -112,28 +128,37 @@ def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
 
 def test_a_graph_needs_enough_persons(tmp_path: Path) -> None:
     rows, labels = people([4, 4])
-    with pytest.raises(TrainError, match="at least 3 persons for a batch, found 2"):
+    with pytest.raises(TrainError, match="at least 3 identities for a batch, found 2"):
         GraphBatches(
-            rows, labels, 6, lambda wanted: np.eye(2), tmp_path / "graph.safetensors", images=2
+            rows,
+            labels,
+            6,
+            similarity=lambda wanted: np.eye(2),
+            keep=tmp_path / "graph.safetensors",
+            images=2,
         )
+
+
+def mixture(veiled: int, clean: int, **place: int) -> MixedBatches:
+    nothing = np.empty(0, np.int64)
+    faces = Covered(cast(FaceCache, None), np.arange(veiled), np.arange(100, 100 + clean), nothing)
+    return veiled_batches(faces, 10, 0.2, **{"seed": 0, "rank": 0, "world": 1, **place})
 
 
 @given(veiled=st.integers(1, 40), clean=st.integers(0, 9), world=st.integers(1, 2))
 @settings(max_examples=40, deadline=None)
 def test_four_covered_to_one_clean(veiled: int, clean: int, world: int) -> None:
-    covered, free = np.arange(veiled), np.arange(100, 100 + clean)
     found: Counter[int] = Counter()
     for rank in range(world):
-        sampler = VeiledBatches(covered, free, 10, 0.2, seed=0, rank=rank, world=world)
-        for batch in sampler:
+        for batch in mixture(veiled, clean, rank=rank, world=world):
             assert len(batch) == 10
             assert sum(row >= 100 for row in batch) == (2 if clean else 0)
             found.update(batch)
-    assert set(covered.tolist()) <= set(found)
+    assert set(range(veiled)) <= set(found)
 
 
 def test_clean_faces_go_round_over_epochs() -> None:
-    sampler = VeiledBatches(np.arange(8), np.arange(100, 110), 10, 0.2)
+    sampler = mixture(8, 10)
     seen = set()
     for epoch in range(5):
         sampler.set_epoch(epoch)
@@ -142,8 +167,26 @@ def test_clean_faces_go_round_over_epochs() -> None:
     assert len(seen) == 10
 
 
-def test_wrong_mixtures_are_refused() -> None:
-    with pytest.raises(TrainError, match="--clean-share must be from 0 to below 1, found 1"):
-        VeiledBatches(np.arange(3), np.arange(3), 4, 1)
+def test_a_mixture_without_covered_faces_is_refused() -> None:
     with pytest.raises(TrainError, match="no covered face with a known mask; `prep masks`"):
-        VeiledBatches(np.arange(0), np.arange(3), 4)
+        mixture(0, 3)
+
+
+def test_rows_come_once_and_pairs_in_turn() -> None:
+    rows, first = np.arange(100, 120), np.arange(6)
+    batches = MixedBatches(
+        Order(rows, 4, seed=3), Order(first, 2, seed=4), np.stack([first, first + 50], axis=1)
+    )
+    listed = list(batches)
+    assert len(batches) == len(listed) == 5
+    assert all(len(batch) == 8 for batch in listed)
+    assert sorted(row for batch in listed for row in batch[:4]) == rows.tolist()
+    pairs = [(a, b) for batch in listed for a, b in zip(batch[4:6], batch[6:8], strict=True)]
+    assert all(b == a + 50 for a, b in pairs)
+    assert {a for a, _ in pairs[:6]} == set(range(6))
+    batches.set_epoch(1)
+    second = list(batches)
+    assert second != listed
+    # The rounds run on: of 20 places, each of the 6 pairs has 3 or 4.
+    counts = np.bincount([row for batch in [*listed, *second] for row in batch[4:6]])
+    assert set(counts.tolist()) == {3, 4}

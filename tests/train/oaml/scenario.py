@@ -14,11 +14,12 @@ from faceguide.train.models import create
 from faceguide.train.oaml.oaml_run import run_oaml
 from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
 from faceguide.train.run.metrics_log import read_metrics
+from faceguide.train.run.run_context import RunContext
 from faceguide.train.training_settings import LoopSettings
 
 
 def tiny_run(recipe: OamlSettings | None = None, **options: Any) -> OamlRun:
-    """MobileFaceNet, batches of 2 persons with 3 images, 3 covered faces behind them."""
+    """MobileFaceNet, batches of 2 identities with 3 images, 3 covered faces behind them."""
     return OamlRun(
         recipe=recipe or OamlSettings(),
         **{
@@ -52,13 +53,9 @@ def train_tiny(
 ) -> list[dict[str, Any]]:
     """Train for `steps` (default 3) and return the lines of metrics.jsonl."""
     loop = LoopSettings(**{"epochs": 9, "steps": 3, "log_every": 1, "picture_every": 0, **options})
-    run_oaml(
-        cache,
-        directory,
-        run or tiny_run(),
-        loop,
-        device=torch.device("cpu"),
+    context = RunContext(
+        cache=cache, directory=directory, loop=loop, device=torch.device("cpu"),
         processes=Processes(),
-        second=second,
-    )
+    )  # fmt: skip
+    run_oaml(context, run or tiny_run(), second)
     return read_metrics(directory)

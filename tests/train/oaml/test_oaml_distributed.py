@@ -23,6 +23,7 @@ from faceguide.train.distributed import Processes, joined
 from faceguide.train.oaml.oaml_run import run_oaml
 from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
 from faceguide.train.oaml.oaml_step import occlusion_loss
+from faceguide.train.run.run_context import RunContext
 from faceguide.train.training_settings import LoopSettings
 
 STEPS = 3
@@ -43,14 +44,12 @@ def faces_of_rank(rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def train(folder: Path, name: str, run: OamlRun, processes: Processes, accumulate: int = 1) -> None:
-    run_oaml(
-        FaceCache.open(folder / "faces"),
-        folder / name,
-        run,
-        LoopSettings(epochs=9, steps=STEPS, log_every=1, accumulate=accumulate),
-        device=torch.device("cpu"),
-        processes=processes,
-    )
+    loop = LoopSettings(epochs=9, steps=STEPS, log_every=1, accumulate=accumulate)
+    context = RunContext(
+        cache=FaceCache.open(folder / "faces"), directory=folder / name, loop=loop,
+        device=torch.device("cpu"), processes=processes,
+    )  # fmt: skip
+    run_oaml(context, run)
 
 
 def work(rank: int, folder: Path, port: int) -> None:

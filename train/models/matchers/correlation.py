@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
 
-# A visible cell that is half covered loses TAU · ln 2 = 0.07 of correlation, a hidden one
+# A visible cell that is half covered loses TAU · ln 2 = 0.07 of correlation, an occluded one
 # TAU · |ln FLOOR| = 3.68. Correlations span 2, so a hidden cell loses against any cell whose
 # visibility is at least SEEN, for SEEN costs 1.38: 3.68 − 1.38 > 2.
 TAU = 0.1
@@ -28,27 +28,24 @@ def cell_vectors(maps: Tensor) -> Tensor:
     return nn.functional.normalize(maps.float(), dim=1).flatten(2).transpose(1, 2)
 
 
-def cell_visibility(
-    visibility: Tensor | None, count: int, height: int, width: int, like: Tensor
-) -> Tensor | None:
-    """Visibility on the grid of the features: (N, S) float32, or None when not given.
+def cell_visibility(visibility: Tensor | None, maps: Tensor) -> Tensor:
+    """Visibility on the grid of the features: (N, S) float32, ones when not given.
 
     A finer grid is averaged by area (14×14 → 7×7 is the exact 2×2 mean), a coarser one is
     interpolated bilinearly. Values under `SEEN` become 0. No gradient passes: through it,
-    matching could be improved by declaring hidden what does not match.
+    matching could be improved by declaring occluded what does not match.
 
     Args:
-        visibility: (N, 1, H, W) or (N, H, W), 0 to 1.
-        count: N of the features.
-        height: h of the features.
-        width: w of the features.
-        like: a tensor on the device to go to.
+        visibility: (N, 1, H, W) or (N, H, W), 0 to 1; None = all visible.
+        maps: (N, C, h, w), on the device to work on.
 
     Raises:
         ModelError: for another shape.
     """
+    count, _, height, width = maps.shape
+    size = (height, width)
     if visibility is None:
-        return None
+        return torch.ones(count, height * width, device=maps.device)
     grid = visibility.detach()
     if grid.ndim == 3:
         grid = grid[:, None]
@@ -57,13 +54,11 @@ def cell_visibility(
             f"visibility must be ({count}, 1, h, w) or ({count}, h, w) like its feature maps, "
             f"found {tuple(visibility.shape)}"
         )
-    grid = grid.to(like.device, torch.float32)
+    grid = grid.to(maps.device, torch.float32)
     if grid.shape[2] >= height and grid.shape[3] >= width:
-        grid = nn.functional.adaptive_avg_pool2d(grid, (height, width))
+        grid = nn.functional.adaptive_avg_pool2d(grid, size)
     else:
-        grid = nn.functional.interpolate(
-            grid, (height, width), mode="bilinear", align_corners=False
-        )
+        grid = nn.functional.interpolate(grid, size, mode="bilinear", align_corners=False)
     cells = grid.flatten(1).clamp(0.0, 1.0)
     return torch.where(cells < SEEN, 0.0, cells)
 

@@ -19,6 +19,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,16 +43,14 @@ CPU_GALLERY_STEP = 64
 CUDA_GALLERY_STEP = 512
 
 
-@dataclass(frozen=True)
-class _Faces:
+class _Faces(NamedTuple):
     """A block of one side, ready to be multiplied.
 
-    vectors: (N, S, C′) in the working precision; visibility and penalty: (N, S) float32 or None.
+    vectors: (N, S, C′) in the working precision; seen: (N, S) float32 visibility, or None.
     """
 
     vectors: Tensor
-    visibility: Tensor | None
-    penalty: Tensor | None
+    seen: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,20 +85,18 @@ def _prepare(
     is_probe: bool,
     dtype: torch.dtype,
 ) -> _Faces:
-    device = matcher.fc.weight.device
-    vectors = cell_vectors(maps.to(device))
+    maps = maps.to(matcher.fc.weight.device)
+    vectors = cell_vectors(maps)
     if not penalised and visibility is None:
-        return _Faces(vectors.to(dtype), None, None)
-    seen = cell_visibility(visibility, len(maps), matcher.height, matcher.width, vectors)
-    if seen is None:
-        seen = torch.ones(vectors.shape[:2], device=device)
+        return _Faces(vectors.to(dtype))
+    seen = cell_visibility(visibility, maps)
     if not penalised:  # scale
-        return _Faces((vectors * seen[:, :, None]).to(dtype), None, None)
+        return _Faces((vectors * seen[:, :, None]).to(dtype))
     penalty = hidden_penalty(seen)
     one = torch.ones_like(penalty)
     extra = (one, penalty) if is_probe else (penalty, one)
     joined = torch.cat([vectors, torch.stack(extra, dim=2)], dim=2)
-    return _Faces(joined.to(dtype), seen, penalty)
+    return _Faces(joined.to(dtype), seen)
 
 
 Best = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -133,7 +130,7 @@ def _compiled_matches() -> Best:
                 broken = True
                 first = str(fault).strip().splitlines()[0][:160]
                 warnings.warn(
-                    f"matching goes on without torch.compile, which failed: {first}; on a CPU it "
+                    f"matching continues without torch.compile, which failed: {first}; on a CPU it "
                     "needs a C++ compiler such as g++",
                     stacklevel=2,
                 )
@@ -154,18 +151,13 @@ def _block_scores(
         # The rounded numbers are multiplied as float32: five times faster than emulating.
         vectors, columns = vectors.float(), columns.float()
     best_probe, best_gallery = best(vectors, columns)
-    if (
-        probe.visibility is None
-        or gallery.visibility is None
-        or probe.penalty is None
-        or gallery.penalty is None
-    ):
+    if probe.seen is None or gallery.seen is None:
         total = torch.matmul(folded.probe * folded.slope, best_probe)
         total += torch.matmul(folded.gallery * folded.slope, best_gallery)
         return total + folded.shift * (folded.probe.sum() + folded.gallery.sum()) + folded.constant
-    v_probe, v_gallery = probe.visibility, gallery.visibility.T  # (P, S) and (S, G)
-    best_probe -= probe.penalty[:, :, None]
-    best_gallery -= gallery.penalty.T[None]
+    v_probe, v_gallery = probe.seen, gallery.seen.T  # (P, S) and (S, G)
+    best_probe -= hidden_penalty(probe.seen)[:, :, None]
+    best_gallery -= hidden_penalty(gallery.seen).T[None]
     term_probe = best_probe.mul_(folded.slope).add_(folded.shift)
     term_gallery = best_gallery.mul_(folded.slope).add_(folded.shift)
     if matcher.weighting == "common":
@@ -177,7 +169,7 @@ def _block_scores(
         shared = v_probe @ v_gallery
         return total / shared.clamp_min(torch.finfo(shared.dtype).tiny) * cells + folded.constant
     weights_probe = mean_weights(v_probe) * folded.probe  # (P, S)
-    weights_gallery = mean_weights(gallery.visibility).T * folded.gallery[:, None]  # (S, G)
+    weights_gallery = mean_weights(gallery.seen).T * folded.gallery[:, None]  # (S, G)
     total = torch.matmul(weights_probe[:, None], term_probe)[:, 0]
     total += (term_gallery * weights_gallery).sum(1)
     exists = (v_probe > 0).any(1)[:, None] & (v_gallery > 0).any(0)[None]
@@ -247,31 +239,20 @@ def match(
     cells = matcher.height * matcher.width
     step_probe, step_gallery = _block_sizes(len(gallery_maps), cells, dtype.itemsize, device)
     folded = _Folded.of(matcher)
+
+    def prepared(maps: Tensor, visibility: Tensor | None, rows: slice, is_probe: bool) -> _Faces:
+        seen = None if visibility is None else visibility[rows]
+        return _prepare(matcher, maps[rows], seen, penalised, is_probe, dtype)
+
     probes = [
-        (
-            rows,
-            _prepare(
-                matcher, probe_maps[rows], _rows(probe_visibility, rows), penalised, True, dtype
-            ),
-        )
+        (rows, prepared(probe_maps, probe_visibility, rows, True))
         # Blocks of one size are compiled once.
         for rows in _slices(len(probe_maps), step_probe, full=compile)
     ]
     best = _compiled_matches() if compile else _best_matches
     scores = torch.empty(len(probe_maps), len(gallery_maps), device=device)
     for columns in _slices(len(gallery_maps), step_gallery, full=True):
-        gallery = _prepare(
-            matcher,
-            gallery_maps[columns],
-            _rows(gallery_visibility, columns),
-            penalised,
-            False,
-            dtype,
-        )
+        gallery = prepared(gallery_maps, gallery_visibility, columns, False)
         for rows, probe in probes:
             scores[rows, columns] = _block_scores(matcher, folded, probe, gallery, best)
     return scores
-
-
-def _rows(tensor: Tensor | None, rows: slice | Tensor) -> Tensor | None:
-    return None if tensor is None else tensor[rows]

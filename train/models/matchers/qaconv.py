@@ -14,7 +14,7 @@ where BN and LB are BatchNorms of one channel. `weighting` says how visibility e
 * `none`: not at all.
 * `scale`: S_sr is multiplied by v_s · v_r first. A product pulls the negative correlations of
   hidden cells up to 0, where they can win; kept for comparison.
-* `mask`: a hidden cell cannot be anybody's best match (S_sr + τ · ln v_r), and each half is the
+* `mask`: a hidden cell cannot be the best match of any (S_sr + τ · ln v_r), and each half is the
   mean over the visible cells of its own face, times the number of cells.
 * `common`: as `mask`, but the term of a cell counts as much as both faces show it there, so that
   nothing is asked of a chin that the other face hides.
@@ -41,24 +41,6 @@ from faceguide.train.models.matchers.correlation import (
 
 WEIGHTINGS = ("none", "scale", "mask", "common")
 VERSIONS = ("2.1", "2.0")
-
-
-def apply_occlusion_weight(
-    correlation: Tensor, probe_visibility: Tensor, gallery_visibility: Tensor
-) -> Tensor:
-    """The weighting `scale`: every correlation times the visibility of its two cells.
-
-    Args:
-        correlation: (P, G, S, S), the probe's cells before the gallery's.
-        probe_visibility: (P, S), 0 to 1.
-        gallery_visibility: (G, S), 0 to 1.
-
-    Returns:
-        (P, G, S, S).
-    """
-    probe = probe_visibility[:, None, :, None]
-    gallery = gallery_visibility[None, :, None, :]
-    return correlation * probe * gallery
 
 
 def _weighted_batch_norm(norm: nn.BatchNorm1d, values: Tensor, weights: Tensor) -> Tensor:
@@ -166,19 +148,6 @@ class QAConv(nn.Module):
         Raises:
             ModelError: when a shape does not fit.
         """
-        return self._compute_similarity_batch(
-            probe_maps, gallery_maps, probe_visibility, gallery_visibility
-        )
-
-    apply_occlusion_weight = staticmethod(apply_occlusion_weight)
-
-    def _compute_similarity_batch(
-        self,
-        probe_maps: Tensor,
-        gallery_maps: Tensor,
-        probe_visibility: Tensor | None = None,
-        gallery_visibility: Tensor | None = None,
-    ) -> Tensor:
         return self.score(
             self.matches(probe_maps, gallery_maps, probe_visibility, gallery_visibility)
         )
@@ -192,27 +161,19 @@ class QAConv(nn.Module):
     ) -> Matches:
         """Best matches of every pair, (P, G, S); they depend on no weight of this matcher.
 
-        Over frozen maps they can be kept, and `score` alone be trained.
+        Over frozen maps they can be kept, and only `score` be trained.
         """
         self.check(probe_maps, gallery_maps)
         probe, gallery = cell_vectors(probe_maps), cell_vectors(gallery_maps)  # (·, S, C)
-        seen = self.visibilities(probe_maps, gallery_maps, probe_visibility, gallery_visibility)
+        seen = self._visibilities(probe_maps, gallery_maps, probe_visibility, gallery_visibility)
         # (P·S, C) · (C, G·S) -> (P, S, G, S) -> (P, G, S, S): probe cells, then gallery cells
         count, cells = len(gallery), gallery.shape[1]
         with torch.autocast(probe.device.type, enabled=False):
             product = probe.flatten(0, 1) @ gallery.flatten(0, 1).T
         correlation = product.unflatten(1, (count, cells)).unflatten(0, (len(probe), cells))
-        correlation = correlation.transpose(1, 2)
-        if seen is None:
-            return Matches(correlation.amax(3), correlation.amax(2))
-        v_probe, v_gallery = seen
-        if self.weighting == "scale":
-            weighted = self.apply_occlusion_weight(correlation, v_probe, v_gallery)
-            return Matches(weighted.amax(3), weighted.amax(2))
-        best_probe = (correlation + hidden_penalty(v_gallery)[None, :, None, :]).amax(3)
-        best_gallery = (correlation + hidden_penalty(v_probe)[:, None, :, None]).amax(2)
-        weights = self.pair_weights(v_probe[:, None], v_gallery[None, :])
-        return Matches(best_probe, best_gallery, *weights)
+        if seen is not None:
+            seen = seen[0][:, None], seen[1][None]
+        return self._best(correlation.transpose(1, 2), seen)
 
     def pair_scores(
         self,
@@ -232,20 +193,25 @@ class QAConv(nn.Module):
                 f"pairs need as many references as probes, found {len(probe_maps)} probes and "
                 f"{len(reference_maps)} references"
             )
-        seen = self.visibilities(probe_maps, reference_maps, probe_visibility, reference_visibility)
+        seen = self._visibilities(
+            probe_maps, reference_maps, probe_visibility, reference_visibility
+        )
         # (N, S, C) · (N, C, S) -> (N, S, S): probe cells, then reference cells
         with torch.autocast(probe_maps.device.type, enabled=False):
             correlation = cell_vectors(probe_maps) @ cell_vectors(reference_maps).transpose(1, 2)
+        return self.score(self._best(correlation, seen))
+
+    def _best(self, correlation: Tensor, seen: tuple[Tensor, Tensor] | None) -> Matches:
+        """The best of (…, S, S) correlations, probe cells first; `seen` broadcasts to (…, S)."""
         if seen is None:
-            return self.score(Matches(correlation.amax(2), correlation.amax(1)))
-        v_probe, v_reference = seen
+            return Matches(correlation.amax(-1), correlation.amax(-2))
+        v_probe, v_gallery = seen
         if self.weighting == "scale":
-            weighted = correlation * v_probe[:, :, None] * v_reference[:, None, :]
-            return self.score(Matches(weighted.amax(2), weighted.amax(1)))
-        best_probe = (correlation + hidden_penalty(v_reference)[:, None, :]).amax(2)
-        best_reference = (correlation + hidden_penalty(v_probe)[:, :, None]).amax(1)
-        weights = self.pair_weights(v_probe, v_reference)
-        return self.score(Matches(best_probe, best_reference, *weights))
+            weighted = correlation * v_probe[..., :, None] * v_gallery[..., None, :]
+            return Matches(weighted.amax(-1), weighted.amax(-2))
+        best_probe = (correlation + hidden_penalty(v_gallery)[..., None, :]).amax(-1)
+        best_gallery = (correlation + hidden_penalty(v_probe)[..., :, None]).amax(-2)
+        return Matches(best_probe, best_gallery, *self._pair_weights(v_probe, v_gallery))
 
     def check(self, probe_maps: Tensor, gallery_maps: Tensor) -> None:
         """The maps have this matcher's channels and grid, or a ModelError."""
@@ -257,7 +223,7 @@ class QAConv(nn.Module):
                 f"found {tuple(probe_maps.shape)}"
             )
 
-    def visibilities(
+    def _visibilities(
         self,
         probe_maps: Tensor,
         gallery_maps: Tensor,
@@ -267,15 +233,12 @@ class QAConv(nn.Module):
         """Both visibilities on the grid of the maps, (P, S) and (G, S); None when not used."""
         if self.weighting == "none" or (probe_visibility is None and gallery_visibility is None):
             return None
-        seen = []
-        for maps, given in ((probe_maps, probe_visibility), (gallery_maps, gallery_visibility)):
-            cells = cell_visibility(given, len(maps), self.height, self.width, maps)
-            if cells is None:
-                cells = torch.ones(len(maps), self.height * self.width, device=maps.device)
-            seen.append(cells)
-        return seen[0], seen[1]
+        return (
+            cell_visibility(probe_visibility, probe_maps),
+            cell_visibility(gallery_visibility, gallery_maps),
+        )
 
-    def pair_weights(self, probe: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    def _pair_weights(self, probe: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
         """How much the term of each cell counts, 0 to 1: (…, S) per face → two of (…, S).
 
         The leading dimensions of the two broadcast to those of the pairs.

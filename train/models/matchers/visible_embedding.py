@@ -67,7 +67,7 @@ class VisibleEmbedding:
         Args:
             backbone: a network with a method `linear_tail`.
             mean: (C, 7, 7) from `mean_map`; None compares embeddings as they are. Give it when
-                faces are at hand: what all faces have in common at a cell tells nobody apart,
+                faces are at hand: what all faces share at a cell tells no identities apart,
                 and partial sums hold more of it than whole embeddings.
 
         Raises:
@@ -126,7 +126,9 @@ class VisibleEmbedding:
             (N,) float32, −1 to 1.
         """
         check_maps(probe_maps, reference_maps)
-        both = _seen(probe_visibility, probe_maps) * _seen(reference_visibility, reference_maps)
+        both = cell_visibility(probe_visibility, probe_maps) * cell_visibility(
+            reference_visibility, reference_maps
+        )
         # (N, 1, S) · (N, S, E) -> (N, E)
         probe = torch.bmm(both[:, None], self.cell_terms(probe_maps))[:, 0]
         reference = torch.bmm(both[:, None], self.cell_terms(reference_maps))[:, 0]
@@ -154,8 +156,8 @@ class VisibleEmbedding:
         return score_terms(
             self.cell_terms(probe_maps),
             self.cell_terms(gallery_maps),
-            _seen(probe_visibility, probe_maps),
-            _seen(gallery_visibility, gallery_maps),
+            cell_visibility(probe_visibility, probe_maps),
+            cell_visibility(gallery_visibility, gallery_maps),
         )
 
 
@@ -221,12 +223,6 @@ def _by_pattern(
             gallery = _unit(torch.einsum("nse,s->ne", gallery_terms[columns], both))
             scores[rows[:, None], columns[None]] = probe @ gallery.T
     return scores
-
-
-def _seen(visibility: Tensor | None, maps: Tensor) -> Tensor:
-    """(N, S) visibility on the 7×7 grid, ones where none is given."""
-    cells = cell_visibility(visibility, len(maps), SIDE, SIDE, maps)
-    return torch.ones(len(maps), SIDE * SIDE, device=maps.device) if cells is None else cells
 
 
 def _unit(embedding: Tensor) -> Tensor:

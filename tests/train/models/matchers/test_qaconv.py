@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faceguide.train.models import ModelError, create
 from faceguide.train.models.matchers.correlation import SEEN, cell_visibility, hidden_penalty
-from faceguide.train.models.matchers.qaconv import QAConv, apply_occlusion_weight
+from faceguide.train.models.matchers.qaconv import QAConv
 
 WEIGHTED = ("scale", "mask", "common")
 seeds = st.integers(0, 2**32 - 1)
@@ -216,21 +216,6 @@ def test_pairs_score_as_in_the_matrix(version: str, weighting: str, seed: int) -
     )
 
 
-def test_the_users_names_are_there() -> None:
-    correlation = torch.full((1, 2, 4, 4), -1.0)
-    probe, gallery = torch.tensor([[1.0, 0.5, 0.0, 1.0]]), torch.rand(2, 4)
-    weighted = apply_occlusion_weight(correlation, probe, gallery)
-    assert torch.equal(weighted, QAConv.apply_occlusion_weight(correlation, probe, gallery))
-    # [p, g, s, r]: the probe's cell comes before the gallery's.
-    assert weighted[0, 1, 1, 2].item() == pytest.approx(-0.5 * gallery[1, 2].item())
-    made = matcher()
-    probe_maps, gallery_maps, seen = maps(2, 0), maps(3, 1), patchy(2, 0)
-    assert torch.equal(
-        made._compute_similarity_batch(probe_maps, gallery_maps, seen),
-        made(probe_maps, gallery_maps, seen),
-    )
-
-
 def test_visibility_of_another_grid_is_brought_to_the_features() -> None:
     made = matcher(side=7)
     probe, gallery = maps(2, 0, 7), maps(3, 1, 7)
@@ -241,7 +226,7 @@ def test_visibility_of_another_grid_is_brought_to_the_features() -> None:
     torch.testing.assert_close(made(probe, gallery, fine[:, 0]), made(probe, gallery, coarse))
     half = coarse.half()
     torch.testing.assert_close(made(probe, gallery, half), made(probe, gallery, half.float()))
-    grown = cell_visibility(coarse, 2, 14, 14, probe)
+    grown = cell_visibility(coarse, torch.zeros(2, 6, 14, 14))
     assert grown.shape == (2, 196)
     assert 0 <= grown.min() <= grown.max() <= 1
 
