@@ -101,12 +101,8 @@ def methods_command(output: Output) -> None:
         echo_json(rows)
         return
     header = ["method", "needs", "forwards"]
-    cells = [
-        [row["method"], row["needs"], f"{row['forwards']:.0f}{'*' * row['shares_pass']}"]
-        for row in rows
-    ]
-    click.echo(to_text((header, cells)))
-    click.echo("\n* one pass for all of these together")
+    cells = [[row["method"], row["needs"], f"{row['forwards']:.0f}"] for row in rows]
+    click.echo(f"{to_text((header, cells))}\n")
     costly = ", ".join(row["method"] for row in rows if row["costly"])
     click.echo(f"--methods standard leaves out {costly}")
     click.echo(f"response table, shared by all: {table_forwards(2)} forwards per probe")

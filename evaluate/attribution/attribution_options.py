@@ -27,9 +27,6 @@ class Settings(Seed):
     """
 
     steps: int = option(20, "Gradients of Integrated Gradients.", type=click.IntRange(1))
-    quadrature: Literal["adaptive", "gauss-legendre"] = option(
-        "adaptive", "Nodes of Integrated Gradients; gauss-legendre is captum's rule."
-    )
     samples: int = option(16, "Samples of SmoothGrad.", type=click.IntRange(1))
     noise: float = 0.15
     baseline: Literal["black", "blur", "grey"] = option(

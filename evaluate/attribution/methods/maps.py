@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from faceguide.evaluate.attribution.methods.target import PairScore, Reference
 from faceguide.train.models.input_spec import InputSpec
 
 BASELINES = ("black", "blur", "grey")
-QUADRATURES = ("adaptive", "gauss-legendre")
 # Completeness errors are shares of the score's change, or of this where the score changes less:
 # about the spread of the cosines of impostors. A share of almost nothing would say nothing.
 LEAST_CHANGE = 0.1
@@ -27,13 +26,15 @@ class Batch:
         probe: (N, 3, S, S) prepared pixels.
         reference: described references, N rows each.
         pairs: numbers of the pairs, which key all random numbers.
-        memo: passes that several methods read, see `single_pass`.
     """
 
     probe: Tensor
     reference: Reference
     pairs: tuple[int, ...]
-    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def leaf(self) -> Tensor:
+        """The probes as a leaf of a new graph."""
+        return self.probe.detach().requires_grad_(True)
 
 
 class Maps(NamedTuple):

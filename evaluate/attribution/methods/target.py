@@ -167,25 +167,6 @@ class PairScore(nn.Module):
         return self.compare(self.describe(probe), reference)
 
 
-def checked_gradients(value: Tensor, leaf: Tensor, *others: Tensor) -> list[Tensor | None]:
-    """Gradients of Σ value in the probes and in other tensors of the graph; None where unused.
-
-    Raises:
-        ScoreError: when the score is not one number per probe, or has no gradient in them.
-    """
-    if value.shape != (len(leaf),):
-        raise ScoreError(
-            f"a score must give one number per probe, ({len(leaf)},); found shape "
-            f"{tuple(value.shape)}"
-        )
-    if not value.requires_grad:
-        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
-    found = torch.autograd.grad(value.sum(), [leaf, *others], allow_unused=True)
-    if found[0] is None:
-        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
-    return list(found)
-
-
 def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
     """The score (N,) and its gradient in the probe (N, 3, S, S), both detached.
 
@@ -195,8 +176,16 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
     leaf = probe.detach().requires_grad_(True)
     with torch.enable_grad():
         value = score(leaf, *reference)
-        (gradient,) = checked_gradients(value, leaf)
-    assert gradient is not None
+        if value.shape != (len(leaf),):
+            raise ScoreError(
+                f"a score must give one number per probe, ({len(leaf)},); found shape "
+                f"{tuple(value.shape)}"
+            )
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
     return value.detach(), gradient
 
 

@@ -92,12 +92,6 @@ def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> i
     return max(1, min(_MOST_PROBES, int(_MINUTE / max(each, 1))))
 
 
-def method_forwards(methods: Sequence[Method], settings: Settings) -> float:
-    """Forwards per pair; methods of first order share one pass."""
-    own = sum(method.cost(settings) for method in methods if not method.shares_pass)
-    return own + max((m.cost(settings) for m in methods if m.shares_pass), default=0.0)
-
-
 def measure_forwards(methods: Sequence[Method], measures: Sequence[str], s: Settings) -> float:
     """Forwards per pair of the further measures."""
     wanted, total = set(measures), 0.0
@@ -170,10 +164,8 @@ def estimate(
     table = probes * table_forwards(len(job.infills))
     if job.protocol == "threshold":
         table += pairs * len(methods) * (2 * job.rule.draws + 1)
-    maps = pairs * (
-        method_forwards(methods, job.settings)
-        + measure_forwards(methods, job.measures, job.settings)
-    )
+    each = sum(method.cost(job.settings) for method in methods)
+    maps = pairs * (each + measure_forwards(methods, job.measures, job.settings))
     unknown = tuple(m.name for m in methods if not m.control and m.cost(job.settings) == 0)
     seconds = table * per_forward + maps * per_gradient / _BACKWARD
     fixed = spent

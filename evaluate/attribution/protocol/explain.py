@@ -48,7 +48,6 @@ class Job:
         random: the score with random parameters, for "randomisation".
         device: of torch.
         described: the references of the block in hand.
-        batches: its batches, which remember the passes that methods share.
     """
 
     cache: FaceCache
@@ -63,7 +62,6 @@ class Job:
     random: PairScore | None = None
     device: torch.device | str = "cpu"
     described: dict[int, tuple[NDArray[np.int64], Reference]] = field(default_factory=dict)
-    batches: dict[tuple[int, ...], Batch] = field(default_factory=dict)
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
         """(N, 3, S, S) prepared pixels of these rows."""
@@ -76,16 +74,12 @@ class Job:
         if (self.plan.block[places] != block).any():
             raise ValueError(f"pairs of one block only, found {set(self.plan.block[places])}")
         rows, parts = self._references(block)
-        held = self.batches.get(tuple(places.tolist()))
-        if held is not None:
-            return held
         found = torch.from_numpy(np.searchsorted(rows, self.plan.reference[places]))
-        made = self.batches[tuple(places.tolist())] = Batch(
+        return Batch(
             self.pixels(self.plan.probe[places]),
             tuple(part[found.to(part.device)] for part in parts),
             tuple(self.plan.number[places].tolist()),
         )
-        return made
 
     def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
         """References of a block, described once for its table and all methods."""
@@ -97,7 +91,6 @@ class Job:
                 for start in range(0, len(rows), chunk)
             ]
             self.described.clear()  # one block at a time
-            self.batches.clear()
             self.described[block] = rows, tuple(map(torch.cat, zip(*described, strict=True)))
         return self.described[block]
 

@@ -260,8 +260,8 @@ def test_dry_run_counts_and_estimates_without_a_run(place: Path, tmp_path: Path)
     result = attribution(place, out, "--dry-run", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    # Saliency and Grad-CAM share one pass of 3 forwards; arc: 4 steps and 32 coarse nodes.
-    each = 3 + (3 * 4 + 32)
+    # Saliency and Grad-CAM cost a pass of 3 forwards each; arc: 4 steps and 32 coarse nodes.
+    each = 3 + 3 + (3 * 4 + 32)
     assert found["pairs"] == PAIRS
     assert found["forwards"] == found["probes"] * (49 * 2 + 1) + PAIRS * each
     assert found["seconds"] > 0

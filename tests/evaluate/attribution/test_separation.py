@@ -23,10 +23,14 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import Interrupted
 from faceguide.evaluate.attribution import run as runs
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
-from faceguide.evaluate.attribution.methods.cam import attention_cam, grad_cam, layer_cam
+from faceguide.evaluate.attribution.methods.cam import (
+    attention_cam,
+    cam_layers,
+    grad_cam,
+    layer_cam,
+)
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
-from faceguide.evaluate.attribution.methods.single_pass import cam_layers
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol import separation
 from faceguide.evaluate.attribution.protocol.estimate import Estimate, probes_of_a_minute
