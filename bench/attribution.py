@@ -253,7 +253,7 @@ def main() -> None:
     rows = of_probes(listed, given.probes)
     plan = make_plan(rows, {}, given.probes, None, 0)
     donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
-    job = Job(cache, plan, score, options, options.infills, donors)
+    job = Job(cache, plan, score, options, donors)
     everyone, settings = job.batch(np.arange(len(plan))), options
     counter, slow = Counter(score), np.arange(min(given.slow, len(plan)))
     result: dict[str, Any] = {"backbone": network.name, "pairs": len(plan), "probes": given.probes}

@@ -58,10 +58,7 @@ def attribution_command(
     loaded = network.load()
     out, part = place.out, place.part
     with interruptible():
-        ready = prepare(
-            cache, loaded, listed, place.methods, options,
-            part=part, device=loaded.device, say=say,
-        )  # fmt: skip
+        ready = prepare(cache, loaded, listed, place.methods, options, part)
         cost = ready.estimate(out, options.replicates, time.perf_counter() - start)
         if place.dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
@@ -71,9 +68,7 @@ def attribution_command(
         if cost is not None:
             say(cost.text())
         record = run.run(
-            *(ready, loaded, listed, options, out),
-            overwrite=place.overwrite,
-            progress=progress_bar,
+            ready, loaded, listed, out, overwrite=place.overwrite, progress=progress_bar
         )
     if record is None:
         show_part({"part": part, "waits": False}, out, place)

@@ -42,7 +42,6 @@ def run(
     ready: Prepared,
     network: Network,
     listed: PairOptions,
-    options: Options,
     out: Path,
     *,
     overwrite: bool = False,
@@ -51,36 +50,30 @@ def run(
     """Compute the blocks of a part that are missing; with one part, also the results.
 
     Args:
-        ready: from `prepare`.
-        network: for run.json.
-        listed: the list of pairs.
-        options: as in `prepare`.
-        out: the run directory.
-        overwrite: replace another run in `out`.
         progress: makes a progress bar from a title and a total.
 
     Returns:
         The record of results.json, or None when other parts are needed.
     """
-    cache, plan = ready.job.cache, ready.job.plan
-    settings = {**fixed(listed, options), "block": plan.per_block}
+    job = ready.job
     begin_evaluation(
         out,
         COMMAND,
-        settings,
+        {**fixed(listed, job.options), "block": job.plan.per_block},
         overwrite=overwrite,
         methods=[method.name for method in ready.methods],
-        **provenance(cache, network),
+        doubts_of_weights=network.doubts.counts(),
+        **provenance(job.cache, network),
     )
     if overwrite:
         (out / SEPARATION).unlink(missing_ok=True)
     publish(out / SEPARATION, json_bytes(ready.separation.record()))
     bar = progress("pairs", ready.pairs)
     for block in ready.mine:
-        compute_block(ready.job, ready.methods, block, out, bar)
+        compute_block(job, ready.methods, block, out, bar)
     if not ready.whole:
         return None
-    return _merge(out, cache, plan, ready.rows, ready.doubts, ready.methods, options)
+    return _merge(out, job.cache, job.plan, ready.rows, ready.doubts, ready.methods, job.options)
 
 
 def compute_block(
@@ -93,8 +86,8 @@ def compute_block(
     """Make the files of a block that are missing; `bar` advances by pairs."""
     key, places = job.plan.key, job.plan.pairs_of(block)
     probes = len(np.unique(job.plan.probe[places]))
-    steps = [float(table_forwards(len(job.infills)) * probes)]
-    steps += [len(places) * max(method.cost(job.settings), 1.0) for method in methods]
+    steps = [float(table_forwards(len(job.options.infills)) * probes)]
+    steps += [len(places) * max(method.cost(job.options), 1.0) for method in methods]
     # Whole pairs, in proportion to the forwards that are done.
     done = np.floor(np.cumsum(steps) / sum(steps) * len(places) + 1e-9).astype(int)
     ticks = iter(np.diff(done, prepend=0).tolist())
@@ -149,8 +142,9 @@ def merge_run(out: Path) -> dict[str, Any]:
     listed, options = refixed(about["settings"], out, PairOptions, Options)
     cache = FaceCache.open(about["cache"])
     plan, rows, doubts = plan_pairs(
-        *(cache, listed, options, about["weights_sha256"], about["colour"]),
+        cache, listed, options, about["weights_sha256"], about["colour"]
     )
+    doubts.update(Doubts.of(about["doubts_of_weights"]))
     # Controls come by themselves; a method that was left out of "all" is not in the list.
     names = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]
     return _merge(out, cache, plan, rows, doubts, choose(names), options)
