@@ -17,12 +17,6 @@ from faceguide.core.commands.shared_options import Output
 def show(command: str, record: dict[str, Any], out: Path, output: Output) -> None:
     """Print the record of a run, or what a part of it has to say.
 
-    Args:
-        command: whose run it is.
-        record: what the run returned.
-        out: the run directory.
-        output: how, and whether entries that were left out change the exit code.
-
     Raises:
         SomeFailed: when entries were left out and that is not allowed.
     """

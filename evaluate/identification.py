@@ -69,7 +69,6 @@ def search_blocks(
         gallery_person: (G,) identity numbers, in increasing order.
         probe_person: (P,) identity numbers; those that the gallery lacks are not enrolled.
         step: probes of a block.
-        progress: called with the number of probes done.
         kept: where the outcome of each block is kept on disk; None = nowhere.
         name: of this search among those of a run.
 
@@ -111,13 +110,10 @@ def search(
     """Score all probes against all gallery images.
 
     Args:
-        reader: where the faces are.
-        matcher: how they are compared.
         gallery: (G,) rows.
         gallery_person: (G,) identity numbers.
         probe: (P,) rows.
         probe_person: (P,) identity numbers; those that the gallery lacks are not enrolled.
-        progress: called with the number of probes done.
         kept: where the outcome of each block is kept, unless the matcher is cheap.
 
     Returns:
@@ -175,10 +171,8 @@ def summarise(
     share FPIR of the unenrolled probes reaches. Refused where FPIR × those probes < 10.
 
     Args:
-        found: the search.
         person: (P,) identity of each probe.
         replicates: of the bootstrap; 0 = no intervals.
-        seed: of the bootstrap.
     """
     names = [f"rank {k}" for k in RANKS] + [f"tpir {far_name(f)}" for f in FPIRS]
     _, cluster = np.unique(person, return_inverse=True)
@@ -227,7 +221,6 @@ def refuse(person: NDArray[np.int64], reason: str) -> dict[str, Any]:
 
     Args:
         person: (P,) identity of each probe.
-        reason: why.
     """
     ranks, tpir = [str(k) for k in RANKS], [far_name(fpir) for fpir in FPIRS]
     names = [f"rank {k}" for k in ranks] + [f"tpir {fpir}" for fpir in tpir]
@@ -279,7 +272,6 @@ def cmc(rank: NDArray[np.int64], ranks: int = 100) -> NDArray[np.float64]:
 
     Args:
         rank: (P,) of `Search`.
-        ranks: how many.
     """
     enrolled = rank[rank > 0]
     counts = np.bincount(np.minimum(enrolled, ranks + 1), minlength=ranks + 2)[1 : ranks + 1]

@@ -21,9 +21,6 @@ from faceguide.train.run.training_data import cache_hash
 def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
     """Gather what parts have computed; merging twice writes the same bytes.
 
-    Args:
-        out: the run directory.
-
     Returns:
         The command whose run it is, and what that command returns.
 

@@ -59,7 +59,6 @@ def summarise(
         people: (N, 2) the identity on either side, numbered from 0 without gaps.
         cosine: whether the scores are cosines, to which the published grid applies.
         replicates: of the bootstrap; 0 = no intervals.
-        seed: of the bootstrap.
         first: (N,) whether no earlier pair compares the same two faces; None = all.
 
     Returns:
@@ -155,7 +154,6 @@ def save_scores(
     """Write every scored pair to `scores.safetensors`, for figures, comparisons and other readers.
 
     Args:
-        out: the run directory.
         listed: digest of the list of pairs, so that runs over other lists are distinguished.
         number: (N,) place of each pair in the list.
         probe: (N,) rows.

@@ -141,9 +141,6 @@ def show_results(
     """Print results.json or its table, and what is doubtful.
 
     Args:
-        record: of results.json.
-        out: the run directory.
-        output: how, and whether pairs that were left out change the exit code.
         said: doubts that stderr has had before the run began.
 
     Raises:

@@ -26,9 +26,7 @@ def pair_map(
     """Which pixels of the probe made its score with the reference.
 
     Args:
-        network: what is explained.
         probe: (S, S, 3) uint8 RGB, of a side that the network takes.
-        reference: likewise.
         method: a name of `evaluate methods`, or `module:function`.
         matcher: of `scores.MATCHERS`, without fusions.
         settings: of the method. Random numbers are those of the first pair of a list.

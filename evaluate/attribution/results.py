@@ -48,15 +48,10 @@ def merge(
     """Judge all maps of a finished run; writing it twice writes the same bytes.
 
     Args:
-        out: the run directory, with the files of all blocks.
-        cache: where the crops are.
-        plan: the pairs.
         methods: in the order of the table.
         settings: of the run: seed, delta, tau_high, tau_low, epsilon, replicates, measures, …
-        listed: pairs of the list.
         left_out: pairs of it that cannot be scored or explained.
         separation: how the network scores a sample, `Separation.record`.
-        doubts: about the list.
 
     Returns:
         The record of results.json, and the outcomes of each method.

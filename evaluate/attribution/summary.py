@@ -93,17 +93,7 @@ def judge(
     limits: Limits,
     rule: Falsifiability,
 ) -> Judged:
-    """Test every map of a method; as many outcomes as pairs.
-
-    Args:
-        maps: columns of the method.
-        table: `clean`, `masked`, `angle` of the same pairs.
-        numbers: of the pairs.
-        seed: of the run.
-        delta: margin that a claim must exceed.
-        limits: of the diagnosis.
-        rule: tau and epsilon.
-    """
+    """Test every map of a method; as many outcomes as pairs."""
     causes = find_causes(maps, numbers, seed, limits)
     responses = np.abs(table["masked"] - table["clean"][:, None, None])
     has_angle = bool(np.isfinite(table["angle"]).all())

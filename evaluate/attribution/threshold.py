@@ -87,7 +87,6 @@ def threshold_outcome(
         attribution: (H, W); the earlier experiment used magnitudes.
         image: (3, H, W) in 0…1.
         embed: (N, 3, H, W) in 0…1 → (N, E) of length 1.
-        rng: of the noise.
     """
     high, low = regions(attribution)
     areas = float(high.mean()), float(low.mean())

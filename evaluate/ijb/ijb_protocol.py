@@ -106,7 +106,6 @@ def verify(
     Args:
         kept: where scores are kept that are not products of embeddings.
         subjects: template → subject, as far as they are known.
-        doubts: gets what looks wrong about the pairs.
 
     Returns:
         The record, and the arrays `template` (N, 2), `same` (N,) and `score` (N,) of the pairs

@@ -69,8 +69,6 @@ def pool(
     """(T, E) template embeddings of length 1.
 
     Args:
-        store: embeddings of the images.
-        uses: images by template.
         flip: add the mirror image.
         norm: weigh each embedding by its norm.
         detector_score: weigh each embedding by its detector score.
@@ -108,7 +106,6 @@ def represent(uses: Uses, images: int) -> tuple[NDArray[np.int64], NDArray[np.in
     """The representatives of each template, for local matchers.
 
     Args:
-        uses: images by template.
         images: at most this many.
 
     Returns:

@@ -115,7 +115,6 @@ def measure(
     """AUC, EER and TAR at every FAR.
 
     Args:
-        ranking: the sorted pairs.
         fars: false accept rates, 0 to 1.
         genuine_weights: (G,) whole numbers in the order of `ranking.genuine`; None = 1 each.
         impostor_weights: (I,) likewise.
@@ -211,7 +210,6 @@ def tar_cells(
     """TAR and threshold at each FAR; refused where fewer than 10 false accepts are expected.
 
     Args:
-        ranking: the sorted pairs.
         fars: false accept rates, 0 to 1.
         first: (N,) whether no earlier pair compares the same two; only such pairs count as
             expected. None = all do.

@@ -37,8 +37,6 @@ def compare_runs(runs: list[Path], replicates: int, seed: int) -> dict[str, Any]
 
     Args:
         runs: directories of `evaluate verification`, two or more.
-        replicates: of the bootstrap.
-        seed: of the bootstrap.
 
     Returns:
         `runs` (name, path, record), `pairs` tested, `tests` (see `paired_tests.compare_all`).

@@ -40,7 +40,6 @@ def roc_figure(curves: Mapping[str, Curve], least_far: float, width: float = _CO
     Args:
         curves: name → FAR and TAR.
         least_far: left end of the axis, above 0: one false accept of the shortest list.
-        width: inches.
     """
     figure = _figure(width)
     axes = figure.add_subplot()
@@ -73,7 +72,6 @@ def cmc_figure(curves: Mapping[str, NDArray[np.float64]], width: float = _COLUMN
 
     Args:
         curves: name → rates at ranks 1, 2, …
-        width: inches.
     """
     figure = _figure(width)
     axes = figure.add_subplot()

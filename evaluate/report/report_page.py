@@ -27,8 +27,6 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
 
     Args:
         runs: directories of `evaluate verification`, `identification` or `ijb`.
-        path: the HTML file.
-        title: its heading.
         hardest: pairs shown of each kind per verification run.
 
     Raises:

@@ -64,7 +64,6 @@ class ScoreBlocks:
     """The scores of a run.
 
     Attributes:
-        out: the run directory.
         key: digest of whatever changes a score.
         part: (i, N), or None: compute nothing, only gather.
     """
@@ -86,7 +85,6 @@ class ScoreBlocks:
             name: of what is scored; begins the files' names.
             blocks: places of each block, one behind the other.
             compute: arrays of a block, one entry per place.
-            progress: called with the number of places done.
 
         Returns:
             The arrays of all blocks, joined; None when other parts are needed.

@@ -46,11 +46,7 @@ class _Block:
 
 
 class FaceStore:
-    """Rows of one cache, seen by one network.
-
-    Attributes:
-        directory: where the blocks lie.
-    """
+    """Rows of one cache, seen by one network."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -66,7 +62,6 @@ class FaceStore:
         """The store of a run directory for this key; made when missing.
 
         Args:
-            run: the run directory.
             key: what the rows depend on: cache, weights, network.
         """
         directory = run / f"embeddings-{digest(key)[:16]}"

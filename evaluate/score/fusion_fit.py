@@ -91,13 +91,10 @@ class FitPairs:
     """Training pairs as rows of their cache.
 
     Attributes:
-        path: the list.
-        cache: where its faces are.
         probe: (N,) rows.
         reference: (N,) rows.
         same: (N,) bool.
         left_out: pairs of the list that the cache lacks.
-        doubts: what looks wrong about the list.
     """
 
     path: Path
@@ -158,7 +155,6 @@ def shared(kept: Mapping[str, Any], cache: FaceCache, rows: NDArray[np.int64]) -
 
     Args:
         kept: from `record`.
-        cache: where the rows are.
         rows: (N,) rows that are tested.
     """
     found = sorted(set(kept["persons"]) & _persons(cache, np.unique(rows)))

@@ -70,8 +70,6 @@ def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None)
     """What must be computed before faces can be compared.
 
     Args:
-        network: what describes them.
-        options: how they are compared.
         cache: where known visibility comes from; None = only the occlusion head can know.
 
     Raises:
@@ -107,13 +105,7 @@ def build_matcher(
     """A reader of embedded faces, and the matcher.
 
     Args:
-        store: where the faces are.
-        network: what described them.
-        options: how they are compared.
-        needs: of these options.
-        rows: the faces of the run.
         run: its directory gets a fusion's scales, except from a part.
-        cache: where known visibility comes from.
     """
     known = cache if needs.visibility == "cache" else None
     reader = FaceReader(store, options.flip, known, network.device)
@@ -199,8 +191,6 @@ def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = Non
     """Names what a score depends on besides the rows that are compared.
 
     Args:
-        faces: key of the store.
-        options: how faces are compared.
         further: JSON value of what else matters.
     """
     scales = options.fusion_scales

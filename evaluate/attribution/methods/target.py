@@ -193,8 +193,6 @@ def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
     """Refuse a network that no gradient passes.
 
     Args:
-        name: of the network, for the message.
-        score: with the network.
         probe: (N, 3, S, S) prepared pixels.
 
     Raises:

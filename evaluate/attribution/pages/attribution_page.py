@@ -37,12 +37,6 @@ _CAUSES = {
 def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judged]) -> Path:
     """Write report.html, methods.tex, pass_rates.pdf and .png, rates.pdf and .png into a run.
 
-    Args:
-        out: the run directory with results.json.
-        cache: where the crops are.
-        plan: the pairs.
-        judged: method → outcomes.
-
     Returns:
         The HTML file. It needs no network and runs no script; names are escaped.
     """

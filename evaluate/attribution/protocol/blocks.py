@@ -67,11 +67,9 @@ def make_plan(
     """Sort the pairs by probe and cut them into blocks.
 
     Args:
-        rows: the pairs.
         settings: what a table depends on besides.
         per_block: probes per block.
         limit: sample this many pairs first, keyed by the seed; None = all.
-        seed: random seed of the sample.
     """
     chosen = np.arange(len(rows))
     if limit is not None and limit < len(rows):

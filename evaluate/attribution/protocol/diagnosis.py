@@ -72,8 +72,6 @@ def cause_of(
         cells: (U,) attributions per cell, after the rectification that the method asks for.
         energy: max|a| of the raw map before it; NaN when the map is not finite.
         typical: `typical_energy` of the method.
-        pair: number of the pair, for ties.
-        seed: of the run.
         limits: where the lines are.
     """
     limits = limits or Limits()

@@ -82,7 +82,6 @@ def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> i
     """Probes that a core explains in about a minute; the same on every machine.
 
     Args:
-        score: with the network.
         side: of the crops, pixels.
         pairs_per_probe: mean of the list.
     """
@@ -141,9 +140,6 @@ def estimate(
     """Cost of these blocks, by timing two batches of the first pair.
 
     Args:
-        job: what the run is made of.
-        methods: that make maps.
-        blocks: that are to be made.
         replicates: of the bootstrap; None = no results.
         spent: seconds that the start has taken.
     """

@@ -37,9 +37,6 @@ class Job:
     """What a run is made of.
 
     Attributes:
-        cache: where the crops are.
-        plan: the pairs.
-        score: what is explained.
         options: of the methods and of the protocol.
         donors: faces that lend pixels.
         random: the score with random parameters, for "randomisation".

@@ -76,10 +76,6 @@ def fill_pictures(
     Args:
         image: (S, S, 3) the probe.
         names: R of `INFILLS`.
-        row: of the probe.
-        label: of the probe.
-        donors: other faces.
-        seed: of the run.
     """
     made = []
     for name in names:

@@ -42,11 +42,8 @@ def removal_curves(
     """Scores while cells are removed and inserted, (N, STEPS + 1) each.
 
     Args:
-        score: what is measured.
-        batch: the pairs.
         cells: (N, 49) attributions.
         empty: (N, 3, S, S) the picture without evidence (a strong blur).
-        seed: for ties.
 
     Returns:
         `most` (most important first removed), `least` (least first), `insert` (most first put

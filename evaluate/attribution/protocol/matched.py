@@ -91,7 +91,6 @@ def margin_interval(
     Args:
         high: (h, R) responses, R infills that both sets share.
         low: (l, R).
-        rng: random generator.
     """
     infills = rng.integers(0, high.shape[1], (REPLICATES, high.shape[1]))
     # (units, B): mean over the drawn infills, then over the drawn units of either set.
@@ -124,7 +123,6 @@ def judge_map(
         cells: (U,) attributions of the map.
         responses: (U, R) response to each cell replaced by each infill, ≥ 0.
         pair: number of the pair; it and the seed decide all random numbers, for all methods alike.
-        seed: of the run.
         delta: margin that a claim must exceed.
         cause: of a map without a claim (see `diagnosis`): "error", another cause = uniform.
 

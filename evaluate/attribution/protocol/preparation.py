@@ -107,9 +107,6 @@ class Prepared:
         rows: the pairs, with those that are left out.
         separation: how the network scores them.
         doubts: about the list and the weights.
-        methods: that suit the network, and the controls.
-        mine: blocks of this part.
-        whole: whether that is all of them.
     """
 
     job: Job

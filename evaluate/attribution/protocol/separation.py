@@ -69,13 +69,6 @@ def look(
 ) -> Separation:
     """Score a sample of the pairs, a part of them twice.
 
-    Args:
-        score: what is explained.
-        cache: where the crops are.
-        rows: the pairs, at least one.
-        device: of torch.
-        seed: of the sample.
-
     Raises:
         AttributionError: for a score that is not finite.
     """
