@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faceguide.core.commands.console import printable
 from faceguide.core.commands.run_directory import read_run
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_bytes
@@ -16,6 +15,7 @@ from faceguide.evaluate.metrics import roc
 from faceguide.evaluate.metrics.bootstrap import REPLICATES
 from faceguide.evaluate.report import figures, report_runs, tables
 from faceguide.evaluate.report.compare import SEED, compare_runs, run_names
+from faceguide.evaluate.report.html_page import render
 from faceguide.evaluate.verification import load_scores
 
 _WIDE = 9.0  # inches of a figure that fills the page
@@ -32,7 +32,6 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
     Raises:
         EvaluationError: when a directory holds no finished run.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     runs = list(runs)
@@ -43,11 +42,8 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
     pairs_of = [run for run in runs if read_run(run).get("command") == report_runs.VERIFICATION]
     overview, refused, tests = _comparison(pairs_of)
     script = (_PAGES / "sort.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_PAGES), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["printable"] = printable
-    html = environment.get_template("report.html").render(
+    html = render(
+        _PAGES / "report.html",
         title=title,
         runs=shown,
         overview=overview,
@@ -58,7 +54,7 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
         script=Markup(script),
         script_hash=Markup(f"sha256-{_sha256(script)}"),
     )
-    write_bytes(path, html.encode("utf-8"))
+    write_bytes(path, html)
 
 
 def _sha256(script: str) -> str:
