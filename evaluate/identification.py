@@ -175,7 +175,7 @@ def summarise(
         replicates: of the bootstrap; 0 = no intervals.
     """
     names = [f"rank {k}" for k in RANKS] + [f"tpir {far_name(f)}" for f in FPIRS]
-    _, cluster = np.unique(person, return_inverse=True)
+    identities, cluster = np.unique(person, return_inverse=True)
     statistic = _Rates(found, cluster)
     whole = statistic(np.ones(len(person), np.int64))
     strangers = int((found.rank == 0).sum())
@@ -192,10 +192,8 @@ def summarise(
         refused |= dict.fromkeys(names, "no probe is of an enrolled identity")
     intervals: dict[str, Any] = {}
     if replicates:
-        people = int(cluster.max()) + 1
-        drawn = np.array(
-            [statistic(draw_counts(people, seed, number)[cluster]) for number in range(replicates)]
-        )
+        counts = (draw_counts(len(identities), seed, number) for number in range(replicates))
+        drawn = np.array([statistic(count[cluster]) for count in counts])
         intervals = {
             name: None if name in refused else interval(drawn[:, column])
             for column, name in enumerate(names)
@@ -208,7 +206,7 @@ def summarise(
         "probes": len(person),
         "enrolled_probes": enrolled,
         "stranger_probes": strangers,
-        "probe_persons": int(cluster.max()) + 1,
+        "probe_persons": len(identities),
         "rank": {str(k): values[f"rank {k}"] for k in RANKS},
         "tpir": {far_name(f): values[f"tpir {far_name(f)}"] for f in FPIRS},
         "refused": refused,
@@ -222,18 +220,10 @@ def refuse(person: NDArray[np.int64], reason: str) -> dict[str, Any]:
     Args:
         person: (P,) identity of each probe.
     """
-    ranks, tpir = [str(k) for k in RANKS], [far_name(fpir) for fpir in FPIRS]
-    names = [f"rank {k}" for k in ranks] + [f"tpir {fpir}" for fpir in tpir]
-    return {
-        "probes": len(person),
-        "enrolled_probes": 0,
-        "stranger_probes": len(person),
-        "probe_persons": len(np.unique(person)),
-        "rank": dict.fromkeys(ranks),
-        "tpir": dict.fromkeys(tpir),
-        "refused": dict.fromkeys(names, reason),
-        "intervals": {},
-    }
+    none = np.full(len(person), np.nan, np.float32)
+    nobody = np.zeros(len(person), np.int64)
+    record = summarise(Search(nobody, none, none, nobody), person, replicates=0, seed=0)
+    return record | {"refused": dict.fromkeys(record["refused"], reason)}
 
 
 class _Rates:

@@ -202,19 +202,18 @@ def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = Non
 
 def provenance(cache: FaceCache, network: Network) -> dict[str, Any]:
     """Which data and which weights, as run.json holds them."""
-    facts: dict[str, Any] = {
+    return {
         "cache": str(cache.directory.resolve()),
         "cache_manifest": cache_hash(cache),
         **network.record(),
         "training_run": None if network.run is None else str(network.run.resolve()),
     }
-    return facts
 
 
 def shared_identities(
     cache: FaceCache, network: Network, rows: NDArray[np.int64]
-) -> list[str] | None:
-    """Names of identities in these rows that the weights were trained on; None when unknown.
+) -> dict[str, Any] | None:
+    """Identities of these rows that the weights were trained on; None when it is unknown.
 
     Two data sets may know one identity under two names; only equal names are found.
     """
@@ -223,4 +222,5 @@ def shared_identities(
         return None
     labels = np.unique(cache.read(np.unique(rows), ["label"])["label"])
     identities = cache.identities
-    return sorted({identities[label] for label in labels.tolist() if label >= 0} & trained)
+    shared = sorted({identities[label] for label in labels.tolist() if label >= 0} & trained)
+    return {"count": len(shared), "names": shared[:100]}
