@@ -52,8 +52,7 @@ from faceguide.evaluate.attribution.methods.cam import cam_layers
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for, pixel_range
 from faceguide.evaluate.attribution.methods.method_table import METHODS
-from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import PairScore, pair_score
 from faceguide.evaluate.attribution.protocol.blocks import make_plan
 from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.protocol.infill import Donors, cell_masks

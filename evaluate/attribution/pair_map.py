@@ -10,8 +10,7 @@ from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
-from faceguide.evaluate.attribution.methods.target import check_depends
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import check_depends, pair_score
 from faceguide.evaluate.score.network import Network
 
 

@@ -19,7 +19,7 @@ from faceguide.evaluate.attribution import summary
 from faceguide.evaluate.attribution.methods.maps import LEAST_CHANGE
 from faceguide.evaluate.attribution.methods.method_table import Method
 from faceguide.evaluate.attribution.protocol import conditions, regions, statistics
-from faceguide.evaluate.attribution.protocol.blocks import Plan, gather
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, gather_blocks
 from faceguide.evaluate.attribution.protocol.diagnosis import Limits
 from faceguide.evaluate.attribution.protocol.matched import UNIFORM, Falsifiability
 from faceguide.evaluate.attribution.protocol.separation import doubts_of, with_effects
@@ -51,7 +51,7 @@ def merge(
         methods: in the order of the table.
         settings: of the run: seed, delta, tau_high, tau_low, epsilon, replicates, measures, …
         left_out: pairs of it that cannot be scored or explained.
-        separation: how the network scores a sample, `Separation.record`.
+        separation: how the network scores a sample, from `separation.judge`.
 
     Returns:
         The record of results.json, and the outcomes of each method.
@@ -59,7 +59,7 @@ def merge(
     seed, replicates = int(settings["seed"]), int(settings["replicates"])
     limits = Limits()
     rule = Falsifiability(settings["tau_high"], settings["tau_low"], settings["epsilon"])
-    table = gather_pairs(out, plan)
+    table = gather_blocks(out, plan, TABLE, ("clean", "masked", "angle"))
     people, people_from = clusters(cache, plan.probe, plan.reference, plan.same)
     network = with_effects(separation, table["clean"], table["masked"])
     # A change within the noise is no effect.
@@ -73,7 +73,7 @@ def merge(
     records: dict[str, Any] = {}
     judged: dict[str, Judged] = {}
     for method in methods:
-        maps = gather(out, plan, method.name, plan.key)
+        maps = gather_blocks(out, plan, method.name)
         found = summary.judge(
             maps, table, numbers, seed=seed, delta=delta, limits=limits, rule=rule
         )
@@ -134,12 +134,6 @@ def merge(
     write_pairs(out / PAIRS, cache, plan, table["clean"], judged)
     write_json(out / RESULTS, record)
     return record, judged
-
-
-def gather_pairs(out: Path, plan: Plan) -> dict[str, NDArray[Any]]:
-    """`clean`, `masked` and `angle` of all pairs."""
-    table = gather(out, plan, "table", plan.key)
-    return {name: table[name] for name in ("clean", "masked", "angle")}
 
 
 def verification_deletion(

@@ -18,12 +18,7 @@ from faceguide.core.files import json_bytes, publish, read_json
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.methods.method_table import METHODS, Method, choose
 from faceguide.evaluate.attribution.pages.attribution_page import write_report
-from faceguide.evaluate.attribution.protocol.blocks import (
-    Plan,
-    maps_path,
-    missing_blocks,
-    table_path,
-)
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, block_path, missing_blocks
 from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.protocol.preparation import Prepared, plan_pairs
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
@@ -67,7 +62,7 @@ def run(
     )
     if overwrite:
         (out / SEPARATION).unlink(missing_ok=True)
-    publish(out / SEPARATION, json_bytes(ready.separation.record()))
+    publish(out / SEPARATION, json_bytes(ready.separation))
     bar = progress("pairs", ready.pairs)
     for block in ready.mine:
         compute_block(job, ready.methods, block, out, bar)
@@ -91,13 +86,13 @@ def compute_block(
     # Whole pairs, in proportion to the forwards that are done.
     done = np.floor(np.cumsum(steps) / sum(steps) * len(places) + 1e-9).astype(int)
     ticks = iter(np.diff(done, prepend=0).tolist())
-    table = read_block(table_path(out, block), key)
+    table = read_block(block_path(out, TABLE, block), key)
     if table is None:
         table = table_of(job, block)
-        write_block(table_path(out, block), key, table)
+        write_block(block_path(out, TABLE, block), key, table)
     bar(next(ticks))
     for method in methods:
-        path = maps_path(out, method.name, block)
+        path = block_path(out, method.name, block)
         if not is_there(path, key):
             write_block(path, key, maps_of(job, method, block, table))
         bar(next(ticks))

@@ -107,7 +107,7 @@ def judge(
         if has_angle and outcome.rate is not None:
             angle = table["angle"][place]
             high, low = angle[outcome.high], angle[outcome.low]
-            rate = matched.infill_rate(high, low)
+            rate = matched.falsification_rate(high, low)
             holds = rule.holds(float(high.mean()), float(low.mean()))
         if "threshold" in maps:
             outcome, holds = _by_threshold(outcome, maps["threshold"][place], rule)

@@ -168,23 +168,20 @@ def _fitted(
     where = cache if options.fit_cache is None else FaceCache.open(options.fit_cache)
     if where is None:
         raise EvaluationError("--fit-pairs needs --fit-cache, the cache of their faces")
-    pairs = fusion_fit.read_fit_pairs(options.fit_pairs, options.fit_split, where)
+    pairs, doubts = fusion_fit.read_fit_pairs(options.fit_pairs, options.fit_split, where)
     needs = frozenset[str]().union(*(part.needs for part in parts.values()))
     source = None
     if VISIBILITY in needs:
         source = choose_visibility(options.visibility, network, where)
     store = FaceStore.open(reader.store.directory.parent, store_key(where, network))
-    groups = groups_for(needs, options.flip, source)
-    embed_rows(where, network, store, pairs.rows, groups, batch_size=run.batch_size)
+    groups, rows = groups_for(needs, options.flip, source), np.union1d(pairs.probe, pairs.reference)
+    embed_rows(where, network, store, rows, groups, batch_size=run.batch_size)
     faces = FaceReader(store, options.flip, where if source == "cache" else None, network.device)
-    fitted = fusion_fit.fit(
-        {
-            name: score_pairs(faces, part, pairs.probe, pairs.reference)
-            for name, part in parts.items()
-        },
-        pairs.same,
-    )
-    return fusion_fit.record(fitted, pairs)
+    scores = {
+        name: score_pairs(faces, part, pairs.probe, pairs.reference) for name, part in parts.items()
+    }
+    fitted = fusion_fit.fit(scores, np.asarray(pairs.same))
+    return fusion_fit.record(fitted, options.fit_pairs, where, pairs, doubts)
 
 
 def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = None) -> str:

@@ -14,11 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError, ScoreError
-from faceguide.evaluate.score.scores import EMBEDDING, MAP, VISIBILITY, Cosine, Faces, Matcher
+from faceguide.evaluate.score.network import Network
+from faceguide.evaluate.score.scores import (
+    EMBEDDING,
+    MAP,
+    VISIBILITY,
+    Cosine,
+    Faces,
+    Matcher,
+    make_matcher,
+)
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.own_networks import inner
 
 Reference = tuple[Tensor, ...]
 Score = Callable[..., Tensor]
@@ -165,6 +175,18 @@ class PairScore(nn.Module):
     def forward(self, probe: Tensor, *reference: Tensor) -> Tensor:
         """(N, 3, S, S) pixels and the described references → scores (N,)."""
         return self.compare(self.describe(probe), reference)
+
+
+def pair_score(network: Network, matcher: str) -> PairScore:
+    """The score of a network and a matcher's name; its weights are laid out channels last."""
+    # Convolutions on CPU and on tensor cores are faster so; the values differ by rounding.
+    network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if matcher == "cosine":
+        # A user's network itself: methods know its layers by the names that it gave them.
+        return PairScore(inner(network.backbone))
+    return PairScore(
+        network.backbone, make_matcher(matcher, network), network.map_side, network.occlusion_head
+    ).eval()
 
 
 def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import read_run
 from faceguide.core.files import read_json, write_bytes
 from faceguide.evaluate.attribution.pages import attribution_tables, drawings
-from faceguide.evaluate.attribution.protocol.blocks import Plan, gather
+from faceguide.evaluate.attribution.protocol.blocks import Plan, gather_blocks
 from faceguide.evaluate.attribution.protocol.matched import UNDECIDED, Outcome
 from faceguide.evaluate.attribution.protocol.separation import sentence
 from faceguide.evaluate.attribution.results import RESULTS
@@ -95,7 +95,7 @@ def gallery(
     places = choose_pairs({name: judged[name] for name in competing or shown}, GALLERY)
     settings = record["settings"]
     moved = "angle" if record["protocol"] == "threshold" else "score"
-    thumbs = {name: gather(out, plan, name, plan.key)["thumb"][places] for name in shown}
+    thumbs = {name: gather_blocks(out, plan, name, ["thumb"])["thumb"][places] for name in shown}
     made = []
     for number, place in enumerate(places):
         rows = [int(plan.probe[place]), int(plan.reference[place])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,18 @@ from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.methods.method_table import COSINE, METHODS, Method, choose
-from faceguide.evaluate.attribution.methods.target import PairScore, check_depends, check_gradient
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    check_depends,
+    check_gradient,
+    pair_score,
+)
 from faceguide.evaluate.attribution.protocol import map_metrics
-from faceguide.evaluate.attribution.protocol.blocks import Plan, make_plan, table_path
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, block_path, make_plan
 from faceguide.evaluate.attribution.protocol.estimate import Estimate, estimate, probes_of_a_minute
 from faceguide.evaluate.attribution.protocol.explain import Job
 from faceguide.evaluate.attribution.protocol.infill import Donors
-from faceguide.evaluate.attribution.protocol.separation import Separation, doubts_of, look, sentence
+from faceguide.evaluate.attribution.protocol.separation import doubts_of, look, sentence
 from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
@@ -111,7 +116,7 @@ class Prepared:
 
     job: Job
     rows: PairRows
-    separation: Separation
+    separation: dict[str, Any]
     doubts: Doubts
     methods: list[Method]
     mine: range
@@ -120,7 +125,7 @@ class Prepared:
     @property
     def doubtful(self) -> dict[str, int]:
         """Counts of doubts about the list and the network."""
-        return {**self.doubts.counts(), **doubts_of(self.separation.record()).counts()}
+        return {**self.doubts.counts(), **doubts_of(self.separation).counts()}
 
     @property
     def pairs(self) -> int:
@@ -134,7 +139,7 @@ class Prepared:
             replicates: of the bootstrap behind the results, which a part leaves to others.
             spent: seconds that the start has taken.
         """
-        todo = [block for block in self.mine if not table_path(out, block).exists()]
+        todo = [block for block in self.mine if not block_path(out, TABLE, block).exists()]
         if not todo:
             return None
         return estimate(self.job, self.methods, todo, replicates if self.whole else None, spent)
@@ -183,11 +188,11 @@ def prepare(
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe)
     separation = look(score, cache, rows, job.device, options.seed)
-    if separation.separates is not False:  # else the cause is known, and said
+    if separation["separates"] is not False:  # else the cause is known, and said
         check_depends(score, first.probe, first.reference)
     doubts.say()
     doubts.update(network.doubts)  # said when the weights were read
-    if (text := sentence(separation.record())) is not None:
+    if (text := sentence(separation)) is not None:
         say(f"Warning: {text}")
     methods = _suited(job, methods, everything)
     mine = range(part[0], plan.blocks, part[1])

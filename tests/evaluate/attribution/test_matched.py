@@ -103,8 +103,8 @@ def test_rate_equals_the_double_loop() -> None:
 def test_only_cells_of_one_infill_are_compared() -> None:
     """A weak infill does not turn against the map that a strong one supports."""
     high, low = np.array([[1.0, 20.0], [2.0, 30.0]]), np.array([[0.5, 10.0], [0.7, 15.0]])
-    assert matched.falsification_rate(high, low) > 0.2
-    assert matched.infill_rate(high, low) == 0
+    assert matched.falsification_rate(high.reshape(-1, 1), low.reshape(-1, 1)) > 0.2
+    assert matched.falsification_rate(high, low) == 0
 
 
 def test_the_draws_do_not_depend_on_the_method(linear) -> None:

@@ -134,26 +134,26 @@ def test_random_weights_do_not_separate(tmp_path: Path, name: str) -> None:
     pairs = [(a, b, int(a[0] == b[0])) for a in names for b in names if a < b]
     rows = resolve(cache, read_pairs(write(tmp_path / "pairs.csv", pairs), None))
     found = separation.look(score, cache, rows, "cpu", 0)
-    assert found.separates is False
-    assert "scores from 0.9" in (separation.sentence(found.record()) or "")
+    assert found["separates"] is False
+    assert "scores from 0.9" in (separation.sentence(found) or "")
 
 
 def test_scores_are_judged_by_spread_and_auc() -> None:
     rng = np.random.default_rng(0)
     same = np.arange(60) % 2 == 0
     good = 0.5 * same + rng.normal(0, 0.1, 60)
-    assert separation.judge(good, same, 1e-7).separates is True
-    assert separation.judge(rng.normal(0, 0.1, 60), same, 1e-7).separates is False
+    assert separation.judge(good, same, 1e-7)["separates"] is True
+    assert separation.judge(rng.normal(0, 0.1, 60), same, 1e-7)["separates"] is False
     # Close together, yet in order: an offset of the embeddings does no harm.
-    assert separation.judge(1 + 1e-5 * good, same, 1e-7).separates is True
-    assert separation.judge(1 + 1e-5 * good[same], same[same], 1e-7).separates is False
-    assert separation.judge(good[same], same[same], 1e-7).separates is True
-    assert separation.judge(good[:3], same[:3], 1e-7).separates is None
-    assert not separation.doubts_of(separation.judge(good, same, 1e-7).record())
+    assert separation.judge(1 + 1e-5 * good, same, 1e-7)["separates"] is True
+    assert separation.judge(1 + 1e-5 * good[same], same[same], 1e-7)["separates"] is False
+    assert separation.judge(good[same], same[same], 1e-7)["separates"] is True
+    assert separation.judge(good[:3], same[:3], 1e-7)["separates"] is None
+    assert not separation.doubts_of(separation.judge(good, same, 1e-7))
 
 
 def test_effects_within_the_noise_are_counted_and_pass_nothing(place: Path, tmp_path: Path) -> None:
-    record = separation.judge(np.linspace(0, 1, 8), np.arange(8) > 3, 1e-3).record()
+    record = separation.judge(np.linspace(0, 1, 8), np.arange(8) > 3, 1e-3)
     clean, masked = np.zeros(3), np.zeros((3, 49, 2))
     masked[0, 0], masked[1, 5] = 0.5, 0.005
     found = separation.with_effects(record, clean, masked)
@@ -179,8 +179,8 @@ def test_a_sound_network_is_not_doubted(
     path = write(tmp_path / "pairs.csv", pairs)
     network = load_network("nets:sound", place / "none.pt")
     ready = prepare(cache, network, PairOptions(pairs=path), ["saliency"], Options(limit=4))
-    assert ready.separation.separates is True
-    assert ready.separation.auc == 1
+    assert ready.separation["separates"] is True
+    assert ready.separation["auc"] == 1
     assert "does not separate" not in capsys.readouterr().err
 
 

@@ -100,14 +100,14 @@ def test_a_plan_keeps_every_pair_and_the_probes_together() -> None:
 def test_a_block_of_other_settings_counts_as_missing(tmp_path: Path) -> None:
     plan = blocks.make_plan(rows(4), {"seed": 0}, 100, None, 0)
     other = blocks.make_plan(rows(4), {"seed": 1}, 100, None, 0)
-    path = blocks.table_path(tmp_path, 0)
+    path = blocks.block_path(tmp_path, blocks.TABLE, 0)
     block_files.write_block(path, plan.key, {"clean": np.arange(4.0)})
     np.testing.assert_array_equal(
-        blocks.gather(tmp_path, plan, "table", plan.key)["clean"], np.arange(4.0)
+        blocks.gather_blocks(tmp_path, plan, "table")["clean"], np.arange(4.0)
     )
     assert block_files.read_block(path, other.key) is None
     with pytest.raises(Unfinished, match="1 of 1 blocks of table are missing"):
-        blocks.gather(tmp_path, other, "table", other.key)
+        blocks.gather_blocks(tmp_path, other, "table")
 
 
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
 
 
 def test_methods_of_users_have_files_of_their_own(tmp_path: Path) -> None:
-    path = blocks.maps_path(tmp_path, "my_methods:best/../x", 3)
+    path = blocks.block_path(tmp_path, "my_methods:best/../x", 3)
     assert path.parent == tmp_path / "blocks"
     assert path.name == "maps-my_methods.best....x-00003.safetensors"
 
