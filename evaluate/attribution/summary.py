@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.protocol import diagnosis, matched
-from faceguide.evaluate.attribution.protocol.diagnosis import Limits, wilson
+from faceguide.evaluate.attribution.protocol.diagnosis import Limits
 from faceguide.evaluate.attribution.protocol.matched import Falsifiability, Outcome
 from faceguide.evaluate.metrics.bootstrap import PairWeights, interval, replicate
+from faceguide.evaluate.metrics.strata import wilson
 
 # What each figure means and which way is better; printed next to it wherever it is shown.
 DIRECTIONS = {

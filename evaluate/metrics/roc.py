@@ -18,6 +18,7 @@ FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 LEAST_FALSE_ACCEPTS = 10  # a rate read off fewer expected impostors is refused
 
 Weights = NDArray[np.integer] | None
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # FAR and TAR
 
 
 def far_name(far: float) -> str:
@@ -243,7 +244,7 @@ def threshold_at(ranking: Ranking, point: int) -> float:
     return float(np.nextafter(ranking.threshold[0], np.inf))
 
 
-def curve(ranking: Ranking, points: int = 2000) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def curve(ranking: Ranking, points: int = 2000) -> Curve:
     """FAR and TAR to draw, (M,) each from (0, 0) to (1, 1).
 
     Of a long ROC the first point of each of the `points` FARs that are evenly spaced in log x

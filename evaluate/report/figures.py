@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.files import write_bytes
+from faceguide.evaluate.metrics.roc import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and lines for print in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

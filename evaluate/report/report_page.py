@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 from faceguide.core.commands.run_directory import read_run
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_bytes
-from faceguide.evaluate.metrics import roc
 from faceguide.evaluate.metrics.bootstrap import REPLICATES
 from faceguide.evaluate.report import figures, report_runs, tables
-from faceguide.evaluate.report.compare import SEED, compare_runs, run_names
+from faceguide.evaluate.report.compare import SEED, compare_runs, roc_curves, run_names
 from faceguide.evaluate.report.html_page import render
+from faceguide.evaluate.report.report_runs import load_cmc
 from faceguide.evaluate.verification import load_scores
 
 _WIDE = 9.0  # inches of a figure that fills the page
@@ -76,19 +77,12 @@ def _comparison(runs: list[Path]) -> tuple[Any, str, Any]:
 
 
 def _figures(runs: list[Path], names: list[str]) -> list[dict[str, str]]:
-    curves, ranks = {}, {}
-    least = 1.0
+    of_command: dict[str, dict[str, Path]] = defaultdict(dict)
     for run, name in zip(runs, names, strict=True):
-        command = read_run(run).get("command")
-        if command == report_runs.VERIFICATION:
-            table = load_scores(run)
-            ranking = roc.rank(table["score"], table["same"])
-            curves[name] = roc.curve(ranking)
-            least = min(least, 1.0 / len(ranking.impostor))
-        elif command == report_runs.IDENTIFICATION:
-            found = report_runs.load_cmc(run)
-            if found is not None:
-                ranks[name] = found
+        of_command[str(read_run(run).get("command"))][name] = run
+    curves, least = roc_curves(of_command[report_runs.VERIFICATION])
+    searches = of_command[report_runs.IDENTIFICATION].items()
+    ranks = {name: found for name, run in searches if (found := load_cmc(run)) is not None}
     drawn = []
     if curves:
         drawn.append(("ROC", figures.roc_figure(curves, least, _WIDE)))

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.faces import LUMA
-from faceguide.evaluate.attribution.protocol.diagnosis import wilson
-from faceguide.evaluate.metrics.strata import LEAST, OCCLUSIONS, POSES, occlusion_bins
+from faceguide.evaluate.metrics.strata import LEAST, OCCLUSIONS, POSES, occlusion_bins, wilson
 
 PERMUTATIONS = 999
 _DIFFERENCES = ("0–10°", "10–20°", "20–30°", "30°+")
