@@ -1,4 +1,4 @@
-"""Who is enrolled and who is asked for: gallery and probes of an identification."""
+"""Gallery and probes of an identification: who is enrolled, and who is searched for."""
 
 from __future__ import annotations
 

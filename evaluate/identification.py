@@ -178,14 +178,14 @@ def summarise(
     identities, cluster = np.unique(person, return_inverse=True)
     statistic = _Rates(found, cluster)
     whole = statistic(np.ones(len(person), np.int64))
-    strangers = int((found.rank == 0).sum())
+    unenrolled = int((found.rank == 0).sum())
     refused = {
         f"tpir {far_name(fpir)}": (
             f"needs {round(LEAST_FALSE_ACCEPTS / fpir):,} probes of identities that are not "
-            f"enrolled, found {strangers:,}"
+            f"enrolled, found {unenrolled:,}"
         )
         for fpir in FPIRS
-        if fpir * strangers * (1 + 1e-12) < LEAST_FALSE_ACCEPTS
+        if fpir * unenrolled * (1 + 1e-12) < LEAST_FALSE_ACCEPTS
     }
     enrolled = int((found.rank > 0).sum())
     if not enrolled:
@@ -205,7 +205,7 @@ def summarise(
     return {
         "probes": len(person),
         "enrolled_probes": enrolled,
-        "stranger_probes": strangers,
+        "stranger_probes": unenrolled,
         "probe_persons": len(identities),
         "rank": {str(k): values[f"rank {k}"] for k in RANKS},
         "tpir": {far_name(f): values[f"tpir {far_name(f)}"] for f in FPIRS},
@@ -231,9 +231,9 @@ class _Rates:
 
     def __init__(self, found: Search, cluster: NDArray[np.int64]) -> None:
         self._found = found
-        self._enrolled, self._stranger = found.rank > 0, found.rank == 0
-        strangers = np.flatnonzero(self._stranger)
-        self._order = strangers[np.argsort(-found.top[strangers], kind="stable")]
+        self._enrolled, self._unenrolled = found.rank > 0, found.rank == 0
+        unenrolled = np.flatnonzero(self._unenrolled)
+        self._order = unenrolled[np.argsort(-found.top[unenrolled], kind="stable")]
 
     def __call__(self, weights: NDArray[np.integer]) -> NDArray[np.float64]:
         found = self._found

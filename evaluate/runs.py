@@ -83,7 +83,7 @@ def run_verification(
     """Score a list of pairs and summarise it.
 
     Writes run.json, verification.json, scores.safetensors and, if need be, left_out.csv (pairs
-    without a score) and doubtful.csv (pairs with one that look wrong).
+    without a score) and doubtful.csv (scored pairs that look wrong).
 
     Returns:
         The record of verification.json; of a part, `part_record`.

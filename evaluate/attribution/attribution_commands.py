@@ -151,11 +151,7 @@ def show_results(
     from faceguide.evaluate.attribution.protocol import separation
 
     echo_json(record) if output.as_json else click.echo(attribution_tables.method_text(record))
-    doubts = Doubts()
-    for kind, count in record["doubts"].items():
-        if kind != "network_does_not_separate" and (said is None or kind not in said.counts()):
-            doubts.add(kind, count=count)
-    doubts.say()
+    separation.other_doubts(record["doubts"]).say(but=said.counts() if said else ())
     if said is None and output.as_json and (text := separation.sentence(record["network"])):
         say(f"Warning: {text}")
     left = record["pairs"]["left_out"]

@@ -14,7 +14,7 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import begin_evaluation, read_run
 from faceguide.core.commands.settings import fixed, refixed
 from faceguide.core.errors import AttributionError, Unfinished
-from faceguide.core.files import json_bytes, publish, read_json
+from faceguide.core.files import json_bytes, publish
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.methods.method_table import METHODS, Method, choose
 from faceguide.evaluate.attribution.pages.attribution_page import write_report
@@ -22,7 +22,7 @@ from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, block_pa
 from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.protocol.preparation import Prepared, plan_pairs
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
-from faceguide.evaluate.attribution.results import merge
+from faceguide.evaluate.attribution.results import SEPARATION, merge
 from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.block_files import is_there, read_block, write_block
 from faceguide.evaluate.score.network import Network
@@ -30,7 +30,6 @@ from faceguide.evaluate.score.prepare import provenance
 from faceguide.evaluate.verification import write_left_out
 
 COMMAND = "attribution"
-SEPARATION = "separation.json"
 
 
 def run(
@@ -110,14 +109,7 @@ def _merge(
     if missing := missing_blocks(out, plan, [method.name for method in methods]):
         raise Unfinished(out, "responses and maps", missing, plan.blocks)
     write_left_out(out, rows.left_out)
-    record, judged = merge(
-        *(out, cache, plan, methods),
-        settings={**fixed(options), "block": plan.per_block},
-        listed=rows.listed,
-        left_out=len(rows.left_out),
-        separation=read_json(out / SEPARATION),
-        doubts=doubts,
-    )
+    record, judged = merge(out, cache, plan, methods, options, rows, doubts)
     write_report(out, cache, plan, judged)
     return record
 

@@ -2,8 +2,8 @@
 
 For `cosine`, embeddings are pooled as published for IJB: the mean within each medium (a video is
 one medium), the sum over media, length 1. Embeddings go in with their norm, which gives clear
-images more say, or without; with their detector score as a factor, or without; and with the mirror
-image added, or without.
+images more weight, or without; with their detector score as a factor, or without; and with the
+mirror image added, or without.
 
 Local matchers compare images, not pools: a template is represented by one image per medium, the one
 with the best detector score, and of these by the best `images`; the template score is the mean

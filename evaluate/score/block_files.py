@@ -97,7 +97,7 @@ class ScoreBlocks:
 
         Args:
             name: of what is scored; begins the files' names.
-            blocks: places of each block, one behind the other.
+            blocks: places of each block, one after the other.
             compute: arrays of a block, one entry per place.
 
         Returns:

@@ -1,4 +1,4 @@
-"""From a cache, weights and a matcher's name to faces that can be compared."""
+"""From a cache, weights and a matcher to faces that can be compared."""
 
 from __future__ import annotations
 

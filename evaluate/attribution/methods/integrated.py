@@ -53,7 +53,7 @@ class Line:
     maps: Tensor
 
     def of(self, rows: Tensor) -> Line:
-        """Of these pairs alone."""
+        """Of these pairs only."""
         return Line(self.places[rows], self.value[rows], self.maps[rows])
 
 

@@ -36,7 +36,7 @@ class Method:
         citation: authors, year and where to find it.
         rectify: only positive values are the claim.
         control: runs with every evaluation and competes with no method.
-        costly: not part of "standard": too dear for what it adds.
+        costly: not part of "standard": too expensive for what it adds.
     """
 
     name: str

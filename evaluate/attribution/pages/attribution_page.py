@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import read_run
 from faceguide.core.files import read_json, write_bytes
 from faceguide.evaluate.attribution.pages import attribution_tables, drawings
 from faceguide.evaluate.attribution.protocol.blocks import Plan, gather_blocks
 from faceguide.evaluate.attribution.protocol.matched import UNDECIDED, Outcome
-from faceguide.evaluate.attribution.protocol.separation import sentence
+from faceguide.evaluate.attribution.protocol.separation import other_doubts, sentence
 from faceguide.evaluate.attribution.results import RESULTS
 from faceguide.evaluate.attribution.summary import Judged
 from faceguide.evaluate.report import figures
@@ -55,7 +54,7 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
         record=record,
         ordered=drawings.ordered(record),
         unfit=sentence(record["network"]),
-        doubts=_doubts(record["doubts"]),
+        doubts=other_doubts(record["doubts"]).lines(),
         reading=attribution_tables.READING,
         methods=attribution_tables.method_table(record),
         figures=[{"alt": alt, "uri": figures.data_uri(figure)} for alt, figure in drawn],
@@ -64,15 +63,6 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
     )
     write_bytes(out / REPORT, html)
     return out / REPORT
-
-
-def _doubts(counts: dict[str, int]) -> list[str]:
-    """A line a kind, but for the network, which has the first line of the page."""
-    doubts = Doubts()
-    for kind, count in counts.items():
-        if kind != "network_does_not_separate":
-            doubts.add(kind, count=count)
-    return doubts.lines()
 
 
 def choose_pairs(judged: dict[str, Judged], count: int) -> list[int]:

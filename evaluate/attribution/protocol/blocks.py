@@ -1,4 +1,4 @@
-"""The files of a run: blocks of probes, each written whole by whoever gets to it.
+"""The files of a run: blocks of probes, each written whole by whichever process gets to it.
 
 A block is some probes with all their pairs, a pure function of the list and a number. Its files
 are `table-NNNNN.safetensors`, the responses that all methods share, and one

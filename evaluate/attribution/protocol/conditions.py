@@ -2,7 +2,7 @@
 them.
 
 The bins are fixed here, before any result. A cell with fewer than 20 pairs has no figure. Whether
-the share of uniform maps differs between the bins is tested by drawing the labels of whole
+the share of uniform maps differs between the bins is tested by exchanging outcomes between whole
 identities, since an identity's pairs are alike; Benjamini and Hochberg's correction runs over the
 whole table.
 """

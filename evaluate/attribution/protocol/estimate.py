@@ -71,7 +71,7 @@ class Estimate:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader takes them in."""
+    """Seconds in the unit that reads best."""
     for limit, unit, size in ((120, "seconds", 1), (7200, "minutes", 60)):
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}"

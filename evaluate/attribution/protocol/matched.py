@@ -136,23 +136,16 @@ def judge_map(
     )
 
 
-@dataclass(frozen=True)
-class Falsifiability:
-    """The published criterion on mean angles: high > tau_high, low < tau_low, tau's apart.
+def falsifiable(
+    mean_high: float,
+    mean_low: float,
+    tau_high: float = 0.75,
+    tau_low: float = 0.55,
+    epsilon: float = 0.15,
+) -> bool:
+    """The published criterion on mean angles, radians: high > tau_high, low < tau_low, tau's apart.
 
-    Attributes:
-        tau_high: radians.
-        tau_low: radians.
-        epsilon: radians; tau_high must exceed tau_low by more.
+    Args:
+        epsilon: tau_high must exceed tau_low by more.
     """
-
-    tau_high: float = 0.75
-    tau_low: float = 0.55
-    epsilon: float = 0.15
-
-    def holds(self, mean_high: float | None, mean_low: float | None) -> bool:
-        """Whether a map with these mean angles is falsifiable; an untested one is not."""
-        if mean_high is None or mean_low is None:
-            return False
-        apart = self.tau_high > self.tau_low + self.epsilon
-        return apart and mean_high > self.tau_high and mean_low < self.tau_low
+    return tau_high > tau_low + epsilon and mean_high > tau_high and mean_low < tau_low

@@ -146,6 +146,11 @@ def with_effects(
     }
 
 
+def other_doubts(counts: Mapping[str, int]) -> Doubts:
+    """Those of a record but for the network, which `sentence` has."""
+    return Doubts.of({k: n for k, n in counts.items() if k != "network_does_not_separate"})
+
+
 def doubts_of(found: Mapping[str, Any]) -> Doubts:
     """What is doubtful about the network, of a record with or without effects."""
     doubts = Doubts()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.protocol import matched
 from faceguide.evaluate.attribution.protocol.diagnosis import cause_of, typical_energy
-from faceguide.evaluate.attribution.protocol.matched import Falsifiability, judge_map
+from faceguide.evaluate.attribution.protocol.matched import falsifiable, judge_map
 
 PAIRS, INFILLS = 400, 4
 
@@ -120,9 +120,7 @@ def test_a_required_margin_turns_small_differences_into_falsification(linear) ->
 
 
 def test_falsifiability_needs_all_three_conditions() -> None:
-    rule = Falsifiability()
-    assert rule.holds(0.8, 0.5)
-    assert not rule.holds(0.7, 0.5)
-    assert not rule.holds(0.8, 0.6)
-    assert not rule.holds(None, None)
-    assert not Falsifiability(0.75, 0.65, 0.15).holds(0.8, 0.5)
+    assert falsifiable(0.8, 0.5)
+    assert not falsifiable(0.7, 0.5)
+    assert not falsifiable(0.8, 0.6)
+    assert not falsifiable(0.8, 0.5, tau_low=0.65)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.core.errors import CacheError, Unfinished
 from faceguide.evaluate.attribution import summary
+from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
 from faceguide.evaluate.attribution.protocol import blocks
-from faceguide.evaluate.attribution.protocol.diagnosis import Limits
-from faceguide.evaluate.attribution.protocol.matched import Falsifiability
 from faceguide.evaluate.score import block_files
 
 N = 12
@@ -38,13 +37,10 @@ def found(cells: NDArray[np.float64], effect: NDArray[np.float64]) -> dict[str, 
         "angle": np.repeat(effect[:, :, None], 2, 2),
     }
     maps = columns(cells)
-    judged = summary.judge(
-        maps, table, range(N), seed=0, delta=0.0, limits=Limits(), rule=Falsifiability()
-    )
+    options = Options(replicates=50)
+    judged = summary.judge(maps, table, range(N), options, 0.0)
     people = np.arange(2 * N).reshape(N, 2)
-    return summary.summarise(
-        judged, maps, people, range(N), replicates=50, seed=0, limits=Limits(), measures=()
-    )
+    return summary.summarise(judged, maps, people, range(N), options)
 
 
 def test_a_method_cannot_win_by_maps_that_cannot_be_tested() -> None:
