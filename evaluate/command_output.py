@@ -123,6 +123,15 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
             f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
         )
     reasons += _serious(record)
+    finish(reasons, allow_failures)
+
+
+def finish(reasons: list[str], allow_failures: bool) -> None:
+    """Say what was left out or is grave; the last one fails the command unless that is allowed.
+
+    Raises:
+        SomeFailed: with that reason.
+    """
     for text in reasons[: None if allow_failures else -1]:
         say(text)
     if reasons and not allow_failures:

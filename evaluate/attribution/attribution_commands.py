@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from faceguide.cache.pairs.pair_doubts import is_contradicted
-from faceguide.core.commands.console import SomeFailed, echo_json, interruptible, printable, say
+from faceguide.core.commands.console import echo_json, interruptible, printable, say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, Output
 from faceguide.evaluate.attribution.attribution_options import AttributionPlace, Options
-from faceguide.evaluate.command_output import show_part
+from faceguide.evaluate.command_output import finish, show_part
 from faceguide.evaluate.evaluation_options import NetworkOptions, PairOptions, progress_bar
 
 
@@ -163,7 +163,4 @@ def show_results(
         parts.append(f"{failed} maps failed; {out / 'pairs.csv'} names them")
     if is_contradicted(record["doubts"], record["pairs"]["listed"] - left):
         parts.append("more than 1 % of the pairs contradict what is known of them")
-    if parts and not output.allow_failures:
-        raise SomeFailed("; ".join(parts))
-    if parts:
-        say("; ".join(parts))
+    finish(["; ".join(parts)] if parts else [], output.allow_failures)
