@@ -120,16 +120,10 @@ def diff_command(first: Path, second: Path, tolerance: float, output: Output) ->
     from faceguide.evaluate.attribution.pages.difference import compare_runs
 
     found = compare_runs(first, second, tolerance)
-    echo_json(found) if output.as_json else click.echo(
-        printable_lines(attribution_tables.difference_text(found))
-    )
+    lines = attribution_tables.difference_text(found).splitlines()
+    echo_json(found) if output.as_json else click.echo("\n".join(map(printable, lines)))
     if not found["agree"]:
         raise click.exceptions.Exit(1)
-
-
-def printable_lines(text: str) -> str:
-    """The text with control characters escaped, except line ends."""
-    return "\n".join(printable(line) for line in text.splitlines())
 
 
 def show_results(

@@ -43,6 +43,7 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
     pairs_of = [run for run in runs if read_run(run).get("command") == report_runs.VERIFICATION]
     overview, refused, tests = _comparison(pairs_of)
     script = (_PAGES / "sort.js").read_text(encoding="utf-8")
+    script_sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     html = render(
         _PAGES / "report.html",
         title=title,
@@ -53,13 +54,9 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
         figures=_figures(runs, names),
         # Only this one script may run, whatever a name tries.
         script=Markup(script),
-        script_hash=Markup(f"sha256-{_sha256(script)}"),
+        script_hash=Markup(f"sha256-{script_sha256}"),
     )
     write_bytes(path, html)
-
-
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _comparison(runs: list[Path]) -> tuple[Any, str, Any]:

@@ -76,7 +76,9 @@ def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None)
         EvaluationError: when the network or the cache lacks what a matcher needs.
     """
     names = options.names()
-    if options.matcher == "qaconv+cosine" and not _visibility_known(network, cache):
+    known = network.occlusion_head is not None
+    known = known or (cache is not None and "visibility" in cache.columns)
+    if options.matcher == "qaconv+cosine" and not known:
         names = ["qaconv", "cosine"]
     parts = {name: make_matcher(name, network) for name in names}
     needs = frozenset[str]().union(*(part.needs for part in parts.values()))
@@ -147,12 +149,6 @@ def _fusion(
     if cache is not None and "persons" in kept:
         kept["shared_identities"] = fusion_fit.shared(kept, cache, rows)
     return weights, kept
-
-
-def _visibility_known(network: Network, cache: FaceCache | None) -> bool:
-    return network.occlusion_head is not None or (
-        cache is not None and "visibility" in cache.columns
-    )
 
 
 def _fitted(

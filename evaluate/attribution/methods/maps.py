@@ -75,12 +75,6 @@ def pixel_range(spec: InputSpec) -> float:
     return sum(1 / std for std in spec.std) / 3
 
 
-def constant_picture(spec: InputSpec, level: float) -> Tensor:
-    """(3, 1, 1) prepared pixels of a picture of one grey, 0 = black to 1 = white."""
-    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
-    return ((level - mean) / std)[:, None, None]
-
-
 def blurred(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (N, C, H, W), the border repeated; sigma in pixels."""
     radius = min(round(3 * sigma), images.shape[-1] - 1, images.shape[-2] - 1)
@@ -102,8 +96,9 @@ def baseline_for(score: PairScore, probe: Tensor, kind: str) -> Tensor:
         return blurred(probe, probe.shape[-1] / 7)
     if kind not in BASELINES:
         raise AttributionError(f"baseline must be one of {', '.join(BASELINES)}, found {kind!r}")
-    picture = constant_picture(spec, 0.0 if kind == "black" else 0.5)
-    return picture.to(probe).expand_as(probe).contiguous()
+    level = 0.0 if kind == "black" else 0.5
+    grey = (level - torch.tensor(spec.mean)) / torch.tensor(spec.std)
+    return grey[:, None, None].to(probe).expand_as(probe).contiguous()
 
 
 def along(baseline: Tensor, probe: Tensor, places: Tensor) -> Tensor:
