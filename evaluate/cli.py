@@ -201,9 +201,7 @@ def compare_command(
     Example:
       evaluate compare cosine/ visible/ --out comparison/
     """
-    from faceguide.evaluate.metrics import roc
     from faceguide.evaluate.report import compare, figures, tables
-    from faceguide.evaluate.verification import load_scores
 
     if len(directories) < 2:
         raise click.UsageError("a comparison needs two runs or more")
@@ -225,12 +223,8 @@ def compare_command(
             csv_bytes = tables.to_csv(table).encode("utf-8", "surrogateescape")
             write_bytes(out / f"{stem}.csv", csv_bytes)
             write_bytes(out / f"{stem}.tex", tables.to_latex(table, title).encode("utf-8"))
-        curves, least = {}, 1.0
-        for run, path in zip(comparison["runs"], directories, strict=True):
-            scores = load_scores(path)
-            ranking = roc.rank(scores["score"], scores["same"])
-            curves[printable(run["name"])] = roc.curve(ranking)
-            least = min(least, 1.0 / len(ranking.impostor))
+        names = (printable(run["name"]) for run in comparison["runs"])
+        curves, least = compare.roc_curves(dict(zip(names, directories, strict=True)))
         figures.save(figures.roc_figure(curves, least), out, "roc")
     if output.as_json:
         echo_json(comparison)

@@ -19,7 +19,7 @@ def evaluate_jobs(request: Request) -> dict[str, Job]:
     cosine = request.typed.get("--matcher") in (None, ("--matcher=cosine",))
     if not cosine and request.name != "attribution":
         jobs["scores"] = Job(f"{name}-scores", request.words(), "array", "any")
-    # Of what was left out the merge tells, which is no failure of a job.
+    # The merge reports what was left out; that is no failure of a job.
     merge = ("evaluate", "merge", f"--parts={request.limits.parts}", "--allow-failures")
     jobs["merge"] = Job(f"{name}-merge", (*merge, str(request.results)), after="any")
     return jobs

@@ -10,8 +10,7 @@ from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
-from faceguide.evaluate.attribution.methods.target import check_depends
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import check_depends, pair_score
 from faceguide.evaluate.score.network import Network
 
 
@@ -26,9 +25,7 @@ def pair_map(
     """Which pixels of the probe made its score with the reference.
 
     Args:
-        network: what is explained.
         probe: (S, S, 3) uint8 RGB, of a side that the network takes.
-        reference: likewise.
         method: a name of `evaluate methods`, or `module:function`.
         matcher: of `scores.MATCHERS`, without fusions.
         settings: of the method. Random numbers are those of the first pair of a list.

@@ -12,7 +12,7 @@ from torch import nn
 
 from faceguide.cache.plan import read_identities
 from faceguide.core.commands.console import say
-from faceguide.core.commands.doubts import KINDS
+from faceguide.core.commands.doubts import phrase
 from faceguide.core.commands.run_directory import RUN
 from faceguide.core.errors import ModelError, TrainError
 from faceguide.core.files import read_json
@@ -118,7 +118,7 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
             )
         lines.append(report.summary())
         if run.recipe.part != "all" and untrained(backbone):
-            lines.append(f"Warning: {file}: {KINDS['untrained']}")
+            lines.append(f"Warning: {file}: {phrase('untrained', 1)}")
         lines.extend(_others(parts, run.init, people))
         if not own:
             colour = colour_of(backbone, state, run.colour and run.colour.upper())
