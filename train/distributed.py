@@ -83,7 +83,7 @@ def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _in_a_shell(environment: Mapping[str, str]) -> bool:
-    """Whether somebody typed the command in a shell of `srun --pty`.
+    """Whether the command was typed in a shell of `srun --pty`.
 
     Steps that are started from that shell inherit its variables, but not its terminal; a command
     that `srun --pty` starts itself leads the session of its terminal.

@@ -39,7 +39,7 @@ def meet(rank: int, world: int, address: str, port: int) -> dist.Store:
     """
     where = f"{address}:{port}"
     wait = _Wait(f"waiting for {world} processes at {where}")
-    # torchrun keeps the store itself, and keeps it when it starts the processes anew.
+    # torchrun keeps the store itself, and keeps it when it restarts the processes.
     launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     keeps = rank == 0 and not launched
     if not keeps:
@@ -96,6 +96,6 @@ class _Wait:
 def _answers(address: str, port: int) -> bool:
     try:
         socket.create_connection((address, port), timeout=1.0).close()
-    except OSError:  # also a name that nobody knows yet
+    except OSError:  # also a name that is not known yet
         return False
     return True

@@ -25,7 +25,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the run goes and how it reports; no part of its record."""
+    """Where the run goes and how it reports; not part of its record."""
 
     directory: Path = option(REQUIRED, "Run directory.", "--out", type=click.Path(path_type=Path))
     repeat: Path | None = option(

@@ -1,8 +1,8 @@
 """One geometric transform per image, for its pixels and for everything that lies on them.
 
 A crop of the training side at a whole-pixel place, perhaps mirrored. The image is copied pixel by
-pixel; heatmaps, masks and landmarks go through the same numbers. Draws are keyed by (seed, epoch,
-row), so they do not depend on the batch, the process or the order.
+pixel; heatmaps, masks and landmarks go through the same numbers. Random numbers are keyed by
+(seed, epoch, row), so they do not depend on the batch, the process or the order.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for a training image; the defaults are CAL's.
+    """Random changes of a training image; the defaults are CAL's.
 
     Attributes:
         crop: side of the output in pixels, at most the cached side.
@@ -73,13 +73,13 @@ def draw_geometry(
         settings: crop and flip.
         size: side of the cached images.
         seed: of the run.
-        epoch: another epoch, another draw.
+        epoch: of the batch.
         rows: (N,) int64 rows of the cache.
     """
     check_crop(size, settings.crop)
     places = size - settings.crop + 1
     draws = keyed_uniform((seed, epoch, PURPOSE_GEOMETRY), rows, 3)  # (N, 3)
-    # A draw of 1 − 2⁻²⁴ times the number of places may round up to it.
+    # A number of 1 − 2⁻²⁴ times the number of places may round up to it.
     place = (draws[:, :2] * places).to(torch.int64).clamp_max(places - 1)
     return Geometry(place[:, 0], place[:, 1], draws[:, 2] < settings.flip, size, settings.crop)
 
@@ -144,7 +144,7 @@ def jitter(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: 
         images: (N, H, W, 3) uint8 RGB.
         settings: the ranges.
         seed: of the run.
-        epoch: another epoch, another draw.
+        epoch: of the batch.
         rows: (N,) int64 rows of the cache.
 
     Returns:

@@ -2,8 +2,8 @@
 
 Source: Kim et al., "AdaFace", CVPR 2022, and its published recipe: a part of the image on black,
 an image of fewer pixels, other light, each for one image in five, then a mirror image for every
-second. The part stays at its place and what was cut off counts as hidden. Draws are keyed by
-(seed, epoch, row).
+second. The part stays at its place and what was cut off counts as occluded. Random numbers
+are keyed by (seed, epoch, row).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FILTERS = (
 
 @dataclass(frozen=True)
 class FaceAugmentation:
-    """What is drawn for a training image.
+    """Random changes of a training image.
 
     Attributes:
         cut: probability that only a part is left, on black.
@@ -61,7 +61,7 @@ def augmenting(
 
     A batch has `image`, `row`, and where the cache has them `visibility` and `known`, and
     `landmarks`, which are left out afterwards. Without visibility all counts as visible but for
-    what was hidden here, on `grid` cells a side, and nothing as known.
+    what was occluded here, on `grid` cells a side, and nothing as known.
     """
 
     def transform(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ def augment_faces(
         visibility: (N, g, g), 1 = visible.
         rows: (N,) int64 rows of the cache.
         seed: of the run.
-        epoch: another epoch, another draw.
+        epoch: of the batch.
         landmarks: (N, 478, 2 or 3), pixels / S; needed for drawn covers.
 
     Returns:

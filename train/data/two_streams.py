@@ -14,7 +14,7 @@ SECOND = "occlusion_"  # before the column names of the second cache's batch
 
 
 class TwoStreams:
-    """One batch of each; the first decides the length of an epoch, the second goes round.
+    """One batch of each; the first decides the length of an epoch, the second repeats.
 
     Used by the loop in place of a `Stream`. The columns of the second cache come with `SECOND`
     before their names.
@@ -46,12 +46,12 @@ class TwoStreams:
         return {**self._first.state(), "second": self._second.state()}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state()` was asked for."""
+        """Continue exactly where `state()` was asked for."""
         self._first.resume(state)
         self._second.resume(state["second"])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # The second goes on where it stood: its epochs are not those of the first.
+        # The second continues where it stood: its epochs are not those of the first.
         behind = iter(self._second)
         try:
             for batch in self._first:

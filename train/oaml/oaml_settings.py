@@ -12,11 +12,9 @@ import click
 from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FOLDER
-from faceguide.core.errors import TrainError
 from faceguide.train.training_settings import Fit, Recipe
 
 BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
-PARTS = ("all", "heads", "occlusion")
 KINDS = ("medical", "band", "rectangle")  # of drawn covers
 # The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
 RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
@@ -46,33 +44,14 @@ class Start(click.Path):
         """The path."""
         found = Path(os.fsdecode(super().convert(value, param, ctx)))
         if found.is_dir() and not (found / "backbone.safetensors").exists():
-            self.fail(
-                f"{found} is neither weights nor a finished run of train oaml (it has no "
-                "backbone.safetensors)",
-                param,
-                ctx,
-            )
+            text = "is neither weights nor a finished run of train oaml (it has no "
+            self.fail(f"{found} {text}backbone.safetensors)", param, ctx)
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class OamlSettings(Recipe):
-    """The recipe of a step.
-
-    Attributes:
-        part: what is trained: "all"; "heads", with a frozen backbone; "occlusion", only the head
-            of that name.
-        map_size: side of the feature map that matcher and head see.
-        recognition_weight: of the margin head's cross-entropy.
-        pairwise_weight: of the matcher's binary cross-entropy.
-        triplet_weight: of the matcher's hardest triplets.
-        occlusion_weight: of the squared error of visibility.
-        margin: of the triplets, in the matcher's score.
-        occlusion_grad: "shared", the occlusion loss trains the backbone too; or "detached".
-        occluders: kinds of drawn covers; "none" is no kind.
-        occluder_share: of the images that get one.
-        augment: AdaFace's augmentation.
-    """
+    """The recipe of a step."""
 
     part: Literal["all", "heads", "occlusion"] = option(
         "all", "all; heads on a frozen backbone; only the occlusion head, on the masks of CACHE.",
@@ -98,32 +77,10 @@ class OamlSettings(Recipe):
         True, "AdaFace's: parts on black, fewer pixels, other light, mirror images."
     )
 
-    def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise TrainError(f"--train must be one of {', '.join(PARTS)}, found {self.part!r}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class OamlRun(Fit):
-    """What is learnt, and how.
-
-    Attributes:
-        backbone: a name in `BACKBONES`, or `module:function` of the user's own, see
-            `train.models.own_networks`.
-        init: weights file or finished run of `train oaml` to start from, or None.
-        colour: order of the channels that the backbone is fed; None = as `init` or the network
-            says.
-        recipe: of a step.
-        clean_share: of the occlusion batch, wholly visible faces.
-        occlusion_batch: images of the second cache per batch and process.
-        hold_out: share of the faces with known visibility that is kept for evaluation.
-        head: the margin head.
-        qaconv: version of the matcher.
-        weighting: how visibility enters the matcher.
-        sampler: of the batches.
-        images_per_person: K of the samplers "pk" and "graph".
-        rate: learning rate at the start; None = by `RATES`.
-    """
+    """What is learnt, and how; the options say what each field means."""
 
     backbone: str = option(
         "ir_50", f"One of {', '.join(BACKBONES)}, or a function that makes your own network.",

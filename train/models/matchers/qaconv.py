@@ -1,4 +1,4 @@
-"""Query-adaptive convolution: two feature maps compared cell by cell, and what hidden cells do.
+"""Query-adaptive convolution: two feature maps compared cell by cell, and what occluded cells do.
 
 Source: Liao and Shao, "Interpretable and Generalizable Person Re-Identification with
 Query-Adaptive Convolution and Temporal Lifting", ECCV 2020 (version 2.0: one weight per cell and
@@ -13,13 +13,13 @@ where BN and LB are BatchNorms of one channel. `weighting` says how visibility e
 
 * `none`: not at all.
 * `scale`: S_sr is multiplied by v_s · v_r first. A product pulls the negative correlations of
-  hidden cells up to 0, where they can win; kept for comparison.
-* `mask`: a hidden cell cannot be the best match of any (S_sr + τ · ln v_r), and each half is the
+  occluded cells up to 0, where they can win; kept for comparison.
+* `mask`: an occluded cell cannot be the best match of any (S_sr + τ · ln v_r), and each half is the
   mean over the visible cells of its own face, times the number of cells.
 * `common`: as `mask`, but the term of a cell counts as much as both faces show it there, so that
   nothing is asked of a chin that the other face hides.
 
-With `mask` a pair of which one face is hidden entirely, and with `common` a pair that shows no
+With `mask` a pair of which one face is occluded entirely, and with `common` a pair that shows no
 cell in common, has the score of no evidence: LB(bias).
 """
 
@@ -245,7 +245,7 @@ class QAConv(nn.Module):
         """
         if self.weighting == "common":
             return probe * gallery, probe * gallery
-        # A face that is hidden entirely offers no match, so nothing is asked of the other one.
+        # A face that is occluded entirely offers no match, so nothing is asked of the other one.
         probe_exists = (probe > 0).any(-1, keepdim=True)
         gallery_exists = (gallery > 0).any(-1, keepdim=True)
         return probe * gallery_exists, gallery * probe_exists
