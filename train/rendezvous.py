@@ -25,14 +25,8 @@ def meet(rank: int, world: int, address: str, port: int) -> dist.Store:
     Any signal can end the wait, and after seconds it is said what is waited for: with wrong
     variables the others never come.
 
-    Args:
-        rank: of this process.
-        world: how many there are.
-        address: of the host of rank 0.
-        port: there.
-
     Returns:
-        The store that they have in common.
+        The store that they have in common, which rank 0 keeps at address and port.
 
     Raises:
         TrainError: after `PATIENCE`, or when something else is at work at the address.

@@ -67,15 +67,7 @@ def check_crop(size: int, crop: int) -> None:
 def draw_geometry(
     settings: Augmentation, size: int, seed: int, epoch: int, rows: Tensor
 ) -> Geometry:
-    """A transform of each row's own: uniform place, mirrored with probability `flip`.
-
-    Args:
-        settings: crop and flip.
-        size: side of the cached images.
-        seed: of the run.
-        epoch: of the batch.
-        rows: (N,) int64 rows of the cache.
-    """
+    """A transform of each of the (N,) rows: uniform place, mirrored with probability `flip`."""
     check_crop(size, settings.crop)
     places = size - settings.crop + 1
     draws = keyed_uniform((seed, epoch, PURPOSE_GEOMETRY), rows, 3)  # (N, 3)
@@ -127,28 +119,17 @@ def warp_targets(targets: Tensor, geometry: Geometry) -> Tensor:
         in_cells = (source + 0.5) * cells / geometry.size - 0.5
         return 2.0 * in_cells / max(cells - 1, 1) - 1.0
 
-    shape = (len(targets), cells, cells)
-    grid = torch.stack(
-        [normalised(columns)[:, None, :].expand(shape), normalised(rows)[:, :, None].expand(shape)],
-        dim=3,
-    )
+    across, down = normalised(columns)[:, None, :], normalised(rows)[:, :, None]
+    grid = torch.stack(torch.broadcast_tensors(across, down), dim=3)
     return nn.functional.grid_sample(
         values, grid, mode="bilinear", padding_mode="border", align_corners=True
     )
 
 
 def jitter(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: Tensor) -> Tensor:
-    """Brightness, then saturation, each by a factor of the row's own.
+    """Brightness, then saturation of (N, H, W, 3) uint8 RGB, each by a factor of the row's own.
 
-    Args:
-        images: (N, H, W, 3) uint8 RGB.
-        settings: the ranges.
-        seed: of the run.
-        epoch: of the batch.
-        rows: (N,) int64 rows of the cache.
-
-    Returns:
-        (N, H, W, 3) uint8, rounded after each of the two as image libraries do.
+    Rounded after each of the two, as image libraries do.
     """
     if settings.brightness == 0 and settings.saturation == 0:
         return images

@@ -27,24 +27,14 @@ _AREA, _ASPECT = (0.2, 1.0), (3.0 / 4.0, 4.0 / 3.0)
 _LEAST_SIDE = 0.2  # of an image of fewer pixels
 _LIGHT = 0.5  # brightness, contrast and saturation change by up to this share
 _FILTERS = (
-    cv2.INTER_NEAREST,
-    cv2.INTER_LINEAR,
-    cv2.INTER_AREA,
-    cv2.INTER_CUBIC,
-    cv2.INTER_LANCZOS4,
+    *(cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4),
 )
 
 
 @dataclass(frozen=True)
 class FaceAugmentation:
-    """Random changes of a training image.
-
-    Attributes:
-        cut: probability that only a part is left, on black.
-        coarse: probability of an image of fewer pixels.
-        light: probability of other brightness, contrast and saturation.
-        flip: probability of a mirror image.
-        occluders: drawn covers, or None.
+    """Probabilities that only a part is left, on black; of fewer pixels; of other brightness,
+    contrast and saturation; of a mirror image; and drawn covers, if any.
     """
 
     cut: float = 0.2

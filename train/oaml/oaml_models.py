@@ -38,8 +38,8 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
 
     Args:
         run: what is asked for.
-        classes: identities of the margin head.
-        fresh: whether training starts, so that a user's network is to read the file `run.init`.
+        classes: of the margin head.
+        fresh: training starts, so that a user's network is to read the file `run.init`.
 
     Returns:
         role → name and arguments, and role → module.

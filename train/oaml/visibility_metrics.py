@@ -19,8 +19,7 @@ def visibility_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
     """Over all cells of all faces.
 
     Args:
-        predicted: (N, h, w), 0 to 1, 1 = visible.
-        true: (N, h, w).
+        predicted, true: (N, h, w), 0 to 1, 1 = visible.
 
     Returns:
         `mse`; `auc` of visible against occluded cells (true share at least one half), NaN
