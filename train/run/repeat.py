@@ -115,11 +115,7 @@ def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
 
     if record is None:
         return {**versions(), "processes": from_environment().world}
-    found, fixed = record.get("versions"), record.get("fixed")
-    return {
-        **(found if isinstance(found, dict) else {}),
-        "processes": fixed.get("processes") if isinstance(fixed, dict) else None,
-    }
+    return {**record["versions"], "processes": record["fixed"]["processes"]}
 
 
 def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
@@ -163,8 +159,7 @@ def _require_same(
         replaced = context.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP
         if name not in inputs or (replaced and name != CACHE):
             continue
-        before, now = record["inputs"].get(name), inputs[name]
-        before = before if isinstance(before, dict) else {}
+        before, now = record["inputs"].get(name, {}), inputs[name]
         if name in reads:
             before, now = (
                 {group: held[group] for group in sorted(reads[name]) if group in held}
