@@ -60,21 +60,23 @@ class OamlSettings(Recipe):
     map_size: Literal[7, 14] = option(
         7, "Side of the feature map that matcher and occlusion head see.", "--map"
     )
-    recognition_weight: float = option(1.0, "Of the margin head's loss.", type=WEIGHT)
-    pairwise_weight: float = option(1.0, "Of the matcher's pairwise loss.", type=WEIGHT)
-    triplet_weight: float = option(0.5, "Of the matcher's triplet loss.", type=WEIGHT)
-    occlusion_weight: float = option(0.1, "Of the loss of visibility.", type=WEIGHT)
-    margin: float = option(1.0, "In units of the matcher's score.", "--triplet-margin", type=WEIGHT)
+    recognition_weight: float = option(1.0, "Weight of the margin head's loss.", type=WEIGHT)
+    pairwise_weight: float = option(1.0, "Weight of the matcher's pairwise loss.", type=WEIGHT)
+    triplet_weight: float = option(0.5, "Weight of the matcher's triplet loss.", type=WEIGHT)
+    occlusion_weight: float = option(0.1, "Weight of the visibility loss.", type=WEIGHT)
+    margin: float = option(
+        1.0, "Margin in units of the matcher's score.", "--triplet-margin", type=WEIGHT
+    )
     occlusion_grad: Literal["shared", "detached"] = option(
         "shared", "Whether the occlusion loss trains the backbone."
     )
     occluders: tuple[str, ...] = option(
-        (), "Draw such covers; may be repeated.  [default: none]",
+        (), "Draw such covers on faces; may be repeated.  [default: none]",
         type=click.Choice(("none", *KINDS)), multiple=True,
     )  # fmt: skip
-    occluder_share: float = option(0.5, "Of the images.", type=SHARE)
+    occluder_share: float = option(0.5, "Share of the images with a drawn cover.", type=SHARE)
     augment: bool = option(
-        True, "AdaFace's: parts on black, fewer pixels, other light, mirror images."
+        True, "AdaFace's augmentation: cropping, low resolution, photometric jitter, mirror images."
     )
 
 
@@ -97,7 +99,7 @@ class OamlRun(Fit):
     )
     recipe: OamlSettings = OamlSettings()
     clean_share: float = option(
-        0.2, "Wholly visible faces in an occlusion batch.", type=LESS_THAN_ALL
+        0.2, "Share of wholly visible faces in an occlusion batch.", type=LESS_THAN_ALL
     )
     occlusion_batch: int = option(32, "Images of --niqab per batch.", type=click.IntRange(1))
     hold_out: float = option(
@@ -109,11 +111,11 @@ class OamlRun(Fit):
         "common", "How visibility enters the matcher."
     )
     sampler: Literal["pk", "graph", "shuffle"] = option(
-        "pk", "graph: identities that the matcher confuses share a batch."
+        "pk", "How batches are made; graph: of identities that the matcher confuses."
     )
-    images_per_person: int = option(4, "Of an identity in a batch.", type=click.IntRange(2))
+    images_per_person: int = option(4, "Images of an identity in a batch.", type=click.IntRange(2))
     rate: float | None = option(
-        None, "At the start.  [default: 0.1; parts of the network 0.002]", "--lr",
+        None, "Learning rate at the start.  [default: 0.1; parts of the network 0.002]", "--lr",
         type=FiniteRange(0, min_open=True),
     )  # fmt: skip
 
@@ -128,5 +130,5 @@ class SecondCache:
     """Covered faces that visibility is learnt from; what they are stands in the resume key."""
 
     niqab: Path | None = option(
-        None, "Cache of covered faces with masks; no identities.", type=FOLDER, free=True
+        None, "Cache of covered faces with masks; needs no identities.", type=FOLDER, free=True
     )
