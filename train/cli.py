@@ -45,7 +45,7 @@ def cal_command(
     loop: LoopSettings,
     machine: Device,
 ) -> None:
-    """Train Counterfactual Attention Learning on CACHE, guided by landmarks if wished.
+    """Train Counterfactual Attention Learning on CACHE, optionally guided by landmarks.
 
     Landmarks are used only in training; at inference the model needs none. Rerun the same command
     to resume. Several processes: start with torchrun or srun.

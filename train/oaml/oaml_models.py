@@ -38,8 +38,8 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
 
     Args:
         run: what is asked for.
-        classes: persons of the margin head.
-        fresh: whether training starts, so that a user's network is to read the file `run.init`.
+        classes: of the margin head.
+        fresh: training starts, so that a user's network is to read the file `run.init`.
 
     Returns:
         role → name and arguments, and role → module.
@@ -85,8 +85,8 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
         parts: role → module.
         run: what is asked for. Of a weights file backbone and margin head are taken, the head
             where it has as many classes; of a finished run every model, the head where it learnt
-            the same persons.
-        people: the persons to be learnt, in the order of their classes.
+            the same identities.
+        people: the identities to be learnt, in the order of their classes.
         speak: say what was taken, one line per model, and what stays random.
 
     Raises:
@@ -131,7 +131,7 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
 
 
 def feed_as_before(directory: Path, backbone: nn.Module) -> None:
-    """Feed the backbone of a run that goes on as its record says it was fed."""
+    """Feed the backbone of a resumed run as its record says."""
     stated = read_json(directory / RUN).get("models", {}).get("backbone", {}).get("colour")
     if stated in ORDERS:
         feed(backbone, stated)
@@ -155,7 +155,7 @@ def _random(run: OamlRun) -> str:
 
 
 def _others(parts: dict[str, Any], path: Path, people: Sequence[str]) -> list[str]:
-    """Fill the models beside the backbone; what was taken, a line each."""
+    """Fill the models other than the backbone; what was taken, a line each."""
     lines = []
     for role, module in parts.items():
         if role == "backbone":
