@@ -286,6 +286,7 @@ def _sum(cache: FaceCache, results: object) -> None:
     results.put(int(cache.read(range(100), ["image"])["image"].sum()))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_cache_crosses_fork_and_pickle(directory: Path) -> None:
     cache = FaceCache.open(directory)
     expected = int(cache.read(range(100), ["image"])["image"].sum())
