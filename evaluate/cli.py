@@ -18,7 +18,7 @@ from faceguide.core.commands.shared_options import (
     Output,
     Seed,
 )
-from faceguide.core.commands.submit import submit_group
+from faceguide.core.commands.slurm import submit_group
 from faceguide.core.files import write_bytes, write_json
 from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.command_output import show

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from faceguide.core.commands.slurm import Job
-from faceguide.core.commands.submit import Request
+from faceguide.core.commands.slurm import Job, Request
 from faceguide.evaluate.evaluation_options import FIT_IN_PARTS
 
 

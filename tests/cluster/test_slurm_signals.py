@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.private_slurm import Slurm
 
-from faceguide.core.commands.slurm import Job, Limits, submit
+from faceguide.core.commands.slurm import ArrayLimits, Job, Limits, NodeLimits, submit
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -48,7 +48,7 @@ def state(slurm: Slurm, job: str) -> str:
 
 @pytest.mark.parametrize("job", [ARRAY, SRUN], ids=["array", "srun"])
 def test_what_is_cancelled_does_not_come_back(slurm: Slurm, logs: Path, job: Job) -> None:
-    limits = Limits(logs=str(logs), cpus=1, parts=2, indices="1")
+    limits = ArrayLimits(logs=logs, cpus=1, parts=2, indices="1")
     number, log = start(slurm, job, limits)
     slurm("scancel", number)
     slurm.wait(lambda: "saved" in log.read_text(), "the end of the command")
@@ -58,7 +58,7 @@ def test_what_is_cancelled_does_not_come_back(slurm: Slurm, logs: Path, job: Job
 
 def test_processes_told_to_end_are_requeued_together(slurm: Slurm, logs: Path) -> None:
     """In the grace time of a preemption the processes get SIGTERM, and the script gets nothing."""
-    number, log = start(slurm, SRUN, Limits(logs=str(logs), cpus=1, tasks_per_node=2))
+    number, log = start(slurm, SRUN, NodeLimits(logs=logs, cpus=1, tasks_per_node=2))
     slurm("scancel", "--signal=TERM", number)
     slurm.wait(lambda: state(slurm, number) == "COMPLETED", "the end")
     assert log.read_text().count("saved") == 2
@@ -66,7 +66,7 @@ def test_processes_told_to_end_are_requeued_together(slurm: Slurm, logs: Path) -
 
 
 def test_a_task_out_of_time_saves_and_resumes(slurm: Slurm, logs: Path) -> None:
-    limits = Limits(logs=str(logs), cpus=1, time="2", parts=2, indices="1")
+    limits = ArrayLimits(logs=logs, cpus=1, time="2", parts=2, indices="1")
     number, log = start(slurm, ARRAY, limits)
     slurm.wait(lambda: state(slurm, number) == "COMPLETED", "the end", 150)
     assert log.read_text().count("saved") == 1

@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 from tests.sbatch import directives, tasks
 
-from faceguide.core.commands.slurm import Job
-from faceguide.core.commands.submit import Request, submit_group
+from faceguide.core.commands.slurm import Job, Request, submit_group
 
 
 @click.command("learn")
