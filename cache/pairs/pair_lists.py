@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.pairs.list_text import SEPARATORS, fields_of, lines, read_text, records
+from faceguide.cache.pairs.list_text import Table, fields_of, find_table, lines, read_text
 from faceguide.core.errors import ListError
 
 # The one reader of this format; it names no code of its file (see there).
@@ -101,9 +101,8 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
     listed = lines(text)
     if not listed:
         raise ListError(f"{path}: expected a list of pairs, found an empty file")
-    for comma in SEPARATORS:
-        if _is_header(_cells(path, listed[0], comma)):
-            return _pair_list(path, _table(path, text, comma))
+    if table := find_table(path, _is_header):
+        return _pair_list(path, _table(path, table))
     separator = _separator(path, listed)
     fields = [(_cells(path, line, separator), line[0]) for line in listed]
     layout = _layout(path, fields)
@@ -203,12 +202,11 @@ def _pair_list(path: Path, rows: Iterator[Row] | list[Row]) -> PairList:
     )
 
 
-def _table(path: Path, text: str, separator: str) -> Iterator[Row]:
+def _table(path: Path, table: Table) -> Iterator[Row]:
     """Records under a header."""
-    table = records(path, text, separator)
-    header = _without_end(next(table)[1])
+    header, listed = _without_end(table.names), table.records
     if _is_kaggle(header):
-        yield from _lfw_lines(path, [(_without_end(cells), number) for number, cells in table])
+        yield from _lfw_lines(path, [(_without_end(cells), number) for number, cells in listed])
         return
     names = _named(header)
     for ours in ("a", "b", "same", "fold", "a_number", "b_number"):
@@ -217,7 +215,7 @@ def _table(path: Path, text: str, separator: str) -> Iterator[Row]:
             raise ListError(
                 f"{path}: the columns {' and '.join(both)} mean the same; remove all but one"
             )
-    for number, cells in table:
+    for number, cells in listed:
         where = f"{path}: line {number}"
         while len(cells) > len(header) and not cells[-1]:
             cells.pop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import filecmp
 import functools
 import os
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from faceguide.cache.pairs.list_text import find_table
 from faceguide.core.faces.decode import upright
 from faceguide.preprocess.masks.mask_values import FEW_SHADES, MaskError, shares_of
 
@@ -228,6 +228,7 @@ class MaskFinder:
 
         Raises:
             MaskError: when `root` is no folder or `table` cannot be used.
+            ListError: when `table` is no text.
         """
         if not root.is_dir():
             raise MaskError(f"{root}: expected a folder of masks")
@@ -354,26 +355,20 @@ def _stays_inside(name: str) -> bool:
 
 def _read_table(table: Path) -> dict[str, str]:
     """image → mask; every fault is one line with the number of its line."""
+    found = find_table(table, {"image", "mask"}.issubset)
+    if found is None:
+        raise MaskError(f"{table}: expected a header with the columns image and mask")
+    places = [found.names.index(name) for name in ("image", "mask")]
     masks: dict[str, str] = {}
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"image", "mask"} <= set(reader.fieldnames or ()):
-                raise MaskError(
-                    f"{table}: expected the columns image and mask, "
-                    f"found {', '.join(reader.fieldnames or ()) or 'none'}"
-                )
-            for row in reader:
-                image, mask = row["image"], row["mask"]
-                at = f"{table} line {reader.line_num}"
-                if not image or not mask:
-                    raise MaskError(f"{at}: expected an image and a mask, found an empty cell")
-                if not _stays_inside(mask):
-                    raise MaskError(
-                        f"{at}: {mask!r} leads out of the folder of masks; give a path inside it"
-                    )
-                if masks.setdefault(image, mask) != mask:
-                    raise MaskError(f"{at}: {image!r} has two masks, {masks[image]!r} and {mask!r}")
-    except (OSError, ValueError, csv.Error) as error:
-        raise MaskError(f"{table}: cannot be read as CSV ({error})") from error
+    for line, cells in found.records:
+        image, mask = ("".join(cells[place : place + 1]) for place in places)
+        at = f"{table} line {line}"
+        if not image or not mask:
+            raise MaskError(f"{at}: expected an image and a mask, found an empty cell")
+        if not _stays_inside(mask):
+            raise MaskError(
+                f"{at}: {mask!r} leads out of the folder of masks; give a path inside it"
+            )
+        if masks.setdefault(image, mask) != mask:
+            raise MaskError(f"{at}: {image!r} has two masks, {masks[image]!r} and {mask!r}")
     return masks
