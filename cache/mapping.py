@@ -49,8 +49,6 @@ def open_column(files: ShardFiles, spec: Column, shard_rows: int) -> ShardColumn
     """Map a column over all shards, or shard by shard.
 
     Args:
-        files: of the column's group.
-        spec: the column.
         shard_rows: rows of every shard but the last.
 
     Raises:

@@ -28,10 +28,8 @@ def opening_digest(
     """Digest over the first block of a shard's file, where encoded images end, and its end.
 
     Args:
-        descriptor: of the open file.
         offsets: byte offset of each dataset.
         specs: the columns, in the order of the file.
-        rows: of the shard.
     """
     first = os.pread(descriptor, _BLOCK, 0)
     ends = _ends(descriptor, offsets, specs, rows)
@@ -42,7 +40,6 @@ def opening_fault(descriptor: int, entry: dict[str, Any], specs: Sequence[Column
     """What is wrong with a shard's file, as far as that is cheap to say; "" when nothing is.
 
     Args:
-        descriptor: of the open file.
         entry: of the shard in the manifest.
         specs: the columns, in the order of the file.
 

@@ -149,16 +149,12 @@ class FaceCache:
         return (self[row] for row in range(len(self)))
 
     def read(
-        self,
-        rows: Sequence[int] | NDArray[np.integer],
-        names: Iterable[str],
-        check: bool = True,
+        self, rows: Sequence[int] | NDArray[np.integer], names: Iterable[str], check: bool = True
     ) -> dict[str, NDArray[Any]]:
         """New arrays of the named columns for these rows, in their order.
 
         Args:
             rows: (N,) row numbers.
-            names: of columns.
             check: compare what is read with its digests.
 
         Raises:

@@ -147,11 +147,6 @@ def write_shard(
     """Write one shard whole: yields a writer for the fixed columns, then seals file and sidecar.
 
     Args:
-        directory: the cache.
-        group: faces, guidance or occlusion.
-        shard: its number.
-        recipe: recipe of the group.
-        rows: number of rows.
         texts: text columns, such as key and meta/NAME, one value per row.
         encoded: image files of the columns that hold such, one per row.
         report: what the sidecar says besides (counts, failures); may be filled until the end of
@@ -209,10 +204,7 @@ def _lay_out(
         if not spec.encoded:
             shapes[spec.name] = (rows, *spec.shape), spec.dtype
     with new_hdf5(
-        path,
-        libver=("earliest", "v110"),
-        alignment_threshold=1,
-        alignment_interval=ALIGNMENT,
+        path, libver=("earliest", "v110"), alignment_threshold=1, alignment_interval=ALIGNMENT
     ) as file:
         file.attrs["format"] = "faceguide"
         file.attrs["schema"] = SCHEMA

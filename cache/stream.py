@@ -151,7 +151,6 @@ class Stream:
     keep. Every batch has `row`, (B,) int64, besides the columns asked for.
 
     Args:
-        cache: an open cache.
         rows: (N,) row numbers, such as `cache.select()`; None with `batches`.
         columns: column names, e.g. ("image", "regions", "label").
         batch_size: rows of a batch on this rank.

@@ -26,8 +26,6 @@ class Volume:
     """A directory that `prep` filled and sealed; files are opened when first needed.
 
     Attributes:
-        directory: where it lives.
-        plan: its plan.
         groups: manifest of each group that is sealed.
         specs: the columns that can be delivered, by name.
         group_of: the group of each.
@@ -73,9 +71,7 @@ class Volume:
         """Copy rows of a column into `out`, (N, …), contiguous.
 
         Args:
-            name: of a column in `specs`.
             rows: (N,) inside the volume.
-            out: what is filled.
             check: compare large columns with their digests; small ones were compared when their
                 shard was opened.
 

@@ -46,7 +46,6 @@ class Unfinished(EvaluationError):
     """A run lacks blocks that its parts should have made.
 
     Attributes:
-        what: of what the blocks are.
         blocks: their numbers; block b is of part b mod N.
     """
 

@@ -240,7 +240,6 @@ def publish_file(finished: Path, path: Path) -> bool:
 
     Args:
         finished: on the same file system; it may lose its own name.
-        path: the new name.
 
     Raises:
         CacheError: when the file system has neither hard links nor locks.

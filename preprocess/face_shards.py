@@ -266,11 +266,7 @@ def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, 
 
 
 def _fill(
-    shard: _Rows,
-    rows: list[PlannedRow],
-    settings: FaceSettings,
-    flush: Any,
-    tick: Tick,
+    shard: _Rows, rows: list[PlannedRow], settings: FaceSettings, flush: Any, tick: Tick
 ) -> None:
     """Work through the rows; images go out block by block, the small columns stay."""
     source = _opened_source(settings.source, settings.flat)

@@ -49,7 +49,6 @@ def run(
 
     Args:
         work: picklable; calls `tick()` after each item, for the progress bar.
-        units: their numbers.
         jobs: processes; 1 works in this one.
         total: items in all units, finished ones included.
         unit: what an item is called in the progress bar.
@@ -95,7 +94,6 @@ def run_dask(
 
     Args:
         work: picklable; its paths must lead to the same files on every worker.
-        units: their numbers.
         scheduler: its address, such as tcp://host:8786.
 
     Raises:

@@ -28,7 +28,6 @@ class FacePlan:
     """Everything that decides a cache of faces.
 
     Attributes:
-        directory: the cache.
         source: where the images come from, opened.
         settings: how faces are found and cut out.
         guidance: how heatmaps and regions are drawn.

@@ -50,7 +50,6 @@ def verify(
     """Check a cache from its plan down to every row.
 
     Args:
-        directory: the cache.
         jobs: threads; hashing releases the interpreter.
         progress: called with the number of shards checked since the last call.
 

@@ -134,9 +134,7 @@ def records(
     Comments are left out before the first record only: later names may begin with `#`.
 
     Args:
-        path: of the file, for errors.
         text: whole, or its lines with their ends.
-        separator: between cells.
         raw: keep the blanks around cells.
 
     Raises:
@@ -175,7 +173,6 @@ def find_table(
     """A CSV whose first record passes `is_header` under one of `SEPARATORS`; None for another.
 
     Args:
-        path: the file.
         is_header: told the names of the columns.
         raw: keep the blanks around cells, unless the header has them behind its separators.
 

@@ -82,7 +82,6 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
     of images of one identity, and all across two twins.
 
     Args:
-        path: the file.
         split: "train", "val" or "test" of an ND-TWIN file; for no other layout.
 
     Raises:

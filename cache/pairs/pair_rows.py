@@ -104,7 +104,6 @@ def clusters(
     pairs connect are one identity, and an image that none connects is an identity by itself.
 
     Args:
-        cache: where the rows lie.
         probe: (N,) rows.
         reference: (N,) rows.
         same: (N,) bool.

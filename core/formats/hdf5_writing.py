@@ -25,10 +25,6 @@ def new_hdf5(path: Path, **options: Any) -> Iterator[h5py.File]:
 
     Memory is taken for what is written, not for space that is only reserved.
 
-    Args:
-        path: of the file.
-        options: of h5py.File.
-
     Raises:
         OSError: when the system refuses to write.
     """

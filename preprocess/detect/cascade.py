@@ -87,7 +87,6 @@ def find_face(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mesh: a `FaceMesh` or `FaceLandmarker`.
         boxes: detectors for the second look and for faces upside down; None leaves both out.
         choose: among several faces, the largest or the one nearest to the image's centre.
         check_all: also measure the quality of what the first pass found, for one more pass.
@@ -138,7 +137,6 @@ def mirror_disagreement(landmarks: NDArray[np.float32], image: Image, mesh: Mesh
     Args:
         landmarks: (478, 3) pixels, found by `mesh` in `image`.
         image: (H, W, 3) uint8 RGB.
-        mesh: a `FaceMesh` or `FaceLandmarker`.
 
     Returns:
         Mean distance of the five alignment points to those of the nearest face in the mirrored

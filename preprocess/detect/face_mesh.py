@@ -191,9 +191,6 @@ class FaceLandmarker:
     Its points differ from those of `FaceMesh` by a few hundredths of the eye distance, so one
     cache never holds both: `finder_of` is part of the recipe.
 
-    Args:
-        model: the .task file.
-
     Raises:
         FaceguideError: when mediapipe is missing or `model` cannot be loaded.
     """

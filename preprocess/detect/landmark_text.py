@@ -166,8 +166,6 @@ def lookup(database: Path, key: str, lines: int = 0) -> int | None:
     """The byte offset of the face whose path is `key`, None if the table lacks it.
 
     Args:
-        database: the index.
-        key: the path.
         lines: take the face so many lines further down instead.
 
     Raises:

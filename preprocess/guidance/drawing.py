@@ -44,7 +44,6 @@ class Gaussians:
     """Landmarks that share one width in the heatmap.
 
     Attributes:
-        points: landmark indices.
         sigma: standard deviation in pixels at 448.
     """
 
@@ -251,7 +250,6 @@ def render(
     Args:
         landmarks: (N, 478, 2 or 3) in crop pixels divided by `size`, as the cache stores them:
             pixel centres at whole numbers, x right, y down. z is not used.
-        settings: what to draw.
         size: side of the crop in pixels. A stored 0 is the *centre* of the first pixel, half a
             pixel inside the crop, so the position of the crop's edge depends on it.
 
@@ -296,8 +294,6 @@ def gaussian_heatmap(
 
     Args:
         cells: (N, 478, 2) finite landmarks in cell units.
-        table: the groups and their sigmas.
-        grid: cells on each side.
         unit: cells per pixel at 448.
 
     Returns:
@@ -353,7 +349,6 @@ def discs(points: NDArray[np.float64], radius: float, grid: int) -> NDArray[np.f
     Args:
         points: (N, P, 2) finite centres in cell units.
         radius: in cells.
-        grid: cells on each side.
 
     Returns:
         (N, grid, grid) float32 in 0 … 1.

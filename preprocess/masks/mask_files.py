@@ -71,8 +71,6 @@ def read_mask(
     index) or colours are marked.
 
     Args:
-        path: PNG, BMP, TIFF, JPEG or WebP.
-        settings: polarity and classes.
         seen: receives the classes that occur in this file, so that a caller can warn of those
             that occur nowhere.
 
@@ -220,7 +218,6 @@ class MaskFinder:
     def __init__(self, root: Path, table: Path | None = None, source: Path | None = None) -> None:
         """
         Args:
-            root: folder of masks.
             table: CSV with the columns image (key of a row: path relative to the images' folder)
                 and mask (path relative to `root`); nothing else is then looked for.
             source: folder of the images, which may be the folder of masks too; an image, or a

@@ -66,9 +66,6 @@ def name_unused(
     """Lines about masks of no face, and about files of other kinds that are named as masks.
 
     Args:
-        directory: the cache.
-        plan: its plan.
-        settings: where the masks are.
         taken: masks that were found, used or refused.
     """
     assert settings.root is not None

@@ -37,7 +37,6 @@ class OcclusionSettings:
         table: CSV that says which mask belongs to which image.
         masks: polarity and classes; None without masks.
         clean: folders below the source root ("." for all of it) whose faces are unoccluded.
-        grid: cells on a side of a visibility map.
         source: folder of the images, where that is known.
     """
 
@@ -130,13 +129,7 @@ def make_occlusion(
     """Make one shard of visibility maps unless it is finished under this recipe.
 
     Args:
-        directory: the cache.
-        plan: its plan.
-        recipe: of the occlusion group.
-        settings: see there.
         shared_stems: hashes of stems that several images have, from `find_shared_stems`.
-        shard: its number.
-        tick: called after each row.
 
     Returns:
         The masks that were found, used or refused (none for a shard that was finished before).

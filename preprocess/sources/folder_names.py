@@ -52,8 +52,6 @@ def is_image(folder: bytes, name: bytes, *, look_inside: bool) -> bool | None:
     """Whether a file is a photograph by its name, or else by how it begins.
 
     Args:
-        folder: where it lies.
-        name: of the file.
         look_inside: it may be opened: it is a regular file, and no link to one elsewhere.
 
     Returns:
