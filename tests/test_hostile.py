@@ -35,7 +35,7 @@ from faceguide.core.files import append_digest, file_sha256, read_json, write_js
 from faceguide.core.formats.container import sealed
 from faceguide.evaluate.score.block_files import read_block
 from faceguide.evaluate.score.network import load_network
-from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder
+from faceguide.preprocess.masks.mask_finder import MaskError, MaskFinder
 from faceguide.train.data.samplers import GraphBatches
 from faceguide.train.models.weights import read_state
 from faceguide.train.run.checkpoint import load_state

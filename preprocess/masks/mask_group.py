@@ -21,7 +21,9 @@ from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import EXISTING, FOLDER
 from faceguide.core.files import read_json
 from faceguide.preprocess.masks import mask_match, mask_shards
-from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder, MaskSettings, parse_class
+from faceguide.preprocess.masks.mask_files import MaskSettings, parse_class
+from faceguide.preprocess.masks.mask_finder import MaskFinder
+from faceguide.preprocess.masks.mask_values import MaskError
 from faceguide.preprocess.prep_options import Here, Overwrite
 from faceguide.preprocess.work import Work
 

@@ -18,8 +18,9 @@ from faceguide.core.errors import CacheError, FaceguideError
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import decode
 from faceguide.preprocess.guidance.guidance_shards import read_faces
-from faceguide.preprocess.masks.mask_files import EXTENSIONS, MaskError, MaskFinder, mask_stem
+from faceguide.preprocess.masks.mask_finder import EXTENSIONS, MaskFinder, mask_stem
 from faceguide.preprocess.masks.mask_shards import OcclusionSettings, open_finder
+from faceguide.preprocess.masks.mask_values import MaskError
 
 _TRIED = 1000  # faces whose photograph is looked for among the masks
 _COMPARED = 3  # of those found

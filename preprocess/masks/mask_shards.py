@@ -19,9 +19,11 @@ from faceguide.cache.shard import is_done, write_shard
 from faceguide.core.errors import CacheError
 from faceguide.core.faces import align
 from faceguide.core.files import json_bytes, publish, read_json
-from faceguide.preprocess.guidance.drawing import load_points
 from faceguide.preprocess.guidance.guidance_shards import read_faces
-from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder, MaskSettings, read_mask
+from faceguide.preprocess.guidance.point_table import load_points
+from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
+from faceguide.preprocess.masks.mask_finder import MaskFinder
+from faceguide.preprocess.masks.mask_values import MaskError
 from faceguide.preprocess.masks.visibility import cell_visibility, eyes_visible
 from faceguide.preprocess.parallel import Tick
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.faces.decode import FORMATS
-from faceguide.preprocess.masks.mask_files import SUFFIXES as MASK_SUFFIXES
+from faceguide.preprocess.masks.mask_finder import SUFFIXES as MASK_SUFFIXES
 
 IMAGE_SUFFIXES = tuple(
     b".jpg .jpeg .jpe .jfif .jif .png .bmp .dib .webp .ppm .pgm .pbm .pnm .tif .tiff .gif".split()

@@ -46,7 +46,8 @@ from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.fusion import read_scales
 from faceguide.evaluate.score.network import load_network
 from faceguide.preprocess.detect import landmark_text
-from faceguide.preprocess.masks.mask_files import MaskFinder, MaskSettings, read_mask
+from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
+from faceguide.preprocess.masks.mask_finder import MaskFinder
 from faceguide.preprocess.sources.image_sources import open_source
 from faceguide.train.cli import main as train
 from faceguide.train.models import create
