@@ -26,7 +26,8 @@ import click
 import numpy as np
 
 from faceguide.cache.inspect.info import summary
-from faceguide.cache.plan import Row, load_plan, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import load_plan, read_sources
 from faceguide.preprocess.face_shards import FaceSettings
 
 PER_IDENTITY = 80

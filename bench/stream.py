@@ -44,7 +44,8 @@ from numpy.typing import NDArray
 
 from faceguide.cache import FaceCache, Stream
 from faceguide.cache.manifest import group_recipe, seal, set_recipe
-from faceguide.cache.plan import Row, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import read_sources
 from faceguide.cache.schema import columns
 from faceguide.cache.shard import write_shard
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.digests import bytes_digest
-from faceguide.cache.schema import Column, digested
+from faceguide.cache.schema import Column, bytes_digest, digested
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _BLOCK = 4096

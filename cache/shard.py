@@ -18,9 +18,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.digests import bytes_digest, piece_digests, row_digests
 from faceguide.cache.opening import SIGNATURE, opening_digest
-from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns, digested
+from faceguide.cache.schema import (
+    ORIGINS,
+    SCHEMA,
+    STATUSES,
+    Column,
+    bytes_digest,
+    columns,
+    digested,
+    piece_digests,
+    row_digests,
+)
 from faceguide.core.errors import CacheError
 from faceguide.core.files import digest, file_sha256, read_json, reading, replacing, write_json
 from faceguide.core.formats.hdf5_writing import new_hdf5

@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.digests import piece_digests, row_digests
 from faceguide.cache.manifest import finished_shard, load_manifest, require_plan
 from faceguide.cache.mapping import BytesColumn, ShardColumn, SplitColumn, open_column
 from faceguide.cache.plan import Plan
-from faceguide.cache.schema import GROUPS, Column, columns, digested
+from faceguide.cache.schema import GROUPS, Column, columns, digested, piece_digests, row_digests
 from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
 

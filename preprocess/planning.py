@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from faceguide.cache import manifest
-from faceguide.cache.plan import Plan, Row, load_plan, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import Plan, load_plan, read_sources
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.files import replacing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.digests import piece_digests, row_digests
 from faceguide.cache.manifest import (
     group_recipe,
     load_manifest,
@@ -23,7 +21,15 @@ from faceguide.cache.manifest import (
     require_plan,
 )
 from faceguide.cache.mapping import BytesColumn, SplitColumn
-from faceguide.cache.plan import IDENTITIES, SOURCES, Plan, read_identities, read_sources
+from faceguide.cache.plan import (
+    IDENTITIES,
+    LISTING,
+    SOURCES,
+    Plan,
+    listing_digest,
+    read_identities,
+    read_sources,
+)
 from faceguide.cache.schema import (
     GROUPS,
     ORIGINS,
@@ -33,6 +39,8 @@ from faceguide.cache.schema import (
     Column,
     columns,
     digested,
+    piece_digests,
+    row_digests,
 )
 from faceguide.cache.shard import shard_path, sidecar_path
 from faceguide.cache.shard_files import ShardFiles
@@ -105,20 +113,16 @@ def verify(
 def _lists(directory: Path, plan: Plan) -> Iterator[str]:
     """The sources and identities are what the plan was made of."""
     try:
-        names = read_identities(directory)
-        listing = hashlib.sha256(file_sha256(directory / IDENTITIES).encode())
-        for shard in range(plan.shards):
-            path = directory / SOURCES / f"{shard:05d}.jsonl"
-            listing.update(hashlib.sha256(path.read_bytes()).digest())
+        names, listing = read_identities(directory), listing_digest(directory, plan.shards)
     except (CacheError, OSError) as error:
         yield f"{error}; restore it from a copy, or start over with --overwrite"
         return
-    if listing.hexdigest() != plan.listing or len(names) != plan.identities:
+    if listing != plan.listing or len(names) != plan.identities:
         yield (
             f"{directory / SOURCES}, {directory / IDENTITIES}: not what the plan was made of; "
             "restore them from a copy, or start over with --overwrite"
         )
-    marker = directory / SOURCES / "LISTING"
+    marker = directory / SOURCES / LISTING
     try:
         if marker.read_text() != plan.listing:
             yield f"{marker}: not what plan.json says; write {plan.listing} into it"
