@@ -21,7 +21,7 @@ from faceguide.core.commands.slurm import Job, Request, submit_group
 from faceguide.core.errors import CacheError
 from faceguide.preprocess import dry_run as rehearsal
 from faceguide.preprocess import face_shards, parallel
-from faceguide.preprocess.face_shards import FaceSettings
+from faceguide.preprocess.face_settings import FaceSettings
 from faceguide.preprocess.guidance import guidance_shards
 from faceguide.preprocess.guidance.drawing import GuidanceSettings
 from faceguide.preprocess.masks.mask_group import (

@@ -17,7 +17,7 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.files import replacing
 from faceguide.preprocess.detect.landmark_check import checked_index
 from faceguide.preprocess.detect.landmark_text import LandmarkTextError
-from faceguide.preprocess.face_shards import FaceSettings, faces_recipe
+from faceguide.preprocess.face_settings import FaceSettings, faces_recipe
 from faceguide.preprocess.guidance.drawing import GuidanceSettings
 from faceguide.preprocess.prep_options import PlanOptions
 from faceguide.preprocess.sources.identities import checked_rows

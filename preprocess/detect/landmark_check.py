@@ -15,14 +15,8 @@ from faceguide.core.faces import align
 from faceguide.core.faces.decode import DecodeError, decode
 from faceguide.preprocess.detect.cascade import Image, Mesh, square_crop
 from faceguide.preprocess.detect.face_mesh import open_mesh
-from faceguide.preprocess.detect.landmark_text import (
-    SHARES,
-    LandmarkTextError,
-    index_file,
-    lookup,
-    read_at,
-    without_irises,
-)
+from faceguide.preprocess.detect.landmark_index import index_file, lookup, without_irises
+from faceguide.preprocess.detect.landmark_text import SHARES, LandmarkTextError, read_at
 from faceguide.preprocess.sources.image_sources import ReadError, Source
 
 COMPARED = 32  # images in which detection finds a face
