@@ -32,7 +32,7 @@ from faceguide.cache.schema import (
 )
 from faceguide.core.errors import CacheError
 from faceguide.core.files import digest, file_sha256, read_json, reading, replacing, write_json
-from faceguide.core.formats.hdf5_writing import new_hdf5
+from faceguide.core.formats.hdf5 import new_hdf5
 
 ALIGNMENT = 4096
 

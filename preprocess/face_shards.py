@@ -68,20 +68,16 @@ def make_faces(directory: Path, plan: Plan, settings: FaceSettings, shard: int, 
         "key": [row.key for row in rows],
         **{f"meta/{name}": [row.meta[i] for row in rows] for i, name in enumerate(plan.meta)},
     }
-    if settings.store == "jpeg":
+    encoded = None
+    if settings.store == "jpeg":  # its bytes decide where in the file the other columns lie
         _fill(shard_rows, rows, settings, None, tick)
-        with write_shard(
-            directory, "faces", shard, plan.recipe,
-            rows=len(rows), texts=texts, encoded={"image": shard_rows.jpegs}, report=report,
-        ) as writer:  # fmt: skip
-            for name, values in shard_rows.values.items():
-                writer.write(name, 0, values)
-            _report(report, shard_rows)
-        return
+        encoded = {"image": shard_rows.jpegs}
     with write_shard(
-        directory, "faces", shard, plan.recipe, rows=len(rows), texts=texts, report=report
-    ) as writer:
-        _fill(shard_rows, rows, settings, functools.partial(writer.write, "image"), tick)
+        directory, "faces", shard, plan.recipe,
+        rows=len(rows), texts=texts, encoded=encoded, report=report,
+    ) as writer:  # fmt: skip
+        if encoded is None:
+            _fill(shard_rows, rows, settings, functools.partial(writer.write, "image"), tick)
         for name, values in shard_rows.values.items():
             writer.write(name, 0, values)
         _report(report, shard_rows)

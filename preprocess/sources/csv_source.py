@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from faceguide.cache.pairs.list_text import Table, find_table, text_lines
-from faceguide.core.commands.doubts import Doubts
 from faceguide.preprocess.sources.source_files import read_inside
-from faceguide.preprocess.sources.source_row import ReadError, SourceError, SourceRow
+from faceguide.preprocess.sources.source_row import ReadError, Source, SourceError, SourceRow
 
 _INDEX_NAMES = ("", "Unnamed: 0")  # of the first column where pandas wrote its row numbers
 # Taken for the identity where no column is called so, the first that is there.
@@ -21,7 +20,7 @@ _IDENTITY_NAMES = (
 )  # fmt: skip
 
 
-class ManifestSource:
+class ManifestSource(Source):
     """A CSV with the columns `path` (relative to the CSV's folder), `identity` and any others.
 
     Commas, semicolons, tabs or bars part the columns; text may be UTF-8 (or of any other code
@@ -32,8 +31,7 @@ class ManifestSource:
     kind = "manifest"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.doubts = Doubts()
+        super().__init__(path)
         self.columns = _Columns(path, _table(path).names).meta
 
     def rows(self) -> Iterator[SourceRow]:
@@ -43,7 +41,7 @@ class ManifestSource:
             SourceError: naming the line that does not fit the header.
             ListError: when the file is no text, or a line no CSV.
         """
-        self.doubts = Doubts()
+        self._begin()
         table = _table(self.path)
         names, columns = table.names, _Columns(self.path, table.names)
         if columns.guessed:
@@ -84,9 +82,6 @@ class ManifestSource:
                     with contextlib.suppress(ReadError):
                         return read_inside(self.path.parent, other)
             raise
-
-    def problems(self) -> list[str]:
-        return []
 
 
 def _table(path: Path) -> Table:
