@@ -120,10 +120,14 @@ def fields_of(line: str, separator: str | None = None) -> list[str]:
         cells = line.split("\t")
     else:
         cells = _BLANKS.split(line.strip(" "))
-    fields = [cell.strip(" \t") for cell in cells]
-    while fields and not fields[-1]:
-        fields.pop()
-    return fields
+    return without_end([cell.strip(" \t") for cell in cells])
+
+
+def without_end(cells: list[str]) -> list[str]:
+    """Cells without empty ones at the end, which some programs add to each line."""
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def records(

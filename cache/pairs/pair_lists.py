@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.pairs.list_text import Table, fields_of, find_table, lines, read_text
+from faceguide.cache.pairs.list_text import (
+    Table,
+    fields_of,
+    find_table,
+    lines,
+    read_text,
+    without_end,
+)
 from faceguide.cache.pairs.twin_lists import twins
 from faceguide.core.errors import ListError
 
@@ -26,15 +33,8 @@ from faceguide.core.formats import verification_bin
 _TABLES = (".csv", ".tsv")
 # Names of columns in use → ours; blanks and underlines in them do not count.
 _COLUMNS = {
-    "a": "a",
-    "b": "b",
-    "same": "same",
-    "fold": "fold",
-    "imagea": "a",
-    "imageb": "b",
-    "issame": "same",
-    "anum": "a_number",
-    "bnum": "b_number",
+    **{"a": "a", "b": "b", "same": "same", "fold": "fold"},
+    **{"imagea": "a", "imageb": "b", "issame": "same", "anum": "a_number", "bnum": "b_number"},
 }
 # Other names of the same; they count where none of the above is there.
 _ALIASES = {
@@ -199,9 +199,9 @@ def _pair_list(path: Path, rows: Iterator[Row] | list[Row]) -> PairList:
 
 def _table(path: Path, table: Table) -> Iterator[Row]:
     """Records under a header."""
-    header, listed = _without_end(table.names), table.records
+    header, listed = without_end(table.names), table.records
     if _is_kaggle(header):
-        yield from _lfw_lines(path, [(_without_end(cells), number) for number, cells in listed])
+        yield from _lfw_lines(path, [(without_end(cells), number) for number, cells in listed])
         return
     names = _named(header)
     for ours in ("a", "b", "same", "fold", "a_number", "b_number"):
@@ -223,12 +223,6 @@ def _table(path: Path, table: Table) -> Iterator[Row]:
             pair.append(row[side] if image is None else _lfw_name(where, row[side], image))
         fold = _whole(where, "fold", row["fold"].removesuffix(".0")) if "fold" in row else None
         yield pair[0], pair[1], _truth(where, row["same"]), fold
-
-
-def _without_end(cells: list[str]) -> list[str]:
-    while cells and not cells[-1]:
-        cells.pop()
-    return cells
 
 
 def _lfw(path: Path, fields: Fields) -> Iterator[Row]:

@@ -14,10 +14,10 @@ from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done
+from faceguide.cache.volume import read_faces
 from faceguide.core.errors import CacheError, FaceguideError
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import decode
-from faceguide.preprocess.guidance.guidance_shards import read_faces
 from faceguide.preprocess.masks.mask_finder import EXTENSIONS, MaskFinder, mask_stem
 from faceguide.preprocess.masks.mask_shards import OcclusionSettings, open_finder
 from faceguide.preprocess.masks.mask_values import MaskError
@@ -134,7 +134,7 @@ def _keys(directory: Path, plan: Plan, *, faces: bool) -> Iterator[str]:
         rows = read_sources(directory, plan, shard)
         status = None
         if faces and is_done(directory, "faces", shard, plan.recipe):
-            status = read_faces(directory, plan, shard, "status")
+            (status,) = read_faces(directory, plan, shard, "status")
         for slot, row in enumerate(rows):
             if status is None or status[slot] == STATUS_CODE["ok"]:
                 yield row.key

@@ -16,10 +16,10 @@ from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done, write_shard
+from faceguide.cache.volume import read_faces
 from faceguide.core.errors import CacheError
 from faceguide.core.faces import align
 from faceguide.core.files import json_bytes, publish, read_json
-from faceguide.preprocess.guidance.guidance_shards import read_faces
 from faceguide.preprocess.guidance.point_table import load_points
 from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
 from faceguide.preprocess.masks.mask_finder import MaskFinder
@@ -141,10 +141,9 @@ def make_occlusion(
         for _ in rows:
             tick()
         return []
-    face_status = read_faces(directory, plan, shard, "status")
-    transforms = read_faces(directory, plan, shard, "transform")
-    sizes = read_faces(directory, plan, shard, "source_size")
-    landmarks = read_faces(directory, plan, shard, "landmarks")
+    face_status, transforms, sizes, landmarks = read_faces(
+        directory, plan, shard, "status", "transform", "source_size", "landmarks"
+    )
     size, eyes = int(plan.recipe["size"]), load_points()
     # Unknown cells say visible: a matcher that ignores `known` then ignores no part of the face.
     visibility = np.ones((len(rows), settings.grid, settings.grid), np.float16)
