@@ -36,9 +36,10 @@ from faceguide.cache.schema import columns
 from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces.decode import decode
-from faceguide.core.files import append_digest, json_bytes, read_json, write_json
+from faceguide.core.files import json_bytes, read_json, write_json
 from faceguide.core.formats import recordio, verification_bin
 from faceguide.core.formats.container import metadata_of, sealed
+from faceguide.core.formats.library_files import append_digest
 from faceguide.evaluate.galleries import from_lists
 from faceguide.evaluate.ijb import ijb_meta
 from faceguide.evaluate.score.block_files import read_block, write_block
