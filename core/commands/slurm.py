@@ -26,20 +26,12 @@ _HERE = {"--jobs", "--part", "--dask", "--allow-failures", "--json", "--prepare"
 _COUNT = click.IntRange(1)
 
 
-def _time(context: click.Context, option: click.Parameter, text: str) -> str:
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
-        raise click.UsageError(f"--time {text}: expected H:MM:SS or D-HH:MM:SS")
-    return text
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a user asks of Slurm for any job."""
 
     partition: str | None = option(None, "Slurm's partition.  [default: the cluster's]")
-    time: str = option(
-        "4:00:00", "Limit of a task, which then resumes.", metavar="H:MM:SS", callback=_time
-    )
+    time: str = option("4:00:00", "Limit of a task, which then resumes.", metavar="H:MM:SS")
     memory: str | None = option(None, "Of a node.  [default: the cluster's]", metavar="8G")
     cpus: int = option(4, "Of a process.", type=_COUNT)
     gpus: int = option(0, "Of a node.", type=click.IntRange(0))
@@ -114,8 +106,8 @@ def script(job: Job, limits: Limits, before: str | None = None) -> str:
     )
 
 
-def submit(jobs: Iterable[Job], limits: Limits) -> list[str]:
-    """Submit jobs, each dependent on the one before it; return Slurm's job numbers.
+def submit(jobs: Mapping[str, Job], limits: Limits) -> dict[str, str]:
+    """Submit jobs, each dependent on the one before it; return role → Slurm's job number.
 
     Raises:
         FaceguideError: when Slurm is not here or refuses a job.
@@ -124,16 +116,16 @@ def submit(jobs: Iterable[Job], limits: Limits) -> list[str]:
         raise FaceguideError("no sbatch here: submit where Slurm is; --print shows the scripts")
     if limits.logs is not None:
         limits.logs.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for its logs
-    numbers: list[str] = []
-    for job in jobs:
-        text = script(job, limits, numbers[-1] if numbers else None)
+    numbers: dict[str, str] = {}
+    for role, job in jobs.items():
+        text = script(job, limits, *[*numbers.values()][-1:])
         sbatch = ["sbatch", "--parsable"]
         done = subprocess.run(sbatch, input=text, capture_output=True, text=True)
         if done.returncode:
             said = done.stderr.replace("sbatch: ", "").replace("error: ", "").strip().splitlines()
-            undo = f"; scancel {' '.join(numbers)} withdraws the others" if numbers else ""
+            undo = f"; scancel {' '.join(numbers.values())} withdraws the others" * bool(numbers)
             raise FaceguideError(f"Slurm refused the job {job.name}: {'; '.join(said)}{undo}")
-        numbers.append(done.stdout.strip().partition(";")[0])  # number;cluster
+        numbers[role] = done.stdout.strip().partition(";")[0]  # number;cluster
     return numbers
 
 
@@ -182,14 +174,14 @@ def _submit_command(
         logs = limits.logs or results.with_name(f"{results.name}-jobs")
         limits = replace(limits, logs=logs.absolute())
         request = Request(program, str(command.name), typed, results, limits)
-        one = Job(f"{program}-{command.name}", request.words(), "srun")
-        roles = jobs(request) if jobs else {"job": one}
+        one = {"job": Job(f"{program}-{command.name}", request.words(), "srun")}
+        roles = jobs(request) if jobs else one
         if only_print:
             before = [None, *(f"<{job.name}>" for job in roles.values())]
             for job, name in zip(roles.values(), before, strict=False):
                 click.echo(script(job, limits, name) + "\n")
             return
-        numbers = dict(zip(roles, submit(roles.values(), limits), strict=True))
+        numbers = submit(roles, limits)
         if output.as_json:
             echo_json(numbers)
         else:

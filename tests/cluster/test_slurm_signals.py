@@ -36,7 +36,7 @@ def logs(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start(slurm: Slurm, job: Job, limits: Limits, processes: int = 1) -> tuple[str, Path]:
     """Number and log of a job that works."""
-    (number,) = submit([job], limits)
+    number = submit({"job": job}, limits)["job"]
     assert limits.logs is not None
     log = limits.logs / f"{job.name}-{number}{'_1' * (job.kind == 'array')}.log"
     slurm.wait(lambda: log.exists() and log.read_text().count("working") == processes, "the start")

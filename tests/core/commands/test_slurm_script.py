@@ -62,7 +62,7 @@ def test_without_slurm_submitting_is_refused(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FaceguideError, match="no sbatch here"):
-        submit([FIRST], Limits(logs=tmp_path / "logs"))
+        submit({"first": FIRST}, Limits(logs=tmp_path / "logs"))
     assert not (tmp_path / "logs").exists()
 
 

@@ -75,8 +75,6 @@ def test_a_command_as_an_array(tmp_path: Path) -> None:
         (["--indices", "1;2"], "expected numbers of parts"),
         (["--indices", "1,"], "expected numbers of parts"),
         (["--indices", "1", "--overwrite"], "--overwrite starts over"),
-        (["--time", "soon"], "expected H:MM:SS"),
-        (["--time", "1:2:3:4"], "expected H:MM:SS"),
         (["--part", "0/4"], "No such option"),
         (["--nodes", "2"], "No such option"),
     ],
