@@ -12,23 +12,16 @@ it. Its detector, though, is surer of such a face once the image is turned by 18
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.faces.align import five_points
-from faceguide.preprocess.detect.face_mesh import BoxDetector
+from faceguide.preprocess.detect.face_mesh import BoxDetector, FaceLandmarker, FaceMesh
 
 Image = NDArray[np.uint8]
-
-
-class Mesh(Protocol):
-    """A `FaceMesh` or `FaceLandmarker`."""
-
-    def __call__(self, image: Image) -> NDArray[np.float32]: ...
-
-    def look(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]: ...
+Mesh = FaceMesh | FaceLandmarker
 
 
 # (detector, side of the crop over the longer side of its box, largest disagreement accepted), in

@@ -232,11 +232,6 @@ class BoxDetector:
         """
         return boxes_in_pixels(self._graph(reach).process(image).detections or [], image)
 
-    def close(self) -> None:
-        """Release the graphs."""
-        for graph in self._graphs.values():
-            graph.close()
-
 
 # The networks that `FaceMesh` and `BoxDetector` run, inside the package mediapipe.
 _BUNDLED = (

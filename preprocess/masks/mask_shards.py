@@ -152,6 +152,7 @@ def make_occlusion(
     failures: list[dict[str, Any]] = []
     found: list[str] = []
     seen = Seen()
+    clean = tuple(f"{folder.rstrip('/')}/" for folder in settings.clean)
     finder = open_finder(settings, directory) if settings.root else None
     for slot, row in enumerate(rows):
         if face_status[slot] == STATUS_CODE["ok"]:
@@ -170,7 +171,7 @@ def make_occlusion(
                     seen.faces += 1
                     seen.visible += float(visibility[slot].mean(dtype=np.float64))
                     seen.eyes_hidden += eyes_visible(mask, photograph, points, eyes) < 0.5
-                elif any(_below(row.key, folder) for folder in settings.clean):
+                elif "." in settings.clean or row.key.startswith(clean):
                     known[slot] = True
             except MaskError as error:
                 found.extend(error.paths)
@@ -243,10 +244,6 @@ def _stem_hashes(key: str) -> tuple[int, int]:
 def _hash(text: str) -> int:
     data = text.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _below(key: str, folder: str) -> bool:
-    return folder == "." or key.startswith(folder.rstrip("/") + "/")
 
 
 def _counts(status: NDArray[np.uint8], known: NDArray[np.bool_]) -> dict[str, int]:

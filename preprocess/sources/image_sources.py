@@ -188,7 +188,9 @@ class RecordSource(Source):
             images += 1
             if entry.fault:
                 self._note("records that cannot be read", entry.fault)
-            elif math.isfinite(entry.label) and _is_odd(entry.label):
+            elif math.isfinite(entry.label) and not (
+                entry.label.is_integer() and -1 <= entry.label < _EXACT
+            ):
                 self.doubts.add("odd_labels", f"{entry.label:g} of record {entry.key}")
             identity = "" if entry.fault else _identity(entry.label)
             yield SourceRow(f"{entry.key:08d}", identity, {}, entry.offset)
@@ -232,10 +234,6 @@ class BinSource(Source):
         if not 0 <= at < len(images):
             raise ReadError("missing", f"{self.path.name}: image {row_key} of {len(images)}")
         return images[at]
-
-
-def _is_odd(label: float) -> bool:
-    return not label.is_integer() or not -1 <= label < _EXACT
 
 
 def _identity(label: float) -> str:

@@ -41,7 +41,6 @@ def mesh() -> Iterator[FaceMesh]:
 def boxes() -> Iterator[BoxDetector]:
     boxes = BoxDetector()
     yield boxes
-    boxes.close()
 
 
 @pytest.fixture(scope="module")
