@@ -38,9 +38,8 @@ def mesh() -> Iterator[FaceMesh]:
 
 
 @pytest.fixture(scope="module")
-def boxes() -> Iterator[BoxDetector]:
-    boxes = BoxDetector()
-    yield boxes
+def boxes() -> BoxDetector:
+    return BoxDetector()
 
 
 @pytest.fixture(scope="module")
