@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,8 @@ JPEG_QUALITY = 95
 _BLOCK = 256  # rows held in memory before their images go to the file
 
 
-@dataclass
-class _Rows:
-    """The columns of one shard while it is filled."""
-
-    values: dict[str, NDArray[Any]]
-    jpegs: list[bytes] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    poses: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+# Takes the number of the first row, (B, S, S, 3) crops and (B,) whether there is a face.
+_Take = Callable[[int, NDArray[np.uint8], NDArray[np.bool_]], object]
 
 
 @functools.lru_cache(maxsize=1)
@@ -61,43 +55,47 @@ def make_faces(directory: Path, plan: Plan, settings: FaceSettings, shard: int, 
             tick()
         return
     cv2.setNumThreads(1)  # one process per core: more threads only get in each other's way
-    specs = columns("faces", plan.recipe)
-    shard_rows = _empty(specs, rows)
-    report: dict[str, Any] = {}
+    values = _empty(columns("faces", plan.recipe), rows)
+    failures: list[dict[str, Any]] = []
+    report: dict[str, Any] = {"failures": failures}
     texts = {
         "key": [row.key for row in rows],
         **{f"meta/{name}": [row.meta[i] for row in rows] for i, name in enumerate(plan.meta)},
     }
-    encoded = None
+    fill = functools.partial(_fill, values, failures, rows, settings, tick)
+    encoded: dict[str, list[bytes]] = {}
     if settings.store == "jpeg":  # its bytes decide where in the file the other columns lie
-        _fill(shard_rows, rows, settings, None, tick)
-        encoded = {"image": shard_rows.jpegs}
+        pieces = encoded["image"] = []
+        fill(lambda start, crops, good: pieces.extend(map(_encode, crops, good)))
     with write_shard(
         directory, "faces", shard, plan.recipe,
         rows=len(rows), texts=texts, encoded=encoded, report=report,
     ) as writer:  # fmt: skip
-        if encoded is None:
-            _fill(shard_rows, rows, settings, functools.partial(writer.write, "image"), tick)
-        for name, values in shard_rows.values.items():
-            writer.write(name, 0, values)
-        _report(report, shard_rows)
+        if not encoded:
+            fill(lambda start, crops, good: writer.write("image", start, crops))
+        for name, column in values.items():
+            writer.write(name, 0, column)
+        for name, names in (("status", STATUSES), ("origin", ORIGINS)):
+            counts = np.bincount(values[name], minlength=len(names))
+            report[name] = {names[code]: int(n) for code, n in enumerate(counts) if n}
 
 
 def _fill(
-    shard: _Rows, rows: list[PlannedRow], settings: FaceSettings, flush: Any, tick: Tick
+    values: dict[str, NDArray[Any]],
+    failures: list[dict[str, Any]],
+    rows: list[PlannedRow],
+    settings: FaceSettings,
+    tick: Tick,
+    take: _Take,
 ) -> None:
-    """Work through the rows; images go out block by block, the small columns stay."""
+    """Work through the rows; crops go out block by block, the other columns stay in `values`."""
     source = _opened_source(settings.source, settings.flat)
-    values = shard.values
-    source_landmarks = np.full((_BLOCK, LANDMARKS, 3), np.nan, np.float32)
-    images = np.zeros((_BLOCK, settings.size, settings.size, 3), np.uint8)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        images[:] = 0
-        source_landmarks[:] = np.nan
+        crops = np.zeros((len(block), settings.size, settings.size, 3), np.uint8)
+        source_landmarks = np.full((len(block), LANDMARKS, 3), np.nan, np.float32)
         for inside, row in enumerate(block):
             slot = start + inside
-            jpeg = b""
             try:
                 try:
                     data = source.read(row.key, row.at)
@@ -108,16 +106,10 @@ def _fill(
             except Failure as failure:
                 values["status"][slot] = STATUS_CODE[failure.status]
                 values["source_size"][slot] = failure.size
-                shard.failures.append(
-                    {
-                        "row": slot,
-                        "key": row.key,
-                        "status": failure.status,
-                        "reason": failure.reason,
-                    }
-                )
+                about = {"status": failure.status, "reason": failure.reason}
+                failures.append({"row": slot, "key": row.key, **about})
             else:
-                images[inside] = found.crop
+                crops[inside] = found.crop
                 source_landmarks[inside] = found.landmarks
                 points = align.apply(found.transform, found.landmarks) / settings.size
                 values["landmarks"][slot] = points
@@ -127,15 +119,11 @@ def _fill(
                     values["quality"][slot] = found.quality
                 values["faces"][slot] = found.faces
                 values["origin"][slot] = ORIGIN_CODE[found.origin]
-                if settings.store == "jpeg":
-                    jpeg = _encode(found.crop)
-            if settings.store == "jpeg":
-                shard.jpegs.append(jpeg)
             tick()
         # Roll is a property of the photograph: aligned landmarks would always say zero.
-        values["pose"][start : start + len(block)] = head_pose(source_landmarks[: len(block)])
-        if flush is not None:
-            flush(start, images[: len(block)])
+        end = start + len(block)
+        values["pose"][start:end] = head_pose(source_landmarks)
+        take(start, crops, values["status"][start:end] == STATUS_CODE["ok"])
 
 
 def source_digest(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -147,27 +135,23 @@ def source_digest(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(bytes(data)).digest()[:SOURCE_BYTES], np.uint8)
 
 
-def _empty(specs: tuple[Column, ...], rows: list[PlannedRow]) -> _Rows:
+def _empty(specs: tuple[Column, ...], rows: list[PlannedRow]) -> dict[str, NDArray[Any]]:
+    """The columns but for images and digests, of rows without a face."""
     values: dict[str, NDArray[Any]] = {}
     for spec in specs:
-        if spec.name in ("image", "digest"):
-            continue
-        fill: Any = np.nan if spec.dtype.kind == "f" else 0
-        values[spec.name] = np.full((len(rows), *spec.shape), fill, spec.dtype)
+        if spec.name not in ("image", "digest"):
+            fill: Any = np.nan if spec.dtype.kind == "f" else 0
+            values[spec.name] = np.full((len(rows), *spec.shape), fill, spec.dtype)
     values["label"][:] = [row.label for row in rows]
-    return _Rows(values)
+    return values
 
 
-def _report(report: dict[str, Any], shard: _Rows) -> None:
-    for name, names in (("status", STATUSES), ("origin", ORIGINS)):
-        counts = np.bincount(shard.values[name], minlength=len(names))
-        report[name] = {names[code]: int(n) for code, n in enumerate(counts) if n}
-    report["failures"] = shard.failures
-
-
-def _encode(crop: NDArray[np.uint8]) -> bytes:
-    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), settings)
+def _encode(crop: NDArray[np.uint8], good: bool) -> bytes:
+    """The crop as JPEG; no bytes for a row without a face."""
     if not good:
+        return b""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    encoded, data = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), settings)
+    if not encoded:
         raise FaceguideError("OpenCV could not encode a crop as JPEG")
     return bytes(data)
