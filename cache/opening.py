@@ -1,9 +1,9 @@
 """What is checked of a shard's file when it is opened: little enough to cost nothing.
 
 A copy or a download that was cut off after its space had been reserved has the right size, and
-zeros where its bytes should be. Reading all of a shard tells (`cache verify`), but takes as long as
-using it. So what is read here is the file's first block, its end with the small columns, which
-decide what a row is taken for, and a few rows spread over it.
+zeros where its bytes should be. Only reading all of a shard shows that for certain (`cache
+verify`), and takes as long as using it. So what is read here is the file's first block, its end
+with the small columns, which decide what a row is taken for, and a few rows spread over it.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CacheError(f"{path}: cannot read: {remedy(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise CacheError(f"{path}: not readable as JSON ({error}); restore or remake it") from None
+        raise CacheError(f"{path}: not readable as JSON ({error}); restore or rebuild it") from None
     if not isinstance(value, dict):
         raise CacheError(f"{path}: expected a JSON object, found {type(value).__name__}")
     value.pop(_SELF, None)
@@ -155,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):  # NaN or depths that JSON of ours never holds
         intact = False
     if not intact:
-        raise CacheError(f"{path}: changed since it was written; restore or remake it")
+        raise CacheError(f"{path}: changed since it was written; restore or rebuild it")
     return value
 
 

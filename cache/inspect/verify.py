@@ -138,7 +138,7 @@ _MANIFEST_FIELDS = {
 
 @dataclass(frozen=True)
 class _Group:
-    """A group whose manifest is sound, as far as that can be told without its shards."""
+    """A group whose manifest is sound, as far as it shows without its shards."""
 
     directory: Path
     plan: Plan

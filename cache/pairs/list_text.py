@@ -177,7 +177,7 @@ def find_table(
     """A CSV whose first record passes `is_header` under one of `SEPARATORS`; None for another.
 
     Args:
-        is_header: told the names of the columns.
+        is_header: of the names of the columns.
         raw: keep the blanks around cells, unless the header has them behind its separators.
 
     Raises:

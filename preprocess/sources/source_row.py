@@ -47,7 +47,7 @@ class Source:
     """Where images come from; every kind of source lists its rows and reads one at a time.
 
     Keys are unique in folders; a manifest or an index may repeat one, and finding that needs
-    all keys, so it is left to whoever plans the rows. `problems()` and `doubts` are complete once
+    all keys, so planning the rows does it. `problems()` and `doubts` are complete once
     `rows()` was exhausted.
 
     Attributes:
