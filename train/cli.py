@@ -12,7 +12,7 @@ from faceguide import __version__
 from faceguide.core.commands.console import Group, echo_json
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import Device
-from faceguide.core.commands.submit import submit_group
+from faceguide.core.commands.slurm import submit_group
 from faceguide.train.cal.cal_settings import CalRun, ContrastiveList
 from faceguide.train.oaml.oaml_settings import OamlRun, SecondCache
 from faceguide.train.run.repeat import record_of

@@ -15,7 +15,8 @@ from tests.cache.builder import build, image_of, number
 
 from faceguide.cache import CacheError, FaceCache, Stream
 from faceguide.cache.manifest import seal
-from faceguide.cache.plan import Row, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import read_sources
 from faceguide.cache.schema import Column, columns
 from faceguide.cache.shard import write_shard
 

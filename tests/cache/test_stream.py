@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.cache.builder import build
 
 from faceguide.cache import CacheError, FaceCache, Stream
-from faceguide.cache.stream import BLOCK_ROWS, Order
+from faceguide.cache.order import BLOCK_ROWS, Order
 
 COLUMNS = ("image", "regions", "visibility", "label")
 

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from faceguide.core.errors import CacheError, TrainError
-from faceguide.core.files import append_digest, digest_intact, open_for_library, replacing
+from faceguide.core.files import replacing
+from faceguide.core.formats.library_files import append_digest, digest_intact, open_for_library
 from faceguide.core.formats.torch_files import load_tensors
 from faceguide.train.distributed import world_size
 

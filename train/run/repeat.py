@@ -52,7 +52,7 @@ def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, An
 
 def _content(path: Path) -> dict[str, str]:
     """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
-    from faceguide.cache.pairs.pair_lists import IMAGES_OF_TWINS
+    from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS
     from faceguide.cache.reader import FaceCache
     from faceguide.core.files import digest, file_sha256
 

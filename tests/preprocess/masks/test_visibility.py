@@ -71,7 +71,7 @@ def test_any_similarity_agrees_with_counting(angle: float, scale: float, seed: i
     mask = (rng.random((40, 30)) > 0.5).astype(np.float32)
     matrix = onto_crop(angle, scale, (rng.uniform(0, 30), rng.uniform(0, 40)))
     cells = cell_visibility(mask, (30, 40), matrix, SIZE, 14)
-    np.testing.assert_allclose(cells, counted(mask, (30, 40), matrix, 14, 48), atol=0.02)
+    np.testing.assert_allclose(cells, counted(mask, (30, 40), matrix, 14, 96), atol=0.02)
 
 
 def test_whole_pixels_are_averaged_by_blocks() -> None:
