@@ -12,8 +12,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from faceguide.core.errors import CheckpointError, ModelError
+from faceguide.train.models.backbones.edgeface import SIZES, EdgeFace
 from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
 from faceguide.train.models.backbones.ir import IR
+from faceguide.train.models.backbones.mbf import ArcFaceMobileFaceNet
 from faceguide.train.models.backbones.mobilefacenet import MobileFaceNet
 from faceguide.train.models.backbones.vit import ViT
 from faceguide.train.models.cal_network import WSDANCAL
@@ -25,13 +27,27 @@ __all__ = ["MODELS", "CheckpointError", "ModelError", "create", "outline"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilefacenet": MobileFaceNet,
-    "ir_18": functools.partial(IR, 18),
-    "ir_34": functools.partial(IR, 34),
-    "ir_50": functools.partial(IR, 50),
-    "ir_101": functools.partial(IR, 101),
+    **{f"ir_{depth}": functools.partial(IR, depth) for depth in (18, 34, 50, 101)},
     "ir_se_50": functools.partial(IR, 50, True),
+    **{
+        f"iresnet_{depth}": functools.partial(IR, depth, arcface=True)
+        for depth in (18, 34, 50, 100, 200)
+    },
+    "mbf": ArcFaceMobileFaceNet,
+    "mbf_large": functools.partial(ArcFaceMobileFaceNet, (2, 8, 12, 4), 4),
+    **{f"edgeface_{size}": functools.partial(EdgeFace, size) for size in SIZES},
     "inception_resnet_v1": InceptionResnetV1,
-    "vit_tiny": ViT,
+    "vit_tiny": functools.partial(ViT, 192, 12, 3, 16),
+    "vit_t": functools.partial(ViT, 256, 12, 8),
+    "vit_s": functools.partial(ViT, 512, 12, 8),
+    "vit_b": functools.partial(ViT, 512, 24, 8),
+    "vit_l": functools.partial(ViT, 768, 24, 8),
+    "vit_h": functools.partial(ViT, 1024, 48, 8),
+    "cvlface_vit_small": functools.partial(ViT, 512, 12, 8, 8, 5, False),
+    "cvlface_vit_base": functools.partial(ViT, 512, 24, 16, 8, 3, False),
+    "cvlface_kprpe_small": functools.partial(ViT, 512, 12, 8, 8, 5, False, True),
+    "cvlface_kprpe_base": functools.partial(ViT, 512, 24, 16, 8, 3, False, True),
+    "vit": ViT,
     "adaface": AdaFace,
     "arcface": ArcFace,
     "cosface": CosFace,

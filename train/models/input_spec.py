@@ -79,5 +79,6 @@ class InputSpec:
 
 
 ADAFACE_INPUT = InputSpec(size=112, colour="BGR", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+ARCFACE_INPUT = ADAFACE_INPUT.in_colour("RGB")
 MOBILEFACENET_INPUT = InputSpec(size=112, colour="RGB", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 CAL_INPUT = InputSpec(size=448, colour="RGB", mean=IMAGENET_MEAN, std=IMAGENET_STD)
