@@ -75,7 +75,6 @@ KINDS: Mapping[str, str] = {
     "landmarks_elsewhere": "of up to 32 compared faces [lies|lie] elsewhere than detection finds "
     "[it|them]",
     # networks
-    "colour_assumed": "weights [file does|files do] not tell [its|their] colour order",
     "untrained": "[network has|networks have] the BatchNorm statistics of a new one, as if never "
     "trained",
     # files of a cache
@@ -90,7 +89,7 @@ _ONE_OR_SEVERAL = re.compile(r"\[([^|\]]+)\|([^\]]+)\]")
 
 
 # Kinds that are said when weights are read, hours before the figures.
-OF_WEIGHTS = ("colour_assumed", "untrained")
+OF_WEIGHTS = ("untrained",)
 
 # Group → the stages that may keep doubts about it.
 STAGES: Mapping[str, tuple[str, ...]] = {

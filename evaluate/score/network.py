@@ -12,22 +12,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from faceguide.core.commands.doubts import Doubts
-from faceguide.core.commands.run_directory import file_of_run, read_run
-from faceguide.core.errors import CheckpointError, EvaluationError
+from faceguide.core.commands.run_directory import RUN, file_of_run, read_run
+from faceguide.core.errors import EvaluationError
 from faceguide.core.files import file_sha256
-from faceguide.train.models import MODELS, create, outline
+from faceguide.train.models import MODELS, blank
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
-from faceguide.train.models.colour import ORDERS, Colour, assumed, colour_of, feed
+from faceguide.train.models.colour import ORDERS, Colour, feed
 from faceguide.train.models.embedder import embed
 from faceguide.train.models.input_spec import InputSpec
-from faceguide.train.models.layout import State, Table
 from faceguide.train.models.matchers.qaconv import QAConv
+from faceguide.train.models.network_file import first_line, outline_within, read_network, whole
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.own_networks import inner, is_own, own_backbone
-from faceguide.train.models.recognise import looks_like, recognised
 from faceguide.train.models.safetensors_file import read_safetensors
-from faceguide.train.models.weights import LoadReport, fill, find_state, read_tables, untrained
+from faceguide.train.models.weights import find_state, untrained
 
 # A file is no reason to run the code that it names; the user's own word is.
 _UNASKED = (
@@ -36,15 +35,8 @@ _UNASKED = (
 BACKBONES = tuple(
     name
     for name in MODELS
-    if name.startswith(("mobilefacenet", "ir_", "inception_resnet", "vit_", "cal_"))
+    if name not in ("adaface", "arcface", "cosface", "qaconv", "occlusion_head")
 )
-# Which tensor's first side holds a size that `create` needs.
-_SIZES = (
-    ("conv3.weight", "embedding_size"),
-    ("output_layer.3.weight", "embedding_size"),
-    ("project.weight", "embedding_size"),
-)
-_CAL_SIZES = (("fc.weight", "num_classes"), ("attentions.conv.weight", "heads"))
 
 
 class NotFiniteError(EvaluationError):
@@ -78,6 +70,7 @@ class Network:
         source: the weights file or the run, or None.
         colour: order of the channels, and how it is known; None for a user's network.
         doubts: about the weights.
+        heads: of its attention, where the user had to say it.
     """
 
     name: str
@@ -91,6 +84,7 @@ class Network:
     source: Path | None = None
     colour: Colour | None = None
     doubts: Doubts = field(default_factory=Doubts)
+    heads: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -113,8 +107,10 @@ class Network:
     def key(self) -> dict[str, Any]:
         """What the rows of a store depend on, apart from the images."""
         key = {"backbone": self.name, "weights": self.sha256, "map": self.map_side}
-        if self.colour is not None and self.colour.source in ("option", "layout"):
+        if self.colour is not None and self.colour.source not in ("network", "run"):
             key["colour"] = self.colour.order  # the same file may be fed either way
+        if self.heads is not None:
+            key["heads"] = self.heads
         return key
 
     def record(self) -> dict[str, Any]:
@@ -125,6 +121,7 @@ class Network:
             "weights_sha256": self.sha256,
             "colour": self.input_spec.colour,
             "colour_from": "network" if self.colour is None else self.colour.source,
+            **({} if self.heads is None else {"heads": self.heads}),
         }
 
     def check_size(self, size: int, where: str) -> None:
@@ -189,28 +186,31 @@ def load_network(
     weights: Path,
     device: str | torch.device = "cpu",
     colour: str | None = None,
+    heads: int | None = None,
 ) -> Network:
-    """Load a weights file or a training run.
+    """Load a weights file, a downloaded folder or a training run.
 
     Args:
-        backbone: its name, or `module:function` (see `train.models.own`); None for a run or a
-            file that names one of ours, or whose tensors do.
-        weights: the file, or the run's directory.
+        backbone: its name, which is checked, or `module:function` (see
+            `train.models.own_networks`); None = as the run, the file or its tensors say.
+        weights: the file, the folder, or the run's directory.
         device: where it will work.
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None =
             as the file or the network says.
+        heads: of a vision transformer whose shape is not known.
 
     Raises:
-        EvaluationError: when the name is missing or the run does not describe its models.
+        EvaluationError: when there is no such name or the run does not describe its models.
         ModelError: when a user's network lacks what is needed.
-        CheckpointError: when a file cannot be read, does not hold the whole network, or tells
-            another colour order.
+        CheckpointError: when a file cannot be read, is not known, does not hold the whole network,
+            tells another name or colour order, or leaves open what only the user can say.
     """
-    if weights.is_dir():
+    if (weights / RUN).exists() or (weights.is_dir() and is_own(backbone)):
         network = _load_run(backbone, weights, colour)
+    elif backbone is not None and is_own(backbone):
+        network = _own(backbone, weights, colour)
     else:
-        name = backbone or _named_in(weights)
-        network = _own(name, weights, colour) if is_own(name) else _ours(name, weights, colour)
+        network = _ours(backbone, weights, colour, heads)
     if untrained(network.backbone):
         network.doubts.add("untrained", f"{network.name} of {weights}")
     for part in (network.backbone, network.matcher, network.occlusion_head):
@@ -219,25 +219,23 @@ def load_network(
     return network
 
 
-def _ours(name: str, weights: Path, asked: str | None) -> Network:
-    if name not in BACKBONES:
+def _ours(name: str | None, weights: Path, asked: str | None, heads: int | None) -> Network:
+    if name is not None and name not in BACKBONES:
         raise EvaluationError(f"no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-    least = {"num_classes": 1} if name.startswith("cal_") else {}
-    state = find_state(weights, outline(name, **least))
-    sizes = _CAL_SIZES if least else _SIZES
-    found = {size: len(state.tensors[key]) for key, size in sizes if key in state.tensors}
-    module: nn.Module = create(name, **{**least, **found})
-    notes = [_whole(module, weights, state).summary()]
-    colour = colour_of(module, state, asked)
-    feed(module, colour.order)
-    if colour.source == "layout":
-        notes.append(f"{weights}: laid out as CVLFace's weights are, which are fed {colour.order}")
-    network = Network(
-        name, module, file_sha256(weights), notes=notes, source=weights, colour=colour
+    found = read_network(weights, name, asked, heads)
+    notes = [found.report.summary()]
+    if found.colour.source == "layout":
+        notes.append(f"{weights}: laid out as CVLFace's weights are, which are fed RGB")
+    return Network(
+        found.name,
+        found.module,
+        file_sha256(found.path),
+        getattr(found.module, "map_side", 7),
+        notes=notes,
+        source=weights,
+        colour=found.colour,
+        heads=heads,
     )
-    if colour.source == "assumed":
-        network.doubts.add("colour_assumed", assumed(colour, weights))
-    return network
 
 
 def _own(reference: str, weights: Path, asked: str | None) -> Network:
@@ -248,7 +246,8 @@ def _own(reference: str, weights: Path, asked: str | None) -> Network:
         module = own_backbone(reference, weights)
     else:
         module = own_backbone(reference, None)
-        notes.append(_whole(inner(module), weights).summary())
+        state = find_state(weights, inner(module))
+        notes.append(whole(inner(module), state, weights).summary())
     return Network(reference, module, file_sha256(weights), notes=notes, source=weights)
 
 
@@ -262,32 +261,6 @@ def _require_own_colour(reference: str, asked: str | None) -> None:
 def _arch(weights: Path) -> str | None:
     """The network that a `.safetensors` file says it is for."""
     return read_safetensors(weights)[1].get("arch") if weights.suffix == ".safetensors" else None
-
-
-def _named_in(weights: Path) -> str:
-    arch = _arch(weights)
-    if is_own(arch):
-        raise EvaluationError(_UNASKED.format(where=weights, name=arch))
-    name = arch or recognised(read_tables(weights))
-    if name is None:
-        raise EvaluationError(
-            f"{weights}: does not say which network it is for; give --backbone, one of "
-            f"{', '.join(BACKBONES)}"
-        )
-    return name
-
-
-def _whole(module: nn.Module, weights: Path, state: State | None = None) -> LoadReport:
-    """Fill a network; a file that leaves a tensor at its random start is refused."""
-    state = state or find_state(weights, module)
-    report = fill(module, state, weights)
-    if report.missing or report.dropped:
-        other = looks_like([Table("", state.tensors, {})], module, "--backbone")
-        raise CheckpointError(
-            f"{weights} does not hold a whole {type(module).__name__}: {report.summary()}"
-            + (f"; {other}" if other else "")
-        )
-    return report
 
 
 def _load_run(backbone: str | None, run: Path, asked: str | None) -> Network:
@@ -328,19 +301,22 @@ def _load_run(backbone: str | None, run: Path, asked: str | None) -> Network:
         loaded[role] = (
             own_backbone(entry["name"], None) if own else _created(run, role, entry, path)
         )
-        notes.append(_whole(inner(loaded[role]), path).summary())
+        state = find_state(path, inner(loaded[role]))
+        notes.append(whole(inner(loaded[role]), state, path).summary())
         hashes.update(file_sha256(path).encode())
     matcher, head = loaded.get("matcher"), loaded.get("occlusion_head")
     if not isinstance(matcher, QAConv | None) or not isinstance(head, OcclusionHead | None):
         raise EvaluationError(f"{run / 'run.json'}: matcher must be qaconv, head occlusion_head")
-    side = record.get("map", matcher.height if matcher else 7)
-    if side not in (7, 14):
-        raise EvaluationError(f"{run / 'run.json'}: map must be 7 or 14, found {side!r}")
-    if not isinstance(loaded["backbone"], FaceBackbone | WSDANCAL):
+    module = loaded["backbone"]
+    if not isinstance(module, FaceBackbone | WSDANCAL):
         raise EvaluationError(f"{run}: {name}: unknown backbone; expected one of {BACKBONES}")
+    sides = sorted(module.map_channels) if isinstance(module, FaceBackbone) else [7, 14]
+    side = record.get("map", matcher.height if matcher else getattr(module, "map_side", 7))
+    if type(side) is not int or (side not in sides and (matcher or head or "map" in record)):
+        raise EvaluationError(f"{run / 'run.json'}: map must be one of {sides}, found {side!r}")
     return Network(
-        name, loaded["backbone"], hashes.hexdigest(), side, matcher, head, run, notes, run,
-        _colour_of_run(loaded["backbone"], run, models["backbone"], asked),
+        name, module, hashes.hexdigest(), side, matcher, head, run, notes, run,
+        _colour_of_run(module, run, models["backbone"], asked),
     )  # fmt: skip
 
 
@@ -367,15 +343,11 @@ def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.M
     """An empty model of a run, once it is known to be no larger than its weights."""
     arguments = entry.get("arguments", {})
     try:
-        sizes = [tensor.numel() for tensor in outline(entry["name"], **arguments).parameters()]
-        stored = weights.stat().st_size if weights.is_file() else 0
-        if sum(sizes) > max(stored, 1 << 20):
-            raise ValueError(f"{sum(sizes)} numbers do not come out of {stored} bytes of weights")
-        module: nn.Module = create(entry["name"], **arguments)
+        outline_within(entry["name"], arguments, weights)
+        module: nn.Module = blank(entry["name"], **arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise EvaluationError(
-            f"{run / 'run.json'}: models.{role} cannot be built ({text})"
+            f"{run / 'run.json'}: models.{role} cannot be built ({first_line(error)})"
         ) from None
     return module
 

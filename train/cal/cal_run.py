@@ -174,7 +174,7 @@ def _initialise(model: WSDANCAL, run: CalRun) -> str:
     if run.init is None:
         return "Warning: no --init: the network starts from random weights"
     state = find_state(run.init, model, "--model")
-    colour = colour_of(model, state)
+    colour = colour_of(model, state, run.init)
     if colour.order != model.input_spec.colour:
         raise CheckpointError(
             f"{run.init}: was trained on {colour.order}, and train cal feeds "

@@ -23,7 +23,7 @@ from faceguide.train.models.margin_heads import AdaFace, ArcFace, CosFace
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
 
-__all__ = ["MODELS", "CheckpointError", "ModelError", "create", "outline"]
+__all__ = ["MODELS", "CheckpointError", "ModelError", "blank", "create", "outline"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilefacenet": MobileFaceNet,
@@ -86,6 +86,12 @@ def create(name: str, **arguments: Any) -> Any:
     return build(**arguments)
 
 
+def blank(name: str, **arguments: Any) -> Any:
+    """`create` with weights that nothing has filled: for a file that holds all of them."""
+    with _Shapes():
+        return create(name, **arguments)
+
+
 def outline(name: str, **arguments: Any) -> Any:
     """`create` without memory: names and shapes of the tensors, on the meta device."""
     with _Shapes(), torch.device("meta"):
@@ -93,7 +99,7 @@ def outline(name: str, **arguments: Any) -> Any:
 
 
 class _Shapes(TorchFunctionMode):
-    """Skips random numbers: on the meta device they would load torch's compiler, for seconds."""
+    """Skips random numbers: they take seconds, on the meta device to load torch's compiler."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

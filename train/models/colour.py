@@ -1,7 +1,7 @@
 """The order of the channels that weights were trained on, as far as their file tells it.
 
 Tensors do not: AdaFace's IR networks want BGR, CVLFace's, with the same names and shapes, RGB. What
-is known is what training code leaves next to them.
+is known is what training code leaves beside them; otherwise it is asked for.
 """
 
 from __future__ import annotations
@@ -25,47 +25,59 @@ class Colour:
     Attributes:
         order: "RGB" or "BGR".
         source: "option", "file", "layout" (of the names in it), "network" (all weights of this
-            network have it), "run", or "assumed".
+            network have it), or "run".
     """
 
     order: str
     source: str
 
 
-def assumed(colour: Colour, path: object) -> str:
-    """What to say of an order that nothing tells."""
-    return f"{path}: {colour.order} is assumed, --colour rgb or bgr says it"
+def known_colour(module: nn.Module, state: State) -> Colour | None:
+    """The colour order of weights as far as it is known without asking.
+
+    Args:
+        module: the network.
+        state: its weights, as they lay in the file.
+    """
+    stated = state.metadata.get("colour", "").upper()
+    if stated in ORDERS:
+        return Colour(stated, "file")
+    spec: InputSpec = module.input_spec  # type: ignore[assignment]
+    if not isinstance(module, IR) or module.arcface or "arch" in state.metadata:
+        return Colour(spec.colour, "network")
+    if state.prefix.split(".")[-2:] == ["net", ""]:
+        return Colour("RGB", "layout")
+    # AdaFace's own checkpoints: a Lightning module with `model` and, beside it, the margin head.
+    if state.prefix == "model." and state.place == "state_dict" and "head.kernel" in state.tensors:
+        return Colour(spec.colour, "network")
+    return None
 
 
-def colour_of(module: nn.Module, state: State, asked: str | None = None) -> Colour:
+def colour_of(module: nn.Module, state: State, where: object, asked: str | None = None) -> Colour:
     """The colour order of weights.
 
     Args:
         module: the network.
         state: its weights, as they lay in the file.
+        where: the file, for messages.
         asked: what the user says, or None.
 
     Raises:
-        CheckpointError: when the user contradicts what the file says of itself.
+        CheckpointError: when nobody says it, or the user contradicts what the file says of itself.
     """
-    stated = state.metadata.get("colour", "").upper()
-    if stated in ORDERS:
-        if asked not in (None, stated):
+    known = known_colour(module, state)
+    if asked is None:
+        if known is None:
             raise CheckpointError(
-                f"--colour {asked.lower()}: the file says {stated} of itself; leave --colour out"
+                f"{where}: an IR network, whose names do not tell the order of its channels: give "
+                "--colour bgr for weights of AdaFace, --colour rgb for those of CVLFace"
             )
-        return Colour(stated, "file")
-    if asked is not None:
-        return Colour(asked, "option")
-    spec: InputSpec = module.input_spec  # type: ignore[assignment]
-    if not isinstance(module, IR) or "arch" in state.metadata:
-        return Colour(spec.colour, "network")
-    if state.prefix.split(".")[-2:] == ["net", ""]:
-        return Colour("RGB", "layout")
-    # AdaFace's own checkpoints: a Lightning module with `model` and, next to it, the margin head.
-    if state.prefix == "model." and state.place == "state_dict" and "head.kernel" in state.tensors:
-        return Colour(spec.colour, "network")
-    return Colour(spec.colour, "assumed")
+        return known
+    if known is not None and known.source == "file" and known.order != asked:
+        raise CheckpointError(
+            f"--colour {asked.lower()}: the file says {known.order} of itself; leave --colour out"
+        )
+    return known if known is not None and known.source == "file" else Colour(asked, "option")
 
 
 def feed(module: nn.Module, order: str) -> None:

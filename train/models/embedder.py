@@ -9,7 +9,7 @@ from faceguide.train.models.cal_network import WSDANCAL
 
 
 def embed(
-    backbone: nn.Module, pixels: Tensor, map_side: int | None = None
+    backbone: nn.Module, pixels: Tensor, map_side: int | None = None, **beside: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One forward pass.
 
@@ -18,6 +18,7 @@ def embed(
             features count as embedding, of norm 1.
         pixels: (N, 3, S, S), as the network's `input_spec` prepares them.
         map_side: give the feature map of this side too, where the network has it.
+        beside: what a face backbone needs besides pixels, see `FaceBackbone`.
 
     Returns:
         (N, E) float32 embeddings of length 1, (N, 1) float32 norms, and the (N, C, side, side) map
@@ -27,7 +28,7 @@ def embed(
         features = backbone(pixels).features.float()
         return features, features.new_ones(len(features), 1), None
     if isinstance(backbone, FaceBackbone) and map_side in backbone.map_channels:
-        found = backbone.forward_all(pixels, map_side)
+        found = backbone.forward_all(pixels, map_side, **beside)
         return found.embedding.float(), found.norm.float(), found.feature_map
-    embedding, norm = backbone(pixels)
+    embedding, norm = backbone(pixels, **beside)
     return embedding.float(), norm.float(), None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import CacheError, ModelError
-from faceguide.train.models.backbones.backbone import BackboneOutput, FaceBackbone
+from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.input_spec import InputSpec
 
 
@@ -121,27 +121,15 @@ class OwnBackbone(FaceBackbone):
                 )
         self.embedding_size, self.map_channels = _measured(self, reference)
 
-    def forward_all(self, images: Tensor, map_size: int = 7) -> BackboneOutput:
-        """Embedding, norm and map in one pass, see `FaceBackbone`."""
-        self._check(images, map_size)
-        raw, maps = self._run(images, (map_size,))
-        norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
-        return BackboneOutput(
-            raw / norm.clamp_min(torch.finfo(raw.dtype).tiny), norm, maps[map_size]
-        )
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) → unit embedding (N, E) and norm (N, 1)."""
-        raw, _ = self._run(images, ())
-        norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
-        return raw / norm.clamp_min(torch.finfo(raw.dtype).tiny), norm
-
-    def feature_map(self, images: Tensor, map_size: int = 7) -> Tensor:
+    def feature_map(self, images: Tensor, map_size: int | None = None, **beside: Tensor) -> Tensor:
         """The output of the layer that `map_layers` names; the whole network runs."""
-        self._check(images, map_size)
-        return self._run(images, (map_size,))[1][map_size]
+        side = self._check(images, map_size, beside)
+        return self.run(images, (side,))[1][side]
 
-    def _run(self, images: Tensor, sides: tuple[int, ...]) -> tuple[Tensor, dict[int, Tensor]]:
+    def run(
+        self, images: Tensor, sides: Collection[int] = (), **beside: Tensor
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The raw embedding (N, E), and the maps of these sides."""
         maps: dict[int, Tensor] = {}
 
         def keep(side: int) -> Callable[..., None]:
@@ -211,7 +199,7 @@ def _measured(backbone: OwnBackbone, reference: str) -> tuple[int, dict[int, int
     device = next((p.device for p in backbone.network.parameters()), torch.device("cpu"))
     try:
         backbone.network.eval()
-        raw, maps = backbone._run(
+        raw, maps = backbone.run(
             torch.zeros(2, 3, size, size, device=device), tuple(backbone.layers)
         )
     except ModelError:

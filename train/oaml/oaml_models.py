@@ -18,7 +18,7 @@ from faceguide.core.errors import ModelError, TrainError
 from faceguide.core.files import read_json
 from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
-from faceguide.train.models.colour import ORDERS, assumed, colour_of, feed
+from faceguide.train.models.colour import ORDERS, colour_of, feed
 from faceguide.train.models.layout import find
 from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.weights import fill, find_state, load_weights, read_tables, untrained
@@ -121,10 +121,8 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
             lines.append(f"Warning: {file}: {phrase('untrained', 1)}")
         lines.extend(_others(parts, run.init, people))
         if not own:
-            colour = colour_of(backbone, state, run.colour and run.colour.upper())
-            feed(backbone, colour.order)
-            if colour.source == "assumed":
-                lines.append(f"Warning: {assumed(colour, file)}")
+            asked = run.colour and run.colour.upper()
+            feed(backbone, colour_of(backbone, state, file, asked).order)
     if speak:
         for line in lines:
             say(line)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from faceguide.train.models.backbones.backbone import unit_and_norm
 from faceguide.train.models.input_spec import InputSpec
 
 FACENET_INPUT = InputSpec(160, "RGB", (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255))
@@ -163,9 +164,7 @@ class InceptionResnetV1(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S) → unit embedding (N, 512) and norm (N, 1)."""
-        raw = self.raw_embedding(images).float()
-        norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
-        return raw / norm.clamp_min(torch.finfo(raw.dtype).tiny), norm
+        return unit_and_norm(self.raw_embedding(images))
 
     def adapt_state(self, state: dict[str, Value]) -> dict[str, Value]:
         """A published state dict without its classifier."""

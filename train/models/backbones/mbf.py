@@ -122,9 +122,10 @@ class ArcFaceMobileFaceNet(FaceBackbone):
 
     def linear_tail(self) -> LinearTail:
         """Global depthwise, BatchNorm, linear, BatchNorm as one map per cell."""
-        pooling, _, linear, last = self.features.layers
-        cells = pooling.layers[0].weight[:, 0].flatten(1)  # (C, S)
-        inner_scale, inner_shift = batch_norm_affine(pooling.layers[1])
-        outer_scale, outer_shift = batch_norm_affine(last)
-        weight = torch.einsum("e,ec,c,cs->sce", outer_scale, linear.weight, inner_scale, cells)
-        return LinearTail(weight, outer_scale * (linear.weight @ inner_shift) + outer_shift)
+        layer = self.features.get_submodule
+        cells = self.get_parameter("features.layers.0.layers.0.weight")[:, 0].flatten(1)  # (C, S)
+        inner_scale, inner_shift = batch_norm_affine(layer("layers.0.layers.1"))
+        outer_scale, outer_shift = batch_norm_affine(layer("layers.3"))
+        matrix = self.get_parameter("features.layers.2.weight")  # (E, C)
+        weight = torch.einsum("e,ec,c,cs->sce", outer_scale, matrix, inner_scale, cells)
+        return LinearTail(weight, outer_scale * (matrix @ inner_shift) + outer_shift)

@@ -102,6 +102,7 @@ class ViT(FaceBackbone):
         if width % heads:
             raise ModelError(f"heads must divide the width, found {heads} and {width}")
         self.embedding_size, self.needs_keypoints = embedding_size, keypoints
+        self.heads = heads
         self.map_side = SIZE // patch
         self.map_channels = {self.map_side: width}
         self.extent = self.map_side * patch / SIZE
@@ -109,7 +110,8 @@ class ViT(FaceBackbone):
         self.pos_embed = nn.Parameter(torch.empty(1, cells, width))
         if mask_token:
             self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
+        self.patch_embed = nn.Sequential()
+        self.patch_embed.add_module("proj", nn.Conv2d(3, width, patch, patch))
         self.blocks = nn.ModuleList(_Block(width, heads, width * mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.feature = nn.Sequential(
@@ -123,28 +125,28 @@ class ViT(FaceBackbone):
             self.register_buffer("offsets", offsets(self.map_side), persistent=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and "proj.weight" not in name:
-                nn.init.trunc_normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=0.02)
             elif name.endswith(".bias"):
                 nn.init.zeros_(parameter)
 
     def tokens(
         self,
         images: Tensor,
+        keep: list[Tensor] | None = None,
         keypoints: Tensor | None = None,
         seen: Tensor | None = None,
-        keep: list[Tensor] | None = None,
     ) -> Tensor:
         """Normalised tokens (N, T, D), row by row.
 
         Args:
             images: (N, 3, 112, 112).
+            keep: receives each block's attention, (N, heads, T, T).
             keypoints: (N, 5, 2), for KP-RPE.
             seen: (N, T) bool; the others are left out before the first block, and `mask_token`
                 or zeros stand in their place after the last. A face that shows nothing is seen.
-            keep: receives each block's attention, (N, heads, T, T).
         """
         # (N, D, s, s) -> (N, T, D)
-        found = self.patch_embed["proj"](images).flatten(2).transpose(1, 2) + self.pos_embed
+        found = self.patch_embed(images).flatten(2).transpose(1, 2) + self.pos_embed
         hidden = None
         if seen is not None:
             seen = seen | ~seen.any(1, keepdim=True)
@@ -159,7 +161,7 @@ class ViT(FaceBackbone):
         for block, bias in zip(self.blocks, biases, strict=True):
             if bias is not None:
                 # (N, heads, T, K²) -> (N, heads, T, T)
-                bias = bias.gather(3, self.offsets.expand(*bias.shape[:2], -1, -1))
+                bias = bias.gather(3, self.get_buffer("offsets").expand(*bias.shape[:2], -1, -1))
                 bias = bias if hidden is None else bias + hidden
             found = block(found, hidden if bias is None else bias, keep)
         found = self.norm(found)
@@ -172,19 +174,19 @@ class ViT(FaceBackbone):
         self, images: Tensor, sides: Collection[int] = (), **beside: Tensor
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """The raw embedding and the tokens as a map, see `FaceBackbone`; `seen` as in `tokens`."""
-        tokens = self.tokens(images, **beside)
+        tokens = self.tokens(images, None, **beside)
         return self.feature(tokens.flatten(1)), {self.map_side: self._grid(tokens)}
 
     def feature_map(self, images: Tensor, map_size: int | None = None, **beside: Tensor) -> Tensor:
         """(N, 3, 112, 112) → (N, D, s, s)."""
         self._check(images, map_size, beside)
-        return self._grid(self.tokens(images, **beside))
+        return self._grid(self.tokens(images, None, **beside))
 
     def attention_matrices(self, images: Tensor, **beside: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The raw embedding (N, E) and each block's attention (N, heads, T, T), for rollout."""
         self._check(images, None, beside)
         matrices: list[Tensor] = []
-        tokens = self.tokens(images, keep=matrices, **beside)
+        tokens = self.tokens(images, matrices, **beside)
         return self.feature(tokens.flatten(1)), matrices
 
     def _grid(self, tokens: Tensor) -> Tensor:
@@ -193,11 +195,10 @@ class ViT(FaceBackbone):
 
     def linear_tail(self) -> LinearTail:
         """Linear, BatchNorm, linear, BatchNorm as one map per token."""
-        first, inner, second, outer = self.feature
-        inner_scale, inner_shift = batch_norm_affine(inner)
-        outer_scale, outer_shift = batch_norm_affine(outer)
-        matrix = outer_scale[:, None] * second.weight  # (E, D)
-        joint = (matrix * inner_scale) @ first.weight  # (E, T·D)
+        inner_scale, inner_shift = batch_norm_affine(self.feature[1])
+        outer_scale, outer_shift = batch_norm_affine(self.feature[3])
+        matrix = outer_scale[:, None] * self.get_parameter("feature.2.weight")  # (E, D)
+        joint = (matrix * inner_scale) @ self.get_parameter("feature.0.weight")  # (E, T·D)
         # (E, T·D) -> (T, D, E)
         weight = joint.unflatten(1, (self.map_side**2, -1)).permute(1, 2, 0).contiguous()
         return LinearTail(weight, matrix @ inner_shift + outer_shift, self.extent)

@@ -1,0 +1,195 @@
+"""A network out of a weights file, whoever wrote it: recognised, built and filled."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from faceguide.core.errors import CheckpointError
+from faceguide.train.models import blank, outline
+from faceguide.train.models.backbones.vit import ViT
+from faceguide.train.models.colour import Colour, colour_of, feed
+from faceguide.train.models.layout import State, Table, find
+from faceguide.train.models.own_networks import is_own
+from faceguide.train.models.recognise import looks_like, the_network
+from faceguide.train.models.weights import LoadReport, fill, find_state, read_tables
+
+# Where downloaded folders (CVLFace's, and resume folders of arcface_torch) have their weights.
+_IN_FOLDERS = ("model.safetensors", "pretrained_model/model.pt", "model.pt")
+_ABOUT = ("model.yaml", "pretrained_model/model.yaml")
+_COLOUR = re.compile(r"^\s*color_space:\s*['\"]?(RGB|BGR)\b", re.MULTILINE)
+_ABOUT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """A network as its file has it.
+
+    Attributes:
+        path: of the file; inside a folder where one was given.
+        name: for `create`.
+        arguments: for `create`.
+        module: filled, and fed in its colour order.
+        colour: that order.
+        report: what was loaded.
+    """
+
+    path: Path
+    name: str
+    arguments: dict[str, Any]
+    module: nn.Module
+    colour: Colour
+    report: LoadReport
+
+
+def weights_in(path: Path) -> Path:
+    """The weights file that is meant: itself, or that of a downloaded folder.
+
+    Raises:
+        CheckpointError: when there is none in the folder.
+    """
+    if not path.is_dir():
+        return path
+    for name in _IN_FOLDERS:
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(
+        f"{path}: not a run (it has no run.json), and no weights are in it: expected "
+        f"{', '.join(_IN_FOLDERS)}"
+    )
+
+
+def read_network(
+    path: Path,
+    name: str | None = None,
+    colour: str | None = None,
+    heads: int | None = None,
+) -> NetworkFile:
+    """Open a weights file of one of the networks in `MODELS`.
+
+    Args:
+        path: the file, or a downloaded folder.
+        name: by --backbone, which is checked; None = as the tensors say.
+        colour: "RGB" or "BGR" where the user says it.
+        heads: of a vision transformer whose shape is not known, where the user says it.
+
+    Raises:
+        CheckpointError: when the file cannot be read, is none of these networks or another than
+            `name`, is not whole, or leaves open what only the user can say.
+    """
+    file = weights_in(path)
+    there = [_with_colour(table, file) for table in read_tables(file)]
+    name, arguments = _network_in(there, name, file, heads)
+    empty = _built(name, arguments, file)
+    state = find(there, empty) or find_state(file, empty)  # the latter says why there is none
+    module: nn.Module = blank(name, **arguments)
+    report = whole(module, state, file)
+    known = colour_of(module, state, file, colour)
+    feed(module, known.order)
+    return NetworkFile(file, name, arguments, module, known, report)
+
+
+def _with_colour(table: Table, file: Path) -> Table:
+    """A table with the colour order that CVLFace's model.yaml beside its file states."""
+    for name in _ABOUT:
+        beside = file.parent / name
+        if beside.is_file():
+            with beside.open("rb") as opened:
+                text = opened.read(_ABOUT_BYTES).decode("utf-8", "replace")
+            if found := _COLOUR.search(text):
+                return replace(table, metadata={"colour": found[1], **table.metadata})
+    return table
+
+
+def _network_in(
+    there: list[Table], asked: str | None, file: Path, heads: int | None
+) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of the network in a file."""
+    about = there[0].metadata if there else {}
+    stated = about.get("arch")
+    if stated is not None and asked in (None, stated) and not is_own(stated):
+        try:
+            return stated, dict(json.loads(about.get("arguments", "{}")))
+        except (ValueError, TypeError, RecursionError):
+            raise CheckpointError(f"{file}: its metadata `arguments` are no JSON object") from None
+    if is_own(stated):
+        # A file is no reason to run the code that it names; the user's own word is.
+        raise CheckpointError(
+            f"{file}: was trained with a network of your own, {stated}; give --backbone {stated} "
+            "to import it"
+        )
+    found = the_network(there, asked, file)
+    if found is None:
+        if asked is None:
+            names = max((table.tensors for table in there), key=len, default={})
+            raise CheckpointError(
+                f"{file}: does not say which network it is for, its names are like "
+                f"{next(iter(names), 'none')}; `evaluate networks` lists those that are known, and "
+                "--backbone module:function takes one of your own"
+            )
+        least = {"num_classes": 1} if asked.startswith("cal_") else {}
+        return asked, least
+    arguments = dict(found.arguments)
+    if found.name == "vit" and "heads" not in arguments:
+        if heads is None:
+            raise CheckpointError(
+                f"{file}: a vision transformer of {arguments['depth']} blocks of width "
+                f"{arguments['width']}, whose number of heads no shape tells: give --heads"
+            )
+        arguments["heads"] = heads
+    elif heads is not None:
+        made = outline(found.name, **arguments)
+        own = made.heads if isinstance(made, ViT) else None
+        if own != heads:
+            raise CheckpointError(
+                f"--heads {heads}: {found.name} has {own or 'no such'} heads; leave --heads out"
+            )
+    return found.name, arguments
+
+
+def outline_within(name: str, arguments: dict[str, Any], file: Path) -> nn.Module:
+    """An empty network without memory, once it is known to be no larger than its file.
+
+    Raises:
+        ValueError: when it is larger; further errors of any kind when it cannot be built.
+    """
+    empty: nn.Module = outline(name, **arguments)
+    numbers = sum(tensor.numel() for tensor in empty.parameters())
+    stored = file.stat().st_size if file.is_file() else 0
+    if numbers > max(stored, 1 << 20):
+        raise ValueError(f"{numbers} numbers do not come out of {stored} bytes of weights")
+    return empty
+
+
+def _built(name: str, arguments: dict[str, Any], file: Path) -> nn.Module:
+    """An outline of the network in a file, or a CheckpointError."""
+    try:
+        return outline_within(name, arguments, file)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"{file}: its {name} cannot be built ({first_line(error)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def whole(module: nn.Module, state: State, file: Path) -> LoadReport:
+    """Fill a network; a file that leaves a tensor at its random start is refused.
+
+    Raises:
+        CheckpointError: as `fill`; for a tensor that is missing or dropped.
+    """
+    report = fill(module, state, file)
+    if report.missing or report.dropped:
+        other = looks_like([Table("", state.tensors, {})], module, "--backbone")
+        raise CheckpointError(
+            f"{file} does not hold a whole {type(module).__name__}: {report.summary()}"
+            + (f"; {other}" if other else "")
+        )
+    return report
