@@ -264,10 +264,11 @@ def looks_like(there: list[Table], module: nn.Module, option: str) -> str:
 
     for one in recognised(there):
         if not one.name:
-            other = re.match(r"resnet\d+", one.missing)
-            if option == "--model" and other:
+            if (other := re.match(r"resnet\d+", one.missing)) is None:
+                continue  # it may be this network, and not whole
+            if option == "--model":
                 return f"it looks like {other[0]}: use --model cal_{other[0]}"
-            return f"it looks like {one.title}: {one.missing}"
+            return f"it looks like {one.missing}"
         if outline(one.name, **one.arguments).state_dict().keys() == module.state_dict().keys():
             continue
         if option == "--model" and not one.name.startswith("cal_"):

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.evaluate.builder import random_module
+from tests.train.models.parity_fill import load_case
+from tests.train.models.test_networks_of_others import shapes_of
 from torch import Tensor, nn
 
 from faceguide.core.errors import CheckpointError, EvaluationError
@@ -167,20 +169,29 @@ def ir() -> State:
             "BGR",
             "network",
         ),
-        (lambda s: s, "BGR", "assumed"),
-        (lambda s: {"state_dict": under("module.", s)}, "BGR", "assumed"),
+        (lambda s: s, None, ""),
+        (lambda s: {"state_dict": under("module.", s)}, None, ""),
     ],
 )
-def test_the_layout_tells_the_colour_order_or_it_is_said_which_is_assumed(
-    tmp_path: Path, ir: State, payload: Callable[[State], Any], order: str, source: str
+def test_the_layout_tells_the_colour_order_or_it_is_asked_for(
+    tmp_path: Path, ir: State, payload: Callable[[State], Any], order: str | None, source: str
 ) -> None:
     path = tmp_path / "w.pt"
     torch.save(payload(ir), path)
+    if order is None:
+        with pytest.raises(
+            CheckpointError, match=r"give --colour bgr for weights of AdaFace, --co"
+        ):
+            load_network(None, path)
+        for asked in ("RGB", "BGR"):
+            given = load_network(None, path, colour=asked)
+            assert given.input_spec.colour == asked
+            assert given.record()["colour_from"] == "option"
+        return
     network = load_network(IR, path)
     assert network.colour is not None
     assert (network.colour.order, network.colour.source) == (order, source)
     assert network.input_spec.colour == order
-    assert ("colour_assumed" in network.doubts.counts()) == (source == "assumed")
 
 
 def test_the_users_word_on_colour_goes_before_the_layout(tmp_path: Path, ir: State) -> None:
@@ -232,7 +243,7 @@ def imagenet(depth: int) -> State:
         ("ir_50", "ir_se_50", "looks like ir_se_50: use --backbone ir_se_50"),
         ("ir_18", "ir_34", "looks like ir_34: use --backbone ir_34"),
         ("ir_18", "imagenet 18", "looks like resnet18 of ImageNet, not a face network"),
-        ("ir_18", "arcface_torch", "looks like the iresnet of insightface's arcface_torch"),
+        ("ir_18", "arcface_torch", "looks like iresnet_18: use --backbone iresnet_18"),
         ("mobilefacenet", "inception_resnet_v1", "use --backbone inception_resnet_v1"),
     ],
 )
@@ -244,7 +255,8 @@ def test_a_file_of_another_network_names_it(
         found = imagenet(int(depth))
         found = {"state_dict": under("module.backbone.", found)} if kind == "wrapped" else found
     elif kind == "arcface_torch":
-        found = {"conv1.weight": torch.ones(64, 3, 3, 3), "layer1.0.prelu.weight": torch.ones(64)}
+        shapes = shapes_of(load_case("arcface_r18"))
+        found = {name: torch.ones(()).expand(shape) for name, shape in shapes.items()}
     else:
         found = create(kind).state_dict()
     path = tmp_path / "w.pt"

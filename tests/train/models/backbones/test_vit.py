@@ -1,4 +1,4 @@
-"""The small vision transformer."""
+"""The vision transformer and what its attention shows; its numbers: test_networks_of_others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from faceguide.train.models.backbones.vit import ViT
 @pytest.fixture(scope="module")
 def network() -> ViT:
     torch.manual_seed(0)
-    return ViT(width=24, depth=2, heads=3, embedding_size=16).eval()
+    return ViT(width=24, depth=2, heads=3, patch=16, embedding_size=16).eval()
 
 
 def images(count: int = 2) -> torch.Tensor:
@@ -29,31 +29,19 @@ def test_shapes_and_lengths(network: ViT) -> None:
     torch.testing.assert_close(found.embedding * found.norm, raw)
 
 
-def test_default_size_is_deit_tiny() -> None:
-    """12 blocks of width 192 (12 · 444,864), patches, positions, norm and a 512-number head."""
-    block = (
-        2 * 2 * 192 + (192 * 576 + 576) + (192 * 192 + 192) + (192 * 768 + 768 + 768 * 192 + 192)
-    )
-    expected = 12 * block + (768 * 192 + 192) + 49 * 192 + 2 * 192 + (192 * 512 + 512)
-    assert sum(p.numel() for p in ViT().parameters()) == expected
-
-
-def test_attention_matrices_are_distributions_and_fused_attention_agrees(network: ViT) -> None:
+@pytest.mark.parametrize("keypoints", [False, True])
+def test_attention_matrices_are_distributions_and_fused_attention_agrees(keypoints: bool) -> None:
+    torch.manual_seed(0)
+    network = ViT(width=24, depth=2, heads=3, patch=9, keypoints=keypoints).eval()
+    beside = {"keypoints": torch.rand(2, 5, 2)} if keypoints else {}
     with torch.no_grad():
-        _, matrices = network.attention_matrices(images())
-        block = network.blocks[0]
-        tokens = network.patch_embed(images()).flatten(2).transpose(1, 2) + network.pos_embed
-        x = block.norm1(tokens)
-        q, k, v = (
-            part.unflatten(2, (3, -1)).transpose(1, 2) for part in block.attn.qkv(x).chunk(3, 2)
-        )
-        fused = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        mixed, _ = block.attn(x)
+        raw, matrices = network.attention_matrices(images(), **beside)
+        fused = network.raw_embedding(images(), **beside)
     assert len(matrices) == 2
     for matrix in matrices:
-        assert matrix.shape == (2, 3, 49, 49)
-        torch.testing.assert_close(matrix.sum(3), torch.ones(2, 3, 49))
-    torch.testing.assert_close(mixed, block.attn.proj(fused.transpose(1, 2).flatten(2)))
+        assert matrix.shape == (2, 3, 144, 144)
+        torch.testing.assert_close(matrix.sum(3), torch.ones(2, 3, 144))
+    torch.testing.assert_close(raw, fused)
 
 
 def test_patches_keep_their_place(network: ViT) -> None:
@@ -71,4 +59,4 @@ def test_refusals(network: ViT) -> None:
     with pytest.raises(ModelError, match="has maps of side"):
         network.forward_all(images(), 14)
     with pytest.raises(ModelError, match="heads must divide the width"):
-        ViT(width=10, heads=3)
+        ViT(width=10, depth=1, heads=3)
