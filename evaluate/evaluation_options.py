@@ -30,12 +30,16 @@ class NetworkOptions(Device):
 
     Attributes:
         colour: order of the channels; None = as the file or the network says.
+        heads: of a vision transformer's attention; None = as its shape says.
     """
 
     backbone: str | None = option(
-        None, "Name of the network, or module:function; not needed for a training run."
+        None,
+        "Name of the network, which is checked, or module:function.  [default: as the file says]",
     )
-    weights: Path = option(help="A weights file or a training run.", type=EXISTING)
+    weights: Path = option(
+        help="A weights file, a downloaded folder or a training run.", type=EXISTING
+    )
     colour: Literal["RGB", "BGR"] | None = option(
         None,
         "Order of the channels that the weights were trained on.  [default: as the file or the "
@@ -43,6 +47,10 @@ class NetworkOptions(Device):
         type=click.Choice(["rgb", "bgr"]),
         callback=lambda context, option, value: value and value.upper(),
     )
+    heads: int | None = option(
+        None, "Attention heads of a vision transformer of a shape that is not known.",
+        type=click.IntRange(1),
+    )  # fmt: skip
 
     def load(self) -> Network:
         """The network; what is noticed about it is said.
@@ -52,7 +60,9 @@ class NetworkOptions(Device):
         """
         from faceguide.evaluate.score.network import load_network, on_device
 
-        network = load_network(self.backbone, self.weights, on_device(self.device), self.colour)
+        network = load_network(
+            self.backbone, self.weights, on_device(self.device), self.colour, self.heads
+        )
         for note in network.notes:
             say(note)
         network.doubts.say()

@@ -92,7 +92,8 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
         )
     # What --colour said; what the weights say by themselves they still say.
     colour = about["colour"] if about["colour_from"] == "option" else None
-    network = load_network(about["backbone"], Path(about["weights"]), colour=colour)
+    weights, heads = Path(about["weights"]), about.get("heads")
+    network = load_network(about["backbone"], weights, colour=colour, heads=heads)
     unchanged(about["weights"], network.sha256, about["weights_sha256"])
     place = {"out": str(out), "embeddings": about["embeddings"], "merging": True}
     kinds = (*SETTINGS[command], ScoreOptions)

@@ -35,6 +35,7 @@ from faceguide.evaluate.score.prepare import (
     Needs,
     begin_run,
     build_matcher,
+    hiding,
     needs_of,
     provenance,
     score_key,
@@ -92,6 +93,7 @@ def run_verification(
         EvaluationError: when pairs of one identity or of two are lacking.
         Unfinished: when nothing is to be computed and blocks are missing.
     """
+    network = hiding(network, options)
     needs = needs_of(network, options, cache)
     pairs = read_pairs(listed.pairs, listed.split)
     rows = resolve(cache, pairs)
@@ -200,6 +202,7 @@ def run_identification(
     Raises:
         Unfinished: when nothing is to be computed and blocks are missing.
     """
+    network = hiding(network, options)
     needs = needs_of(network, options, cache)
     if lists.gallery is None or lists.probes is None:
         task = galleries.one_per_identity(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
@@ -21,6 +22,7 @@ def pair_map(
     method: str,
     matcher: str = "cosine",
     settings: Settings | None = None,
+    keypoints: Tensor | None = None,
 ) -> NDArray[np.float32]:
     """Which pixels of the probe made its score with the reference.
 
@@ -29,6 +31,7 @@ def pair_map(
         method: a name of `evaluate methods`, or `module:function`.
         matcher: of `scores.MATCHERS`, without fusions.
         settings: of the method. Random numbers are those of the first pair of a list.
+        keypoints: (2, 5, 2) landmarks of both, for a network that is told them.
 
     Returns:
         (S, S), signed: above 0 speaks for one identity. Maps of cells (the CAM family) are
@@ -49,7 +52,8 @@ def pair_map(
     device = next(network.backbone.parameters()).device
     images = torch.from_numpy(np.stack([probe, reference])).to(device)
     first, second = score.input_spec.prepare(images).split(1)
-    described = score.reference(second)
+    beside = () if keypoints is None else keypoints.to(device).split(1)
+    described = (*score.reference(second, *beside[1:]), *beside[:1])
     check_depends(score, first, described)
     try:
         maps = explain(score, Batch(first, described, (0,)), settings or Settings())

@@ -34,8 +34,8 @@ def content_key(meta: IJBMeta) -> str:
     return digest({"points": file_sha256(path), "sizes": sizes, "crop": _SIZE})
 
 
-def read_crop(meta: IJBMeta, place: int) -> NDArray[np.uint8] | str:
-    """(112, 112, 3) uint8 RGB of one image, or why there is none."""
+def read_crop(meta: IJBMeta, place: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | str:
+    """(112, 112, 3) uint8 RGB of one image and its five points in 0…1, or why there is none."""
     root = meta.folder / FOLDER
     path = root / meta.images[place]
     if not path.resolve().is_relative_to(root.resolve()):
@@ -49,13 +49,14 @@ def read_crop(meta: IJBMeta, place: int) -> NDArray[np.uint8] | str:
         return error.strerror or "cannot be read"
     except (FaceguideError, ValueError) as error:
         return str(error)
-    return align.warp(image, matrix, _SIZE)
+    points = align.apply(matrix, meta.points[place]) / _SIZE
+    return align.warp(image, matrix, _SIZE), points.astype(np.float32)
 
 
 def crops(
     meta: IJBMeta, wanted: Sequence[NDArray[np.int64]], failures: dict[int, str]
-) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    """(places, (N, 112, 112, 3) uint8) of each list of images asked for.
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]]:
+    """(places, (N, 112, 112, 3) uint8, (N, 5, 2) points in 0…1) of each list of images asked for.
 
     What cannot be read is left out and noted in `failures`, place → reason.
     """
@@ -63,13 +64,15 @@ def crops(
         for places in wanted:
             found = list(pool.map(lambda place: read_crop(meta, int(place)), places))
             good = [position for position, crop in enumerate(found) if not isinstance(crop, str)]
+            pixels = np.zeros((len(good), _SIZE, _SIZE, 3), np.uint8)
+            points = np.zeros((len(good), 5, 2), np.float32)
             for place, crop in zip(places.tolist(), found, strict=True):
                 if isinstance(crop, str):
                     failures[place] = crop
-            pixels = np.zeros((len(good), _SIZE, _SIZE, 3), np.uint8)
-            for slot, position in enumerate(good):
-                pixels[slot] = found[position]
-            yield places[good], torch.from_numpy(pixels)
+            cut = [crop for crop in found if not isinstance(crop, str)]
+            for slot, one in enumerate(cut):
+                pixels[slot], points[slot] = one
+            yield places[good], torch.from_numpy(pixels), torch.from_numpy(points)
 
 
 def readable_blocks(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from faceguide.cache.pairs.pair_rows import LeftOut
 from faceguide.core.commands.doubts import Doubts
@@ -24,7 +26,7 @@ from faceguide.evaluate.ijb import (
 )
 from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.block_files import ScoreBlocks
-from faceguide.evaluate.score.embed import blocks_of, fill, unfinished
+from faceguide.evaluate.score.embed import Beside, Rows, blocks_of, fill, unfinished
 from faceguide.evaluate.score.embed_part import embed_part, part_record
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.matcher_options import TemplateOptions
@@ -71,8 +73,13 @@ def run_ijb(
 
     def compute(store: FaceStore, part: tuple[int, int]) -> int:
         progress = progress_bar("faces", len(images) // part[1])
+
+        def batches(wanted: Sequence[Rows]) -> Iterator[tuple[Rows, torch.Tensor, Beside]]:
+            for places, pixels, points in ijb_faces.crops(meta, wanted, failures):
+                yield places, pixels, {"keypoints": points} if network.needs_keypoints else {}
+
         return fill(
-            store, network, images, needs.groups, lambda cut: ijb_faces.crops(meta, cut, failures),
+            store, network, images, needs.groups, batches,
             part=part, batch_size=run.batch_size, progress=progress,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ process computes it, or on what else that process does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.parts import WHOLE, shards_of
+from faceguide.core.faces import align
 from faceguide.evaluate.score.face_store import GROUPS, FaceStore
 from faceguide.evaluate.score.network import Network, NotFiniteError
 from faceguide.train.models.own_check import check_own
@@ -28,14 +29,29 @@ _BLOCKS = 256  # so many at least, as far as they have 64 rows: work for as many
 _BLOCK_ROWS = 64, 1024
 
 Rows = NDArray[np.int64]
-# Gives the crops, (N, S, S, 3) uint8, of each list of rows it is asked for, and whose they are:
-# rows that cannot be read are left out.
-Batches = Callable[[Sequence[Rows]], Iterator[tuple[Rows, torch.Tensor]]]
+# What a network is told of N faces besides their images: `keypoints` and `visible`, see
+# `Network.describe`.
+Beside = dict[str, torch.Tensor]
+# Gives the crops, (N, S, S, 3) uint8, of each list of rows it is asked for, whose they are, and
+# what is told besides: rows that cannot be read are left out.
+Batches = Callable[[Sequence[Rows]], Iterator[tuple[Rows, torch.Tensor, Beside]]]
 
 
 def store_key(cache: FaceCache, network: Network) -> dict[str, Any]:
     """What the rows of a store depend on."""
-    return {"cache": cache_hash(cache), **network.key()}
+    masks = {"masks": cache.groups.get("occlusion")} if network.hidden == "drop" else {}
+    return {"cache": cache_hash(cache), **network.key(), **masks}
+
+
+def beside_of(network: Network, columns: Mapping[str, Any]) -> Beside:
+    """What a network is told of the rows of a cache, out of `Network.columns`."""
+    found: Beside = {}
+    if network.needs_keypoints:
+        found["keypoints"] = torch.as_tensor(columns["landmarks"])[:, align.FIVE_POINTS, :2]
+    if network.hidden == "drop":
+        known = torch.as_tensor(columns["known"]).bool()[:, None, None]
+        found["visible"] = torch.as_tensor(columns["visibility"]).float().where(known, 1.0)
+    return found
 
 
 def block_rows(rows: int) -> int:
@@ -94,9 +110,11 @@ def embed_rows(
     """
     network.check_size(cache.require("image").shape[0], str(cache.directory))
 
-    def batches(wanted: Sequence[Rows]) -> Iterator[tuple[Rows, torch.Tensor]]:
-        for batch in Stream(cache, columns=("image",), batches=wanted):  # type: ignore[arg-type]
-            yield batch["row"].numpy().copy(), batch["image"]
+    columns = ("image", *network.columns)
+
+    def batches(wanted: Sequence[Rows]) -> Iterator[tuple[Rows, torch.Tensor, Beside]]:
+        for batch in Stream(cache, columns=columns, batches=wanted):  # type: ignore[arg-type]
+            yield batch["row"].numpy().copy(), batch["image"], beside_of(network, batch)
 
     def name(row: int) -> str:
         return cache.texts("key", [row])[0]
@@ -150,12 +168,12 @@ def fill(
     for block, chunks in zip(mine, cuts, strict=True):
         needed = frozenset(group for group in groups if len(_within(lacking[group], block)))
         held = []
-        for chunk, (there, images) in zip(chunks, crops, strict=False):
+        for chunk, (there, images, beside) in zip(chunks, crops, strict=False):
             if len(there):
                 if not tried:
                     check_own(network.backbone, network.name, images)
                     tried = True
-                held.append((there, _described(network, there, images, needed, name)))
+                held.append((there, _described(network, there, images, beside, needed, name)))
             progress(len(chunk))
         if held:
             _write(store, lacking, needed, held)
@@ -167,6 +185,7 @@ def describe_crops(
     crops: Sequence[NDArray[np.uint8]],
     groups: frozenset[str],
     names: Sequence[str],
+    beside: Beside | None = None,
 ) -> dict[str, NDArray[Any]]:
     """What the network says of crops in memory: the columns that a store would keep of them.
 
@@ -175,6 +194,7 @@ def describe_crops(
         crops: N of (S, S, 3) uint8 RGB, N at least 1, all of one side that the network takes.
         groups: names in `store.GROUPS`.
         names: of the crops, for messages.
+        beside: what the network is told besides.
 
     Returns:
         column → (N, …), see `store`.
@@ -186,7 +206,8 @@ def describe_crops(
     for start in range(0, len(crops), BATCH):
         images = torch.from_numpy(np.stack(crops[start : start + BATCH]))
         places = np.arange(start, start + len(images))
-        parts.append(_described(network, places, images, groups, names.__getitem__))
+        told = {name: values[places] for name, values in (beside or {}).items()}
+        parts.append(_described(network, places, images, told, groups, names.__getitem__))
     return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
 
@@ -194,12 +215,13 @@ def _described(
     network: Network,
     rows: Rows,
     images: torch.Tensor,
+    beside: Beside,
     groups: frozenset[str],
     name: Callable[[int], str],
 ) -> dict[str, NDArray[Any]]:
     """What the network says of these crops; a result that is not finite is named by its face."""
     try:
-        return network.describe(images, groups)
+        return network.describe(images, groups, **beside)
     except NotFiniteError as error:
         face = name(int(rows[error.place]))
         raise NotFiniteError(error.network, error.column, error.place, face) from None

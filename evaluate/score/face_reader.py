@@ -134,7 +134,7 @@ def groups_for(needs: frozenset[str], flip: bool, visibility: str | None) -> fro
 def visible_mean_map(
     reader: FaceReader | HeldFaces, rows: NDArray[np.int64], faces: int = _MEAN_FACES
 ) -> torch.Tensor:
-    """The mean map, (C, 7, 7), of up to `faces` of these rows, uncovered ones if there are any.
+    """The mean map, (C, s, s), of up to `faces` of these rows, uncovered ones if there are any.
 
     No label is looked at. The rows are evenly spaced, so that the choice repeats.
     """

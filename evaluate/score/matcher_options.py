@@ -22,6 +22,7 @@ FUSIONS = {
     "qaconv+visible-embedding": ("qaconv+occlusion", "visible-embedding"),
 }
 Visibility = Literal["auto", "head", "cache"]
+Hidden = Literal["zero", "drop"]
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:
@@ -83,6 +84,7 @@ class MatcherOptions(Seed, MatcherName):
         None, "Cache with the images of --fit-pairs.  [default: CACHE]", type=FOLDER
     )
     visibility: Visibility = "auto"
+    hidden: Hidden = "zero"
 
     def names(self) -> list[str]:
         """The matchers in use.
@@ -104,6 +106,10 @@ class MatcherOptions(Seed, MatcherName):
             raise EvaluationError(
                 f"--fit-pairs is for --matcher {' or '.join(FUSIONS)}; leave it out"
             )
+        if self.hidden == "drop" and "visible-embedding" not in (
+            *self.fuse, *FUSIONS.get(self.matcher, ()), self.matcher,
+        ):  # fmt: skip
+            raise EvaluationError("--hidden drop is for visible-embedding; leave it out")
         if self.fit_pairs is None and (self.fit_cache or self.fit_split):
             raise EvaluationError("--fit-cache and --fit-split belong to --fit-pairs")
         return list(self.fuse) or list(FUSIONS.get(self.matcher, (self.matcher,)))
@@ -115,6 +121,11 @@ class CachedMatcherOptions(MatcherOptions):
 
     visibility: Visibility = option(
         "auto", "From the occlusion head or the cache's masks; auto: the head if there is one."
+    )
+    hidden: Hidden = option(
+        "zero",
+        "For visible-embedding: hidden cells count zero, or a vision transformer drops their "
+        "tokens before its first block (not yet measured on trained weights).",
     )
 
 

@@ -16,7 +16,7 @@ from faceguide.core.commands.run_directory import RUN, file_of_run, read_run
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import file_sha256
 from faceguide.train.models import MODELS, blank
-from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.backbones.backbone import FaceBackbone, mirrored_points
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import ORDERS, Colour, feed
 from faceguide.train.models.embedder import embed
@@ -71,6 +71,8 @@ class Network:
         colour: order of the channels, and how it is known; None for a user's network.
         doubts: about the weights.
         heads: of its attention, where the user had to say it.
+        hidden: what becomes of occluded cells: "zero", they do not count; or "drop", a vision
+            transformer does not see them.
     """
 
     name: str
@@ -85,6 +87,18 @@ class Network:
     colour: Colour | None = None
     doubts: Doubts = field(default_factory=Doubts)
     heads: int | None = None
+    hidden: str = "zero"
+
+    @property
+    def needs_keypoints(self) -> bool:
+        """Whether it must be told where five landmarks of each face lie."""
+        return isinstance(self.backbone, FaceBackbone) and self.backbone.needs_keypoints
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a cache that it needs of a face, besides the image."""
+        drops = ("visibility", "known") if self.hidden == "drop" else ()
+        return (("landmarks",) if self.needs_keypoints else ()) + drops
 
     @property
     def device(self) -> torch.device:
@@ -111,6 +125,8 @@ class Network:
             key["colour"] = self.colour.order  # the same file may be fed either way
         if self.heads is not None:
             key["heads"] = self.heads
+        if self.hidden != "zero":
+            key["hidden"] = self.hidden
         return key
 
     def record(self) -> dict[str, Any]:
@@ -137,7 +153,13 @@ class Network:
             )
 
     @torch.inference_mode()
-    def describe(self, images: torch.Tensor, groups: frozenset[str]) -> dict[str, NDArray[Any]]:
+    def describe(
+        self,
+        images: torch.Tensor,
+        groups: frozenset[str],
+        keypoints: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """Columns of the named groups of a store.
 
         Embedding × norm of an image and of its mirror image are added and scaled to length 1, as
@@ -146,24 +168,34 @@ class Network:
         Args:
             images: (N, S, S, 3) uint8 RGB.
             groups: names in `store.GROUPS`.
+            keypoints: (N, 5, 2) x and y in 0…1 of the crop, where `needs_keypoints`.
+            visible: (N, g, g) 1 = visible, 0 = occluded, where `hidden` is "drop".
 
         Returns:
             column → (N, …), see `store`.
         """
+        beside = {} if keypoints is None else {"keypoints": keypoints.to(self.device)}
+        mirror = {name: mirrored_points(points) for name, points in beside.items()}
+        if visible is not None and isinstance(self.backbone, FaceBackbone):
+            visible = visible.to(self.device)
+            beside["seen"] = self.backbone.seen_cells(visible)
+            mirror["seen"] = self.backbone.seen_cells(visible.flip(2))
         pixels = self.input_spec.prepare(images.to(self.device))
         out: dict[str, torch.Tensor] = {}
         maps: torch.Tensor | None = None
         if groups & {"plain", "embedding"}:
-            plain, norm, maps = embed(self.backbone, pixels, self.map_side)
+            plain, norm, maps = embed(self.backbone, pixels, self.map_side, **beside)
             out["plain_embedding"], out["plain_norm"] = plain, norm[:, 0]
             if "embedding" in groups:
-                mirrored, mirrored_norm, _ = embed(self.backbone, pixels.flip(3), self.map_side)
+                mirrored, mirrored_norm, _ = embed(
+                    self.backbone, pixels.flip(3), self.map_side, **mirror
+                )
                 fused = plain * norm + mirrored * mirrored_norm
                 length = torch.linalg.vector_norm(fused, dim=1, keepdim=True)
                 out["embedding"] = fused / length.clamp_min(torch.finfo(torch.float32).tiny)
                 out["norm"] = length[:, 0]
         elif isinstance(self.backbone, FaceBackbone) and self.has_maps:
-            maps = self.backbone.feature_map(pixels, self.map_side)
+            maps = self.backbone.feature_map(pixels, self.map_side, **beside)
         if groups & {"map", "visibility"} and maps is None:
             raise EvaluationError(f"{self.name} has no feature maps; choose --matcher cosine")
         if "map" in groups and maps is not None:

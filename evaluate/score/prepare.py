@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
@@ -34,6 +35,7 @@ from faceguide.evaluate.score.scores import (
     make_matcher,
     needs_mean_map,
 )
+from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.run.training_data import cache_hash, training_identities
 
 
@@ -66,6 +68,11 @@ class Needs:
         return all(part.needs == {EMBEDDING} for part in self.parts.values())
 
 
+def hiding(network: Network, options: MatcherOptions) -> Network:
+    """The network as it treats occluded cells under these options."""
+    return replace(network, hidden=options.hidden)
+
+
 def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None) -> Needs:
     """What must be computed before faces can be compared.
 
@@ -92,6 +99,14 @@ def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None)
             )
         else:
             source = "head"
+    if options.hidden == "drop":
+        if source != "cache":
+            raise EvaluationError(
+                "--hidden drop must know what is hidden before the network looks: give "
+                "--visibility cache, with a cache that `prep masks` has seen"
+            )
+        if isinstance(network.backbone, FaceBackbone):
+            network.backbone.seen_cells(torch.ones(1, 7, 7))  # or it says that it has no tokens
     return Needs(parts, source, groups_for(needs, options.flip, source))
 
 

@@ -185,7 +185,7 @@ def make_matcher(name: str, network: Network, mean_map: Tensor | None = None) ->
     Args:
         name: of `MATCHERS`, except `fused`.
         network: its trained matcher is used if it has one.
-        mean_map: (C, 7, 7) taken off before visible embeddings are compared; None compares them
+        mean_map: (C, s, s) taken off before visible embeddings are compared; None compares them
             as they are.
 
     Raises:
@@ -207,10 +207,11 @@ def make_matcher(name: str, network: Network, mean_map: Tensor | None = None) ->
             "--matcher cosine"
         )
     if name == "visible-embedding":
-        if network.map_side != 7:
+        last = getattr(network.backbone, "map_side", network.map_side)
+        if network.map_side != last:
             raise EvaluationError(
-                f"visible-embedding needs 7×7 maps; these weights work on {network.map_side}×"
-                f"{network.map_side}"
+                f"visible-embedding needs {last}×{last} maps; these weights work on "
+                f"{network.map_side}×{network.map_side}"
             )
         return LocalMatcher(name, VisibleEmbedding.of(network.backbone, mean_map), True)
     matcher = network.matcher or _untrained(network)

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faceguide.core.errors import EvaluationError
+from faceguide.core.faces.align import five_points
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.pair_map import pair_map
 from faceguide.evaluate.score import fusion
-from faceguide.evaluate.score.embed import BATCH, describe_crops
+from faceguide.evaluate.score.embed import BATCH, Beside, describe_crops
 from faceguide.evaluate.score.face_reader import (
     HeldFaces,
     groups_for,
@@ -48,16 +49,18 @@ def load(
     *,
     device: str = "auto",
     colour: str | None = None,
+    heads: int | None = None,
 ) -> FaceNetwork:
-    """A network out of a weights file or a training run's directory.
+    """A network out of a weights file, a downloaded folder or a training run's directory.
 
     Args:
         weights: the file or the directory.
-        backbone: its command-line name, or `module:function` for a network of your own; None
-            where the file or the run says.
+        backbone: its command-line name, which is checked, or `module:function` for a network of
+            your own; None where the file or the run says.
         device: "auto", "cpu", "cuda" or "cuda:N".
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None
             as the file or the network says.
+        heads: of a vision transformer of a shape that is not known.
 
     Raises:
         FaceguideError: when the file cannot be read or does not hold the whole network.
@@ -65,7 +68,7 @@ def load(
     Warns:
         UserWarning: for what is doubtful about the weights.
     """
-    network = load_network(backbone, Path(weights), on_device(device), colour)
+    network = load_network(backbone, Path(weights), on_device(device), colour, heads)
     for line in network.doubts.lines():
         warnings.warn(line, stacklevel=2)
     return FaceNetwork(network)
@@ -105,7 +108,8 @@ def explain(
             f"no setting {', '.join(sorted(set(settings) - set(Settings.__dataclass_fields__)))}; "
             f"choose from {legal}"
         ) from None
-    return pair_map(network.network, first.crop, second.crop, method, matcher, chosen)
+    beside = network.beside([first, second])
+    return pair_map(network.network, first.crop, second.crop, method, matcher, chosen, **beside)
 
 
 class FaceNetwork:
@@ -254,7 +258,22 @@ class FaceNetwork:
             images = torch.from_numpy(np.stack(crops[:TRIED]))
             check_own(self.network.backbone, self.network.name, images)
             self._untried = False
-        return describe_crops(self.network, crops, groups, [face.name for face in faces])
+        names = [face.name for face in faces]
+        return describe_crops(self.network, crops, groups, names, self.beside(faces))
+
+    def beside(self, faces: Sequence[Face]) -> Beside:
+        """What the network is told of these faces besides their crops."""
+        if not self.network.needs_keypoints:
+            return {}
+        points = []
+        for face in faces:
+            if face.landmarks is None:
+                raise EvaluationError(
+                    f"{face.name}: {self.network.name} needs to know where five landmarks lie, and "
+                    "this face has none; give a photograph, fg.align(…) or a row of a cache"
+                )
+            points.append(five_points(face.landmarks) / len(face.crop))
+        return {"keypoints": torch.from_numpy(np.stack(points).astype(np.float32))}
 
     def _held(self, faces: Sequence[Face], needs: frozenset[str]) -> Faces:
         """What a matcher needs of these faces, as a store would give it."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import GRID
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, on_crop
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.train.models.backbones.ir import IR
 from faceguide.train.models.backbones.mobilefacenet import LAST_STAGE, MobileFaceNet
@@ -115,7 +115,7 @@ def grad_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     The ReLU belongs to the method and is applied when the map is read, so that a map that it
     would kill can be distinguished from a dead one.
     """
-    return Maps(_grad_cam(score, batch, cam_layers(score, batch.probe)[-1]))
+    return Maps(on_crop(_grad_cam(score, batch, cam_layers(score, batch.probe)[-1]), score))
 
 
 def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
@@ -139,7 +139,7 @@ def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
         maps.append(torch.where(top > 0, one / top, one))
     size = max(one.shape[-2:] for one in maps)
     resized = [nn.functional.interpolate(one[:, None], size, mode="bilinear")[:, 0] for one in maps]
-    return Maps(torch.stack(resized).mean(0))
+    return Maps(on_crop(torch.stack(resized).mean(0), score))
 
 
 def attention_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:

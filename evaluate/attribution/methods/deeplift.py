@@ -174,10 +174,10 @@ def deeplift(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     score.require_embedding("DeepLIFT explains the product of two embeddings")
     both = torch.cat([batch.reference[0], batch.reference[0]])
     baseline = baseline_for(score, batch.probe, settings.baseline)
-    raw = []
+    raw, beside = [], tuple(torch.cat([one, one]) for one in score.beside(batch.reference))
 
     def projected(pixels: Tensor) -> Tensor:
-        found = raw_embedding(score.backbone, pixels)
+        found = raw_embedding(score.backbone, pixels, *beside)
         raw.append(found.detach())
         return (found * both).sum(1)
 

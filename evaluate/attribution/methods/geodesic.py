@@ -19,7 +19,7 @@ from torch import Tensor
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.gradients import chunked_gradient
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, along, baseline_for, repeat
-from faceguide.evaluate.attribution.methods.target import PairScore, unit_embedding
+from faceguide.evaluate.attribution.methods.target import PairScore, Reference, unit_embedding
 from faceguide.evaluate.attribution.threshold import angles
 
 COARSE = 32  # nodes of the pass that measures the arc
@@ -31,13 +31,13 @@ _WHY = "Geodesic IG follows the embedding on its sphere"
 
 
 @torch.no_grad()
-def _embeddings(score: PairScore, images: Tensor, chunk: int) -> Tensor:
-    parts = [unit_embedding(score.backbone, part) for part in images.split(chunk)]
-    return torch.cat(parts)
+def _embeddings(score: PairScore, images: Tensor, beside: Reference, chunk: int) -> Tensor:
+    split = zip(*(one.split(chunk) for one in (images, *beside)), strict=True)
+    return torch.cat([unit_embedding(score.backbone, *parts) for parts in split])
 
 
 def arc_nodes(
-    score: PairScore, baseline: Tensor, probe: Tensor, settings: Settings
+    score: PairScore, baseline: Tensor, probe: Tensor, settings: Settings, *beside: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where the embedding has travelled equal arcs.
 
@@ -46,7 +46,8 @@ def arc_nodes(
     """
     count = len(probe)
     coarse = torch.linspace(0, 1, COARSE, device=probe.device).expand(count, -1)
-    points = _embeddings(score, along(baseline, probe, coarse), settings.chunk)
+    images = along(baseline, probe, coarse)
+    points = _embeddings(score, images, repeat(beside, COARSE), settings.chunk)
     points = points.unflatten(0, (count, COARSE))  # (N, K, E)
     arcs = angles(points[:, 1:], points[:, :-1])  # (N, K − 1)
     # A little of the pixel length too: where the embedding rests, nodes must not coincide.
@@ -68,7 +69,8 @@ def geodesic_arc(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """IG by the midpoint rule on nodes of equal arc: Σ_j (x_{j+1} − x_j) ⊙ ∇s(midpoint)."""
     score.require_embedding(_WHY)
     baseline = baseline_for(score, batch.probe, settings.baseline)
-    nodes, start, end = arc_nodes(score, baseline, batch.probe, settings)
+    beside = score.beside(batch.reference)
+    nodes, start, end = arc_nodes(score, baseline, batch.probe, settings, *beside)
     middles = (nodes[:, 1:] + nodes[:, :-1]) / 2
     widths = nodes[:, 1:] - nodes[:, :-1]  # (N, steps)
     images = along(baseline, batch.probe, middles)
@@ -105,12 +107,12 @@ def geodesic_weighted(score: PairScore, batch: Batch, settings: Settings) -> Map
     places = torch.arange(1, _WEIGHTED_STEPS + 1, device=batch.probe.device) / _WEIGHTED_STEPS
     places = places.expand(count, -1)
     images = along(baseline, batch.probe, places)
-    start = _embeddings(score, baseline, settings.chunk)
+    start = _embeddings(score, baseline, score.beside(batch.reference), settings.chunk)
     seen = []
 
     def recording(points: Tensor, *reference: Tensor) -> Tensor:
         # The forward pass of the gradient also gives the embedding.
-        described = score.describe(points)
+        described = score.describe(points, *score.beside(reference))
         seen.append(described[0].detach())
         return score.compare(described, reference)
 

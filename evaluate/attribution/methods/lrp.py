@@ -212,7 +212,7 @@ def lrp(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     raw = []
 
     def embedded(pixels: Tensor) -> Tensor:
-        found = raw_embedding(score.backbone, pixels)
+        found = raw_embedding(score.backbone, pixels, *score.beside(batch.reference))
         raw.append(found.detach())
         return found
 

@@ -101,6 +101,20 @@ def baseline_for(score: PairScore, probe: Tensor, kind: str) -> Tensor:
     return grey[:, None, None].to(probe).expand_as(probe).contiguous()
 
 
+def on_crop(values: Tensor, score: PairScore) -> Tensor:
+    """Maps (N, s, s) of cells as maps of the whole crop.
+
+    Tokens of 9 pixels end 4 pixels before the edges of a crop: such maps are enlarged to pixels,
+    0 where no token looks; others stay as they are.
+    """
+    if (extent := getattr(score.backbone, "extent", 1.0)) == 1:
+        return values
+    size = score.input_spec.size
+    inside = round(extent * size)
+    found = nn.functional.interpolate(values[:, None], size=(inside, inside))[:, 0]
+    return nn.functional.pad(found, (0, size - inside, 0, size - inside))
+
+
 def along(baseline: Tensor, probe: Tensor, places: Tensor) -> Tensor:
     """(N·K, 3, S, S) points of the straight lines at places (N, K) from 0 to 1."""
     step = places[:, :, None, None, None]

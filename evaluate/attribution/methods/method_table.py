@@ -54,7 +54,7 @@ def _cost(fixed: float = 0.0, per: float = 0.0, of: str = "steps") -> Callable[.
 
 
 _ANY, COSINE, _CNN = "", "cosine", "a convolutional network, cosine"
-_LAYER, _VIT = "a layer of at least 7×7", "a vision transformer (vit_tiny), cosine"
+_LAYER, _VIT = "a layer of at least 7×7", "a vision transformer, cosine"
 _MAPS = "attention maps: CAL, or an occlusion head that the matcher uses"
 
 

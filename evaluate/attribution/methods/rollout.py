@@ -15,7 +15,7 @@ from torch import Tensor
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, on_crop
 from faceguide.evaluate.attribution.methods.target import PairScore
 
 
@@ -25,11 +25,12 @@ def _attention(score: PairScore, batch: Batch) -> tuple[Tensor, list[Tensor], An
     if not callable(matrices_of) or not score.has_embedding:
         raise AttributionError(
             f"{type(score.backbone).__name__} with --matcher {score.matcher.name} has no "
-            "attention matrices; rollout needs a vision transformer (vit_tiny) and cosine"
+            "attention matrices; rollout needs a vision transformer (vit_*, cvlface_*) and cosine"
         )
     leaf = batch.probe.detach().requires_grad_(True)
     with torch.enable_grad():
-        raw, matrices = matrices_of(leaf)
+        named = dict(zip(("keypoints",), score.beside(batch.reference), strict=False))
+        raw, matrices = matrices_of(leaf, **named)
         unit = torch.nn.functional.normalize(raw.float(), dim=1)
         return (unit * batch.reference[0]).sum(1), matrices, leaf
 
@@ -50,7 +51,7 @@ def attention_rollout(score: PairScore, batch: Batch, settings: Settings) -> Map
     for matrix in matrices:
         mixed = (matrix.detach().mean(1) + identity) / 2
         joint = (mixed / mixed.sum(2, keepdim=True)) @ joint
-    return Maps(_grid(joint.mean(1)))
+    return Maps(on_crop(_grid(joint.mean(1)), score))
 
 
 def gradient_rollout(score: PairScore, batch: Batch, settings: Settings) -> Maps:
@@ -62,4 +63,4 @@ def gradient_rollout(score: PairScore, batch: Batch, settings: Settings) -> Maps
     for matrix, gradient in zip(matrices, gradients, strict=True):
         joint = joint + (matrix.detach() * gradient).clamp_min(0).mean(1) @ joint
     # The identity says that every patch saw itself, whatever the score.
-    return Maps(_grid((joint - identity).mean(1)))
+    return Maps(on_crop(_grid((joint - identity).mean(1)), score))

@@ -2,7 +2,8 @@
 
 `score(probe, *reference) -> (N,)`. The reference is described once, without gradients, and handed
 in as tensors with N rows, so that methods which repeat the probe (Integrated Gradients,
-SmoothGrad) can repeat it alongside.
+SmoothGrad) can repeat it alongside. Where the network is told the landmarks of a face besides its
+pixels (KP-RPE), those of the probe are the last of these tensors.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError, ScoreError
+from faceguide.core.faces.align import five_points
 from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
@@ -38,17 +43,22 @@ LEAST_GRADIENT = 1e-6
 _STEP = 0.01  # of visibility, 0 to 1
 
 
-def unit_embedding(backbone: nn.Module, pixels: Tensor) -> Tensor:
+def _named(beside: Reference) -> dict[str, Tensor]:
+    """What a network is told besides pixels, by name."""
+    return dict(zip(("keypoints",), beside, strict=False))
+
+
+def unit_embedding(backbone: nn.Module, pixels: Tensor, *beside: Tensor) -> Tensor:
     """(N, E) embeddings of length 1, whatever the network is; differentiable."""
     if isinstance(backbone, WSDANCAL):
         features: Tensor = backbone(pixels).features
         return features
-    found = backbone(pixels)
+    found = backbone(pixels, **_named(beside))
     embedding: Tensor = found[0] if isinstance(found, tuple) else found
     return nn.functional.normalize(embedding.float(), dim=1)
 
 
-def raw_embedding(backbone: nn.Module, pixels: Tensor) -> Tensor:
+def raw_embedding(backbone: nn.Module, pixels: Tensor, *beside: Tensor) -> Tensor:
     """(N, E) embeddings before they are scaled to length 1.
 
     Raises:
@@ -56,11 +66,8 @@ def raw_embedding(backbone: nn.Module, pixels: Tensor) -> Tensor:
     """
     raw = getattr(backbone, "raw_embedding", None)
     if callable(raw):
-        found: Tensor = raw(pixels)
+        found: Tensor = raw(pixels, **_named(beside))
         return found
-    if isinstance(backbone, FaceBackbone):
-        map7 = backbone.map14_to_map7(backbone.to_map14(pixels))
-        return backbone.map7_to_embedding(map7)
     raise AttributionError(
         f"{type(backbone).__name__} offers no embedding before normalisation, which DeepLIFT and "
         "LRP explain; leave these methods out, or give the network a method raw_embedding"
@@ -108,6 +115,11 @@ class PairScore(nn.Module):
         return spec
 
     @property
+    def needs_keypoints(self) -> bool:
+        """Whether the network is told where five landmarks of each face lie."""
+        return bool(getattr(self.backbone, "needs_keypoints", False))
+
+    @property
     def has_embedding(self) -> bool:
         """Whether the score is a function of one embedding per face."""
         return self._parts == (EMBEDDING,)
@@ -121,28 +133,33 @@ class PairScore(nn.Module):
         if not self.has_embedding:
             raise AttributionError(f"{why}; choose --matcher cosine")
 
-    def describe(self, pixels: Tensor) -> Reference:
+    def describe(self, pixels: Tensor, *beside: Tensor) -> Reference:
         """What the matcher needs of N faces, a tuple of tensors with N rows; differentiable.
 
         Args:
             pixels: (N, 3, S, S) as `input_spec.prepare` makes them.
+            beside: (N, 5, 2) landmarks, for a network that is told them.
         """
         if self.has_embedding:
-            return (unit_embedding(self.backbone, pixels),)
+            return (unit_embedding(self.backbone, pixels, *beside),)
         backbone: Any = self.backbone
-        found = backbone.forward_all(pixels, self.map_side)
+        found = backbone.forward_all(pixels, self.map_side, **_named(beside))
         parts = {EMBEDDING: found.embedding, MAP: found.feature_map}
         if self.head is not None and VISIBILITY in self._parts:
             parts[VISIBILITY] = self.head(found.feature_map)[:, 0]
         return tuple(parts[name] for name in self._parts)
 
     @torch.no_grad()
-    def reference(self, pixels: Tensor) -> Reference:
+    def reference(self, pixels: Tensor, *beside: Tensor) -> Reference:
         """`describe` without gradients: compute once, use for every pair of this face."""
-        return tuple(part.detach() for part in self.describe(pixels))
+        return tuple(part.detach() for part in self.describe(pixels, *beside))
+
+    def beside(self, reference: Reference) -> Reference:
+        """What the network is told of the probes, out of what a method is given."""
+        return reference[len(self._parts) :]
 
     def compare(self, probe: Reference, reference: Reference) -> Tensor:
-        """Scores (N,) of described faces."""
+        """Scores (N,) of described faces; what stands behind them is left aside."""
         return self.matcher.score(self._faces(probe), self._faces(reference))
 
     @torch.no_grad()
@@ -160,7 +177,8 @@ class PairScore(nn.Module):
                 "the score does not use the occlusion head; choose --matcher visible-embedding "
                 "or qaconv+occlusion, or leave attention-cam out"
             )
-        parts, place = list(self.describe(probe)), self._parts.index(VISIBILITY)
+        parts = list(self.describe(probe, *self.beside(reference)))
+        place = self._parts.index(VISIBILITY)
         visibility, scores = parts[place], []
         for step in (_STEP, -_STEP):
             parts[place] = visibility + step
@@ -169,12 +187,12 @@ class PairScore(nn.Module):
         return visibility, (scores[0] - scores[1]) / (2 * _STEP * cells)
 
     def _faces(self, parts: Reference) -> Faces:
-        named = dict(zip(self._parts, parts, strict=True))
+        named = dict(zip(self._parts, parts, strict=False))
         return Faces(named.get(EMBEDDING), named.get(MAP), named.get(VISIBILITY))
 
     def forward(self, probe: Tensor, *reference: Tensor) -> Tensor:
         """(N, 3, S, S) pixels and the described references → scores (N,)."""
-        return self.compare(self.describe(probe), reference)
+        return self.compare(self.describe(probe, *self.beside(reference)), reference)
 
 
 def pair_score(network: Network, matcher: str) -> PairScore:
@@ -187,6 +205,16 @@ def pair_score(network: Network, matcher: str) -> PairScore:
     return PairScore(
         network.backbone, make_matcher(matcher, network), network.map_side, network.occlusion_head
     ).eval()
+
+
+def told(
+    score: PairScore, cache: FaceCache, rows: NDArray[np.int64], device: torch.device | str
+) -> Reference:
+    """What the network is told of rows of a cache besides their pixels: landmarks, or nothing."""
+    if not score.needs_keypoints:
+        return ()
+    landmarks = cache.read(rows, ["landmarks"])["landmarks"]
+    return (torch.from_numpy(five_points(landmarks).astype(np.float32)).to(device),)
 
 
 def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
@@ -211,18 +239,19 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
     return value.detach(), gradient
 
 
-def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
+def check_gradient(name: str, score: PairScore, probe: Tensor, *beside: Tensor) -> None:
     """Refuse a network that no gradient passes.
 
     Args:
         probe: (N, 3, S, S) prepared pixels.
+        beside: what the network is told of them.
 
     Raises:
         ScoreError: when what the network gives does not depend on the pixels, or is cut off.
     """
     leaf = probe.detach().requires_grad_(True)
     with torch.enable_grad():
-        described = score.describe(leaf)
+        described = score.describe(leaf, *beside)
         # Weights without a pattern, so that nothing cancels.
         value = torch.stack(
             [
@@ -236,7 +265,7 @@ def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
     if gradient is not None and bool(gradient.any()):
         return
     with torch.no_grad():
-        blank = score.describe(torch.zeros_like(probe))
+        blank = score.describe(torch.zeros_like(probe), *beside)
     if all(torch.equal(one, other) for one, other in zip(described, blank, strict=True)):
         raise ScoreError(
             f"{name} gives every picture the same embedding: its score does not depend on the probe"

@@ -86,8 +86,9 @@ def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> i
         pairs_per_probe: mean of the list.
     """
     image = torch.zeros(1, 3, side, side, device=next(score.parameters()).device)
+    beside = (image.new_zeros(1, 5, 2),) if score.needs_keypoints else ()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        score.describe(image)
+        score.describe(image, *beside)
     each = counter.get_total_flops() * (table_forwards(2) + _TYPICAL * pairs_per_probe)
     return max(1, min(_MOST_PROBES, int(_MINUTE / max(each, 1))))
 
@@ -150,7 +151,7 @@ def estimate(
 
     @torch.inference_mode()
     def forward(images: Tensor) -> object:
-        return job.score.describe(images)
+        return job.score.describe(images, *job.score.beside(repeat(batch.reference, len(images))))
 
     def backward(images: Tensor) -> object:
         return score_gradient(job.score, images, repeat(batch.reference, len(images)))

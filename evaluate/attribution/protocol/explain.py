@@ -19,9 +19,9 @@ from faceguide.evaluate.attribution.methods.controls import (
     oracle_cells,
     reversed_cells,
 )
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred, repeat
 from faceguide.evaluate.attribution.methods.method_table import Method
-from faceguide.evaluate.attribution.methods.target import PairScore, Reference, unit_embedding
+from faceguide.evaluate.attribution.methods.target import PairScore, Reference, told, unit_embedding
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 from faceguide.evaluate.attribution.protocol.infill import Donors, fill_pictures
@@ -69,13 +69,20 @@ class Job:
         """(N, 3, S, S) prepared pixels of crops (N, S, S, 3)."""
         return self.score.input_spec.prepare(torch.from_numpy(images).to(self.device))
 
+    def beside(self, rows: NDArray[np.int64]) -> Reference:
+        """What the network is told of these rows besides their pixels."""
+        return told(self.score, self.cache, rows, self.device)
+
     def batch(self, places: NDArray[np.int64]) -> Batch:
         """The pairs at these places of the plan, all of one block."""
         rows, parts = self._references(int(self.plan.block[places[0]]))
         found = torch.from_numpy(np.searchsorted(rows, self.plan.reference[places]))
         return Batch(
             self.pixels(self.plan.probe[places]),
-            tuple(part[found.to(part.device)] for part in parts),
+            (
+                *(part[found.to(part.device)] for part in parts),
+                *self.beside(self.plan.probe[places]),
+            ),
             tuple(self.plan.number[places].tolist()),
         )
 
@@ -84,7 +91,9 @@ class Job:
         if block not in self.described:
             rows = np.unique(self.plan.reference[self.plan.pairs_of(block)])
             parts = np.split(rows, range(self.forward_images, len(rows), self.forward_images))
-            described = [self.score.reference(self.pixels(part)) for part in parts]
+            described = [
+                self.score.reference(self.pixels(part), *self.beside(part)) for part in parts
+            ]
             self.described.clear()  # one block at a time
             self.described[block] = rows, tuple(map(torch.cat, zip(*described, strict=True)))
         return self.described[block]
@@ -217,13 +226,16 @@ def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
     std = torch.tensor(spec.std, device=job.device)[:, None, None]
     side = batch.probe.shape[-1]
     full = torch.nn.functional.interpolate(shown[:, None], size=(side, side), mode="bilinear")
-    rows = []
+    rows, beside = [], job.score.beside(batch.reference)
     for place, pair in enumerate(batch.pairs):
+        own = tuple(one[place : place + 1] for one in beside)
         rows.append(
             threshold_outcome(
                 full[place, 0].cpu().numpy(),
                 batch.probe[place] * std + mean,
-                lambda images: unit_embedding(job.score.backbone, (images - mean) / std),
+                lambda images, own=own: unit_embedding(  # type: ignore[misc]
+                    job.score.backbone, (images - mean) / std, *repeat(own, len(images))
+                ),
                 pair_rng(pair, job.options.seed, "threshold"),
                 batch=job.forward_images,
             )
@@ -258,16 +270,18 @@ def _measure(
             job.score, batch, method.explain, job.options, values
         )
 
+    references = job.plan.reference[places]
+
     def against(score: PairScore, pixels: Tensor) -> NDArray[np.float64]:
         """(N,) rank correlation of the cells with those by another network or reference."""
         assert method.explain is not None
-        other = Batch(batch.probe, score.reference(pixels), batch.pairs)
+        described = score.reference(pixels, *job.beside(references))
+        other = Batch(batch.probe, (*described, *score.beside(batch.reference)), batch.pairs)
         maps = method.explain(score, other, job.options).values
         return map_metrics.rank_correlation(
             cells, cell_attribution(maps, method.rectify).cpu().numpy()
         )
 
-    references = job.plan.reference[places]
     if job.random is not None:
         found["randomisation"] = np.abs(against(job.random, job.pixels(references)))
     if "swap" in wanted:
@@ -276,4 +290,6 @@ def _measure(
             job.donors.another(int(row), int(label), job.options.seed)
             for row, label in zip(references, labels, strict=True)
         ]
+        # Donors are aligned as all crops are: where the landmarks are told, those of the
+        # reference serve.
         found["swap"] = 1.0 - against(job.score, job.prepared(np.stack(others)))

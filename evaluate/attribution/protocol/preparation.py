@@ -186,7 +186,7 @@ def prepare(
     random = map_metrics.randomised(score, options.seed) if wanted else None
     job = Job(cache, plan, score, options, donors, random)
     first = job.batch(plan.pairs_of(0)[:4])
-    check_gradient(network.name, score, first.probe)
+    check_gradient(network.name, score, first.probe, *score.beside(first.reference))
     separation = look(score, cache, rows, job.device, options.seed)
     if separation["separates"] is not False:  # else the cause is known, and said
         check_depends(score, first.probe, first.reference)

@@ -58,7 +58,8 @@ def measure(
     """
     masks = cell_masks(probe.shape[-1]).to(probe.device)
     infills, pairs = len(fills), len(reference[0])
-    clean_parts = score.describe(probe[None])
+    beside = score.beside(_rows(reference, 0, 1))
+    clean_parts = score.describe(probe[None], *beside)
     clean = torch.cat(
         [score.compare(clean_parts, _rows(reference, row, 1)) for row in range(pairs)]
     )
@@ -68,7 +69,9 @@ def measure(
     step = max(1, chunk // infills)
     for start in range(0, CELLS, step):
         part = masks[start : start + step]
-        described = score.describe(replaced(probe, fills, part).flatten(0, 1))
+        images = replaced(probe, fills, part).flatten(0, 1)
+        told = (one.expand(len(images), *one.shape[1:]) for one in beside)
+        described = score.describe(images, *told)
         shape = (len(part), infills)
         for row in range(pairs):
             values = score.compare(described, _rows(reference, row, len(described[0])))

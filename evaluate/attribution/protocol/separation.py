@@ -13,7 +13,7 @@ from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.evaluate.attribution.methods.target import PairScore, told
 from faceguide.evaluate.metrics.roc import measure, rank
 
 SAMPLE = 40  # pairs of either kind that are scored
@@ -65,8 +65,10 @@ def _scores(
     )
     parts = []
     for start in range(0, len(used), batch):
-        images = torch.from_numpy(cache.read(used[start : start + batch], ["image"])["image"])
-        parts.append(score.describe(score.input_spec.prepare(images.to(device))))
+        some = used[start : start + batch]
+        images = torch.from_numpy(cache.read(some, ["image"])["image"])
+        beside = told(score, cache, some, device)
+        parts.append(score.describe(score.input_spec.prepare(images.to(device)), *beside))
     described = [torch.cat(columns) for columns in zip(*parts, strict=True)]
     sides = [tuple(part[side] for part in described) for side in at.reshape(2, -1)]
     return score.compare(*sides).double().cpu().numpy()

@@ -108,8 +108,10 @@ def test_crops_are_cut_by_the_five_points(place: Path) -> None:
     meta = read_meta(place / "IJBC")
     assert meta.name == "ijbc"
     for number in (0, 5, 20):
-        crop = ijb_faces.read_crop(meta, number)
-        assert not isinstance(crop, str)
+        read = ijb_faces.read_crop(meta, number)
+        assert not isinstance(read, str)
+        crop, points = read
+        assert np.abs(points * 112 - align.template(112)).max() < 2
         subject = int(meta.template[number]) // 100
         inside = (slice(8, 104), slice(8, 104))
         difference = crop[inside].astype(int) - picture(subject, number + 1)[inside]
@@ -121,7 +123,7 @@ def described(place: Path) -> dict[str, np.ndarray]:
     """What the network says of every image."""
     meta = read_meta(place / "IJBC")
     network = load_network(None, place / "run")
-    crops = np.stack([ijb_faces.read_crop(meta, number) for number in range(len(meta.images))])
+    crops = np.stack([ijb_faces.read_crop(meta, number)[0] for number in range(len(meta.images))])
     return network.describe(torch.from_numpy(crops), frozenset({"plain", "embedding"}))
 
 

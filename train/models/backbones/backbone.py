@@ -61,6 +61,12 @@ def unit_and_norm(raw: Tensor) -> tuple[Tensor, Tensor]:
     return raw / norm.clamp_min(torch.finfo(raw.dtype).tiny), norm
 
 
+def mirrored_points(keypoints: Tensor) -> Tensor:
+    """(N, 5, 2) landmarks in 0…1 of the mirrored crops: left and right change places."""
+    flipped = torch.stack([1 - keypoints[..., 0], keypoints[..., 1]], dim=-1)
+    return flipped[:, [1, 0, 2, 4, 3]]
+
+
 class FaceBackbone(nn.Module):
     """A face network with one or more square maps on the way to its embedding.
 
@@ -134,6 +140,17 @@ class FaceBackbone(nn.Module):
         side = self._check(images, map_size, beside)
         map14 = self.to_map14(images)
         return map14 if side == 14 else self.map14_to_map7(map14)
+
+    def seen_cells(self, visible: Tensor) -> Tensor:
+        """(N, T) bool, which tokens are at least half visible, of (N, g, g); for `seen`.
+
+        Raises:
+            ModelError: for a network without tokens that could be left out.
+        """
+        raise ModelError(
+            f"--hidden drop leaves out the hidden tokens of a vision transformer, and "
+            f"{type(self).__name__} has none; choose --hidden zero"
+        )
 
     def _check(self, images: Tensor, map_size: int | None, beside: Mapping[str, Tensor]) -> int:
         """The side of the map that is meant; a ModelError for what does not fit."""

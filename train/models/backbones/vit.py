@@ -17,8 +17,10 @@ from faceguide.core.errors import ModelError
 from faceguide.train.models.backbones.backbone import FaceBackbone, LinearTail, batch_norm_affine
 from faceguide.train.models.backbones.keypoint_bias import CLASSES, keypoint_bias, offsets
 from faceguide.train.models.input_spec import ARCFACE_INPUT
+from faceguide.train.models.matchers.correlation import cell_visibility
 
 SIZE = 112
+_SEEN = 0.5  # mean visibility of a token that is not left out
 
 
 class _Attention(nn.Module):
@@ -86,6 +88,7 @@ class ViT(FaceBackbone):
     """
 
     input_spec = ARCFACE_INPUT
+    cam_layers = ("grid",)
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class ViT(FaceBackbone):
         self.patch_embed.add_module("proj", nn.Conv2d(3, width, patch, patch))
         self.blocks = nn.ModuleList(_Block(width, heads, width * mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+        self.grid = nn.Identity()  # where the map passes, for whoever looks at layers
         self.feature = nn.Sequential(
             nn.Linear(cells * width, width, bias=False),
             nn.BatchNorm1d(width, eps=2e-5),
@@ -174,13 +178,19 @@ class ViT(FaceBackbone):
         self, images: Tensor, sides: Collection[int] = (), **beside: Tensor
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """The raw embedding and the tokens as a map, see `FaceBackbone`; `seen` as in `tokens`."""
-        tokens = self.tokens(images, None, **beside)
-        return self.feature(tokens.flatten(1)), {self.map_side: self._grid(tokens)}
+        grid = self._grid(self.tokens(images, None, **beside))
+        # (N, D, s, s) -> (N, T·D), a token after the other
+        return self.feature(grid.flatten(2).transpose(1, 2).flatten(1)), {self.map_side: grid}
 
     def feature_map(self, images: Tensor, map_size: int | None = None, **beside: Tensor) -> Tensor:
         """(N, 3, 112, 112) → (N, D, s, s)."""
         self._check(images, map_size, beside)
         return self._grid(self.tokens(images, None, **beside))
+
+    def seen_cells(self, visible: Tensor) -> Tensor:
+        """(N, T) bool, which tokens are at least half visible, of (N, g, g) visibility."""
+        maps = visible.new_zeros(len(visible), 1, self.map_side, self.map_side)
+        return cell_visibility(visible, maps, self.extent) >= _SEEN
 
     def attention_matrices(self, images: Tensor, **beside: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The raw embedding (N, E) and each block's attention (N, heads, T, T), for rollout."""
@@ -191,7 +201,9 @@ class ViT(FaceBackbone):
 
     def _grid(self, tokens: Tensor) -> Tensor:
         # (N, T, D) -> (N, D, s, s)
-        return tokens.transpose(1, 2).unflatten(2, (self.map_side, self.map_side))
+        side = self.map_side
+        found: Tensor = self.grid(tokens.transpose(1, 2).unflatten(2, (side, side)))
+        return found
 
     def linear_tail(self) -> LinearTail:
         """Linear, BatchNorm, linear, BatchNorm as one map per token."""

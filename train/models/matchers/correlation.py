@@ -18,6 +18,7 @@ from faceguide.core.errors import ModelError
 TAU = 0.1
 FLOOR = 1e-16
 SEEN = 1e-6
+_FINE = 112  # cells along an axis of a grid that is cut
 
 
 def cell_vectors(maps: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def cell_vectors(maps: Tensor) -> Tensor:
     return nn.functional.normalize(maps.float(), dim=1).flatten(2).transpose(1, 2)
 
 
-def cell_visibility(visibility: Tensor | None, maps: Tensor) -> Tensor:
+def cell_visibility(visibility: Tensor | None, maps: Tensor, extent: float = 1.0) -> Tensor:
     """Visibility on the grid of the features: (N, S) float32, ones when not given.
 
     A finer grid is averaged by area (14×14 → 7×7 is the exact 2×2 mean), a coarser one is
@@ -38,6 +39,7 @@ def cell_visibility(visibility: Tensor | None, maps: Tensor) -> Tensor:
     Args:
         visibility: (N, 1, H, W) or (N, H, W), 0 to 1; None = all visible.
         maps: (N, C, h, w), on the device to work on.
+        extent: share of the crop's side that the cells cover, from its left and upper edge.
 
     Raises:
         ModelError: for another shape.
@@ -55,6 +57,13 @@ def cell_visibility(visibility: Tensor | None, maps: Tensor) -> Tensor:
             f"found {tuple(visibility.shape)}"
         )
     grid = grid.to(maps.device, torch.float32)
+    if extent < 1:
+        coarse = grid.shape[2] < height
+        grid = nn.functional.interpolate(
+            grid, (_FINE, _FINE), mode="bilinear" if coarse else "nearest"
+        )
+        inside = round(extent * _FINE)
+        grid = grid[:, :, :inside, :inside]
     if grid.shape[2] >= height and grid.shape[3] >= width:
         grid = nn.functional.adaptive_avg_pool2d(grid, size)
     else:

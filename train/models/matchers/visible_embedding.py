@@ -1,6 +1,6 @@
 """The embedding of what both faces of a pair show.
 
-Where everything after the 7×7 map is linear in eval mode, the raw embedding is a sum over cells,
+Where everything after the last map is linear in eval mode, the raw embedding is a sum over cells,
 e = Σ_s x_s · W_s + b. So each pair can be compared by the cells that both faces show, in the
 metric that the network was trained for:
 
@@ -15,6 +15,7 @@ cosine. A pair that shows no cell in common has the score 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,13 +27,12 @@ from faceguide.train.models.backbones.backbone import HasLinearTail, LinearTail
 from faceguide.train.models.matchers.correlation import cell_visibility, check_maps
 from faceguide.train.models.own_networks import inner
 
-SIDE = 7
 # Numbers that one block of soft pairs may hold: 64 MiB.
 BLOCK_NUMBERS = 1 << 24
 
 
 def mean_map(feature_maps: Iterable[Tensor]) -> Tensor:
-    """The mean over faces of batches of maps, (N, C, 7, 7) each → (C, 7, 7) float32.
+    """The mean over faces of batches of maps, (N, C, s, s) each → (C, s, s) float32.
 
     A few hundred unoccluded faces of the kind that will be compared are enough.
     """
@@ -49,15 +49,22 @@ def mean_map(feature_maps: Iterable[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class VisibleEmbedding:
-    """A matcher of 7×7 maps, made by `VisibleEmbedding.of`; called like QAConv.
+    """A matcher of maps of s × s cells, made by `VisibleEmbedding.of`; called like QAConv.
 
     Attributes:
         weight: (S, C, E) the linear tail of the backbone.
         offset: (S, E) what is added to x_s · W_s so that it becomes z_s.
+        extent: share of the crop's side that the cells cover.
     """
 
     weight: Tensor
     offset: Tensor
+    extent: float = 1.0
+
+    @property
+    def side(self) -> int:
+        """Cells along an axis."""
+        return math.isqrt(len(self.weight))
 
     @staticmethod
     @torch.no_grad()
@@ -66,7 +73,7 @@ class VisibleEmbedding:
 
         Args:
             backbone: a network with a method `linear_tail`.
-            mean: (C, 7, 7) from `mean_map`; None compares embeddings as they are. Give it when
+            mean: (C, s, s) from `mean_map`; None compares embeddings as they are. Give it when
                 faces are at hand: what all faces share at a cell tells no identities apart,
                 and partial sums hold more of it than whole embeddings.
 
@@ -76,9 +83,10 @@ class VisibleEmbedding:
         """
         if not isinstance(backbone, HasLinearTail):
             raise ModelError(
-                f"visible-embedding needs a backbone that is linear after its 7×7 map "
-                f"(mobilefacenet, ir_*; a network of your own says so by a method linear_tail), "
-                f"and {type(inner(backbone)).__name__} is not; choose qaconv or cosine"
+                f"visible-embedding needs a backbone that is linear after its last map "
+                f"(mobilefacenet, ir_*, iresnet_*, mbf, vit_*, cvlface_*; a network of your own "
+                f"says so by a method linear_tail), and {type(inner(backbone)).__name__} is not; "
+                "choose qaconv or cosine"
             )
         tail: LinearTail = backbone.linear_tail()
         weight = tail.weight.detach().clone()
@@ -86,22 +94,20 @@ class VisibleEmbedding:
         if mean is None:
             offset = (tail.bias / cells).expand(cells, -1).clone()
         else:
-            if tuple(mean.shape) != (channels, SIDE, SIDE):
+            side = math.isqrt(cells)
+            if tuple(mean.shape) != (channels, side, side):
                 raise ModelError(
-                    f"the mean map must be ({channels}, {SIDE}, {SIDE}), found {tuple(mean.shape)}"
+                    f"the mean map must be ({channels}, {side}, {side}), found {tuple(mean.shape)}"
                 )
             offset = -torch.einsum("cs,sce->se", mean.to(weight).flatten(1), weight)
-        return VisibleEmbedding(weight, offset)
+        return VisibleEmbedding(weight, offset, tail.extent)
 
     def cell_terms(self, maps: Tensor) -> Tensor:
-        """(N, C, 7, 7) → z, (N, S, E) float32; 49·E numbers are all that a gallery must keep."""
-        if (
-            maps.ndim != 4
-            or maps.shape[1] != self.weight.shape[1]
-            or maps.shape[2:] != (SIDE, SIDE)
-        ):
+        """(N, C, s, s) → z, (N, S, E) float32; S·E numbers are all that a gallery must keep."""
+        expected = (self.weight.shape[1], self.side, self.side)
+        if maps.ndim != 4 or tuple(maps.shape[1:]) != expected:
             raise ModelError(
-                f"visible-embedding expects maps of (N, {self.weight.shape[1]}, {SIDE}, {SIDE}), "
+                f"visible-embedding expects maps of (N, {', '.join(map(str, expected))}), "
                 f"found {tuple(maps.shape)}"
             )
         cells = maps.to(self.weight).flatten(2).permute(2, 0, 1)  # (S, N, C)
@@ -116,7 +122,7 @@ class VisibleEmbedding:
     ) -> Tensor:
         """Scores (N,) of N given pairs, differentiable in the maps; otherwise as a call."""
         check_maps(probe_maps, reference_maps)
-        both = cell_visibility(probe_visibility, probe_maps) * cell_visibility(
+        both = self._seen(probe_visibility, probe_maps) * self._seen(
             reference_visibility, reference_maps
         )
         # (N, 1, S) · (N, S, E) -> (N, E)
@@ -134,7 +140,7 @@ class VisibleEmbedding:
         """Scores of every probe with every gallery face.
 
         Args:
-            probe_maps, gallery_maps: (P, C, 7, 7) and (G, C, 7, 7).
+            probe_maps, gallery_maps: (P, C, s, s) and (G, C, s, s).
             probe_visibility, gallery_visibility: (P, 1, H, W) or (P, H, W) and likewise, 0 to 1;
                 None = all visible.
 
@@ -145,9 +151,12 @@ class VisibleEmbedding:
         return score_terms(
             self.cell_terms(probe_maps),
             self.cell_terms(gallery_maps),
-            cell_visibility(probe_visibility, probe_maps),
-            cell_visibility(gallery_visibility, gallery_maps),
+            self._seen(probe_visibility, probe_maps),
+            self._seen(gallery_visibility, gallery_maps),
         )
+
+    def _seen(self, visibility: Tensor | None, maps: Tensor) -> Tensor:
+        return cell_visibility(visibility, maps, self.extent)
 
 
 def score_terms(
