@@ -32,7 +32,7 @@ def batch(score: PairScore) -> Batch:
 @pytest.fixture(scope="module")
 def vit() -> PairScore:
     torch.manual_seed(0)
-    network = ViT(width=24, depth=3, heads=3, embedding_size=16)
+    network = ViT(width=24, depth=3, heads=3, patch=16, embedding_size=16)
     for parameter in network.parameters():  # far from the gentle start, so that heads differ
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.2)
