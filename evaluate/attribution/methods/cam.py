@@ -21,17 +21,15 @@ from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import GRID
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, on_crop
 from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.train.models.backbones.ir import IR
-from faceguide.train.models.backbones.mobilefacenet import LAST_STAGE, MobileFaceNet
 
 
 def cam_layers(score: PairScore, probe: Tensor) -> tuple[str, ...]:
     """Names of the layers that CAMs look at, fine to coarse.
 
-    The network's attribute `cam_layers` if it has one; for ours the 14×14 and the 7×7 map; else
-    the last layer that runs at each of the two coarsest sides of at least 7 cells. CAL's attention
-    maps run last at its coarsest side; they are attention-cam's, and what they weigh, the
-    backbone's features, are for the others.
+    The network's attribute `cam_layers` if it has one, as face backbones have; else the last layer
+    that runs at each of the two coarsest sides of at least 7 cells. CAL's attention maps run last
+    at its coarsest side; they are attention-cam's, and what they weigh, the backbone's features,
+    are for the others.
 
     Raises:
         AttributionError: when there is none, or a named one does not exist.
@@ -44,10 +42,6 @@ def cam_layers(score: PairScore, probe: Tensor) -> tuple[str, ...]:
         if unknown:
             raise AttributionError(f"{type(backbone).__name__} has no layer {unknown[0]!r}")
         return tuple(named)
-    if isinstance(backbone, MobileFaceNet):
-        return (f"features.{LAST_STAGE - 1}", "conv2")
-    if isinstance(backbone, IR):
-        return (f"body.{backbone.last_stage - 1}", f"body.{len(backbone.body) - 1}")
     last = _last_of_each_side(score, probe, modules)
     if not last:
         raise AttributionError(

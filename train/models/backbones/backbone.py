@@ -79,6 +79,7 @@ class FaceBackbone(nn.Module):
         embedding_size: E.
         map_channels: side of a map → its channels.
         map_side: side of the map before the last layers.
+        cam_layers: names of the layers whose outputs are the maps, fine to coarse.
         needs_keypoints: whether `keypoints` must be given too: (N, 5, 2) x and y in 0…1 of the
             crop, in the order of the five-point template.
     """

@@ -129,6 +129,7 @@ class IR(FaceBackbone):
                 units.append(_Unit(inputs, outputs, stride, squeeze_excite, projects))
                 inputs = outputs
         self.body = nn.Sequential(*units)
+        self.cam_layers = (f"body.{self.last_stage - 1}", f"body.{len(units) - 1}")
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -67,6 +67,7 @@ class ArcFaceMobileFaceNet(FaceBackbone):
     """
 
     input_spec = ARCFACE_INPUT
+    cam_layers = (f"layers.{_LAST_STAGE - 1}", "conv_sep")
 
     def __init__(
         self,

@@ -157,7 +157,7 @@ def test_lrp_without_gamma_equals_captum_on_a_relu_network() -> None:
 
 def test_networks_without_rules_are_refused_by_name() -> None:
     torch.manual_seed(0)
-    score = PairScore(ViT(depth=1).eval().requires_grad_(False))
+    score = PairScore(ViT(24, 1, 3, 16).eval().requires_grad_(False))
     batch = Batch(pixels(1), score.reference(pixels(1, 1)), (0,))
     for explain, name in ((deeplift, "DeepLIFT"), (lrp, "LRP")):
         with pytest.raises(AttributionError, match=f"{name} has no rule for"):
