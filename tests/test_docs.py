@@ -26,7 +26,7 @@ WORDS = {
     r"beside": "next to",
     r"told": "reported",
     r"nobody": "no identity",
-    r"hidden|nothing covers": "occluded",
+    r"(?<!--)hidden|nothing covers": "occluded",
     r"is no": "is not a, invalid",
 }
 BANNED = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)

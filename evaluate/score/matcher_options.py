@@ -124,7 +124,7 @@ class CachedMatcherOptions(MatcherOptions):
     )
     hidden: Hidden = option(
         "zero",
-        "For visible-embedding: hidden cells count zero, or a vision transformer drops their "
+        "For visible-embedding: occluded cells count zero, or a vision transformer drops their "
         "tokens before its first block (not yet measured on trained weights).",
     )
 

@@ -102,7 +102,7 @@ def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None)
     if options.hidden == "drop":
         if source != "cache":
             raise EvaluationError(
-                "--hidden drop must know what is hidden before the network looks: give "
+                "--hidden drop must know what is occluded before the network looks: give "
                 "--visibility cache, with a cache that `prep masks` has seen"
             )
         if isinstance(network.backbone, FaceBackbone):

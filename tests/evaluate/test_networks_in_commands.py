@@ -160,7 +160,7 @@ def test_hidden_tokens_are_dropped_before_the_first_block(place: Path, tmp_path:
 def test_what_cannot_be_dropped_is_said(place: Path, tmp_path: Path) -> None:
     for weights, more, message in (
         ("mbf.pt", ("--matcher", "visible-embedding", "--visibility", "cache"),
-         "leaves out the hidden tokens of a vision transformer, and ArcFaceMobileFaceNet has none"),
+         "leaves out occluded tokens of a vision transformer, and ArcFaceMobileFaceNet has none"),
         ("kprpe8.pt", (), "--hidden drop is for visible-embedding; leave it out"),
     ):  # fmt: skip
         result = CliRunner().invoke(

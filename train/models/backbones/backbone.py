@@ -149,7 +149,7 @@ class FaceBackbone(nn.Module):
             ModelError: for a network without tokens that could be left out.
         """
         raise ModelError(
-            f"--hidden drop leaves out the hidden tokens of a vision transformer, and "
+            f"--hidden drop leaves out occluded tokens of a vision transformer, and "
             f"{type(self).__name__} has none; choose --hidden zero"
         )
 
