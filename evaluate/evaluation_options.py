@@ -43,6 +43,9 @@ class NetworkOptions(Device):
         type=click.Choice(["rgb", "bgr"]),
         callback=lambda context, option, value: value and value.upper(),
     )
+    onnx_output: str | None = option(
+        None, "The embedding among the outputs of an ONNX file.  [default: the only one]"
+    )
 
     def load(self) -> Network:
         """The network; what is noticed about it is said.
@@ -52,7 +55,9 @@ class NetworkOptions(Device):
         """
         from faceguide.evaluate.score.network import load_network, on_device
 
-        network = load_network(self.backbone, self.weights, on_device(self.device), self.colour)
+        network = load_network(
+            self.backbone, self.weights, on_device(self.device), self.colour, self.onnx_output
+        )
         for note in network.notes:
             say(note)
         network.doubts.say()

@@ -46,7 +46,10 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
             f"{out}: not a run of embed, verification, identification, ijb or attribution that "
             f"can be merged (its command is {command!r})"
         )
-    network = load_network(about["backbone"], Path(about["weights"]), colour=_asked_colour(about))
+    network = load_network(
+        about["backbone"], Path(about["weights"]),
+        colour=_asked_colour(about), output=about.get("onnx_output"),
+    )  # fmt: skip
     _unchanged(out, about["weights"], network.sha256, about["weights_sha256"])
     return command, again[command](out, about, network)
 

@@ -62,6 +62,8 @@ KINDS: Mapping[str, str] = {
     "landmarks_elsewhere": "of up to 32 compared faces lie elsewhere than detection finds them",
     # networks
     "colour_assumed": "weights file does not tell its colour order",
+    "scale_assumed": "ONNX graph does not scale its pixels, so it is given what insightface gives "
+    "such graphs",
     "untrained": "network has the BatchNorm statistics of a new one, as if never trained",
     # files of a cache
     "damaged_shards": "shards are missing or not what was written",
@@ -72,7 +74,7 @@ KINDS: Mapping[str, str] = {
 
 
 # Kinds that are said when weights are read, hours before the figures.
-OF_WEIGHTS = ("colour_assumed", "untrained")
+OF_WEIGHTS = ("colour_assumed", "scale_assumed", "untrained")
 
 # Group → the stages that may keep doubts about it.
 STAGES: Mapping[str, tuple[str, ...]] = {

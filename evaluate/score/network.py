@@ -24,6 +24,9 @@ from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.layout import State, Table
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.onnx import onnx_network
+from faceguide.train.models.onnx.onnx_graph import is_onnx, read_graph
+from faceguide.train.models.onnx.onnx_network import OnnxNetwork
 from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.recognise import looks_like, recognised
 from faceguide.train.models.safetensors_file import read_safetensors
@@ -77,6 +80,7 @@ class Network:
         notes: what was loaded, a line each.
         source: the weights file or the run, or None.
         colour: order of the channels, and how it is known; None for a user's network.
+        output: of an ONNX graph, as it was asked for; None otherwise.
         doubts: about the weights.
     """
 
@@ -90,6 +94,7 @@ class Network:
     notes: list[str] = field(default_factory=list)
     source: Path | None = None
     colour: Colour | None = None
+    output: str | None = None
     doubts: Doubts = field(default_factory=Doubts)
 
     @property
@@ -104,6 +109,11 @@ class Network:
         return spec
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether others built it, so that it is tried on a few faces before it is believed."""
+        return is_own(self.name) or isinstance(self.backbone, OnnxNetwork)
+
+    @property
     def has_maps(self) -> bool:
         """Whether it offers feature maps to local matchers."""
         return (
@@ -115,12 +125,16 @@ class Network:
         key = {"backbone": self.name, "weights": self.sha256, "map": self.map_side}
         if self.colour is not None and self.colour.source in ("option", "layout"):
             key["colour"] = self.colour.order  # the same file may be fed either way
+        if self.output is not None:
+            key["output"] = self.output
         return key
 
     def record(self) -> dict[str, Any]:
         """Which weights and how they are fed, as run.json holds it."""
+        output = {} if self.output is None else {"onnx_output": self.output}
         return {
             "backbone": self.name,
+            **output,
             "weights": None if self.source is None else str(self.source.resolve()),
             "weights_sha256": self.sha256,
             "colour": self.input_spec.colour,
@@ -189,6 +203,7 @@ def load_network(
     weights: Path,
     device: str | torch.device = "cpu",
     colour: str | None = None,
+    output: str | None = None,
 ) -> Network:
     """Load a weights file or a training run.
 
@@ -199,6 +214,7 @@ def load_network(
         device: where it will work.
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None =
             as the file or the network says.
+        output: of an ONNX file, the result that is the embedding; None where there is one.
 
     Raises:
         EvaluationError: when the name is missing or the run does not describe its models.
@@ -206,7 +222,11 @@ def load_network(
         CheckpointError: when a file cannot be read, does not hold the whole network, or tells
             another colour order.
     """
-    if weights.is_dir():
+    if is_onnx(weights):
+        network = _onnx(backbone, weights, colour, output, device)
+    elif output is not None:
+        raise EvaluationError(f"--onnx-output is for ONNX files, and {weights} is none")
+    elif weights.is_dir():
         network = _load_run(backbone, weights, colour)
     else:
         name = backbone or _named_in(weights)
@@ -237,6 +257,24 @@ def _ours(name: str, weights: Path, asked: str | None) -> Network:
     )
     if colour.source == "assumed":
         network.doubts.add("colour_assumed", assumed(colour, weights))
+    return network
+
+
+def _onnx(
+    name: str | None, weights: Path, asked: str | None, output: str | None, device: Any
+) -> Network:
+    """An ONNX file; what is assumed of it is a doubt."""
+    if name not in (None, onnx_network.NAME):
+        raise EvaluationError(f"--backbone {name}: {weights} is an ONNX file; leave --backbone out")
+    graph = read_graph(weights)
+    module = OnnxNetwork(graph, asked, output, device)
+    network = Network(
+        onnx_network.NAME, module, graph.sha256, source=weights,
+        colour=Colour(module.input_spec.colour, "option" if graph.colour is None else "file"),
+        output=None if output is None else module.output,
+    )  # fmt: skip
+    if graph.scale_from == "assumed":
+        network.doubts.add("scale_assumed", f"{weights}: its pixels as (x - 127.5) / 127.5")
     return network
 
 

@@ -39,7 +39,6 @@ from faceguide.face import Face, faces_of, is_single
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.own_check import TRIED, check_own
-from faceguide.train.models.own_networks import is_own
 
 
 def load(
@@ -48,6 +47,7 @@ def load(
     *,
     device: str = "auto",
     colour: str | None = None,
+    onnx_output: str | None = None,
 ) -> FaceNetwork:
     """A network out of a weights file or a training run's directory.
 
@@ -58,6 +58,7 @@ def load(
         device: "auto", "cpu", "cuda" or "cuda:N".
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None
             as the file or the network says.
+        onnx_output: of an ONNX file, the result that is the embedding; None where there is one.
 
     Raises:
         FaceguideError: when the file cannot be read or does not hold the whole network.
@@ -65,7 +66,7 @@ def load(
     Warns:
         UserWarning: for what is doubtful about the weights.
     """
-    network = load_network(backbone, Path(weights), on_device(device), colour)
+    network = load_network(backbone, Path(weights), on_device(device), colour, onnx_output)
     for line in network.doubts.lines():
         warnings.warn(line, stacklevel=2)
     return FaceNetwork(network)
@@ -121,7 +122,7 @@ class FaceNetwork:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._untried = is_own(network.name)
+        self._untried = network.is_foreign
 
     @property
     def module(self) -> nn.Module:

@@ -12,7 +12,15 @@ import torch
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.methods import cam, controls, geodesic, gradients, rollout
+from faceguide.evaluate.attribution.cells import CELLS
+from faceguide.evaluate.attribution.methods import (
+    black_box,
+    cam,
+    controls,
+    geodesic,
+    gradients,
+    rollout,
+)
 from faceguide.evaluate.attribution.methods.deeplift import deeplift
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
 from faceguide.evaluate.attribution.methods.lrp import lrp
@@ -38,6 +46,7 @@ class Method:
         control: runs with every evaluation and competes with no method.
         shares_pass: reads `single_pass`, which all such methods together pay once.
         costly: not part of "standard": too dear for what it adds.
+        black_box: works from scores, without gradients and layers.
     """
 
     name: str
@@ -49,6 +58,19 @@ class Method:
     control: bool = False
     shares_pass: bool = False
     costly: bool = False
+    black_box: bool = False
+
+    def check_suits(self, score: PairScore) -> None:
+        """Refuse a network without gradients where the method needs them.
+
+        Raises:
+            AttributionError: naming methods that work.
+        """
+        if score.is_black_box and not (self.black_box or self.control):
+            others = ", ".join(name for name, method in METHODS.items() if method.black_box)
+            raise AttributionError(
+                f"needs gradients, which no ONNX graph gives; choose {others} or module:function"
+            )
 
 
 def _cost(per_step: float = 0.0, fixed: float = 0.0, of: str = "steps") -> Callable[..., float]:
@@ -160,6 +182,23 @@ _LISTED = (
         "a vision transformer (vit_tiny), cosine",
         "Chefer, Gur, Wolf: Generic Attention-Model Explainability, ICCV 2021",
     ),
+    Method(
+        "occlusion",
+        black_box.occlusion,
+        _cost(fixed=CELLS + 1),
+        "",
+        "Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2014",
+        black_box=True,
+    ),
+    Method(
+        "corrrise",
+        black_box.corrrise,
+        _cost(fixed=black_box.MASKS + 1),
+        "",
+        "Lu, Xu, Ebrahimi: Towards Visual Saliency Explanations of Face Verification, WACV 2024",
+        costly=True,
+        black_box=True,
+    ),
     Method("random", controls.random_smooth, _cost(), "", _OURS, control=True),
     Method("centre", controls.centre, _cost(), "", _OURS, control=True),
     Method("edges", controls.edges, _cost(), "", _OURS, control=True),
@@ -217,7 +256,7 @@ def plugged(reference: str) -> Method:
             )
         return Maps(maps)
 
-    return Method(reference, explain, _cost(), "", "supplied by the user")
+    return Method(reference, explain, _cost(), "", "supplied by the user", black_box=True)
 
 
 def _meant(name: str, legal: Sequence[str]) -> str:
@@ -264,6 +303,7 @@ def table(settings: Settings | None = None) -> list[dict[str, Any]]:
             "control": method.control,
             "shares_pass": method.shares_pass,
             "costly": method.costly,
+            "black_box": method.black_box,
             "citation": method.citation,
         }
         for method in METHODS.values()

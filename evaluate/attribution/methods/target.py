@@ -19,6 +19,7 @@ from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.onnx.onnx_network import OnnxNetwork
 
 Reference = tuple[Tensor, ...]
 Score = Callable[..., Tensor]
@@ -96,6 +97,11 @@ class PairScore(nn.Module):
         """The pixels that the network takes."""
         spec: InputSpec = self.backbone.input_spec  # type: ignore[assignment]
         return spec
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether it gives scores but no gradients in the pixels."""
+        return isinstance(self.backbone, OnnxNetwork)
 
     @property
     def has_embedding(self) -> bool:
@@ -201,7 +207,7 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
 
 
 def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
-    """Refuse a network that no gradient passes.
+    """Refuse a network that no gradient passes; of a black box, one that is blind to the pixels.
 
     Args:
         name: of the network, for the message.
@@ -211,7 +217,7 @@ def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
     Raises:
         ScoreError: when what the network gives does not depend on the pixels, or is cut off.
     """
-    leaf = probe.detach().requires_grad_(True)
+    leaf = probe.detach().requires_grad_(not score.is_black_box)
     with torch.enable_grad():
         described = score.describe(leaf)
         # Weights without a pattern, so that nothing cancels.
@@ -232,6 +238,8 @@ def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
         raise ScoreError(
             f"{name} gives every picture the same embedding: its score does not depend on the probe"
         )
+    if score.is_black_box:
+        return
     cause = (
         "its output is cut off from its input; look for detach, no_grad, numpy or .item()"
         if gradient is None

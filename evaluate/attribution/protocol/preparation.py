@@ -30,7 +30,6 @@ from faceguide.evaluate.attribution.threshold import ThresholdRule
 from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
-from faceguide.train.models.own_networks import is_own
 
 ALL, STANDARD = "all", "standard"
 
@@ -192,13 +191,18 @@ def prepare(
     methods = choose(offered if everything else names)
     score = pair_score(network, options.matcher)
     network.check_size(cache.require("image").shape[0], str(cache.directory))
-    if is_own(network.name):
+    if network.is_foreign:
         few = cache.select()[:TRIED]
         crops = torch.from_numpy(cache.read(few, ["image"])["image"])
         check_own(network.backbone, network.name, crops)
     plan, rows, doubts = plan_pairs(
         *(cache, listed, options, network.sha256, network.input_spec.colour), score
     )
+    if score.is_black_box and "randomisation" in options.measures:
+        raise AttributionError(
+            f"--metrics randomisation: the weights inside {network.source} cannot be changed; "
+            "leave it out"
+        )
     job = Job(
         cache,
         plan,
@@ -217,7 +221,9 @@ def prepare(
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe)
     separation = look(score, cache, rows, device, options.seed)
-    if separation.separates is not False:  # else the cause is known, and said
+    if (
+        separation.separates is not False and not score.is_black_box
+    ):  # else the cause is known, and said
         check_depends(score, first.probe, first.reference)
     doubts.say()
     if (text := sentence(separation.record())) is not None:
@@ -234,10 +240,12 @@ def _suited(
     quick = Settings(steps=1, samples=1, seed=job.settings.seed)
     suited = []
     for method in methods:
-        # Whether there is an embedding is known without a pass.
-        if method.explain is not None and method.needs and not _only_cosine(job, method):
+        if method.explain is not None:
             try:
-                method.explain(job.score, job.batch(np.arange(1)), quick)
+                method.check_suits(job.score)
+                # Whether there is an embedding is known without a pass.
+                if method.needs and not _only_cosine(job, method):
+                    method.explain(job.score, job.batch(np.arange(1)), quick)
             except AttributionError as error:
                 if not everything:
                     raise AttributionError(f"{method.name}: {error}") from None
