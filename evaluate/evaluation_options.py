@@ -16,7 +16,7 @@ from faceguide.core.commands.shared_options import EXISTING, FILE, OUT_FOLDER, D
 from faceguide.evaluate.score.matcher_options import MatcherOptions
 
 if TYPE_CHECKING:  # `evaluate --help` must not wait for torch
-    from faceguide.evaluate.score.network import Network
+    from faceguide.train.models.loading.network import Network
 
 FIT_IN_PARTS = (
     "--fit-pairs is for one process: fit on a short list first, then give the parts the "
@@ -53,7 +53,7 @@ class NetworkOptions(Device):
         Raises:
             FaceguideError: when weights or device cannot be used.
         """
-        from faceguide.evaluate.score.network import load_network, on_device
+        from faceguide.train.models.loading.network import load_network, on_device
 
         network = load_network(
             self.backbone, self.weights, on_device(self.device), self.colour, self.onnx_output

@@ -14,7 +14,7 @@ from faceguide.evaluate.attribution import run as attribution
 from faceguide.evaluate.evaluation_options import PairOptions, ScoreOptions, SearchOptions
 from faceguide.evaluate.ijb.ijb_run import run_ijb
 from faceguide.evaluate.score.matcher_options import MatcherOptions, TemplateOptions
-from faceguide.evaluate.score.network import Network, load_network
+from faceguide.train.models.loading.network import Network, load_network
 from faceguide.train.run.training_data import cache_hash
 
 

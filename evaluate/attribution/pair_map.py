@@ -12,7 +12,7 @@ from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
 from faceguide.evaluate.attribution.methods.target import check_depends, check_gradient
 from faceguide.evaluate.attribution.plug import pair_score
-from faceguide.evaluate.score.network import Network
+from faceguide.train.models.loading.network import Network
 
 
 def pair_map(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.scores import make_matcher
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.own_networks import inner
 
 

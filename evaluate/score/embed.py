@@ -18,7 +18,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.parts import WHOLE, shards_of
 from faceguide.evaluate.score.face_store import GROUPS, FaceStore
-from faceguide.evaluate.score.network import Network, NotFiniteError
+from faceguide.train.models.loading.network import Network, NotFiniteError
 from faceguide.train.models.own_check import check_own
 from faceguide.train.run.training_data import cache_hash
 

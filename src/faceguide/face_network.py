@@ -25,7 +25,6 @@ from faceguide.evaluate.score.face_reader import (
     visible_mean_map,
 )
 from faceguide.evaluate.score.matcher_options import FUSIONS
-from faceguide.evaluate.score.network import Network, load_network, on_device
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
     MAP,
@@ -38,6 +37,7 @@ from faceguide.evaluate.score.scores import (
 from faceguide.face import Face, faces_of, is_single
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.loading.network import Network, load_network, on_device
 from faceguide.train.models.own_check import TRIED, check_own
 
 

@@ -28,7 +28,7 @@ from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.protocol.separation import Separation, doubts_of, look, sentence
 from faceguide.evaluate.attribution.threshold import ThresholdRule
 from faceguide.evaluate.evaluation_options import PairOptions
-from faceguide.evaluate.score.network import Network
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
 
 ALL, STANDARD = "all", "standard"

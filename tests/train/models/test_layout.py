@@ -15,9 +15,9 @@ from tests.evaluate.builder import random_module
 from torch import Tensor, nn
 
 from faceguide.core.errors import CheckpointError, EvaluationError
-from faceguide.evaluate.score.network import load_network
 from faceguide.train.models import create
 from faceguide.train.models.backbones.resnet import IMAGENET_PREFIXES, resnet_features
+from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.weights import find_state, load_weights, read_state
 
 State = dict[str, Tensor]
