@@ -25,8 +25,8 @@ FIT_IN_PARTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(Device):
-    """Which network, and where it works.
+class Told:
+    """What the user says of weights.
 
     Attributes:
         colour: order of the channels; None = as the file or the network says.
@@ -35,7 +35,6 @@ class NetworkOptions(Device):
     backbone: str | None = option(
         None, "Name of the network, or module:function; not needed for a training run."
     )
-    weights: Path = option(help="A weights file or a training run.", type=EXISTING)
     colour: Literal["RGB", "BGR"] | None = option(
         None,
         "Order of the channels that the weights were trained on.  [default: as the file or the "
@@ -46,6 +45,13 @@ class NetworkOptions(Device):
     onnx_output: str | None = option(
         None, "The embedding among the outputs of an ONNX file.  [default: the only one]"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Device, Told):
+    """Which network, and where it works."""
+
+    weights: Path = option(help="A weights file or a training run.", type=EXISTING)
 
     def load(self) -> Network:
         """The network; what is noticed about it is said.

@@ -41,6 +41,11 @@ class Output:
     name: str
     shape: tuple[int | None, ...]
 
+    @property
+    def may_embed(self) -> bool:
+        """Whether it may be (N, E), or (N, E, 1, 1)."""
+        return len(self.shape) in (0, 2) or self.shape[2:] == (1, 1)
+
     def __str__(self) -> str:
         sides = ", ".join("?" if side is None else str(side) for side in self.shape)
         return f"{self.name} ({sides})"
@@ -91,6 +96,11 @@ class OnnxGraph:
         """
         listed = ", ".join(map(str, self.outputs))
         named = {output.name: output for output in self.outputs}
+        if not any(output.may_embed for output in self.outputs):
+            raise CheckpointError(
+                f"{self.path} gives {listed}: no embedding (N, E) is among them; choose an ONNX "
+                "file of a network that describes faces"
+            )
         if asked is None and self.arch is not None:
             asked = EMBEDDING
         if asked is None and len(self.outputs) > 1:
@@ -101,10 +111,9 @@ class OnnxGraph:
         if asked is not None and asked not in named:
             raise CheckpointError(f"{self.path} has no output {asked!r}; it gives {listed}")
         chosen = self.outputs[0] if asked is None else named[asked]
-        if len(chosen.shape) not in (0, 2) and set(chosen.shape[2:]) != {1}:
+        if not chosen.may_embed:
             raise CheckpointError(
-                f"{self.path}: {chosen} is no embedding (N, E); choose an ONNX file of a network "
-                "that describes faces"
+                f"{self.path}: {chosen} is no embedding (N, E); choose another of {listed}"
             )
         return chosen
 

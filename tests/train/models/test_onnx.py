@@ -1,0 +1,192 @@
+"""ONNX files: what they say of themselves, how they are run, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from faceguide.core.errors import CheckpointError, FaceguideError, ModelError
+from faceguide.train.models.onnx.onnx_graph import read_graph
+from faceguide.train.models.onnx.onnx_network import OnnxNetwork
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+SIDE, NUMBERS = 112, 16
+
+
+def graph_file(
+    path: Path,
+    *,
+    batch: int | str = "batch",
+    side: int | str = SIDE,
+    scaled: bool = False,
+    last: bool = False,
+    outputs: Sequence[str] = ("embedding",),
+    beside: str = "",
+) -> Path:
+    """A network of one convolution and one product, as others would export it.
+
+    Args:
+        batch, side: as the input states them.
+        scaled: (x − 127.5) / 128 inside, under the names of MXNet.
+        last: the channels lie last.
+        outputs: names; all but the first are of the convolution.
+        beside: the file next to it that holds the tensors; "" = none.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    tensors = {
+        "kernel": rng.normal(0, 0.1, (8, 3, 16, 16)).astype(np.float32),
+        "matrix": rng.normal(0, 0.1, (8 * 49, NUMBERS)).astype(np.float32),
+        "minus": np.float32(127.5),
+        "times": np.float32(1 / 128),
+    }
+    nodes, now = [], "data"
+    if last:
+        nodes.append(helper.make_node("Transpose", [now], ["first"], perm=[0, 3, 1, 2]))
+        now = "first"
+    if scaled:
+        nodes.append(helper.make_node("Sub", [now, "minus"], ["moved"], name="_minusscalar0"))
+        nodes.append(helper.make_node("Mul", ["moved", "times"], ["scaled"], name="_mulscalar0"))
+        now = "scaled"
+    nodes.append(helper.make_node("Conv", [now, "kernel"], ["map"], strides=[16, 16]))
+    nodes.append(helper.make_node("Flatten", ["map"], ["flat"]))
+    nodes.append(helper.make_node("MatMul", ["flat", "matrix"], [outputs[0]]))
+    results = [helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, [batch, NUMBERS])]
+    for name in outputs[1:]:
+        nodes.append(helper.make_node("Identity", ["map"], [name]))
+        results.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 8, 7, 7]))
+    shape = [batch, side, side, 3] if last else [batch, 3, side, side]
+    images = helper.make_tensor_value_info("data", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(
+        nodes, "small", [images], results,
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    more: dict[str, Any] = {}
+    if beside:
+        more = {"save_as_external_data": True, "location": beside, "size_threshold": 0}
+    onnx.save_model(model, str(path), **more)
+    return path
+
+
+def pictures(count: int) -> torch.Tensor:
+    """(N, 112, 112, 3) uint8, the same each time."""
+    return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (count, SIDE, SIDE, 3), "u1"))
+
+
+def embedded(path: Path, count: int = 5) -> torch.Tensor:
+    """(N, 16) raw embeddings of `pictures`."""
+    network = OnnxNetwork(read_graph(path), "RGB")
+    unit, norm = network(network.input_spec.prepare(pictures(count)))
+    return unit * norm
+
+
+def expected(count: int, minus: float, divide: float) -> torch.Tensor:
+    """The same by torch."""
+    rng = np.random.default_rng(0)
+    kernel = torch.from_numpy(rng.normal(0, 0.1, (8, 3, 16, 16)).astype(np.float32))
+    matrix = torch.from_numpy(rng.normal(0, 0.1, (8 * 49, NUMBERS)).astype(np.float32))
+    pixels = (pictures(count).permute(0, 3, 1, 2).float() - minus) / divide
+    return torch.conv2d(pixels, kernel, stride=16).flatten(1) @ matrix
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, 2])
+def test_a_graph_that_does_not_scale_gets_what_insightface_gives(
+    tmp_path: Path, batch: int | str
+) -> None:
+    path = graph_file(tmp_path / "a.onnx", batch=batch)
+    assert read_graph(path).scale_from == "assumed"
+    torch.testing.assert_close(embedded(path), expected(5, 127.5, 127.5), rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_that_scales_gets_its_pixels_as_they_are(tmp_path: Path) -> None:
+    path = graph_file(tmp_path / "a.onnx", scaled=True)
+    assert read_graph(path).scale_from == "graph"
+    torch.testing.assert_close(embedded(path), expected(5, 127.5, 128), rtol=1e-4, atol=1e-4)
+
+
+def test_channels_may_lie_last_and_tensors_beside_the_file(tmp_path: Path) -> None:
+    path = graph_file(tmp_path / "a.onnx", last=True, beside="a.data")
+    torch.testing.assert_close(embedded(path), expected(5, 127.5, 127.5), rtol=1e-4, atol=1e-4)
+    before = read_graph(path).sha256
+    data = bytearray((tmp_path / "a.data").read_bytes())
+    data[100] ^= 1
+    (tmp_path / "a.data").write_bytes(data)
+    assert read_graph(path).sha256 != before
+    (tmp_path / "a.data").unlink()
+    with pytest.raises(CheckpointError, match=r"a\.data, which is not beside it"):
+        read_graph(path)
+
+
+def test_tensors_outside_the_folder_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = graph_file(tmp_path / "in" / "a.onnx", beside="a.data")
+    (tmp_path / "in" / "a.data").rename(tmp_path / "a.data")
+    model = onnx.load_model(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../a.data"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="not beside it"):
+        read_graph(path)
+
+
+def test_the_order_of_the_channels_is_asked_for(tmp_path: Path) -> None:
+    graph = read_graph(graph_file(tmp_path / "a.onnx"))
+    with pytest.raises(CheckpointError, match=r"give --colour rgb .* or --colour bgr"):
+        OnnxNetwork(graph)
+    assert OnnxNetwork(graph, "BGR").input_spec.colour == "BGR"
+
+
+def test_a_graph_of_any_side_says_how_to_fix_it(tmp_path: Path) -> None:
+    graph = read_graph(graph_file(tmp_path / "a.onnx", side="side"))
+    with pytest.raises(CheckpointError, match="make_dynamic_shape_fixed --input_name data"):
+        OnnxNetwork(graph, "RGB")
+
+
+def test_several_outputs_are_named_and_asked_for(tmp_path: Path) -> None:
+    graph = read_graph(graph_file(tmp_path / "a.onnx", outputs=("vector", "cells")))
+    with pytest.raises(CheckpointError, match=r"vector \(\?, 16\), cells .* --onnx-output NAME"):
+        OnnxNetwork(graph, "RGB")
+    with pytest.raises(CheckpointError, match="no output 'face'"):
+        OnnxNetwork(graph, "RGB", "face")
+    with pytest.raises(CheckpointError, match="is no embedding"):
+        OnnxNetwork(graph, "RGB", "cells")
+    assert OnnxNetwork(graph, "RGB", "vector").output == "vector"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not an ONNX file at all", b"\x00" * 4096, b"PK\x03\x04", b"\x08\x08" * 99]
+)
+def test_foreign_files_are_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.onnx: no (whole ONNX file|ONNX graph)") as found:
+        read_graph(path)
+    assert "\n" not in str(found.value)
+
+
+def test_truncated_files_are_one_line(tmp_path: Path) -> None:
+    whole = graph_file(tmp_path / "whole.onnx").read_bytes()
+    path = tmp_path / "a.onnx"
+    for share in np.linspace(0.01, 0.99, 25):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(FaceguideError) as found:
+            OnnxNetwork(read_graph(path), "RGB")
+        assert "\n" not in str(found.value) and "a.onnx" in str(found.value)
+
+
+def test_no_gradient_passes(tmp_path: Path) -> None:
+    network = OnnxNetwork(read_graph(graph_file(tmp_path / "a.onnx")), "RGB")
+    pixels = torch.zeros(1, 3, SIDE, SIDE, requires_grad=True)
+    with pytest.raises(ModelError, match="no gradient passes"):
+        network(pixels)
