@@ -100,7 +100,7 @@ def test_maps_come_from_scores_only(place: Path, tmp_path: Path) -> None:
     found = evaluated_maps(place, tmp_path / "all", *words)
     assert found.exit_code == 0, found.output
     assert set(json.loads(found.stdout)["methods"]) >= {"occlusion", "oracle", "random"}
-    assert "saliency left out: needs gradients, which no ONNX graph gives" in found.stderr
+    assert "left out, as no ONNX graph gives gradients: saliency, gradient-input" in found.stderr
     found = evaluated_maps(place, tmp_path / "one", *words, "--methods", "integrated-gradients")
     assert found.exit_code == 1
     assert "integrated-gradients: needs gradients" in found.stderr

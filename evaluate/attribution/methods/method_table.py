@@ -45,7 +45,8 @@ class Method:
         rectify: only positive values are the claim.
         control: runs with every evaluation and competes with no method.
         shares_pass: reads `single_pass`, which all such methods together pay once.
-        costly: not part of "standard": too dear for what it adds.
+        costly: part of "standard" for black boxes only: too dear for what it adds, or, as maps of
+            occluded cells do, it passes this test by construction.
         black_box: works from scores, without gradients and layers.
     """
 
@@ -60,13 +61,17 @@ class Method:
     costly: bool = False
     black_box: bool = False
 
+    def suits(self, score: PairScore) -> bool:
+        """Whether the score has the gradients that the method needs."""
+        return self.black_box or self.control or not score.is_black_box
+
     def check_suits(self, score: PairScore) -> None:
         """Refuse a network without gradients where the method needs them.
 
         Raises:
             AttributionError: naming methods that work.
         """
-        if score.is_black_box and not (self.black_box or self.control):
+        if not self.suits(score):
             others = ", ".join(name for name, method in METHODS.items() if method.black_box)
             raise AttributionError(
                 f"needs gradients, which no ONNX graph gives; choose {others} or module:function"
@@ -188,6 +193,7 @@ _LISTED = (
         _cost(fixed=CELLS + 1),
         "",
         "Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2014",
+        costly=True,
         black_box=True,
     ),
     Method(

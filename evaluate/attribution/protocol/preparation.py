@@ -170,7 +170,7 @@ def prepare(
         network: what is explained.
         listed: the list of pairs.
         names: of methods, or "all": every one that suits the network, or "standard": those of
-            them that are not costly.
+            them that are not costly, and of a black box all.
         options: everything else.
         part: (i, N): do blocks i, i + N, …
         device: of torch.
@@ -183,13 +183,14 @@ def prepare(
     """
     options.check()
     everything = list(names) in ([ALL], [STANDARD])
+    score = pair_score(network, options.matcher)
     offered = [
         name
         for name, method in METHODS.items()
-        if not method.control and (list(names) == [ALL] or not method.costly)
+        if not method.control
+        and (list(names) == [ALL] or not method.costly or (score.is_black_box and method.black_box))
     ]
     methods = choose(offered if everything else names)
-    score = pair_score(network, options.matcher)
     network.check_size(cache.require("image").shape[0], str(cache.directory))
     if network.is_foreign:
         few = cache.select()[:TRIED]
@@ -238,8 +239,11 @@ def _suited(
 ) -> list[Method]:
     """The methods that work on this network; named ones that do not are an error, at once."""
     quick = Settings(steps=1, samples=1, seed=job.settings.seed)
-    suited = []
+    suited, blind = [], []
     for method in methods:
+        if everything and not method.suits(job.score):
+            blind.append(method.name)
+            continue
         if method.explain is not None:
             try:
                 method.check_suits(job.score)
@@ -252,6 +256,8 @@ def _suited(
                 say(f"{method.name} left out: {error}")
                 continue
         suited.append(method)
+    if blind:
+        say(f"left out, as no ONNX graph gives gradients: {', '.join(blind)}")
     return suited
 
 
