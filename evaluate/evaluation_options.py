@@ -62,8 +62,9 @@ class NetworkOptions(Device, Told):
         from faceguide.train.models.loading.network import load_network, on_device
 
         network = load_network(
-            self.backbone, self.weights, on_device(self.device), self.colour, self.onnx_output
-        )
+            self.backbone, self.weights, on_device(self.device), self.colour,
+            output=self.onnx_output,
+        )  # fmt: skip
         for note in network.notes:
             say(note)
         network.doubts.say()

@@ -66,7 +66,7 @@ def load(
     Warns:
         UserWarning: for what is doubtful about the weights.
     """
-    network = load_network(backbone, Path(weights), on_device(device), colour, onnx_output)
+    network = load_network(backbone, Path(weights), on_device(device), colour, output=onnx_output)
     for line in network.doubts.lines():
         warnings.warn(line, stacklevel=2)
     return FaceNetwork(network)

@@ -77,12 +77,12 @@ def describe_file(
         return _describe_onnx(path, colour, output)
     assumed = []
     try:
-        network = load_network(backbone, path, "cpu", colour, output)
+        network = load_network(backbone, path, "cpu", colour, output=output)
     except CheckpointError:
         # Whatever else is wrong is wrong with a colour order too.
         if colour is not None:
             raise
-        network = load_network(backbone, path, "cpu", "RGB", output)
+        network = load_network(backbone, path, "cpu", "RGB", output=output)
         assumed.append("colour: the file does not tell it; --colour rgb or bgr is needed")
     pixels = _pixels(network.backbone)
     if assumed:
