@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 from tqdm import tqdm
 
 from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import FREE, option
-from faceguide.core.commands.shared_options import EXISTING, FILE, OUT_FOLDER, Device, Part
+from faceguide.core.commands.shared_options import (
+    EXISTING,
+    FILE,
+    OUT_FOLDER,
+    Device,
+    Part,
+    Told,
+)
 from faceguide.evaluate.score.matcher_options import MatcherOptions
 
 if TYPE_CHECKING:  # `evaluate --help` must not wait for torch
@@ -25,30 +32,16 @@ FIT_IN_PARTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the user says of weights.
+class FileOptions(Told):
+    """What the user says of a weights file."""
 
-    Attributes:
-        colour: order of the channels; None = as the file or the network says.
-    """
-
-    backbone: str | None = option(
-        None, "Name of the network, or module:function; not needed for a training run."
-    )
-    colour: Literal["RGB", "BGR"] | None = option(
-        None,
-        "Order of the channels that the weights were trained on.  [default: as the file or the "
-        "network says]",
-        type=click.Choice(["rgb", "bgr"]),
-        callback=lambda context, option, value: value and value.upper(),
-    )
     onnx_output: str | None = option(
         None, "The embedding among the outputs of an ONNX file.  [default: the only one]"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(Device, Told):
+class NetworkOptions(Device, FileOptions):
     """Which network, and where it works."""
 
     weights: Path = option(help="A weights file or a training run.", type=EXISTING)

@@ -10,7 +10,7 @@ import click
 from faceguide.core.commands.console import echo_json, printable
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import EXISTING, Output
-from faceguide.evaluate.evaluation_options import Told
+from faceguide.evaluate.evaluation_options import FileOptions
 
 
 @click.command("networks")
@@ -38,8 +38,8 @@ def networks_command(output: Output) -> None:
 
 @click.command("describe")
 @click.argument("weights", metavar="FILE", type=EXISTING)
-@settings(told=Told, output=Output)
-def describe_command(weights: Path, told: Told, output: Output) -> None:
+@settings(told=FileOptions, output=Output)
+def describe_command(weights: Path, told: FileOptions, output: Output) -> None:
     """Say what FILE is: its network, its pixels, what would be assumed, and its digest.
 
     FILE is a weights file, an ONNX file or a training run. What it does not tell by itself is

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import click
 
 from faceguide.core.commands.console import echo_json, printable, say
-from faceguide.core.commands.settings import option, settings
-from faceguide.core.commands.shared_options import EXISTING, OUT_FILE, Output
+from faceguide.core.commands.settings import argument, option, settings
+from faceguide.core.commands.shared_options import EXISTING, OUT_FILE, Output, Told
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What is exported, and where to.
+class ExportOptions(Told):
+    """What is exported, and where to."""
 
-    Attributes:
-        colour: order of the channels; None = as the file or the network says.
-    """
-
+    weights: Path = argument(metavar="RUN", type=EXISTING)
     onnx: Path = option(help="The file to write.", type=OUT_FILE)
-    backbone: str | None = option(
-        None, "Name of the network, or module:function; not needed for a training run."
-    )
-    colour: Literal["RGB", "BGR"] | None = option(
-        None,
-        "Order of the channels that the weights were trained on.  [default: as the file or the "
-        "network says]",
-        type=click.Choice(["rgb", "bgr"]),
-        callback=lambda context, option, value: value and value.upper(),
-    )
 
 
 @click.command("export")
-@click.argument("weights", metavar="RUN", type=EXISTING)
 @settings(options=ExportOptions, output=Output)
-def export_command(weights: Path, options: ExportOptions, output: Output) -> None:
+def export_command(options: ExportOptions, output: Output) -> None:
     """Write the network of RUN, or of a weights file, as ONNX.
 
     The file takes RGB pixels (N, 3, S, S) from 0 to 255: colour order, mean and std are inside. It
@@ -53,7 +38,7 @@ def export_command(weights: Path, options: ExportOptions, output: Output) -> Non
     from faceguide.train.models.loading.network import load_network
     from faceguide.train.models.onnx.onnx_export import export_onnx
 
-    network = load_network(options.backbone, weights, "cpu", options.colour)
+    network = load_network(options.backbone, options.weights, "cpu", options.colour)
     for note in network.notes:
         say(note)
     network.doubts.say()

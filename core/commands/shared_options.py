@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -49,6 +50,26 @@ class Device:
     """Where a network works."""
 
     device: str = option("auto", "auto (CUDA if available), cpu, cuda or cuda:N.", free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the user says of weights.
+
+    Attributes:
+        colour: order of the channels; None = as the file or the network says.
+    """
+
+    backbone: str | None = option(
+        None, "Name of the network, or module:function; not needed for a training run."
+    )
+    colour: Literal["RGB", "BGR"] | None = option(
+        None,
+        "Order of the channels that the weights were trained on.  [default: as the file or the "
+        "network says]",
+        type=click.Choice(["rgb", "bgr"]),
+        callback=lambda context, option, value: value and value.upper(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

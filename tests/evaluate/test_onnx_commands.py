@@ -17,8 +17,8 @@ from tests.evaluate.builder import (
     training_run,
     usable_pairs,
 )
-from tests.evaluate.test_ijb import build_ijb
-from tests.train.models.onnx_graphs import graph_file
+from tests.evaluate.ijb.test_ijb import build_ijb
+from tests.train.models.onnx.graph_files import graph_file
 
 import faceguide as fg
 from faceguide.cache.reader import FaceCache

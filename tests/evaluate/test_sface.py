@@ -62,7 +62,7 @@ def lfw_pairs(folder: Path) -> list[tuple[int, str, str, int]]:
 
 @pytest.mark.parametrize(
     ("data", "align", "auc", "accuracy"),
-    [("lfw112_dev", "none", 0.997, 0.99), ("mfr2_dev", "five-point", 0.97, 0.94)],
+    [("lfw112_dev", "none", 0.99, 0.97), ("mfr2_dev", "five-point", 0.95, 0.9)],
 )
 def test_scores_are_those_of_opencv(
     sface: Path, shared: Path, tmp_path: Path, data: str, align: str, auc: float, accuracy: float

@@ -98,7 +98,7 @@ class OnnxGraph:
         named = {output.name: output for output in self.outputs}
         if not any(output.may_embed for output in self.outputs):
             raise CheckpointError(
-                f"{self.path} gives {listed}: no embedding (N, E) is among them; choose an ONNX "
+                f"{self.path} gives {listed}, none of them an embedding (N, E); choose an ONNX "
                 "file of a network that describes faces"
             )
         if asked is None and self.arch is not None:
@@ -113,7 +113,7 @@ class OnnxGraph:
         chosen = self.outputs[0] if asked is None else named[asked]
         if not chosen.may_embed:
             raise CheckpointError(
-                f"{self.path}: {chosen} is no embedding (N, E); choose another of {listed}"
+                f"{self.path}: {chosen} is not an embedding (N, E); choose another of {listed}"
             )
         return chosen
 
@@ -182,7 +182,7 @@ def read_graph(path: Path) -> OnnxGraph:
     except Exception as fault:  # protobuf's own; a damaged file raises more than it documents
         text = (str(fault).splitlines() or [type(fault).__name__])[0][:120]
         raise CheckpointError(
-            f"{path}: no whole ONNX file ({text}); copy it or export it again"
+            f"{path}: no whole ONNX file ({text}); copy or re-export it"
         ) from None
     graph = proto.graph
     used = {name for node in graph.node for name in node.input}
@@ -190,7 +190,7 @@ def read_graph(path: Path) -> OnnxGraph:
     made = {name for node in graph.node for name in node.output}
     inputs = [one for one in graph.input if one.name in used and one.name not in stored | made]
     if not graph.node or not graph.output:
-        raise CheckpointError(f"{path}: no ONNX graph in it; copy it or export it again")
+        raise CheckpointError(f"{path}: no ONNX graph in it; copy or re-export it")
     # Initialisers among the inputs would not be folded, and unused inputs would have to be fed.
     del graph.input[:]
     graph.input.extend(inputs)
@@ -265,7 +265,7 @@ def _sha256(path: Path, proto: Any) -> str:
         file = (folder / place).resolve()
         if not file.is_relative_to(folder) or not file.is_file():
             raise CheckpointError(
-                f"{path}: its tensors are in {place}, which is not beside it; copy both files"
+                f"{path}: its tensors are in {place}, which is not in its folder; copy both files"
             )
         digests.append(file_sha256(file))
     if not beside:

@@ -104,7 +104,7 @@ def session(graph: OnnxGraph, device: torch.device | str = "cpu") -> Any:
         return runtime.InferenceSession(source, options, providers=there)
     except Exception as fault:  # as above
         raise CheckpointError(
-            f"{graph.path}: ONNX Runtime cannot run it: {_line(fault)}; export it again"
+            f"{graph.path}: ONNX Runtime cannot run it: {_line(fault)}; re-export it"
         ) from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.train.models.onnx_graphs import NUMBERS, SIDE, graph_file
+from tests.train.models.onnx.graph_files import NUMBERS, SIDE, graph_file
 
 from faceguide.core.errors import CheckpointError, FaceguideError, ModelError
 from faceguide.train.models.onnx.onnx_graph import read_graph
@@ -62,7 +62,7 @@ def test_channels_may_lie_last_and_tensors_beside_the_file(tmp_path: Path) -> No
     (tmp_path / "a.data").write_bytes(data)
     assert read_graph(path).sha256 != before
     (tmp_path / "a.data").unlink()
-    with pytest.raises(CheckpointError, match=r"a\.data, which is not beside it"):
+    with pytest.raises(CheckpointError, match=r"a\.data, which is not in its folder"):
         read_graph(path)
 
 
@@ -76,7 +76,7 @@ def test_tensors_outside_the_folder_are_not_read(tmp_path: Path) -> None:
             if entry.key == "location":
                 entry.value = "../a.data"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(CheckpointError, match="not beside it"):
+    with pytest.raises(CheckpointError, match="not in its folder"):
         read_graph(path)
 
 
@@ -99,7 +99,7 @@ def test_several_outputs_are_named_and_asked_for(tmp_path: Path) -> None:
         OnnxNetwork(graph, "RGB")
     with pytest.raises(CheckpointError, match="no output 'face'"):
         OnnxNetwork(graph, "RGB", "face")
-    with pytest.raises(CheckpointError, match="is no embedding"):
+    with pytest.raises(CheckpointError, match="is not an embedding"):
         OnnxNetwork(graph, "RGB", "cells")
     assert OnnxNetwork(graph, "RGB", "vector").output == "vector"
 
