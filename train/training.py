@@ -77,6 +77,18 @@ class Trainer(Protocol):
         """At the end of an epoch, on rank 0: values to log; the highest `score` is the best."""
         return {}
 
+    def keep(self, directory: Path, step: int) -> None:
+        """Write what this process holds besides the checkpoint, before it is saved."""
+        return
+
+    def tidy(self, directory: Path, step: int) -> None:
+        """Remove what `keep` wrote for earlier checkpoints, after one was saved."""
+        return
+
+    def restore(self, directory: Path, step: int) -> None:
+        """Read what `keep` wrote."""
+        return
+
     def picture(self, path: Path, batch: Batch, place: Place) -> None:
         """Draw what is learnt of a batch into a file, on rank 0."""
         return
@@ -147,6 +159,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
         self.step, self.best, self.due = state.step, state.best, state.due
         self.stream.resume(state.stream)
         self.trainer.module.load_state_dict(state.module)
+        self.trainer.restore(self.directory, state.step)
         self.trainer.optimiser.load_state_dict(state.optimiser)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
