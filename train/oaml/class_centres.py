@@ -123,8 +123,8 @@ class ClassCentres:
             filled[into] = True
         if not filled.all():
             raise TrainError(
-                f"{folder}: holds {int(filled.sum())} of the {len(self.mine)} class centres of this process; "
-                "remove the checkpoint to start over"
+                f"{folder}: holds {int(filled.sum())} of the {len(self.mine)} centres of this "
+                "process; remove the checkpoint to start over"
             )
 
 

@@ -130,7 +130,7 @@ def test_centres_find_their_place_in_another_number_of_processes(tmp_path: Path)
     with pytest.raises(TrainError, match="changed since it was written"):
         two[0].restore(tmp_path, 41)
     first.unlink()
-    with pytest.raises(TrainError, match="holds 4 of the 12 class centres"):
+    with pytest.raises(TrainError, match="holds 4 of the 12 centres"):
         two[0].restore(tmp_path, 41)
 
 
