@@ -1,11 +1,11 @@
-"""How much the response table, shared passes and batches save: forwards and maps per second.
+"""How much the response table and batches save: forwards and maps per second.
 
 Three ways to explain and test pairs with the same methods (the standard ones that captum has, with
 LayerCAM from captum's parts):
 
 * loop: one pair and one picture at a time; per method K masked pictures of either region;
 * batched: the same, in batches of 16;
-* table: this package: one response table per probe, one pass for four of the methods.
+* table: this package: one response table per probe.
 
 The pairs are all those of some probes, evenly spaced over the list, so that probes recur as often
 as they do in it. Loop and batched are slow: they run on the first --slow of them, and of the masked
@@ -47,12 +47,12 @@ from faceguide.cache.pairs.pair_rows import PairRows, resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.cells import Q, cell_attribution
-from faceguide.evaluate.attribution.methods import geodesic, integrated
+from faceguide.evaluate.attribution.methods import geodesic
+from faceguide.evaluate.attribution.methods.cam import cam_layers
+from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for, pixel_range
 from faceguide.evaluate.attribution.methods.method_table import METHODS
-from faceguide.evaluate.attribution.methods.single_pass import cam_layers
-from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import PairScore, pair_score
 from faceguide.evaluate.attribution.protocol.blocks import make_plan
 from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.protocol.infill import Donors, cell_masks
@@ -95,13 +95,7 @@ def captum_maps(score: PairScore, batch: Batch, settings: Settings) -> list[Tens
         abs=False,
         **more,
     )
-    path = IntegratedGradients(score).attribute(
-        probe,
-        baselines=baseline,
-        n_steps=settings.steps,
-        internal_batch_size=max(settings.chunk, len(probe)),
-        **more,
-    )
+    path = gauss_legendre(score, batch, settings).values
     cams = []
     for layer in layers:
         product = LayerGradientXActivation(score, layer).attribute(probe, **more)
@@ -113,7 +107,7 @@ def captum_maps(score: PairScore, batch: Batch, settings: Settings) -> list[Tens
         Saliency(score).attribute(probe, abs=False, **more).sum(1),
         InputXGradient(score).attribute(probe, **more).sum(1),
         noisy.sum(1),
-        path.sum(1),
+        path,
         LayerGradCam(score, layers[-1]).attribute(probe, **more)[:, 0],
         torch.cat(cams, 1).mean(1),
         DeepLift(score).attribute(probe, baselines=baseline, **more).sum(1),
@@ -168,10 +162,24 @@ class Cost:
         }
 
 
+def gauss_legendre(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """captum's IntegratedGradients, whose nodes are fixed."""
+    baseline = baseline_for(score, batch.probe, "black")
+    values = IntegratedGradients(score).attribute(
+        batch.probe,
+        baselines=baseline,
+        additional_forward_args=batch.reference,
+        n_steps=settings.steps,
+        internal_batch_size=max(settings.chunk, len(batch.probe)),
+    )
+    with torch.no_grad():
+        change = score(batch.probe, *batch.reference) - score(baseline, *batch.reference)
+    return Maps(values.detach().sum(1), change)
+
+
 def quadratures(score: PairScore, batch: Batch) -> list[dict[str, Any]]:
     """Completeness error, and distance of the map from the limit, at equal gradients."""
-    baseline = baseline_for(score, batch.probe, "black")
-    limit = integrated.gauss_legendre(score, batch, baseline, Settings(steps=LIMIT))
+    limit = gauss_legendre(score, batch, Settings(steps=LIMIT))
     error = limit.completeness_error()
     assert error is not None
     print(f"Gauss–Legendre with {LIMIT} nodes stands for the limit; its own completeness error:")
@@ -180,9 +188,9 @@ def quadratures(score: PairScore, batch: Batch) -> list[dict[str, Any]]:
     rows = []
     for steps in (10, 20, 40):
         s = Settings(steps=steps)
-        closed = integrated.adaptive(score, batch, baseline, s)
+        closed = integrated_gradients(score, batch, s)
         for name, found, gap in (
-            ("Gauss–Legendre", integrated.gauss_legendre(score, batch, baseline, s), None),
+            ("Gauss–Legendre", gauss_legendre(score, batch, s), None),
             ("arc", geodesic.geodesic_arc(score, batch, s), None),
             ("adaptive, open", closed, closed.quadrature_error()),
             ("adaptive, closed", closed, None),
@@ -244,7 +252,7 @@ def main() -> None:
     rows = of_probes(listed, given.probes)
     plan = make_plan(rows, {}, given.probes, None, 0)
     donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
-    job = Job(cache, plan, score, options, options.infills, donors)
+    job = Job(cache, plan, score, options, donors)
     everyone, settings = job.batch(np.arange(len(plan))), options
     counter, slow = Counter(score), np.arange(min(given.slow, len(plan)))
     result: dict[str, Any] = {"backbone": network.name, "pairs": len(plan), "probes": given.probes}
@@ -255,7 +263,6 @@ def main() -> None:
 
         def table() -> None:
             job.described.clear()
-            job.batches.clear()
             responses = table_of(job, 0)
             for name in NAMES:
                 maps_of(job, METHODS[name], 0, responses)

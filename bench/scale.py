@@ -29,8 +29,8 @@ import numpy as np
 
 from faceguide.cache import FaceCache, Stream
 from faceguide.cache.manifest import seal
-from faceguide.cache.plan import Row, default_shard_rows, make_plan
-from faceguide.preprocess.face_shards import FaceSettings
+from faceguide.cache.new_plan import Row, default_shard_rows, make_plan
+from faceguide.preprocess.face_settings import FaceSettings
 from faceguide.preprocess.masks.mask_shards import find_shared_stems
 
 PREP = [sys.executable, "-m", "faceguide", "prep"]

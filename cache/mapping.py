@@ -21,8 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.digests import bytes_digest
-from faceguide.cache.schema import Column
+from faceguide.cache.schema import Column, bytes_digest
 from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
 from faceguide.core.files import reading
@@ -49,8 +48,6 @@ def open_column(files: ShardFiles, spec: Column, shard_rows: int) -> ShardColumn
     """Map a column over all shards, or shard by shard.
 
     Args:
-        files: of the column's group.
-        spec: the column.
         shard_rows: rows of every shard but the last.
 
     Raises:

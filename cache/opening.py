@@ -1,9 +1,9 @@
 """What is checked of a shard's file when it is opened: little enough to cost nothing.
 
 A copy or a download that was cut off after its space had been reserved has the right size, and
-zeros where its bytes should be. Reading all of a shard tells (`cache verify`), but takes as long as
-using it. So what is read here is the file's first block, its end with the small columns, which
-decide what a row is taken for, and a few rows spread over it.
+zeros where its bytes should be. Only reading all of a shard shows that for certain (`cache
+verify`), and takes as long as using it. So what is read here is the file's first block, its end
+with the small columns, which decide what a row is taken for, and a few rows spread over it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.digests import bytes_digest
-from faceguide.cache.schema import Column, digested
+from faceguide.cache.schema import Column, bytes_digest, digested
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _BLOCK = 4096
@@ -28,10 +27,8 @@ def opening_digest(
     """Digest over the first block of a shard's file, where encoded images end, and its end.
 
     Args:
-        descriptor: of the open file.
         offsets: byte offset of each dataset.
         specs: the columns, in the order of the file.
-        rows: of the shard.
     """
     first = os.pread(descriptor, _BLOCK, 0)
     ends = _ends(descriptor, offsets, specs, rows)
@@ -42,7 +39,6 @@ def opening_fault(descriptor: int, entry: dict[str, Any], specs: Sequence[Column
     """What is wrong with a shard's file, as far as that is cheap to say; "" when nothing is.
 
     Args:
-        descriptor: of the open file.
         entry: of the shard in the manifest.
         specs: the columns, in the order of the file.
 

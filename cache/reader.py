@@ -22,6 +22,10 @@ _CHUNK = 1 << 16
 _ORIGIN = (
     "source", "flat", "columns", "faces", "masks", "table", "polarity", "classes", "clean",
 )  # fmt: skip
+_MADE_BY = {
+    **dict.fromkeys(("heatmap", "regions"), "prep guidance"),
+    **dict.fromkeys(("visibility", "known"), "prep masks"),
+}
 
 Path_ = str | os.PathLike[str]
 
@@ -149,16 +153,12 @@ class FaceCache:
         return (self[row] for row in range(len(self)))
 
     def read(
-        self,
-        rows: Sequence[int] | NDArray[np.integer],
-        names: Iterable[str],
-        check: bool = True,
+        self, rows: Sequence[int] | NDArray[np.integer], names: Iterable[str], check: bool = True
     ) -> dict[str, NDArray[Any]]:
         """New arrays of the named columns for these rows, in their order.
 
         Args:
             rows: (N,) row numbers.
-            names: of columns.
             check: compare what is read with its digests.
 
         Raises:
@@ -219,12 +219,7 @@ class FaceCache:
             CacheError: when the cache has none; says which command makes it.
         """
         if name not in self.specs:
-            makes = {"visibility": "prep masks", "known": "prep masks"}.get(name, "prep guidance")
-            hint = (
-                f"; `{makes}` makes it"
-                if name in ("heatmap", "regions", "visibility", "known")
-                else ""
-            )
+            hint = f"; `{_MADE_BY[name]}` makes it" if name in _MADE_BY else ""
             lacking = next(v.directory for v in self.volumes if name not in v.specs)
             raise CacheError(
                 f"{lacking}: no column {name!r}{hint}; there are {', '.join(self.columns)}"

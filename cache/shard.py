@@ -18,12 +18,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.digests import bytes_digest, piece_digests, row_digests
 from faceguide.cache.opening import SIGNATURE, opening_digest
-from faceguide.cache.schema import ORIGINS, SCHEMA, STATUSES, Column, columns, digested
+from faceguide.cache.schema import (
+    ORIGINS,
+    SCHEMA,
+    STATUSES,
+    Column,
+    bytes_digest,
+    columns,
+    digested,
+    piece_digests,
+    row_digests,
+)
 from faceguide.core.errors import CacheError
 from faceguide.core.files import digest, file_sha256, read_json, reading, replacing, write_json
-from faceguide.core.formats.hdf5_writing import new_hdf5
+from faceguide.core.formats.hdf5 import new_hdf5
 
 ALIGNMENT = 4096
 
@@ -147,11 +156,6 @@ def write_shard(
     """Write one shard whole: yields a writer for the fixed columns, then seals file and sidecar.
 
     Args:
-        directory: the cache.
-        group: faces, guidance or occlusion.
-        shard: its number.
-        recipe: recipe of the group.
-        rows: number of rows.
         texts: text columns, such as key and meta/NAME, one value per row.
         encoded: image files of the columns that hold such, one per row.
         report: what the sidecar says besides (counts, failures); may be filled until the end of
@@ -209,10 +213,7 @@ def _lay_out(
         if not spec.encoded:
             shapes[spec.name] = (rows, *spec.shape), spec.dtype
     with new_hdf5(
-        path,
-        libver=("earliest", "v110"),
-        alignment_threshold=1,
-        alignment_interval=ALIGNMENT,
+        path, libver=("earliest", "v110"), alignment_threshold=1, alignment_interval=ALIGNMENT
     ) as file:
         file.attrs["format"] = "faceguide"
         file.attrs["schema"] = SCHEMA

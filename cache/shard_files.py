@@ -22,8 +22,6 @@ class ShardFiles:
     """Where the shards of a group are; each is checked when it is first opened.
 
     Args:
-        directory: the cache.
-        group: faces, guidance or occlusion.
         manifest: of the group, as `load_manifest` gives it; of a group that is not sealed, its
             recipe and the entries of single shards by number.
 

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.digests import piece_digests, row_digests
 from faceguide.cache.manifest import finished_shard, load_manifest, require_plan
 from faceguide.cache.mapping import BytesColumn, ShardColumn, SplitColumn, open_column
 from faceguide.cache.plan import Plan
-from faceguide.cache.schema import GROUPS, Column, columns, digested
+from faceguide.cache.schema import GROUPS, Column, columns, digested, piece_digests, row_digests
+from faceguide.cache.shard import is_done, shard_path
 from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
 
@@ -26,8 +26,6 @@ class Volume:
     """A directory that `prep` filled and sealed; files are opened when first needed.
 
     Attributes:
-        directory: where it lives.
-        plan: its plan.
         groups: manifest of each group that is sealed.
         specs: the columns that can be delivered, by name.
         group_of: the group of each.
@@ -73,9 +71,7 @@ class Volume:
         """Copy rows of a column into `out`, (N, …), contiguous.
 
         Args:
-            name: of a column in `specs`.
             rows: (N,) inside the volume.
-            out: what is filled.
             check: compare large columns with their digests; small ones were compared when their
                 shard was opened.
 
@@ -174,29 +170,31 @@ class Volume:
             self._columns, self._bytes = {}, {}
 
 
-def read_finished(directory: Path, plan: Plan, shard: int, name: str) -> NDArray[Any]:
-    """A column of a finished shard of faces, sealed or not; checked as `Volume.take` checks.
+def read_faces(directory: Path, plan: Plan, shard: int, *names: str) -> list[NDArray[Any]]:
+    """Columns of a finished shard of faces, sealed or not; checked as `Volume.take` checks.
 
     Raises:
-        CacheError: when the shard is not what was written.
+        CacheError: when the shard is not there yet, or is not what was written.
     """
-    specs = columns("faces", plan.recipe)
+    if not is_done(directory, "faces", shard, plan.recipe):
+        path = shard_path(directory, "faces", shard)
+        raise CacheError(f"{path}: not there yet; run `prep landmarks` to its end first")
+    specs = {spec.name: spec for spec in columns("faces", plan.recipe)}
     entry = finished_shard(directory, plan, "faces", plan.recipe, shard)
     files = ShardFiles(directory, "faces", {"recipe": plan.recipe, "shards": {shard: entry}})
     slots = np.arange(plan.rows_of(shard))
-    shards = np.full(len(slots), shard)
 
-    def read(spec: Column) -> NDArray[Any]:
-        out = np.empty((len(slots), *spec.shape), spec.dtype)
-        SplitColumn(files, spec).take(shards, slots, out)
+    def read(name: str) -> NDArray[Any]:
+        out = np.empty((len(slots), *specs[name].shape), specs[name].dtype)
+        SplitColumn(files, specs[name]).take(np.full(len(slots), shard), slots, out)
         return out
 
-    spec = next(spec for spec in specs if spec.name == name)
-    values = read(spec)
-    if spec.large:
-        stored = read(specs[-1])[:, digested(specs).index((name,))]
-        _require_equal(files.path(shard), name, slots, row_digests(values), stored)
-    return values
+    found = {name: read(name) for name in names}
+    for name in names:
+        if specs[name].large:
+            stored = read("digest")[:, digested(specs.values()).index((name,))]
+            _require_equal(files.path(shard), name, slots, row_digests(found[name]), stored)
+    return list(found.values())
 
 
 def _require_equal(

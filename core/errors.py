@@ -10,6 +10,17 @@ class FaceguideError(Exception):
     """A fault in the input or the environment, in one line that names the remedy."""
 
 
+class ReasonedError(FaceguideError):
+    """An error that is recorded for one item: `reason` is its kind, the text says the details."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)  # both, so that the error survives pickling
+        self.reason, self.message = reason, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class CacheError(FaceguideError):
     """A cache directory that cannot be read, written or trusted as it stands."""
 
@@ -46,7 +57,6 @@ class Unfinished(EvaluationError):
     """A run lacks blocks that its parts should have made.
 
     Attributes:
-        what: of what the blocks are.
         blocks: their numbers; block b is of part b mod N.
     """
 

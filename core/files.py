@@ -15,17 +15,15 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 from faceguide.core.errors import CacheError
 
 TEMPORARY = ".tmp"
 _LOCK = ".lock"  # of a directory
-
-T = TypeVar("T")
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and rerun the same command",
@@ -96,61 +94,6 @@ def _discard(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-class _Remembering:
-    """A file open for writing that keeps the first error of the system.
-
-    The library that writes may make it an error of its own, and another one while it cleans up:
-    from then on what it writes goes nowhere.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._try(lambda: self._file.seek(offset, whence), 0)  # it writes what is buffered
-
-    def tell(self) -> int:
-        return self._try(self._file.tell, 0)
-
-    def write(self, data: Any) -> int:
-        return self._try(lambda: self._file.write(data), memoryview(data).nbytes)
-
-    def flush(self) -> None:
-        self._try(self._file.flush, None)
-
-    def _try(self, action: Callable[[], T], otherwise: T) -> T:
-        if self.error is not None:
-            return otherwise
-        try:
-            return action()
-        except OSError as error:
-            self.error = error
-            raise
-
-
-@contextmanager
-def open_for_library(path: Path) -> Iterator[Any]:
-    """A new file for a library to write into.
-
-    Raises:
-        OSError: when the system refuses a write, also where the library makes it an error of its
-            own.
-    """
-    with path.open("wb") as file:
-        remembering = _Remembering(file)
-        try:
-            yield remembering
-        except Exception:
-            if remembering.error is None:
-                raise
-        if remembering.error is not None:
-            raise remembering.error
-
-
 def sync(path: Path) -> None:
     """Flush a file or a directory entry to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -202,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CacheError(f"{path}: cannot read: {remedy(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise CacheError(f"{path}: not readable as JSON ({error}); restore or remake it") from None
+        raise CacheError(f"{path}: not readable as JSON ({error}); restore or rebuild it") from None
     if not isinstance(value, dict):
         raise CacheError(f"{path}: expected a JSON object, found {type(value).__name__}")
     value.pop(_SELF, None)
@@ -212,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):  # NaN or depths that JSON of ours never holds
         intact = False
     if not intact:
-        raise CacheError(f"{path}: changed since it was written; restore or remake it")
+        raise CacheError(f"{path}: changed since it was written; restore or rebuild it")
     return value
 
 
@@ -240,7 +183,6 @@ def publish_file(finished: Path, path: Path) -> bool:
 
     Args:
         finished: on the same file system; it may lose its own name.
-        path: the new name.
 
     Raises:
         CacheError: when the file system has neither hard links nor locks.
@@ -284,38 +226,6 @@ def file_sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-_MARK = b"\nfaceguide sha256 "
-_TRAILER_BYTES = len(_MARK) + 64 + 1
-
-
-def append_digest(path: Path) -> None:
-    """Put the sha256 of a file's bytes behind them; for formats whose readers stop before it."""
-    found = file_sha256(path)
-    with path.open("ab") as file:
-        file.write(_MARK + found.encode() + b"\n")
-
-
-def digest_intact(path: Path) -> bool | None:
-    """Whether a file's bytes are those before `append_digest`; None without a digest."""
-    with reading(path), path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END) - _TRAILER_BYTES
-        if size < 0:
-            return None
-        file.seek(size)
-        trailer = file.read()
-        if not trailer.startswith(_MARK):
-            return None
-        file.seek(0)
-        found, left = hashlib.sha256(), size
-        while left:
-            part = file.read(min(left, 1 << 20))
-            if not part:
-                return False
-            found.update(part)
-            left -= len(part)
-    return trailer == _MARK + found.hexdigest().encode() + b"\n"
 
 
 def digest(value: Any) -> str:

@@ -18,12 +18,12 @@ from faceguide.core.commands.shared_options import (
     Output,
     Seed,
 )
-from faceguide.core.commands.submit import submit_group
+from faceguide.core.commands.slurm import Job, Request, submit_group
 from faceguide.core.files import write_bytes, write_json
 from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.command_output import show
-from faceguide.evaluate.evaluate_jobs import evaluate_jobs
 from faceguide.evaluate.evaluation_options import (
+    FIT_IN_PARTS,
     Bootstrap,
     NetworkOptions,
     PairOptions,
@@ -202,9 +202,7 @@ def compare_command(
     Example:
       evaluate compare cosine/ visible/ --out comparison/
     """
-    from faceguide.evaluate.metrics import roc
     from faceguide.evaluate.report import compare, figures, tables
-    from faceguide.evaluate.verification import load_scores
 
     if len(directories) < 2:
         raise click.UsageError("a comparison needs two runs or more")
@@ -226,12 +224,8 @@ def compare_command(
             csv_bytes = tables.to_csv(table).encode("utf-8", "surrogateescape")
             write_bytes(out / f"{stem}.csv", csv_bytes)
             write_bytes(out / f"{stem}.tex", tables.to_latex(table, title).encode("utf-8"))
-        curves, least = {}, 1.0
-        for run, path in zip(comparison["runs"], directories, strict=True):
-            scores = load_scores(path)
-            ranking = roc.rank(scores["score"], scores["same"])
-            curves[printable(run["name"])] = roc.curve(ranking)
-            least = min(least, 1.0 / len(ranking.impostor))
+        names = (printable(run["name"]) for run in comparison["runs"])
+        curves, least = compare.roc_curves(dict(zip(names, directories, strict=True)))
         figures.save(figures.roc_figure(curves, least), out, "roc")
     if output.as_json:
         echo_json(comparison)
@@ -268,6 +262,22 @@ def report_command(directories: tuple[Path, ...], out: Path, title: str, hardest
     click.echo(f"{printable(out)}: {out.stat().st_size / 1e6:.1f} MB")
 
 
+def _jobs(request: Request) -> dict[str, Job]:
+    """Parts → merge, which writes the results or names the missing parts and exits with 1."""
+    if "--fit-pairs" in request.typed:
+        raise click.UsageError(FIT_IN_PARTS)
+    name = f"evaluate-{request.name}"
+    jobs = {"parts": Job(name, request.words(), "array")}
+    # Scores that are more than products of embeddings wait until all faces are embedded.
+    cosine = request.typed.get("--matcher") in (None, ("--matcher=cosine",))
+    if not cosine and request.name != "attribution":
+        jobs["scores"] = Job(f"{name}-scores", request.words(), "array", "any")
+    # The merge reports what was left out; that is no failure of a job.
+    merge = ("evaluate", "merge", f"--parts={request.limits.parts}", "--allow-failures")
+    jobs["merge"] = Job(f"{name}-merge", (*merge, str(request.results)), after="any")
+    return jobs
+
+
 attribution_commands.register(main)
 for command in (merge_command, networks_command, describe_command):
     main.add_command(command)
@@ -276,6 +286,6 @@ main.add_command(
         "evaluate",
         main.commands.values(),
         "Work as a Slurm array, then merge what its parts found or name the missing ones.",
-        evaluate_jobs,
+        _jobs,
     )
 )

@@ -17,12 +17,6 @@ from faceguide.core.commands.shared_options import Output
 def show(command: str, record: dict[str, Any], out: Path, output: Output) -> None:
     """Print the record of a run, or what a part of it has to say.
 
-    Args:
-        command: whose run it is.
-        record: what the run returned.
-        out: the run directory.
-        output: how, and whether entries that were left out change the exit code.
-
     Raises:
         SomeFailed: when entries were left out and that is not allowed.
     """
@@ -129,6 +123,15 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
             f"{count} of {record['listed']} {what} left out; {out / 'left_out.csv'} names them"
         )
     reasons += _serious(record)
+    finish(reasons, allow_failures)
+
+
+def finish(reasons: list[str], allow_failures: bool) -> None:
+    """Say what was left out or is grave; the last one fails the command unless that is allowed.
+
+    Raises:
+        SomeFailed: with that reason.
+    """
     for text in reasons[: None if allow_failures else -1]:
         say(text)
     if reasons and not allow_failures:

@@ -100,7 +100,7 @@ class SearchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How intervals come about.
+    """How intervals are made.
 
     Attributes:
         replicates: 0 = no intervals.
@@ -116,14 +116,14 @@ class Bootstrap:
 
 @dataclass(frozen=True, kw_only=True)
 class Place(Part):
-    """Where a run goes, and which part of it is done here."""
+    """The run directory, and the part of the run that is done here."""
 
     out: Path = option(help="Run directory.", free=True, type=OUT_FOLDER)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overwrite:
-    """Whether what is there may go."""
+    """Whether another run may be replaced."""
 
     overwrite: bool = option(False, "Replace another run in --out.", free=True)
 

@@ -1,4 +1,4 @@
-"""Who is enrolled and who is asked for: gallery and probes of an identification."""
+"""Gallery and probes of an identification: who is enrolled, and who is searched for."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ class Galleries:
         gallery_person: (G,) identity of each, numbered from 0 without gaps over both lists.
         probe: (P,) rows that are searched for.
         probe_person: (P,) identity of each; an identity without gallery rows is not enrolled.
-        left_out: list entries that cannot be used.
-        doubts: what looks wrong about the lists.
     """
 
     gallery: NDArray[np.int64]
@@ -48,11 +46,9 @@ def one_per_identity(
     """The first image of each identity (by key) is enrolled, the others are probes.
 
     Args:
-        cache: where the rows lie.
         rows: labelled rows with a face.
         unenrolled: share of the identities, 0 to below 1, that are not enrolled, at random; all
             their images are probes, for the open-set figures.
-        seed: random seed of that sample.
 
     Raises:
         EvaluationError: when no probe or no gallery is left.

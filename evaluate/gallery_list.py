@@ -19,7 +19,6 @@ class Entry:
 
     Attributes:
         number: its place, from 0.
-        key: name of the image.
         identity: who it shows; None where the list has no such column.
     """
 

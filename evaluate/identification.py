@@ -69,7 +69,6 @@ def search_blocks(
         gallery_person: (G,) identity numbers, in increasing order.
         probe_person: (P,) identity numbers; those that the gallery lacks are not enrolled.
         step: probes of a block.
-        progress: called with the number of probes done.
         kept: where the outcome of each block is kept on disk; None = nowhere.
         name: of this search among those of a run.
 
@@ -111,13 +110,10 @@ def search(
     """Score all probes against all gallery images.
 
     Args:
-        reader: where the faces are.
-        matcher: how they are compared.
         gallery: (G,) rows.
         gallery_person: (G,) identity numbers.
         probe: (P,) rows.
         probe_person: (P,) identity numbers; those that the gallery lacks are not enrolled.
-        progress: called with the number of probes done.
         kept: where the outcome of each block is kept, unless the matcher is cheap.
 
     Returns:
@@ -175,33 +171,29 @@ def summarise(
     share FPIR of the unenrolled probes reaches. Refused where FPIR × those probes < 10.
 
     Args:
-        found: the search.
         person: (P,) identity of each probe.
         replicates: of the bootstrap; 0 = no intervals.
-        seed: of the bootstrap.
     """
     names = [f"rank {k}" for k in RANKS] + [f"tpir {far_name(f)}" for f in FPIRS]
-    _, cluster = np.unique(person, return_inverse=True)
+    identities, cluster = np.unique(person, return_inverse=True)
     statistic = _Rates(found, cluster)
     whole = statistic(np.ones(len(person), np.int64))
-    strangers = int((found.rank == 0).sum())
+    unenrolled = int((found.rank == 0).sum())
     refused = {
         f"tpir {far_name(fpir)}": (
             f"needs {round(LEAST_FALSE_ACCEPTS / fpir):,} probes of identities that are not "
-            f"enrolled, found {strangers:,}"
+            f"enrolled, found {unenrolled:,}"
         )
         for fpir in FPIRS
-        if fpir * strangers * (1 + 1e-12) < LEAST_FALSE_ACCEPTS
+        if fpir * unenrolled * (1 + 1e-12) < LEAST_FALSE_ACCEPTS
     }
     enrolled = int((found.rank > 0).sum())
     if not enrolled:
         refused |= dict.fromkeys(names, "no probe is of an enrolled identity")
     intervals: dict[str, Any] = {}
     if replicates:
-        people = int(cluster.max()) + 1
-        drawn = np.array(
-            [statistic(draw_counts(people, seed, number)[cluster]) for number in range(replicates)]
-        )
+        counts = (draw_counts(len(identities), seed, number) for number in range(replicates))
+        drawn = np.array([statistic(count[cluster]) for count in counts])
         intervals = {
             name: None if name in refused else interval(drawn[:, column])
             for column, name in enumerate(names)
@@ -213,8 +205,8 @@ def summarise(
     return {
         "probes": len(person),
         "enrolled_probes": enrolled,
-        "stranger_probes": strangers,
-        "probe_persons": int(cluster.max()) + 1,
+        "stranger_probes": unenrolled,
+        "probe_persons": len(identities),
         "rank": {str(k): values[f"rank {k}"] for k in RANKS},
         "tpir": {far_name(f): values[f"tpir {far_name(f)}"] for f in FPIRS},
         "refused": refused,
@@ -227,20 +219,11 @@ def refuse(person: NDArray[np.int64], reason: str) -> dict[str, Any]:
 
     Args:
         person: (P,) identity of each probe.
-        reason: why.
     """
-    ranks, tpir = [str(k) for k in RANKS], [far_name(fpir) for fpir in FPIRS]
-    names = [f"rank {k}" for k in ranks] + [f"tpir {fpir}" for fpir in tpir]
-    return {
-        "probes": len(person),
-        "enrolled_probes": 0,
-        "stranger_probes": len(person),
-        "probe_persons": len(np.unique(person)),
-        "rank": dict.fromkeys(ranks),
-        "tpir": dict.fromkeys(tpir),
-        "refused": dict.fromkeys(names, reason),
-        "intervals": {},
-    }
+    none = np.full(len(person), np.nan, np.float32)
+    nobody = np.zeros(len(person), np.int64)
+    record = summarise(Search(nobody, none, none, nobody), person, replicates=0, seed=0)
+    return record | {"refused": dict.fromkeys(record["refused"], reason)}
 
 
 class _Rates:
@@ -248,9 +231,9 @@ class _Rates:
 
     def __init__(self, found: Search, cluster: NDArray[np.int64]) -> None:
         self._found = found
-        self._enrolled, self._stranger = found.rank > 0, found.rank == 0
-        strangers = np.flatnonzero(self._stranger)
-        self._order = strangers[np.argsort(-found.top[strangers], kind="stable")]
+        self._enrolled, self._unenrolled = found.rank > 0, found.rank == 0
+        unenrolled = np.flatnonzero(self._unenrolled)
+        self._order = unenrolled[np.argsort(-found.top[unenrolled], kind="stable")]
 
     def __call__(self, weights: NDArray[np.integer]) -> NDArray[np.float64]:
         found = self._found
@@ -279,7 +262,6 @@ def cmc(rank: NDArray[np.int64], ranks: int = 100) -> NDArray[np.float64]:
 
     Args:
         rank: (P,) of `Search`.
-        ranks: how many.
     """
     enrolled = rank[rank > 0]
     counts = np.bincount(np.minimum(enrolled, ranks + 1), minlength=ranks + 2)[1 : ranks + 1]

@@ -23,7 +23,6 @@ from faceguide.evaluate.evaluation_options import (
     SearchOptions,
     progress_bar,
 )
-from faceguide.evaluate.galleries import Galleries
 from faceguide.evaluate.metrics import strata
 from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.block_files import ScoreBlocks
@@ -84,7 +83,7 @@ def run_verification(
     """Score a list of pairs and summarise it.
 
     Writes run.json, verification.json, scores.safetensors and, if need be, left_out.csv (pairs
-    without a score) and doubtful.csv (pairs with one that look wrong).
+    without a score) and doubtful.csv (scored pairs that look wrong).
 
     Returns:
         The record of verification.json; of a part, `part_record`.
@@ -105,7 +104,7 @@ def run_verification(
     if store is None or (run.is_part and needs.cheap):
         return part_record(run, embedded, needs)
     reader, matcher = build_matcher(store, network, options, needs, used, run, cache)
-    key = score_key(store_key(cache, network), options, _masks(cache, needs))
+    key = _key(cache, network, options, needs)
     score = score_pairs_by_blocks(
         reader,
         matcher,
@@ -140,25 +139,20 @@ def run_verification(
         "doubts": found.doubts.counts(),
         "left_out": verification.write_left_out(run.out, rows.left_out),
         "people_from": source,
-        "shared_identities": _leak(cache, network, used),
+        "shared_identities": shared_identities(cache, network, used),
         "store": str(reader.store.directory.resolve()),
         **summary,
     }
-    names = [pairs.first, pairs.second, pairs.same.tolist()]
+    names = [
+        [name.encode("utf-8", "surrogateescape").hex() for name in side]
+        for side in (pairs.first, pairs.second)
+    ]
     verification.save_scores(
         run.out,
-        listed=digest(
-            [[name.encode("utf-8", "surrogateescape").hex() for name in side] for side in names[:2]]
-            + [names[2]]
-        ),
-        number=rows.number,
-        probe=rows.probe,
-        reference=rows.reference,
-        same=rows.same,
-        score=score,
-        correct=correct,
-        people=people,
-    )
+        digest([*names, pairs.same.tolist()]),
+        number=rows.number, probe=rows.probe, reference=rows.reference, same=rows.same,
+        score=score, correct=correct, people=people,
+    )  # fmt: skip
     write_json(run.out / verification.RECORD, record)
     return record
 
@@ -221,7 +215,7 @@ def run_identification(
     if store is None or (run.is_part and needs.cheap):
         return part_record(run, embedded, needs)
     reader, matcher = build_matcher(store, network, options, needs, used, run, cache)
-    key = score_key(store_key(cache, network), options, _masks(cache, needs))
+    key = _key(cache, network, options, needs)
     found = identification.search(
         reader,
         matcher,
@@ -234,8 +228,11 @@ def run_identification(
     )
     if found is None:
         return part_record(run, embedded, needs)
-    _save_search(run.out, task, found)
-    task.doubts.add("not_enrolled", count=int(not (found.rank > 0).any()))
+    whom = {"probe": task.probe, "person": task.probe_person}
+    write_arrays(run.out / identification.SEARCH, whom | vars(found))
+    enrolled = found.rank > 0
+    probes = task.probe[enrolled]
+    task.doubts.add("not_enrolled", count=int(not enrolled.any()))
     task.doubts.update(network.doubts)
     record = {
         "matcher": options.matcher,
@@ -245,47 +242,22 @@ def run_identification(
         "listed": len(task.gallery) + len(task.probe) + len(task.left_out),
         "doubts": task.doubts.counts(),
         "left_out": verification.write_left_out(run.out, task.left_out),
-        "shared_identities": _leak(cache, network, used),
+        "shared_identities": shared_identities(cache, network, used),
         "store": str(reader.store.directory.resolve()),
         **identification.summarise(
             found, task.probe_person, replicates=run.replicates, seed=options.seed
         ),
-        "strata": _strata(cache, task, found),
+        "strata": strata.table(
+            strata.occlusion_bins(cache, probes),
+            strata.pose_bins(cache, probes),
+            found.rank[enrolled] == 1,
+        ),
     }
     write_json(run.out / "identification.json", record)
     return record
 
 
-def _masks(cache: FaceCache, needs: Needs) -> Any:
-    """Names the content of the masks, where scores depend on them."""
-    return cache.groups.get("occlusion") if needs.visibility == "cache" else None
-
-
-def _strata(
-    cache: FaceCache, task: Galleries, found: identification.Search
-) -> dict[str, list[dict[str, Any]]]:
-    enrolled = found.rank > 0
-    probes = task.probe[enrolled]
-    return strata.table(
-        strata.occlusion_bins(cache, probes),
-        strata.pose_bins(cache, probes),
-        found.rank[enrolled] == 1,
-    )
-
-
-def _save_search(out: Path, task: Galleries, found: identification.Search) -> None:
-    arrays: dict[str, Any] = {
-        "probe": task.probe,
-        "person": task.probe_person,
-        "rank": found.rank,
-        "mate": found.mate,
-        "top": found.top,
-        "top_person": found.top_person,
-    }
-    write_arrays(out / identification.SEARCH, arrays)
-
-
-def _leak(cache: FaceCache, network: Network, rows: Any) -> dict[str, Any] | None:
-    """Identities of the test that the weights were trained on; None when it is unknown."""
-    shared = shared_identities(cache, network, rows)
-    return None if shared is None else {"count": len(shared), "names": shared[:100]}
+def _key(cache: FaceCache, network: Network, options: MatcherOptions, needs: Needs) -> str:
+    """Names what scores depend on, the content of the masks too where they are used."""
+    masks = cache.groups.get("occlusion") if needs.visibility == "cache" else None
+    return score_key(store_key(cache, network), options, masks)

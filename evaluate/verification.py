@@ -32,6 +32,8 @@ from faceguide.evaluate.metrics.roc import Ranking, far_name, measure, rank, tar
 RECORD = "verification.json"
 SCORES = "scores.safetensors"
 FOR_NUMPY = "scores.npz"  # the same arrays for `numpy.load`; nothing here reads it
+# Place in the list, two rows, the kind, the score, whether it is decided rightly, two identities.
+COLUMNS = ("number", "probe", "reference", "same", "score", "correct", "people")
 LEFT_OUT = "left_out.csv"
 DOUBTFUL = "doubtful.csv"
 # No network orders faces so by chance: below this AUC over so many pairs of each kind, `same` is
@@ -59,7 +61,6 @@ def summarise(
         people: (N, 2) the identity on either side, numbered from 0 without gaps.
         cosine: whether the scores are cosines, to which the published grid applies.
         replicates: of the bootstrap; 0 = no intervals.
-        seed: of the bootstrap.
         first: (N,) whether no earlier pair compares the same two faces; None = all.
 
     Returns:
@@ -140,40 +141,14 @@ def _fold_record(found: FoldAccuracy) -> dict[str, Any]:
     }
 
 
-def save_scores(
-    out: Path,
-    *,
-    listed: str,
-    number: NDArray[np.int64],
-    probe: NDArray[np.int64],
-    reference: NDArray[np.int64],
-    same: NDArray[np.bool_],
-    score: NDArray[np.floating],
-    correct: NDArray[np.bool_],
-    people: NDArray[np.int64],
-) -> None:
+def save_scores(out: Path, listed: str, **columns: NDArray[Any]) -> None:
     """Write every scored pair to `scores.safetensors`, for figures, comparisons and other readers.
 
     Args:
-        out: the run directory.
         listed: digest of the list of pairs, so that runs over other lists are distinguished.
-        number: (N,) place of each pair in the list.
-        probe: (N,) rows.
-        reference: (N,) rows.
-        same: (N,) bool.
-        score: (N,).
-        correct: (N,) right decisions.
-        people: (N, 2).
+        columns: those of `COLUMNS`, one entry a pair.
     """
-    arrays = {
-        "number": number,
-        "probe": probe,
-        "reference": reference,
-        "same": same,
-        "score": score,
-        "correct": correct,
-        "people": people,
-    }
+    arrays = {name: columns[name] for name in COLUMNS}
     write_arrays(out / SCORES, arrays, {"listed": listed})
     stream = io.BytesIO()  # in memory first: zipfile cannot be stopped when a disk is full
     np.savez(stream, **arrays)
@@ -187,9 +162,8 @@ def load_scores(run: Path) -> dict[str, NDArray[Any]]:
         EvaluationError: when the run has none.
         CacheError: when the file is damaged.
     """
-    names = ("number", "probe", "reference", "same", "score", "correct", "people")
     try:
-        found = read_arrays(run / SCORES, "rerun the evaluation", names)
+        found = read_arrays(run / SCORES, "rerun the evaluation", COLUMNS)
     except FileNotFoundError:
         raise EvaluationError(
             f"{run}: no {SCORES}; expected a run of `evaluate verification`"

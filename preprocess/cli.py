@@ -17,11 +17,11 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.parts import WHOLE
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, Output
-from faceguide.core.commands.submit import submit_group
+from faceguide.core.commands.slurm import Job, Request, submit_group
 from faceguide.core.errors import CacheError
 from faceguide.preprocess import dry_run as rehearsal
 from faceguide.preprocess import face_shards, parallel
-from faceguide.preprocess.face_shards import FaceSettings
+from faceguide.preprocess.face_settings import FaceSettings
 from faceguide.preprocess.guidance import guidance_shards
 from faceguide.preprocess.guidance.drawing import GuidanceSettings
 from faceguide.preprocess.masks.mask_group import (
@@ -33,7 +33,6 @@ from faceguide.preprocess.masks.mask_group import (
     settle_masks,
 )
 from faceguide.preprocess.planning import face_plan, settle
-from faceguide.preprocess.prep_jobs import prep_jobs
 from faceguide.preprocess.prep_options import CacheOptions, Here, PlanOptions
 from faceguide.preprocess.work import Work
 
@@ -245,11 +244,33 @@ def masks_command(
     covers.run(here).finish(started)
 
 
+_SEALED = {"landmarks": ("faces", "guidance"), "guidance": ("guidance",), "masks": ("occlusion",)}
+
+
+def _jobs(request: Request) -> dict[str, Job]:
+    """What all parts share → an array of the parts → the seal, which exits with 1 if some miss."""
+    name, groups, first = request.name, _SEALED[request.name], request.words("--prepare")
+    if name == "landmarks":
+        without = ("--masks", "--polarity", "--class", "--clean")
+        first = ("prep", "plan", *request.words(without=without)[2:])
+        groups += ("occlusion",) * bool(request.typed.keys() & {"--masks", "--clean"})
+    # Only the first job starts over: the parts must not remove what the others made.
+    further = (f"--jobs={request.limits.cpus}", "--allow-failures")
+    part = request.words(*further, without=("--overwrite",))
+    ends = (f"--parts={request.limits.parts}", str(request.results))
+    seal = ("cache", "seal", *(f"--group={group}" for group in groups), *ends)
+    return {
+        "prepare": Job(f"prep-{name}-prepare", first),
+        "parts": Job(f"prep-{name}", part, "array"),
+        "seal": Job(f"prep-{name}-seal", seal, after="any"),
+    }
+
+
 main.add_command(
     submit_group(
         "prep",
         main.commands.values(),
         "Make the shards as a Slurm array, then seal the cache or name the missing parts.",
-        prep_jobs,
+        _jobs,
     )
 )

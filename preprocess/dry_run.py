@@ -12,13 +12,14 @@ from typing import Any
 import joblib
 from tqdm import tqdm
 
-from faceguide.cache.plan import default_shard_rows
+from faceguide.cache.new_plan import default_shard_rows
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.faces.decode import DecodeError, decode
+from faceguide.preprocess.aligned_face import Failure, find
 from faceguide.preprocess.detect.landmark_check import checked_index
 from faceguide.preprocess.detect.landmark_text import LandmarkTextError
-from faceguide.preprocess.face_shards import FaceSettings, Failure, find
+from faceguide.preprocess.face_settings import FaceSettings
 from faceguide.preprocess.sources.identities import checked_rows
 from faceguide.preprocess.sources.image_sources import ReadError, Source, SourceRow
 from faceguide.preprocess.sources.repeated_images import SeenImages, pixel_digest

@@ -1,7 +1,7 @@
 """Run units of work over processes, with a progress bar, and stop cleanly on a signal.
 
 A unit is a pure function of the plan and a number that writes one shard atomically. Nothing is
-shared between units but a file of counters for the progress bar.
+shared between units but a file that grows by a byte per item, for the progress bar.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
-import numpy as np
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from faceguide.core.commands.console import Interrupted
 from faceguide.core.errors import FaceguideError
 
 Result = TypeVar("Result")
-Tick = Callable[[], None]
+Tick = Callable[[], object]
 
 _SCHEDULER_PATIENCE = 30  # seconds until a scheduler counts as absent
 _WORKER_PATIENCE = 600  # seconds for the first worker: clusters start them on demand
@@ -49,7 +48,6 @@ def run(
 
     Args:
         work: picklable; calls `tick()` after each item, for the progress bar.
-        units: their numbers.
         jobs: processes; 1 works in this one.
         total: items in all units, finished ones included.
         unit: what an item is called in the progress bar.
@@ -60,20 +58,21 @@ def run(
         FaceguideError: when a worker died.
     """
     with (
-        _counters(len(units)) as path,
+        tempfile.NamedTemporaryFile(prefix="faceguide-") as counted,
         tqdm(total=total, initial=done, unit=unit, smoothing=0.1, disable=None) as bar,
-        _following(_counted(path, done), bar),
+        _following(lambda: done + Path(counted.name).stat().st_size, bar),
     ):
-        calls = [(number, path, slot) for slot, number in enumerate(units)]
         if jobs == 1 or len(units) <= 1:
-            for call in calls:
-                yield _unit(work, *call)
+            for number in units:
+                yield _unit(work, number, counted.name)
             return
         with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
             parallel = joblib.Parallel(
                 n_jobs=min(jobs, len(units)), return_as="generator_unordered", batch_size=1
             )
-            results = parallel(joblib.delayed(_unit)(work, *call) for call in calls)
+            results = parallel(
+                joblib.delayed(_unit)(work, number, counted.name) for number in units
+            )
             try:
                 yield from results
             except Interrupted:
@@ -95,7 +94,6 @@ def run_dask(
 
     Args:
         work: picklable; its paths must lead to the same files on every worker.
-        units: their numbers.
         scheduler: its address, such as tcp://host:8786.
 
     Raises:
@@ -151,32 +149,15 @@ def _remote_unit(work: Callable[[int, Tick], Result], number: int) -> Result:
     return work(number, lambda: None)
 
 
-def _unit(work: Callable[[int, Tick], Result], number: int, path: Path, slot: int) -> Result:
-    counters = np.memmap(path, np.int64, "r+")
-
-    def tick() -> None:
-        counters[slot] += 1
-
-    return work(number, tick)
+def _unit(work: Callable[[int, Tick], Result], number: int, counted: str) -> Result:
+    with Path(counted).open("ab", buffering=0) as file:
+        return work(number, lambda: file.write(b"."))
 
 
 def _kill_workers() -> None:
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=False, kill_workers=True)
-
-
-@contextlib.contextmanager
-def _counters(slots: int) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="faceguide-") as folder:
-        path = Path(folder) / "progress"
-        np.zeros(max(1, slots), np.int64).tofile(path)
-        yield path
-
-
-def _counted(path: Path, done: int) -> Callable[[], int]:
-    counters = np.memmap(path, np.int64, "r")
-    return lambda: done + int(counters.sum())
 
 
 @contextlib.contextmanager

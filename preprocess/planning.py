@@ -10,13 +10,14 @@ from typing import Any
 from tqdm import tqdm
 
 from faceguide.cache import manifest
-from faceguide.cache.plan import Plan, Row, load_plan, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import Plan, load_plan, read_sources
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.files import replacing
 from faceguide.preprocess.detect.landmark_check import checked_index
 from faceguide.preprocess.detect.landmark_text import LandmarkTextError
-from faceguide.preprocess.face_shards import FaceSettings, faces_recipe
+from faceguide.preprocess.face_settings import FaceSettings, faces_recipe
 from faceguide.preprocess.guidance.drawing import GuidanceSettings
 from faceguide.preprocess.prep_options import PlanOptions
 from faceguide.preprocess.sources.identities import checked_rows
@@ -28,7 +29,6 @@ class FacePlan:
     """Everything that decides a cache of faces.
 
     Attributes:
-        directory: the cache.
         source: where the images come from, opened.
         settings: how faces are found and cut out.
         guidance: how heatmaps and regions are drawn.

@@ -56,12 +56,7 @@ class CacheOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(Overwrite, Seed):
-    """A new cache, and the order of its rows.
-
-    Attributes:
-        limit: None = all images.
-        shard_rows: None = by size.
-    """
+    """A new cache, and the order of its rows."""
 
     directory: Path = option(MISSING, "Cache.", "--out", type=click.Path(path_type=Path))
     limit: int | None = option(None, "Only N images, chosen at random.", type=click.IntRange(1))

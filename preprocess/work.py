@@ -29,8 +29,6 @@ class Work:
     """The shards of one part of a command.
 
     Attributes:
-        directory: the cache.
-        plan: its plan.
         groups: what the command makes, the one that is reported first.
         here: part and machines.
     """

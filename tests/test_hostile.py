@@ -25,16 +25,16 @@ import torch
 from tests.cache.builder import build
 
 from faceguide.cache import FaceCache
-from faceguide.cache.digests import bytes_digest
 from faceguide.cache.inspect.verify import verify
 from faceguide.cache.manifest import failures
 from faceguide.cache.opening import opening_digest
-from faceguide.cache.schema import columns
+from faceguide.cache.schema import bytes_digest, columns
 from faceguide.core.errors import CacheError, CheckpointError, EvaluationError, FaceguideError
-from faceguide.core.files import append_digest, file_sha256, read_json, write_json
+from faceguide.core.files import file_sha256, read_json, write_json
 from faceguide.core.formats.container import sealed
+from faceguide.core.formats.library_files import append_digest
 from faceguide.evaluate.score.block_files import read_block
-from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder
+from faceguide.preprocess.masks.mask_finder import MaskError, MaskFinder
 from faceguide.train.data.samplers import GraphBatches
 from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.weights import read_state

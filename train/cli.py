@@ -12,7 +12,7 @@ from faceguide import __version__
 from faceguide.core.commands.console import Group, echo_json
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import Device
-from faceguide.core.commands.submit import submit_group
+from faceguide.core.commands.slurm import submit_group
 from faceguide.train.cal.cal_settings import CalRun, ContrastiveList
 from faceguide.train.export_command import export_command
 from faceguide.train.oaml.oaml_settings import OamlRun, SecondCache
@@ -46,7 +46,7 @@ def cal_command(
     loop: LoopSettings,
     machine: Device,
 ) -> None:
-    """Train Counterfactual Attention Learning on CACHE, guided by landmarks if wished.
+    """Train Counterfactual Attention Learning on CACHE, optionally guided by landmarks.
 
     Landmarks are used only in training; at inference the model needs none. Rerun the same command
     to resume. Several processes: start with torchrun or srun.

@@ -35,10 +35,8 @@ class Processes:
 
     Attributes:
         rank: 0 … world − 1; rank 0 writes.
-        world: number of processes.
         local_rank: number on this node, which is also that of its GPU.
-        address: host of rank 0.
-        port: its port.
+        address, port: of rank 0.
     """
 
     rank: int = 0
@@ -83,7 +81,7 @@ def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _in_a_shell(environment: Mapping[str, str]) -> bool:
-    """Whether somebody typed the command in a shell of `srun --pty`.
+    """Whether the command was typed in a shell of `srun --pty`.
 
     Steps that are started from that shell inherit its variables, but not its terminal; a command
     that `srun --pty` starts itself leads the session of its terminal.
@@ -139,11 +137,7 @@ def _first_host(environment: Mapping[str, str]) -> str:
 
 
 def choose_device(name: str, processes: Processes) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device; several processes get a GPU each.
-
-    Raises:
-        TrainError: when CUDA is asked for and not there.
-    """
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device, or a TrainError; each process gets a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

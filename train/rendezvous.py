@@ -25,21 +25,15 @@ def meet(rank: int, world: int, address: str, port: int) -> dist.Store:
     Any signal can end the wait, and after seconds it is said what is waited for: with wrong
     variables the others never come.
 
-    Args:
-        rank: of this process.
-        world: how many there are.
-        address: of the host of rank 0.
-        port: there.
-
     Returns:
-        The store that they have in common.
+        The store that they have in common, which rank 0 keeps at address and port.
 
     Raises:
         TrainError: after `PATIENCE`, or when something else is at work at the address.
     """
     where = f"{address}:{port}"
     wait = _Wait(f"waiting for {world} processes at {where}")
-    # torchrun keeps the store itself, and keeps it when it starts the processes anew.
+    # torchrun keeps the store itself, and keeps it when it restarts the processes.
     launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     keeps = rank == 0 and not launched
     if not keeps:
@@ -96,6 +90,6 @@ class _Wait:
 def _answers(address: str, port: int) -> bool:
     try:
         socket.create_connection((address, port), timeout=1.0).close()
-    except OSError:  # also a name that nobody knows yet
+    except OSError:  # also a name that is not known yet
         return False
     return True

@@ -25,7 +25,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the run goes and how it reports; no part of its record."""
+    """Where the run goes and how it reports; not part of its record."""
 
     directory: Path = option(REQUIRED, "Run directory.", "--out", type=click.Path(path_type=Path))
     repeat: Path | None = option(
@@ -40,20 +40,20 @@ class Fit:
     """Which rows are learnt, in which batches."""
 
     meta: tuple[tuple[str, str], ...] = option(
-        (), "Only rows of this, e.g. split=train.",
+        (), "Use only rows with this value, e.g. split=train.",
         type=Equals(), multiple=True, callback=once_each,
     )  # fmt: skip
     min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
-    batch_size: int = option(REQUIRED, "Images per process.", type=click.IntRange(2))
-    weight_decay: float = option(REQUIRED, "Of the optimiser.", type=FiniteRange(0))
+    batch_size: int = option(REQUIRED, "Images per batch and process.", type=click.IntRange(2))
+    weight_decay: float = option(REQUIRED, "Weight decay of the optimiser.", type=FiniteRange(0))
     threads: int = option(2, "Threads that read a cache.", type=POSITIVE, free=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Seed):
-    """What a step of either trainer depends on; frozen statistics are for small batches."""
+    """What a step of either trainer depends on; fixed statistics are for small batches."""
 
-    freeze_norm: bool = option(False, "BatchNorm keeps its statistics.", "--freeze-norm")
+    freeze_norm: bool = option(False, "Keep the statistics of BatchNorm.", "--freeze-norm")
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Verification:
     """Pairs that choose the best checkpoint; which pairs they are stands in the resume key."""
 
     pairs: Path | None = option(
-        None, "Verification pairs, tried after every epoch.", type=FILE, free=True
+        None, "Verification pairs, evaluated after every epoch.", type=FILE, free=True
     )
     pairs_split: str | None = option(
-        None, "Which part of --pairs, if it is an ND-TWIN JSON file: train, val or test.",
+        None, "Part of --pairs, if it is an ND-TWIN JSON file: train, val or test.",
         free=True,
     )  # fmt: skip
     eval_cache: Path | None = option(

@@ -33,7 +33,6 @@ def contact_sheet(cache: FaceCache, rows: Sequence[int] | NDArray[np.integer]) -
     colours are.
 
     Args:
-        cache: an open cache.
         rows: row numbers, in the order to show them.
 
     Returns:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.digests import piece_digests, row_digests
 from faceguide.cache.manifest import (
     group_recipe,
     load_manifest,
@@ -23,7 +23,15 @@ from faceguide.cache.manifest import (
     require_plan,
 )
 from faceguide.cache.mapping import BytesColumn, SplitColumn
-from faceguide.cache.plan import IDENTITIES, SOURCES, Plan, read_identities, read_sources
+from faceguide.cache.plan import (
+    IDENTITIES,
+    LISTING,
+    SOURCES,
+    Plan,
+    listing_digest,
+    read_identities,
+    read_sources,
+)
 from faceguide.cache.schema import (
     GROUPS,
     ORIGINS,
@@ -33,6 +41,8 @@ from faceguide.cache.schema import (
     Column,
     columns,
     digested,
+    piece_digests,
+    row_digests,
 )
 from faceguide.cache.shard import shard_path, sidecar_path
 from faceguide.cache.shard_files import ShardFiles
@@ -50,7 +60,6 @@ def verify(
     """Check a cache from its plan down to every row.
 
     Args:
-        directory: the cache.
         jobs: threads; hashing releases the interpreter.
         progress: called with the number of shards checked since the last call.
 
@@ -92,49 +101,33 @@ def verify(
                 f"run `cache seal {directory}`"
             )
             continue
+        checked = _Group(directory, plan, group, manifest)
         parallel = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
-        for found in parallel(
-            joblib.delayed(_shard)(directory, plan, group, recipe, manifest, shard)
-            for shard in range(plan.shards)
-        ):
+        for found in parallel(joblib.delayed(checked.shard)(n) for n in range(plan.shards)):
             problems += found
             progress(1)
-        problems += _totals(directory, plan, group, manifest)
+        problems += checked.totals()
     return problems, notes
 
 
 def _lists(directory: Path, plan: Plan) -> Iterator[str]:
     """The sources and identities are what the plan was made of."""
     try:
-        names = read_identities(directory)
-        listing = hashlib.sha256(file_sha256(directory / IDENTITIES).encode())
-        for shard in range(plan.shards):
-            path = directory / SOURCES / f"{shard:05d}.jsonl"
-            listing.update(hashlib.sha256(path.read_bytes()).digest())
+        names, listing = read_identities(directory), listing_digest(directory, plan.shards)
     except (CacheError, OSError) as error:
         yield f"{error}; restore it from a copy, or start over with --overwrite"
         return
-    if listing.hexdigest() != plan.listing or len(names) != plan.identities:
+    if listing != plan.listing or len(names) != plan.identities:
         yield (
             f"{directory / SOURCES}, {directory / IDENTITIES}: not what the plan was made of; "
             "restore them from a copy, or start over with --overwrite"
         )
-    marker = directory / SOURCES / "LISTING"
+    marker = directory / SOURCES / LISTING
     try:
         if marker.read_text() != plan.listing:
             yield f"{marker}: not what plan.json says; write {plan.listing} into it"
     except (OSError, UnicodeDecodeError) as error:
         yield f"{marker}: not readable ({error}); write {plan.listing} into it"
-
-
-def _totals(directory: Path, plan: Plan, group: str, manifest: dict[str, Any]) -> Iterator[str]:
-    path = manifest_path(directory, group)
-    if manifest.get("rows") != plan.rows or manifest.get("bytes") != sum(
-        shard["bytes"] for shard in manifest["shards"]
-    ):
-        yield f"{path}: its totals are wrong; run `cache seal {directory}`"
-    if set(manifest) - {"masks"} != _MANIFEST_FIELDS or manifest.get("group") != group:
-        yield f"{path}: a field is missing or unknown; run `cache seal {directory}`"
 
 
 _MANIFEST_FIELDS = {
@@ -143,43 +136,102 @@ _MANIFEST_FIELDS = {
 }  # fmt: skip
 
 
-def _shard(
-    directory: Path,
-    plan: Plan,
-    group: str,
-    recipe: dict[str, Any],
-    manifest: dict[str, Any],
-    shard: int,
-) -> list[str]:
-    """Problems of one shard and its sidecar."""
-    path, side = shard_path(directory, group, shard), sidecar_path(directory, group, shard)
-    entry = manifest["shards"][shard]
-    problems = []
-    try:
-        sidecar = read_json(side)
-        if (
-            any(sidecar.get(name) != value for name, value in entry.items())
-            or sidecar.get("recipe") != digest(recipe)
-            or sidecar.get("schema") != SCHEMA
-            or sidecar.get("group") != group
-            or sidecar.get("shard") != shard
-            or sum(sidecar["status"].values()) != plan.rows_of(shard)
-        ):
-            problems.append(f"{side}: does not say what the manifest says; {_AGAIN}")
-        elif group == "faces" and not _counts_agree(sidecar, plan.rows_of(shard)):
-            problems.append(f"{side}: its counts do not add up; {_AGAIN}")
-    except (CacheError, KeyError, TypeError, AttributeError) as error:
-        problems.append(f"{side}: damaged ({error}); {_AGAIN}")
-    try:
-        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
-            return [*problems, f"{path}: its bytes are not those that were written; {_AGAIN}"]
-        problems += [
-            f"{path}: {fault}; {_AGAIN}"
-            for fault in _content(directory, plan, group, recipe, entry, shard)
-        ]
-    except (CacheError, OSError, KeyError, ValueError, RuntimeError, MemoryError) as error:
-        problems.append(f"{path}: not readable ({error}); {_AGAIN}")
-    return problems
+@dataclass(frozen=True)
+class _Group:
+    """A group whose manifest is sound, as far as it shows without its shards."""
+
+    directory: Path
+    plan: Plan
+    name: str
+    manifest: dict[str, Any]
+
+    @functools.cached_property
+    def files(self) -> ShardFiles:
+        """Its shards."""
+        return ShardFiles(self.directory, self.name, self.manifest)
+
+    def totals(self) -> Iterator[str]:
+        """What is wrong with the manifest's own fields."""
+        path, shards = manifest_path(self.directory, self.name), self.manifest["shards"]
+        total = sum(shard["bytes"] for shard in shards)
+        if self.manifest.get("rows") != self.plan.rows or self.manifest.get("bytes") != total:
+            yield f"{path}: its totals are wrong; run `cache seal {self.directory}`"
+        fields = set(self.manifest) - {"masks"}
+        if fields != _MANIFEST_FIELDS or self.manifest.get("group") != self.name:
+            yield f"{path}: a field is missing or unknown; run `cache seal {self.directory}`"
+
+    def shard(self, shard: int) -> list[str]:
+        """What is wrong with a shard and its sidecar."""
+        path = shard_path(self.directory, self.name, shard)
+        entry = self.manifest["shards"][shard]
+        problems = list(self._sidecar(shard))
+        try:
+            if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+                return [*problems, f"{path}: its bytes are not those that were written; {_AGAIN}"]
+            problems += [f"{path}: {fault}; {_AGAIN}" for fault in self._content(shard)]
+        except (CacheError, OSError, KeyError, ValueError, RuntimeError, MemoryError) as error:
+            problems.append(f"{path}: not readable ({error}); {_AGAIN}")
+        return problems
+
+    def _sidecar(self, shard: int) -> Iterator[str]:
+        path, rows = sidecar_path(self.directory, self.name, shard), self.plan.rows_of(shard)
+        wanted = {
+            **self.manifest["shards"][shard], "recipe": digest(self.manifest["recipe"]),
+            "schema": SCHEMA, "group": self.name, "shard": shard,
+        }  # fmt: skip
+        try:
+            sidecar = read_json(path)
+            differs = any(sidecar.get(name) != value for name, value in wanted.items())
+            if differs or sum(sidecar["status"].values()) != rows:
+                yield f"{path}: does not say what the manifest says; {_AGAIN}"
+            elif self.name == "faces" and not _counts_agree(sidecar, rows):
+                yield f"{path}: its counts do not add up; {_AGAIN}"
+        except (CacheError, KeyError, TypeError, AttributeError) as error:
+            yield f"{path}: damaged ({error}); {_AGAIN}"
+
+    def _content(self, shard: int) -> Iterator[str]:
+        """What is wrong with the rows of a shard."""
+        rows, specs = self.plan.rows_of(shard), columns(self.name, self.manifest["recipe"])
+        files = self.files
+        yield from _datasets(files.path(shard), files.entries[shard], specs, rows)
+        values: dict[str, NDArray[Any]] = {}
+        pieces: dict[str, list[memoryview]] = {}
+        for spec in specs:
+            if spec.encoded:
+                pieces[spec.name] = list(BytesColumn(files, spec.name).all(shard))
+                continue
+            values[spec.name] = np.empty((rows, *spec.shape), spec.dtype)
+            SplitColumn(files, spec).take(np.full(rows, shard), np.arange(rows), values[spec.name])
+        for place, names in enumerate(digested(specs)):
+            if names[0] in pieces:
+                found = piece_digests(pieces[names[0]])
+            else:
+                found = row_digests(*(values[name] for name in names))
+            wrong = np.flatnonzero(found != values["digest"][:, place])
+            if wrong.size:
+                yield (
+                    f"{', '.join(names)} of row {wrong[0]} and {wrong.size - 1} others differ from "
+                    "their digests"
+                )
+        if self.name == "faces":
+            yield from self._texts(shard)
+            for spec in specs:
+                if spec.encoded:
+                    yield from _pictures(spec, pieces[spec.name], values["status"])
+        yield from _INVARIANTS[self.name](values, self.plan)
+
+    def _texts(self, shard: int) -> Iterator[str]:
+        """Keys and meta columns are those of the plan."""
+        sources = read_sources(self.directory, self.plan, shard)
+        for name, wanted in {
+            "key": [row.key for row in sources],
+            **{f"meta/{n}": [row.meta[i] for row in sources] for i, n in enumerate(self.plan.meta)},
+        }.items():
+            texts = [
+                os.fsdecode(bytes(piece)) for piece in BytesColumn(self.files, name).all(shard)
+            ]
+            if texts != wanted:
+                yield f"its {name} is not that of the plan"
 
 
 def _counts_agree(sidecar: dict[str, Any], rows: int) -> bool:
@@ -189,52 +241,6 @@ def _counts_agree(sidecar: dict[str, Any], rows: int) -> bool:
         and len(failures) == rows - sidecar["status"].get("ok", 0)
         and all(0 <= failure["row"] < rows for failure in failures)
     )
-
-
-def _content(
-    directory: Path,
-    plan: Plan,
-    group: str,
-    recipe: dict[str, Any],
-    entry: dict[str, Any],
-    shard: int,
-) -> Iterator[str]:
-    rows, specs = plan.rows_of(shard), columns(group, recipe)
-    yield from _datasets(shard_path(directory, group, shard), entry, specs, rows)
-    files = ShardFiles(directory, group, {"recipe": recipe, "shards": {shard: entry}})
-    values: dict[str, NDArray[Any]] = {}
-    found: dict[str, NDArray[np.uint64]] = {}
-    for spec in specs:
-        if spec.encoded:
-            pieces = list(BytesColumn(files, spec.name).all(shard))
-            found[spec.name] = piece_digests(pieces)
-            continue
-        values[spec.name] = np.empty((rows, *spec.shape), spec.dtype)
-        SplitColumn(files, spec).take(np.full(rows, shard), np.arange(rows), values[spec.name])
-    for place, names in enumerate(digested(specs)):
-        mine = found.get(names[0])
-        if mine is None:
-            mine = row_digests(*(values[name] for name in names))
-        wrong = np.flatnonzero(mine != values["digest"][:, place])
-        if wrong.size:
-            yield (
-                f"{', '.join(names)} of row {wrong[0]} and {wrong.size - 1} others differ from "
-                "their digests"
-            )
-    if group == "faces":
-        sources = read_sources(directory, plan, shard)
-        for name, wanted in {
-            "key": [row.key for row in sources],
-            **{f"meta/{name}": [r.meta[i] for r in sources] for i, name in enumerate(plan.meta)},
-        }.items():
-            texts = [os.fsdecode(bytes(piece)) for piece in BytesColumn(files, name).all(shard)]
-            if texts != wanted:
-                yield f"its {name} is not that of the plan"
-    for spec in specs:
-        if spec.encoded and group == "faces":
-            pieces = list(BytesColumn(files, spec.name).all(shard))
-            yield from _pictures(spec, pieces, values["status"])
-    yield from _INVARIANTS[group](values, plan)
 
 
 def _datasets(

@@ -18,7 +18,6 @@ def pictures(cache: FaceCache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     Few pixels are read: equal pictures lie equally in their sources and have equal poses.
 
     Args:
-        cache: where the rows are.
         rows: (N,) rows, each once.
     """
     numbers = np.arange(len(rows))

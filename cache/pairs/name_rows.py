@@ -136,7 +136,7 @@ class _Match:
 
 
 class _Numbering:
-    """Which file names number images anew in each folder: one of their kind is in several."""
+    """Which kinds of file names restart in each folder: one of their kind is in several."""
 
     def __init__(self) -> None:
         self.kinds: set[str] = set()

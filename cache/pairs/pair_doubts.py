@@ -39,13 +39,7 @@ def is_contradicted(counts: dict[str, int], pairs: int) -> bool:
 
 
 def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts:
-    """Check a list whose names are matched with rows.
-
-    Args:
-        cache: where the rows are.
-        pairs: the list.
-        rows: what `resolve` made of it.
-    """
+    """Check a list whose names are matched with rows."""
     low, high = np.minimum(rows.probe, rows.reference), np.maximum(rows.probe, rows.reference)
     _, firsts = np.unique(low * len(cache) + high, return_index=True)
     first = np.zeros(len(rows), bool)

@@ -8,37 +8,33 @@ names as they stand. Layouts are recognised by their content, except for `.bin`,
 from __future__ import annotations
 
 import csv
-import itertools
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.pairs.list_text import SEPARATORS, fields_of, lines, read_text, records
+from faceguide.cache.pairs.list_text import (
+    Table,
+    fields_of,
+    find_table,
+    lines,
+    read_text,
+    without_end,
+)
+from faceguide.cache.pairs.twin_lists import twins
 from faceguide.core.errors import ListError
 
 # The one reader of this format; it names no code of its file (see there).
 from faceguide.core.formats import verification_bin
 
-IMAGES_OF_TWINS = "id_to_images.json"
 _TABLES = (".csv", ".tsv")
-_MAXIMUM_PAIRS = 50_000_000  # of twins: a short file can name very many
 # Names of columns in use → ours; blanks and underlines in them do not count.
 _COLUMNS = {
-    "a": "a",
-    "b": "b",
-    "same": "same",
-    "fold": "fold",
-    "imagea": "a",
-    "imageb": "b",
-    "issame": "same",
-    "anum": "a_number",
-    "bnum": "b_number",
+    **{"a": "a", "b": "b", "same": "same", "fold": "fold"},
+    **{"imagea": "a", "imageb": "b", "issame": "same", "anum": "a_number", "bnum": "b_number"},
 }
 # Other names of the same; they count where none of the above is there.
 _ALIASES = {
@@ -82,7 +78,6 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
     of images of one identity, and all across two twins.
 
     Args:
-        path: the file.
         split: "train", "val" or "test" of an ND-TWIN file; for no other layout.
 
     Raises:
@@ -95,15 +90,14 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
         return _pair_list(path, [(a, b, same, None) for a, b, same in pairs])
     text = read_text(path)
     if path.suffix.lower() == ".json":
-        return _pair_list(path, _twins(path, text, split))
+        return _pair_list(path, [(a, b, same, None) for a, b, same in twins(path, text, split)])
     if split is not None:
         raise ListError(f"{path}: a split is for ND-TWIN's .json files; leave it out")
     listed = lines(text)
     if not listed:
         raise ListError(f"{path}: expected a list of pairs, found an empty file")
-    for comma in SEPARATORS:
-        if _is_header(_cells(path, listed[0], comma)):
-            return _pair_list(path, _table(path, text, comma))
+    if table := find_table(path, _is_header):
+        return _pair_list(path, _table(path, table))
     separator = _separator(path, listed)
     fields = [(_cells(path, line, separator), line[0]) for line in listed]
     layout = _layout(path, fields)
@@ -203,12 +197,11 @@ def _pair_list(path: Path, rows: Iterator[Row] | list[Row]) -> PairList:
     )
 
 
-def _table(path: Path, text: str, separator: str) -> Iterator[Row]:
+def _table(path: Path, table: Table) -> Iterator[Row]:
     """Records under a header."""
-    table = records(path, text, separator)
-    header = _without_end(next(table)[1])
+    header, listed = without_end(table.names), table.records
     if _is_kaggle(header):
-        yield from _lfw_lines(path, [(_without_end(cells), number) for number, cells in table])
+        yield from _lfw_lines(path, [(without_end(cells), number) for number, cells in listed])
         return
     names = _named(header)
     for ours in ("a", "b", "same", "fold", "a_number", "b_number"):
@@ -217,7 +210,7 @@ def _table(path: Path, text: str, separator: str) -> Iterator[Row]:
             raise ListError(
                 f"{path}: the columns {' and '.join(both)} mean the same; remove all but one"
             )
-    for number, cells in table:
+    for number, cells in listed:
         where = f"{path}: line {number}"
         while len(cells) > len(header) and not cells[-1]:
             cells.pop()
@@ -230,12 +223,6 @@ def _table(path: Path, text: str, separator: str) -> Iterator[Row]:
             pair.append(row[side] if image is None else _lfw_name(where, row[side], image))
         fold = _whole(where, "fold", row["fold"].removesuffix(".0")) if "fold" in row else None
         yield pair[0], pair[1], _truth(where, row["same"]), fold
-
-
-def _without_end(cells: list[str]) -> list[str]:
-    while cells and not cells[-1]:
-        cells.pop()
-    return cells
 
 
 def _lfw(path: Path, fields: Fields) -> Iterator[Row]:
@@ -307,88 +294,6 @@ def _path_path_label(path: Path, fields: Fields) -> Iterator[Row]:
             raise ListError(f"{where}: expected `path path 0|1`, found {len(line)} fields")
         label, a, b = line if label_first else (line[2], line[0], line[1])
         yield a, b, _truth(where, label), None
-
-
-def _twins(path: Path, text: str, split: str | None) -> Iterator[Row]:
-    """All pairs of images of each identity, then all pairs of images across two twins."""
-    pairs = _json(path, text)
-    if _is_images(pairs):
-        raise ListError(
-            f"{path}: says which images an identity has, not which identities are pairs; give "
-            f"{_pairs_beside(path)}"
-        )
-    images = _json(path.with_name(IMAGES_OF_TWINS))
-    if not isinstance(pairs, dict) or not isinstance(images, dict):
-        raise ListError(f"{path}: expected {{split: [[id, id], …]}} and {{id: [paths]}} next to it")
-    if split not in pairs:
-        raise ListError(
-            f"{path}: choose its split, with --split, --pairs-split or --contrastive-split, from "
-            f"{', '.join(map(str, pairs))}"
-        )
-    twins = pairs[split]
-    sound = isinstance(twins, list) and all(map(_is_pair, twins))
-    if not sound:
-        raise ListError(f"{path}: expected a list of [id, id] under {split!r}")
-    people = list(dict.fromkeys(str(person) for pair in twins for person in pair))
-    couples = list(dict.fromkeys(tuple(sorted(map(str, pair))) for pair in twins))
-    size = {person: len(_images_of(path, images, person)) for person in people}
-    count = sum(n * (n - 1) // 2 for n in size.values())
-    count += sum(size[one] * size[other] for one, other in couples)
-    if count > _MAXIMUM_PAIRS:
-        raise ListError(f"{path}: {count} pairs of images, at most {_MAXIMUM_PAIRS} are read")
-    for person in people:
-        for a, b in itertools.combinations(_images_of(path, images, person), 2):
-            yield a, b, True, None
-    for one, other in couples:
-        if one == other:
-            raise ListError(f"{path}: {one!r} is listed as its own twin")
-        for a in _images_of(path, images, one):
-            for b in _images_of(path, images, other):
-                yield a, b, False, None
-
-
-def _is_images(found: Any) -> bool:
-    """{identity: [path, …]}, what `IMAGES_OF_TWINS` holds."""
-    lists = list(found.values()) if isinstance(found, dict) else []
-    return bool(lists) and all(
-        isinstance(paths, list) and paths and all(isinstance(name, str) for name in paths)
-        for paths in lists
-    )
-
-
-def _pairs_beside(path: Path) -> str:
-    """The files in the same folder that list pairs of identities."""
-    names = []
-    for file in sorted(path.parent.glob("*.json")):
-        try:
-            found = _json(file)
-        except ListError:
-            continue
-        lists = list(found.values()) if isinstance(found, dict) else []
-        if lists and all(isinstance(part, list) and all(map(_is_pair, part)) for part in lists):
-            names.append(file.name)
-    return " or ".join(names) or "the file of pairs, {split: [[id, id], …]}"
-
-
-def _is_pair(entry: Any) -> bool:
-    is_two = isinstance(entry, list) and len(entry) == 2
-    return is_two and all(isinstance(person, str | int) for person in entry)
-
-
-def _images_of(path: Path, images: dict[str, Any], person: str) -> list[str]:
-    paths = images.get(person)
-    if not isinstance(paths, list) or not all(isinstance(name, str) for name in paths):
-        raise ListError(
-            f"{path.with_name(IMAGES_OF_TWINS)}: expected a list of paths for {person!r}"
-        )
-    return paths
-
-
-def _json(path: Path, text: str | None = None) -> Any:
-    try:
-        return json.loads(read_text(path) if text is None else text)
-    except (ValueError, RecursionError) as error:
-        raise ListError(f"{path}: not JSON: {error}") from None
 
 
 def _truth(where: str, text: str) -> bool:

@@ -104,7 +104,6 @@ def clusters(
     pairs connect are one identity, and an image that none connects is an identity by itself.
 
     Args:
-        cache: where the rows lie.
         probe: (N,) rows.
         reference: (N,) rows.
         same: (N,) bool.
@@ -119,13 +118,13 @@ def clusters(
     places = places.reshape(2, -1)  # (2, N)
     labels = cache.read(rows, ["label"])["label"]
     if len(rows) and (labels >= 0).all():
-        _, people = np.unique(labels, return_inverse=True)
-        return people[places].T.copy(), "labels"
+        _, identities = np.unique(labels, return_inverse=True)
+        return identities[places].T.copy(), "labels"
     links = places[:, same]
     # Rows of one label belong together also where no pair says so.
     order = np.argsort(labels, kind="stable")
     alike = (labels[order][1:] == labels[order][:-1]) & (labels[order][1:] >= 0)
     links = np.concatenate([links, np.stack([order[:-1][alike], order[1:][alike]])], axis=1)
     graph = coo_array((np.ones(links.shape[1], bool), (links[0], links[1])), (len(rows),) * 2)
-    _, people = connected_components(graph, directed=False)
-    return people[places].T.astype(np.int64), "genuine pairs"
+    _, identities = connected_components(graph, directed=False)
+    return identities[places].T.astype(np.int64), "genuine pairs"

@@ -103,8 +103,8 @@ class Group(click.Group):
 def interruptible() -> Iterator[None]:
     """SIGTERM, SIGUSR1 and Ctrl-C raise `Interrupted` in the main thread.
 
-    So does whatever error the block ends with after such a signal: a library in the midst of
-    loading turns the exception into one of its own.
+    So does any error that the block ends with after such a signal: a library that is being loaded
+    turns the exception into one of its own.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals cannot be handled here; the caller's own handling stays

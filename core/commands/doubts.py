@@ -6,6 +6,7 @@ An error stops a command. A doubt does not: it is one line on stderr and one num
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -13,64 +14,81 @@ from faceguide.core.commands.console import say
 from faceguide.core.errors import CacheError
 from faceguide.core.files import read_json, write_json
 
-# Kind → what is counted, as the line on stderr says it after the number.
+# Kind → what is counted, as the line on stderr says it after the number, [of one|of several].
 KINDS: Mapping[str, str] = {
     # training
-    "learnt_identities": "identities of --pairs are learnt too, so the best weights are chosen on "
-    "identities that they know: leave them out with --meta, or choose other pairs",
+    "learnt_identities": "[identity|identities] of --pairs [is|are] learnt too, so the best "
+    "weights are chosen on identities that they know: leave them out with --meta, or choose "
+    "other pairs",
     # lists of pairs, galleries, tables
-    "contradict_labels": "pairs contradict the labels of the cache",
-    "contradict_list": "pairs of two identities are made one by other pairs of the list",
-    "inverted_labels": "labels agree with the cache only when 0 and 1 are exchanged",
-    "self_pairs": "pairs compare an image with itself",
-    "equal_images": "pairs compare two rows with equal pixels",
-    "repeated_pairs": "pairs repeat an earlier pair",
-    "ranked_backwards": "pairs score higher where listed as two identities; are 0 and 1 exchanged?",
-    "shifted_labels": "labels agree with the cache only when the column is shifted by a line",
-    "not_enrolled": "searches have no probe of an enrolled identity",
-    "absent_images": "images of the list are not in the cache",
-    "loose_names": "names match a row by a file name that other folders have too",
+    "contradict_labels": "[pair contradicts|pairs contradict] the labels of the cache",
+    "contradict_list": "[pair|pairs] of two identities [is|are] made one by other pairs of the "
+    "list",
+    "inverted_labels": "[label agrees|labels agree] with the cache only when 0 and 1 are exchanged",
+    "self_pairs": "[pair compares|pairs compare] an image with itself",
+    "equal_images": "[pair compares|pairs compare] two rows with equal pixels",
+    "repeated_pairs": "[pair repeats|pairs repeat] an earlier pair",
+    "ranked_backwards": "[pair scores|pairs score] higher where listed as two identities; are 0 "
+    "and 1 exchanged?",
+    "shifted_labels": "[label agrees|labels agree] with the cache only when the column is shifted "
+    "by a line",
+    "not_enrolled": "[search has|searches have] no probe of an enrolled identity",
+    "absent_images": "[image|images] of the list [is|are] not in the cache",
+    "loose_names": "[name matches|names match] a row by a file name that other folders have too",
     # sources of images
-    "parts_as_identities": "folders taken for identities look like parts of a set; give prep one "
-    "of them, or --flat",
-    "single_identity": "identity is all there is; nothing can be compared",
-    "spellings": "identities differ from another only in case, blanks, Unicode form or zeros",
-    "no_identity": "images name no identity (empty, nan, -1 or the like); kept without one",
-    "guessed_identity_column": "column is taken for the identity, as none is called identity",
-    "no_identity_column": "list has no column of identities, only others; call it identity",
-    "two_identities": "images stand under more than one identity",
-    "repeated_images": "images are repeated under the same identity",
-    "masks_beside_images": "masks lie next to their photographs and are not taken for faces",
-    "thumbnail_folders": "folders of thumbnails or waste are left out",
-    "unread_formats": "pictures are of a format that is not read here; convert them to JPEG or PNG",
-    "links_outside": "folder links lead out of the source and are not followed; give prep the "
-    "folder they lead to, or a CSV of the images in a folder above both",
-    "links_upwards": "folder links lead to a folder above them and are not followed",
-    "links_repeated": "folder links lead to a folder that another link leads to, and are not "
+    "parts_as_identities": "[folder|folders] taken for identities [looks|look] like parts of a "
+    "set; give prep one of them, or --flat",
+    "single_identity": "[identity is|identities are] all there is; nothing can be compared",
+    "spellings": "[identity differs|identities differ] from another only in case, blanks, Unicode "
+    "form or zeros",
+    "no_identity": "[image names|images name] no identity (empty, nan, -1 or the like); kept "
+    "without one",
+    "guessed_identity_column": "[column is|columns are] taken for the identity, as none is called "
+    "identity",
+    "no_identity_column": "[list has|lists have] no column of identities, only others; call it "
+    "identity",
+    "two_identities": "[image stands|images stand] under more than one identity",
+    "repeated_images": "[image is|images are] repeated under the same identity",
+    "masks_beside_images": "[mask lies|masks lie] next to [its photograph|their photographs] and "
+    "[is|are] not taken for [a face|faces]",
+    "thumbnail_folders": "[folder|folders] of thumbnails or waste [is|are] left out",
+    "unread_formats": "[picture is|pictures are] of a format that is not read here; convert "
+    "[it|them] to JPEG or PNG",
+    "links_outside": "folder [link leads|links lead] out of the source and [is|are] not followed; "
+    "give prep the folder [it leads|they lead] to, or a CSV of the images in a folder above both",
+    "links_upwards": "folder [link leads|links lead] to a folder above [it|them] and [is|are] not "
     "followed",
-    "odd_labels": "records have a label that is not a whole number from 0 to 2**24; it is kept",
-    "header_count": "header of the records promises another number of images",
+    "links_repeated": "folder [link leads|links lead] to a folder that another link leads to, and "
+    "[is|are] not followed",
+    "odd_labels": "[record has|records have] a label that is not a whole number from 0 to 2**24; "
+    "it is kept",
+    "header_count": "[header|headers] of the records [promises|promise] another number of images",
     # masks
-    "eyes_hidden": "faces have mostly occluded eyes; is --polarity inverted?",
-    "polarity_against_layout": "masks next to kept_faces/, where white means visible, are read as "
-    "occluded",
+    "eyes_hidden": "[face has|faces have] mostly occluded eyes; is --polarity inverted?",
+    "polarity_against_layout": "[mask|masks] next to kept_faces/, where white means visible, "
+    "[is|are] read as occluded",
     # imported landmarks
-    "derived_irises": "imported faces have 468 points, their irises derived from the contours of "
-    "the eyes; refine_landmarks=True gives 478",
-    "unchecked_landmarks": "imported faces are unchecked: no finder is installed "
-    "(pip install 'faceguide[prep]') or it finds no face in their images",
-    "landmarks_elsewhere": "of up to 32 compared faces lie elsewhere than detection finds them",
+    "derived_irises": "imported [face has|faces have] 468 points, [its|their] irises derived from "
+    "the contours of the eyes; refine_landmarks=True gives 478",
+    "unchecked_landmarks": "imported [face is|faces are] unchecked: no finder is installed "
+    "(pip install 'faceguide[prep]') or it finds no face in [its image|their images]",
+    "landmarks_elsewhere": "of up to 32 compared faces [lies|lie] elsewhere than detection finds "
+    "[it|them]",
     # networks
-    "colour_assumed": "weights file does not tell its colour order",
-    "scale_assumed": "ONNX graph does not scale its pixels, so it is given what insightface gives "
-    "such graphs",
-    "untrained": "network has the BatchNorm statistics of a new one, as if never trained",
+    "colour_assumed": "weights [file does|files do] not tell [its|their] colour order",
+    "scale_assumed": "ONNX [graph does|graphs do] not scale [its|their] pixels, so [it is|they "
+    "are] given what insightface gives such graphs",
+    "untrained": "[network has|networks have] the BatchNorm statistics of a new one, as if never "
+    "trained",
     # files of a cache
-    "damaged_shards": "shards are missing or not what was written",
+    "damaged_shards": "[shard is|shards are] missing or not what was written",
     # networks that are explained
-    "network_does_not_separate": "pairs were scored by a network that does not tell them apart",
-    "effects_within_noise": "pairs change their score by no more than noise, whatever is replaced",
+    "network_does_not_separate": "[pair was|pairs were] scored by a network that does not tell "
+    "[it|them] apart",
+    "effects_within_noise": "[pair changes its|pairs change their] score by no more than noise, "
+    "whatever is replaced",
 }
+_ONE_OR_SEVERAL = re.compile(r"\[([^|\]]+)\|([^\]]+)\]")
 
 
 # Kinds that are said when weights are read, hours before the figures.
@@ -87,6 +105,11 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 def doubts_path(directory: Path, stage: str) -> Path:
     """Where a stage keeps its doubts."""
     return directory / f"doubts-{stage}.json"
+
+
+def phrase(kind: str, count: int) -> str:
+    """What stands behind the number."""
+    return _ONE_OR_SEVERAL.sub(r"\1" if count == 1 else r"\2", KINDS[kind])
 
 
 class Doubts:
@@ -124,7 +147,7 @@ class Doubts:
     def lines(self) -> list[str]:
         """One line a kind."""
         return [
-            f"{count:,} {KINDS[kind]}" + (f" (the first: {example})" if example else "")
+            f"{count:,} {phrase(kind, count)}" + (f" (the first: {example})" if example else "")
             for kind, (count, example) in self._found.items()
         ]
 

@@ -50,11 +50,3 @@ def once_each(
         if names.count(name) > 1:
             raise click.BadParameter(f"{name} is given more than once", context, option)
     return values
-
-
-device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="auto (CUDA if available), cpu, cuda or cuda:N.",
-)

@@ -83,8 +83,6 @@ def begin_training(
     A start that saved nothing leaves a record, but nothing to resume: another may begin there.
 
     Args:
-        directory: of the run.
-        command: its name.
         settings: every resolved option.
         fixed: what must be equal for a run to be resumed in this directory.
         argv: the command line; None = this process's.
@@ -133,7 +131,6 @@ def begin_evaluation(
 
     Args:
         out: the run directory; made when missing.
-        command: the command's name.
         settings: resolved options that change the result, JSON values.
         argv: the command line; None = this process's. --part is left out of it.
         overwrite: replace the record of another run.

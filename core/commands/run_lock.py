@@ -19,7 +19,6 @@ def alone(directory: Path, wanted: bool = True) -> Iterator[None]:
     SIGKILL. A file system that cannot lock a directory (NFS) keeps nobody out.
 
     Args:
-        directory: of the run.
         wanted: False = do nothing, since another process of the run does it.
 
     Raises:

@@ -31,11 +31,7 @@ FREE = {_FREE: True}  # metadata of a field that is no option and may differ too
 
 
 def option(
-    default: Any = REQUIRED,
-    help: str = "",
-    *flags: str,
-    free: bool = False,
-    **click_arguments: Any,
+    default: Any = REQUIRED, help: str = "", *flags: str, free: bool = False, **click_arguments: Any
 ) -> Any:
     """A dataclass field that is an option of a command.
 
@@ -186,7 +182,6 @@ def from_json(kind: type[Settings], value: Mapping[str, Any], where: object) -> 
     """Settings that `to_json` wrote.
 
     Args:
-        kind: the dataclass.
         value: field → JSON value; absent fields take their defaults.
         where: the file, for the error.
 

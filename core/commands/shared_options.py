@@ -28,11 +28,7 @@ def _part(context: click.Context, option: click.Parameter, value: str | None) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Which part of the work is done here.
-
-    Attributes:
-        part: (i, N).
-    """
+    """Which part of the work is done here."""
 
     part: tuple[int, int] = option(
         lambda: WHOLE,

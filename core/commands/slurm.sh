@@ -1,14 +1,14 @@
 #!/bin/bash
 {% set directives = {
   "job-name": job.name,
-  "output": folder ~ "/%x-" ~ ("%A_%a" if job.kind == "array" else "%j") ~ ".log",
+  "output": (limits.logs | string).replace("%", "%%") ~ "/%x-" ~ ("%A_%a" if job.kind == "array" else "%j") ~ ".log",
   "open-mode": "append",
   "time": limits.time,
   "partition": limits.partition,
   "mem": limits.memory,
   "cpus-per-task": 1 if job.kind == "light" else limits.cpus,
   "gpus-per-node": 0 if job.kind == "light" else limits.gpus,
-  "array": limits.indices ~ "%" ~ limits.array_parallelism if job.kind == "array",
+  "array": limits.array ~ "%" ~ limits.array_parallelism if job.kind == "array",
   "nodes": limits.nodes if job.kind == "srun",
   "ntasks-per-node": limits.tasks_per_node or limits.gpus or 1 if job.kind == "srun",
   "dependency": "after" ~ job.after ~ ":" ~ before if before,
@@ -34,7 +34,7 @@ trap warn USR1
 # Once one process has ended, the others have a minute to save, or to notice that it failed.
 srun --cpus-per-task={{ limits.cpus }} --kill-on-bad-exit=0 --wait=60 \
 {% endif %}
-{{ command }} &
+{{ command }}{% if job.kind == "array" %} --part="$SLURM_ARRAY_TASK_ID/{{ limits.parts }}"{% endif %} &
 command=$!
 wait $command # ends early on USR1
 wait $command

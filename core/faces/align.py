@@ -145,7 +145,7 @@ def warp(image: NDArray[np.uint8], transform: NDArray[np.floating], size: int) -
     """Cut the (size, size, 3) uint8 crop out of `image` (H, W, 3); outside the image is black.
 
     A face more than twice as large as its crop is reduced by area first, since bilinear
-    sampling alone would skip pixels.
+    sampling by itself would skip pixels.
     """
     matrix = np.asarray(transform, np.float64)
     scale = scale_of(matrix)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -29,7 +28,7 @@ from PIL import (
     features,
 )
 
-from faceguide.core.errors import FaceguideError
+from faceguide.core.errors import ReasonedError
 
 MINIMUM_SIDE = 16  # pixels; no detector finds a face in less
 # Every scan of a progressive JPEG visits the whole picture; real files have about ten.
@@ -61,19 +60,9 @@ _FLIPS = {
     3: (0, Image.Transpose.FLIP_TOP_BOTTOM),
 }
 
-DecodeReason = Literal["empty", "not_an_image", "truncated", "unreadable", "too_large", "too_small"]
 
-
-class DecodeError(FaceguideError):
-    """Bytes that give no usable picture; `reason` is the kind, the text the details."""
-
-    def __init__(self, reason: DecodeReason, message: str) -> None:
-        super().__init__(reason, message)  # both, so that the error survives pickling
-        self.reason: DecodeReason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+class DecodeError(ReasonedError):
+    """Bytes that give no usable picture; `decode` lists the reasons."""
 
 
 def decode(

@@ -49,12 +49,7 @@ class Container:
 
 
 def sealed(plain: bytes, about: Mapping[str, str]) -> tuple[bytes, memoryview]:
-    """Header and arrays of a file: equal arrays and metadata give equal bytes.
-
-    Args:
-        plain: what a `save` of safetensors gave.
-        about: metadata.
-    """
+    """Header and arrays of a file: equal arrays and metadata give equal bytes."""
     start = 8 + int.from_bytes(plain[:8], "little")
     arrays = memoryview(plain)[start:]
     metadata = {_DIGEST: _ZEROS.decode(), **dict(sorted(about.items()))}
@@ -118,7 +113,6 @@ def read_about(path: Path, remedy: str) -> dict[str, str]:
     """The metadata of a file; its arrays are not looked at.
 
     Args:
-        path: the file.
         remedy: what to do about a file that cannot be used, for the error.
 
     Raises:
@@ -145,7 +139,6 @@ def read_arrays(path: Path, remedy: str, names: Iterable[str] = ()) -> Container
     """All of a file, mapped, once it was compared with its digest.
 
     Args:
-        path: the file.
         remedy: what to do about a file that cannot be used, for the error.
         names: arrays that it must hold.
 

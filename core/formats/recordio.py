@@ -21,6 +21,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,16 @@ def read_record(path: Path, offset: int) -> Record:
         RecordError: when there is no whole record at that place.
         OSError: when the file cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts, _ = _parts(descriptor, offset, os.fstat(descriptor).st_size)
+    with _opened(path) as (descriptor, size):
+        parts, _ = _parts(descriptor, offset, size)
         return _unpack(_join(descriptor, parts), offset)
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[int, int]]:
+    """A file's descriptor and size."""
+    with path.open("rb", buffering=0) as file:
+        yield file.fileno(), os.fstat(file.fileno()).st_size
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -87,15 +92,11 @@ def entries(path: Path) -> Iterator[Entry]:
         OSError: when a file cannot be read.
     """
     index = path.with_suffix(".idx")
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size
+    with _opened(path) as (descriptor, size):
         if index.is_file():
             yield from _indexed(descriptor, size, path, index)
         else:
             yield from _scanned(descriptor, size, path)
-    finally:
-        os.close(descriptor)
 
 
 def declared_images(path: Path) -> float | None:
@@ -104,15 +105,12 @@ def declared_images(path: Path) -> float | None:
     It is a float32: beyond 2²⁴ images the number is rounded.
     """
     index = path.with_suffix(".idx")
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _opened(path) as (descriptor, size):
         # Most writers put record 0 first, some last.
         lines: Iterator[tuple[int, int]] = read_index(index) if index.is_file() else iter([(0, 0)])
         offset = next((offset for key, offset in lines if key == 0), None)
-        end = _header_end(descriptor, os.fstat(descriptor).st_size, offset)
+        end = _header_end(descriptor, size, offset)
         return end - 1 if math.isfinite(end) else None
-    finally:
-        os.close(descriptor)
 
 
 def read_index(path: Path) -> Iterator[tuple[int, int]]:

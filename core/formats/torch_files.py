@@ -98,7 +98,6 @@ def load_tensors(path: Path, *, strict: bool = False) -> Any:
     """What a file of `torch.save` holds, on the CPU: tensors, containers, numbers and texts.
 
     Args:
-        path: the file.
         strict: refuse a file that holds anything else; otherwise an inert object stands for it.
 
     Raises:

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from faceguide.cache.pairs.pair_doubts import is_contradicted
-from faceguide.core.commands.console import SomeFailed, echo_json, interruptible, printable, say
+from faceguide.core.commands.console import echo_json, interruptible, printable, say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, Output
 from faceguide.evaluate.attribution.attribution_options import AttributionPlace, Options
-from faceguide.evaluate.command_output import show_part
+from faceguide.evaluate.command_output import finish, show_part
 from faceguide.evaluate.evaluation_options import NetworkOptions, PairOptions, progress_bar
 
 
@@ -58,10 +58,7 @@ def attribution_command(
     loaded = network.load()
     out, part = place.out, place.part
     with interruptible():
-        ready = prepare(
-            cache, loaded, listed, place.methods, options,
-            part=part, device=loaded.device, say=say,
-        )  # fmt: skip
+        ready = prepare(cache, loaded, listed, place.methods, options, part)
         cost = ready.estimate(out, options.replicates, time.perf_counter() - start)
         if place.dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
@@ -71,9 +68,7 @@ def attribution_command(
         if cost is not None:
             say(cost.text())
         record = run.run(
-            *(ready, loaded, listed, options, out),
-            overwrite=place.overwrite,
-            progress=progress_bar,
+            ready, loaded, listed, out, overwrite=place.overwrite, progress=progress_bar
         )
     if record is None:
         show_part({"part": part, "waits": False}, out, place)
@@ -101,12 +96,8 @@ def methods_command(output: Output) -> None:
         echo_json(rows)
         return
     header = ["method", "needs", "forwards"]
-    cells = [
-        [row["method"], row["needs"], f"{row['forwards']:.0f}{'*' * row['shares_pass']}"]
-        for row in rows
-    ]
-    click.echo(to_text((header, cells)))
-    click.echo("\n* one pass for all of these together")
+    cells = [[row["method"], row["needs"], f"{row['forwards']:.0f}"] for row in rows]
+    click.echo(f"{to_text((header, cells))}\n")
     costly = ", ".join(row["method"] for row in rows if row["costly"])
     click.echo(f"--methods standard leaves out {costly}")
     click.echo(f"response table, shared by all: {table_forwards(2)} forwards per probe")
@@ -129,16 +120,10 @@ def diff_command(first: Path, second: Path, tolerance: float, output: Output) ->
     from faceguide.evaluate.attribution.pages.difference import compare_runs
 
     found = compare_runs(first, second, tolerance)
-    echo_json(found) if output.as_json else click.echo(
-        printable_lines(attribution_tables.difference_text(found))
-    )
+    lines = attribution_tables.difference_text(found).splitlines()
+    echo_json(found) if output.as_json else click.echo("\n".join(map(printable, lines)))
     if not found["agree"]:
         raise click.exceptions.Exit(1)
-
-
-def printable_lines(text: str) -> str:
-    """The text with control characters escaped, except line ends."""
-    return "\n".join(printable(line) for line in text.splitlines())
 
 
 def show_results(
@@ -150,9 +135,6 @@ def show_results(
     """Print results.json or its table, and what is doubtful.
 
     Args:
-        record: of results.json.
-        out: the run directory.
-        output: how, and whether pairs that were left out change the exit code.
         said: doubts that stderr has had before the run began.
 
     Raises:
@@ -163,11 +145,7 @@ def show_results(
     from faceguide.evaluate.attribution.protocol import separation
 
     echo_json(record) if output.as_json else click.echo(attribution_tables.method_text(record))
-    doubts = Doubts()
-    for kind, count in record["doubts"].items():
-        if kind != "network_does_not_separate" and (said is None or kind not in said.counts()):
-            doubts.add(kind, count=count)
-    doubts.say()
+    separation.other_doubts(record["doubts"]).say(but=said.counts() if said else ())
     if said is None and output.as_json and (text := separation.sentence(record["network"])):
         say(f"Warning: {text}")
     left = record["pairs"]["left_out"]
@@ -179,7 +157,4 @@ def show_results(
         parts.append(f"{failed} maps failed; {out / 'pairs.csv'} names them")
     if is_contradicted(record["doubts"], record["pairs"]["listed"] - left):
         parts.append("more than 1 % of the pairs contradict what is known of them")
-    if parts and not output.allow_failures:
-        raise SomeFailed("; ".join(parts))
-    if parts:
-        say("; ".join(parts))
+    finish(["; ".join(parts)] if parts else [], output.allow_failures)

@@ -27,9 +27,6 @@ class Settings(Seed):
     """
 
     steps: int = option(20, "Gradients of Integrated Gradients.", type=click.IntRange(1))
-    quadrature: Literal["adaptive", "gauss-legendre"] = option(
-        "adaptive", "Nodes of Integrated Gradients; gauss-legendre is captum's rule."
-    )
     samples: int = option(16, "Samples of SmoothGrad.", type=click.IntRange(1))
     noise: float = 0.15
     baseline: Literal["black", "blur", "grey"] = option(
@@ -52,8 +49,6 @@ class Options(Settings, Bootstrap, MatcherName):
         delta: margin that a claim must exceed.
         limit: None = all pairs.
         block: probes per block; None = as many as take about a minute on a core.
-        fill: of `threshold`.
-        draws: of `threshold`.
     """
 
     protocol: Literal["matched", "threshold"] = option(
@@ -85,8 +80,6 @@ class Options(Settings, Bootstrap, MatcherName):
         "Probes per block, the unit that is saved.  [default: about a minute's]",
         type=click.IntRange(1),
     )
-    fill: str = "zero"
-    draws: int = 100
 
     def check(self) -> None:
         """Refuse names that do not exist before weights are read.

@@ -78,7 +78,6 @@ def claimed_sets(
 
     Args:
         cells: (U,) attributions.
-        rng: for ties.
         q: size of either set before ties are taken out.
     """
     order = np.lexsort((rng.random(len(cells)), cells))

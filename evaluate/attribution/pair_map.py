@@ -10,8 +10,11 @@ from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
-from faceguide.evaluate.attribution.methods.target import check_depends, check_gradient
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import (
+    check_depends,
+    check_gradient,
+    pair_score,
+)
 from faceguide.train.models.loading.network import Network
 
 
@@ -26,9 +29,7 @@ def pair_map(
     """Which pixels of the probe made its score with the reference.
 
     Args:
-        network: what is explained.
         probe: (S, S, 3) uint8 RGB, of a side that the network takes.
-        reference: likewise.
         method: a name of `evaluate methods`, or `module:function`.
         matcher: of `scores.MATCHERS`, without fusions.
         settings: of the method. Random numbers are those of the first pair of a list.

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.cache.pairs.pair_rows import clusters
+from faceguide.cache.pairs.pair_rows import PairRows, clusters
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
-from faceguide.core.files import replacing, write_json
+from faceguide.core.commands.settings import fixed
+from faceguide.core.files import read_json, replacing, write_json
 from faceguide.evaluate.attribution import summary
+from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.methods.maps import LEAST_CHANGE
 from faceguide.evaluate.attribution.methods.method_table import Method
 from faceguide.evaluate.attribution.protocol import conditions, regions, statistics
-from faceguide.evaluate.attribution.protocol.blocks import Plan, gather
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, gather_blocks
 from faceguide.evaluate.attribution.protocol.diagnosis import Limits
-from faceguide.evaluate.attribution.protocol.matched import UNIFORM, Falsifiability
+from faceguide.evaluate.attribution.protocol.matched import UNIFORM
 from faceguide.evaluate.attribution.protocol.separation import doubts_of, with_effects
 from faceguide.evaluate.attribution.summary import Judged
 
-RESULTS, PAIRS = "results.json", "pairs.csv"
+RESULTS, PAIRS, SEPARATION = "results.json", "pairs.csv", "separation.json"
 SCHEMA = 1
 COLUMNS = (
     *("number", "probe", "reference", "same", "score", "method", "verdict", "cause", "fr"),
@@ -38,37 +41,26 @@ def merge(
     cache: FaceCache,
     plan: Plan,
     methods: Sequence[Method],
-    *,
-    settings: Mapping[str, Any],
-    listed: int,
-    left_out: int,
-    separation: Mapping[str, Any],
+    options: Options,
+    rows: PairRows,
     doubts: Doubts,
 ) -> tuple[dict[str, Any], dict[str, Judged]]:
     """Judge all maps of a finished run; writing it twice writes the same bytes.
 
     Args:
-        out: the run directory, with the files of all blocks.
-        cache: where the crops are.
-        plan: the pairs.
         methods: in the order of the table.
-        settings: of the run: seed, delta, tau_high, tau_low, epsilon, replicates, measures, …
-        listed: pairs of the list.
-        left_out: pairs of it that cannot be scored or explained.
-        separation: how the network scores a sample, `Separation.record`.
-        doubts: about the list.
+        rows: the pairs, with those that cannot be scored or explained.
+        doubts: about the list and the weights.
 
     Returns:
         The record of results.json, and the outcomes of each method.
     """
-    seed, replicates = int(settings["seed"]), int(settings["replicates"])
-    limits = Limits()
-    rule = Falsifiability(settings["tau_high"], settings["tau_low"], settings["epsilon"])
-    table = gather_pairs(out, plan)
+    seed, replicates = options.seed, options.replicates
+    table = gather_blocks(out, plan, TABLE, ("clean", "masked", "angle"))
     people, people_from = clusters(cache, plan.probe, plan.reference, plan.same)
-    network = with_effects(separation, table["clean"], table["masked"])
+    network = with_effects(read_json(out / SEPARATION), table["clean"], table["masked"])
     # A change within the noise is no effect.
-    delta = max(settings["delta"], network["noise"])
+    delta = max(options.delta, network["noise"])
     found_doubtful = Doubts()
     for some in (doubts, doubts_of(network)):
         found_doubtful.update(some)
@@ -78,24 +70,13 @@ def merge(
     records: dict[str, Any] = {}
     judged: dict[str, Judged] = {}
     for method in methods:
-        maps = gather(out, plan, method.name, plan.key)
-        found = summary.judge(
-            maps, table, numbers, seed=seed, delta=delta, limits=limits, rule=rule
-        )
+        maps = gather_blocks(out, plan, method.name)
+        found = summary.judge(maps, table, numbers, options, delta)
         judged[method.name] = found
         records[method.name] = {
             "control": method.control,
             "citation": method.citation,
-            **summary.summarise(
-                found,
-                maps,
-                people,
-                numbers,
-                replicates=replicates,
-                seed=seed,
-                limits=limits,
-                measures=settings["measures"],
-            ),
+            **summary.summarise(found, maps, people, numbers, options),
             **regions.region_record(maps["cells"], covered, hidden, plan.same),
             "verification_deletion": verification_deletion(maps, plan.same),
         }
@@ -108,15 +89,15 @@ def merge(
     bins = conditions.pair_bins(cache, plan.probe, plan.reference, plan.same)
     record = {
         "schema": SCHEMA,
-        "protocol": settings["protocol"],
+        "protocol": options.protocol,
         "response": "angle of the probe's embedding"
-        if settings["protocol"] == "threshold"
+        if options.protocol == "threshold"
         else "change of the pair score",
         "directions": summary.DIRECTIONS,
         "pairs": {
             "n": len(plan),
-            "listed": listed,
-            "left_out": left_out,
+            "listed": rows.listed,
+            "left_out": len(rows.left_out),
             "genuine": int(plan.same.sum()),
             "persons": int(people.max()) + 1,
             "persons_from": people_from,
@@ -124,13 +105,8 @@ def merge(
         },
         "network": network,
         "doubts": found_doubtful.counts(),
-        "settings": dict(settings),
-        "limits": {
-            "dead": limits.dead,
-            "dead_absolute": limits.dead_absolute,
-            "flat": limits.flat,
-            "completeness_least_change": LEAST_CHANGE,
-        },
+        "settings": {**fixed(options), "block": plan.per_block},
+        "limits": {**asdict(Limits()), "completeness_least_change": LEAST_CHANGE},
         "methods": records,
         "tests": statistics.compare(passed, rates, people, replicates, seed),
         "strata": conditions.strata_table(bins, passed, uniform, rates),
@@ -139,12 +115,6 @@ def merge(
     write_pairs(out / PAIRS, cache, plan, table["clean"], judged)
     write_json(out / RESULTS, record)
     return record, judged
-
-
-def gather_pairs(out: Path, plan: Plan) -> dict[str, NDArray[Any]]:
-    """`clean`, `masked` and `angle` of all pairs."""
-    table = gather(out, plan, "table", plan.key)
-    return {name: table[name] for name in ("clean", "masked", "angle")}
 
 
 def verification_deletion(

@@ -14,20 +14,15 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import begin_evaluation, read_run
 from faceguide.core.commands.settings import fixed, refixed
 from faceguide.core.errors import AttributionError, Unfinished
-from faceguide.core.files import json_bytes, publish, read_json
+from faceguide.core.files import json_bytes, publish
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.methods.method_table import METHODS, Method, choose
 from faceguide.evaluate.attribution.pages.attribution_page import write_report
-from faceguide.evaluate.attribution.protocol.blocks import (
-    Plan,
-    maps_path,
-    missing_blocks,
-    table_path,
-)
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, block_path, missing_blocks
 from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.protocol.preparation import Prepared, plan_pairs
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
-from faceguide.evaluate.attribution.results import merge
+from faceguide.evaluate.attribution.results import SEPARATION, merge
 from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.block_files import is_there, read_block, write_block
 from faceguide.evaluate.score.prepare import provenance
@@ -35,14 +30,12 @@ from faceguide.evaluate.verification import write_left_out
 from faceguide.train.models.loading.network import Network
 
 COMMAND = "attribution"
-SEPARATION = "separation.json"
 
 
 def run(
     ready: Prepared,
     network: Network,
     listed: PairOptions,
-    options: Options,
     out: Path,
     *,
     overwrite: bool = False,
@@ -51,36 +44,30 @@ def run(
     """Compute the blocks of a part that are missing; with one part, also the results.
 
     Args:
-        ready: from `prepare`.
-        network: for run.json.
-        listed: the list of pairs.
-        options: as in `prepare`.
-        out: the run directory.
-        overwrite: replace another run in `out`.
         progress: makes a progress bar from a title and a total.
 
     Returns:
         The record of results.json, or None when other parts are needed.
     """
-    cache, plan = ready.job.cache, ready.job.plan
-    settings = {**fixed(listed, options), "block": plan.per_block}
+    job = ready.job
     begin_evaluation(
         out,
         COMMAND,
-        settings,
+        {**fixed(listed, job.options), "block": job.plan.per_block},
         overwrite=overwrite,
         methods=[method.name for method in ready.methods],
-        **provenance(cache, network),
+        doubts_of_weights=network.doubts.counts(),
+        **provenance(job.cache, network),
     )
     if overwrite:
         (out / SEPARATION).unlink(missing_ok=True)
-    publish(out / SEPARATION, json_bytes(ready.separation.record()))
+    publish(out / SEPARATION, json_bytes(ready.separation))
     bar = progress("pairs", ready.pairs)
     for block in ready.mine:
-        compute_block(ready.job, ready.methods, block, out, bar)
+        compute_block(job, ready.methods, block, out, bar)
     if not ready.whole:
         return None
-    return _merge(out, cache, plan, ready.rows, ready.doubts, ready.methods, options)
+    return _merge(out, job.cache, job.plan, ready.rows, ready.doubts, ready.methods, job.options)
 
 
 def compute_block(
@@ -93,18 +80,18 @@ def compute_block(
     """Make the files of a block that are missing; `bar` advances by pairs."""
     key, places = job.plan.key, job.plan.pairs_of(block)
     probes = len(np.unique(job.plan.probe[places]))
-    steps = [float(table_forwards(len(job.infills)) * probes)]
-    steps += [len(places) * max(method.cost(job.settings), 1.0) for method in methods]
+    steps = [float(table_forwards(len(job.options.infills)) * probes)]
+    steps += [len(places) * max(method.cost(job.options), 1.0) for method in methods]
     # Whole pairs, in proportion to the forwards that are done.
     done = np.floor(np.cumsum(steps) / sum(steps) * len(places) + 1e-9).astype(int)
     ticks = iter(np.diff(done, prepend=0).tolist())
-    table = read_block(table_path(out, block), key)
+    table = read_block(block_path(out, TABLE, block), key)
     if table is None:
         table = table_of(job, block)
-        write_block(table_path(out, block), key, table)
+        write_block(block_path(out, TABLE, block), key, table)
     bar(next(ticks))
     for method in methods:
-        path = maps_path(out, method.name, block)
+        path = block_path(out, method.name, block)
         if not is_there(path, key):
             write_block(path, key, maps_of(job, method, block, table))
         bar(next(ticks))
@@ -122,14 +109,7 @@ def _merge(
     if missing := missing_blocks(out, plan, [method.name for method in methods]):
         raise Unfinished(out, "responses and maps", missing, plan.blocks)
     write_left_out(out, rows.left_out)
-    record, judged = merge(
-        *(out, cache, plan, methods),
-        settings={**fixed(options), "block": plan.per_block},
-        listed=rows.listed,
-        left_out=len(rows.left_out),
-        separation=read_json(out / SEPARATION),
-        doubts=doubts,
-    )
+    record, judged = merge(out, cache, plan, methods, options, rows, doubts)
     write_report(out, cache, plan, judged)
     return record
 
@@ -149,8 +129,9 @@ def merge_run(out: Path) -> dict[str, Any]:
     listed, options = refixed(about["settings"], out, PairOptions, Options)
     cache = FaceCache.open(about["cache"])
     plan, rows, doubts = plan_pairs(
-        *(cache, listed, options, about["weights_sha256"], about["colour"]),
+        cache, listed, options, about["weights_sha256"], about["colour"]
     )
+    doubts.update(Doubts.of(about["doubts_of_weights"]))
     # Controls come by themselves; a method that was left out of "all" is not in the list.
     names = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]
     return _merge(out, cache, plan, rows, doubts, choose(names), options)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.protocol import diagnosis, matched
-from faceguide.evaluate.attribution.protocol.diagnosis import Limits, wilson
-from faceguide.evaluate.attribution.protocol.matched import Falsifiability, Outcome
+from faceguide.evaluate.attribution.protocol.diagnosis import Limits
+from faceguide.evaluate.attribution.protocol.matched import Outcome
 from faceguide.evaluate.metrics.bootstrap import PairWeights, interval, replicate
+from faceguide.evaluate.metrics.strata import wilson
 
 # What each figure means and which way is better; printed next to it wherever it is shown.
 DIRECTIONS = {
@@ -61,24 +63,19 @@ class Judged:
 
 
 def find_causes(
-    maps: dict[str, NDArray[Any]], numbers: Sequence[int], seed: int, limits: Limits
+    maps: dict[str, NDArray[Any]], numbers: Sequence[int], seed: int, scale: float = 1.0
 ) -> list[str | None]:
-    """Why each map claims nothing, or None."""
+    """Why each map claims nothing, or None; with all limits times `scale`."""
+    limits = Limits().scaled(scale)
     typical = diagnosis.typical_energy(maps["energy"])
     causes: list[str | None] = []
     for place, number in enumerate(numbers):
         if maps["error"][place].any():
             causes.append("error")
             continue
+        cells, energy = maps["cells"][place], float(maps["energy"][place])
         causes.append(
-            diagnosis.cause_of(
-                maps["cells"][place],
-                float(maps["energy"][place]),
-                typical,
-                pair=int(number),
-                seed=seed,
-                limits=limits,
-            )
+            diagnosis.cause_of(cells, energy, typical, pair=int(number), seed=seed, limits=limits)
         )
     return causes
 
@@ -87,24 +84,18 @@ def judge(
     maps: dict[str, NDArray[Any]],
     table: dict[str, NDArray[Any]],
     numbers: Sequence[int],
-    *,
-    seed: int,
+    options: Options,
     delta: float,
-    limits: Limits,
-    rule: Falsifiability,
 ) -> Judged:
     """Test every map of a method; as many outcomes as pairs.
 
     Args:
         maps: columns of the method.
         table: `clean`, `masked`, `angle` of the same pairs.
-        numbers: of the pairs.
-        seed: of the run.
         delta: margin that a claim must exceed.
-        limits: of the diagnosis.
-        rule: tau and epsilon.
     """
-    causes = find_causes(maps, numbers, seed, limits)
+    seed, taus = options.seed, (options.tau_high, options.tau_low, options.epsilon)
+    causes = find_causes(maps, numbers, seed)
     responses = np.abs(table["masked"] - table["clean"][:, None, None])
     has_angle = bool(np.isfinite(table["angle"]).all())
     outcomes, rates, falsifiable = [], [], []
@@ -117,38 +108,34 @@ def judge(
         if has_angle and outcome.rate is not None:
             angle = table["angle"][place]
             high, low = angle[outcome.high], angle[outcome.low]
-            rate = matched.infill_rate(high, low)
-            holds = rule.holds(float(high.mean()), float(low.mean()))
+            rate = matched.falsification_rate(high, low)
+            holds = matched.falsifiable(float(high.mean()), float(low.mean()), *taus)
         if "threshold" in maps:
-            outcome, holds = _by_threshold(outcome, maps["threshold"][place], rule)
+            outcome = _by_threshold(outcome, maps["threshold"][place])
+            on_high, on_low = outcome.mean_high, outcome.mean_low
+            holds = (
+                on_high is not None
+                and on_low is not None
+                and matched.falsifiable(on_high, on_low, *taus)
+            )
         outcomes.append(outcome)
         rates.append(rate)
         falsifiable.append(holds)
     return Judged(outcomes, causes, np.array(rates), np.array(falsifiable, bool))
 
 
-def _by_threshold(
-    outcome: Outcome, row: NDArray[np.float64], rule: Falsifiability
-) -> tuple[Outcome, bool]:
+def _by_threshold(outcome: Outcome, row: NDArray[np.float64]) -> Outcome:
     """The outcome of the earlier rule in the same form; an untestable map counts as uniform."""
-    rate, falsified, high, low = row[:4]
-    cells = len(outcome.high)
+    rate, falsified, high, low = row[:4].tolist()
     if np.isnan(rate):
         verdict = matched.ERROR if outcome.verdict == matched.ERROR else matched.UNIFORM
-        return matched.untested(verdict, cells), False
-    verdict = matched.FALSIFIED if falsified else matched.SUPPORTED
-    found = Outcome(
-        verdict,
-        float(rate),
-        float(high - low),
-        None,
-        bool(falsified),
-        outcome.high,
-        outcome.low,
-        float(high),
-        float(low),
-    )
-    return found, rule.holds(float(high), float(low))
+        return matched.untested(verdict, len(outcome.high))
+    return replace(
+        outcome,
+        verdict=matched.FALSIFIED if falsified else matched.SUPPORTED,
+        rate=rate, margin=high - low, interval=None, falsified=bool(falsified),
+        mean_high=high, mean_low=low,
+    )  # fmt: skip
 
 
 def _mean_interval(
@@ -181,23 +168,23 @@ def summarise(
     maps: dict[str, NDArray[Any]],
     people: NDArray[np.int64],
     numbers: Sequence[int],
-    *,
-    replicates: int,
-    seed: int,
-    limits: Limits,
-    measures: Sequence[str],
+    options: Options,
 ) -> dict[str, Any]:
     """The record of a method in results.json; see docs/attribution.md for every field."""
-    n = len(judged.outcomes)
+    n, seed = len(judged.outcomes), options.seed
+
+    def mean(values: NDArray[np.float64]) -> dict[str, Any]:
+        return _mean_interval(values, people, options.replicates, seed)
+
     tested = sum(outcome.falsified is not None for outcome in judged.outcomes)
     falsified = sum(outcome.falsified is True for outcome in judged.outcomes)
     verdicts = {
         name: sum(outcome.verdict == name for outcome in judged.outcomes)
         for name in matched.VERDICTS
     }
-    rate = _mean_interval(judged.rate, people, replicates, seed)
-    embedding = _mean_interval(judged.embedding_rate, people, replicates, seed)
-    passed = _mean_interval(judged.passed.astype(float), people, replicates, seed)
+    rate = mean(judged.rate)
+    embedding = mean(judged.embedding_rate)
+    passed = mean(judged.passed.astype(float))
     rates = judged.rate[np.isfinite(judged.rate)]
     uniform = verdicts[matched.UNIFORM]
     variations = [diagnosis.variation(cells) for cells in maps["cells"] if np.isfinite(cells).all()]
@@ -228,8 +215,7 @@ def summarise(
         "causes": diagnosis.summary(judged.causes),
         "uniform_share_at": {
             name: sum(
-                cause not in (None, "error")
-                for cause in find_causes(maps, numbers, seed, limits.scaled(factor))
+                cause not in (None, "error") for cause in find_causes(maps, numbers, seed, factor)
             )
             / n
             for name, factor in (("half_limits", 0.5), ("double_limits", 2.0))
@@ -240,9 +226,7 @@ def summarise(
         "variation_n": len(finite),
         "completeness_error": _errors(maps["completeness"]),
         "quadrature_error": _errors(maps["quadrature"]),
-        "measures": {
-            name: _mean_interval(maps[name], people, replicates, seed) for name in measures
-        },
+        "measures": {name: mean(maps[name]) for name in options.measures},
     }
     if "threshold" in maps:
         areas = maps["threshold"][:, 4:6]

@@ -8,61 +8,39 @@ specks is falsified whatever it says. Compare with `matched`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceguide.core.errors import AttributionError
-
-FILLS = ("zero", "mean", "noise")
-
-
-@dataclass(frozen=True)
-class ThresholdRule:
-    """The rule's settings.
-
-    Attributes:
-        high: pixels of the scaled map above this are the high region.
-        low: pixels below this are the low region.
-        draws: counterfactuals per region.
-        sigma: standard deviation of the noise added to the whole image, pixels in 0 to 1.
-        fill: of the region: "zero", "mean" (of the image) or "noise".
-    """
-
-    high: float = 0.7
-    low: float = 0.3
-    draws: int = 100
-    sigma: float = 0.02
-    fill: str = "zero"
+HIGH, LOW = 0.7, 0.3  # heights of the scaled map above and below which a region is cut
+DRAWS = 100  # counterfactuals per region
+SIGMA = 0.02  # of the noise that is added to the whole image, pixels in 0 to 1
 
 
-@dataclass(frozen=True)
-class ThresholdOutcome:
-    """What the rule finds of one map.
+class ThresholdOutcome(NamedTuple):
+    """What the rule finds of one map; the first four are NaN for a map without both regions.
 
     Attributes:
-        rate: share of the K×K comparisons with high ≤ low; LOWER is better; None when untestable.
-        falsified: mean high ≤ mean low; None when untestable.
-        mean_high: mean angle of the high region, radians, or None.
-        mean_low: mean angle of the low region, radians, or None.
+        rate: share of the K×K comparisons with high ≤ low; LOWER is better.
+        falsified: mean high ≤ mean low, 0 or 1.
+        mean_high: mean angle of the high region, radians.
+        mean_low: mean angle of the low region, radians.
         area_high: share of the pixels.
         area_low: share of the pixels.
     """
 
-    rate: float | None
-    falsified: bool | None
-    mean_high: float | None
-    mean_low: float | None
+    rate: float
+    falsified: float
+    mean_high: float
+    mean_low: float
     area_high: float
     area_low: float
 
 
-def regions(
-    attribution: NDArray[np.floating], rule: ThresholdRule
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def regions(attribution: NDArray[np.floating]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """High and low region, (H, W) bool, of the map scaled to 0…1 by its minimum and maximum.
 
     A constant or non-finite map has neither.
@@ -71,7 +49,7 @@ def regions(
     if not np.isfinite([low, high]).all() or high <= low:
         return np.zeros(attribution.shape, bool), np.zeros(attribution.shape, bool)
     scaled = (attribution - low) / (high - low)
-    return scaled > rule.high, scaled < rule.low
+    return scaled > HIGH, scaled < LOW
 
 
 def angles(first: Tensor, second: Tensor) -> Tensor:
@@ -84,30 +62,12 @@ def angles(first: Tensor, second: Tensor) -> Tensor:
 
 
 def counterfactuals(
-    image: Tensor, region: NDArray[np.bool_], rule: ThresholdRule, rng: np.random.Generator
+    image: Tensor, region: NDArray[np.bool_], rng: np.random.Generator, draws: int, sigma: float
 ) -> Tensor:
-    """(K, 3, H, W) copies in 0…1 with the region filled and noise everywhere.
-
-    Args:
-        image: (3, H, W) in 0…1.
-        region: (H, W) bool.
-        rule: fill, sigma and K.
-        rng: of the noise.
-    """
-    shape = (rule.draws, *image.shape)
-    base = image.expand(shape).clone()
-    mask = torch.from_numpy(region)
-    if rule.fill == "zero":
-        base[..., mask] = 0.0
-    elif rule.fill == "mean":
-        base[..., mask] = image.mean((1, 2))[None, :, None]
-    elif rule.fill == "noise":
-        noise = rng.random((rule.draws, image.shape[0], int(region.sum())), np.float32)
-        base[..., mask] = torch.from_numpy(noise)
-    else:
-        raise AttributionError(f"fill must be one of {', '.join(FILLS)}, found {rule.fill!r}")
-    jitter = rng.standard_normal(shape, np.float32) * np.float32(rule.sigma)
-    return (base + torch.from_numpy(jitter)).clamp(0.0, 1.0)
+    """(draws, 3, H, W) copies of an image (3, H, W) in 0…1: the region black, noise everywhere."""
+    base = torch.where(torch.from_numpy(region), 0.0, image)
+    noise = rng.standard_normal((draws, *image.shape), np.float32) * np.float32(sigma)
+    return (base + torch.from_numpy(noise)).clamp(0.0, 1.0)
 
 
 @torch.no_grad()
@@ -116,37 +76,29 @@ def threshold_outcome(
     image: Tensor,
     embed: Callable[[Tensor], Tensor],
     rng: np.random.Generator,
-    rule: ThresholdRule | None = None,
+    *,
+    draws: int = DRAWS,
+    sigma: float = SIGMA,
     batch: int = 50,
 ) -> ThresholdOutcome:
     """Apply the rule to one map.
 
     Args:
-        attribution: (H, W), as the method gives it; the earlier experiment used magnitudes.
+        attribution: (H, W); the earlier experiment used magnitudes.
         image: (3, H, W) in 0…1.
         embed: (N, 3, H, W) in 0…1 → (N, E) of length 1.
-        rng: of the noise.
-        rule: its settings.
-        batch: images of one forward pass.
-
-    Returns:
-        The outcome. A map without a high or a low region is untestable and says so; it is not
-        dropped.
     """
-    rule = rule or ThresholdRule()
-    high, low = regions(attribution, rule)
+    high, low = regions(attribution)
     areas = float(high.mean()), float(low.mean())
     if not high.any() or not low.any():
-        return ThresholdOutcome(None, None, None, None, *areas)
+        return ThresholdOutcome(np.nan, np.nan, np.nan, np.nan, *areas)
     clean = embed(image[None])[0]
     found = []
     for region in (high, low):
-        images = counterfactuals(image, region, rule, rng)
+        images = counterfactuals(image, region, rng, draws, sigma)
         parts = [angles(embed(part), clean) for part in images.split(batch)]
         found.append(torch.cat(parts).numpy())
     on_high, on_low = found
-    # high ≤ low counts against the map, ties included.
-    against = np.searchsorted(np.sort(on_high), on_low, side="right").sum()
-    mean_high, mean_low = float(on_high.mean()), float(on_low.mean())
-    rate = float(against / (len(on_high) * len(on_low)))
-    return ThresholdOutcome(rate, mean_high <= mean_low, mean_high, mean_low, *areas)
+    rate = float((on_high[:, None] <= on_low).mean())  # ties count against the map
+    means = float(on_high.mean()), float(on_low.mean())
+    return ThresholdOutcome(rate, float(means[0] <= means[1]), *means, *areas)

@@ -18,7 +18,6 @@ def subjects_of(meta: IJBMeta, doubts: Doubts) -> dict[int, int]:
     """Template → subject over all lists of the 1:N protocol; contradictions among them are added.
 
     Args:
-        meta: the set.
         doubts: gets templates of two subjects, and images in templates of two or twice in one.
     """
     subjects: dict[int, int] = {}
@@ -52,7 +51,6 @@ def pair_doubts(
         subjects: template → subject, as far as they are known.
         pairs: (N, 2) templates.
         same: (N,) bool.
-        doubts: gets what is found.
 
     Returns:
         (N,) bool, whether no earlier pair is of the same two templates; None = all are first.

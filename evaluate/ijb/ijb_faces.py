@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ def read_crop(meta: IJBMeta, place: int) -> NDArray[np.uint8] | str:
     """(112, 112, 3) uint8 RGB of one image, or why there is none."""
     root = meta.folder / FOLDER
     path = root / meta.images[place]
-    if not _is_inside(path, root):
+    if not path.resolve().is_relative_to(root.resolve()):
         return "outside loose_crop"
     try:
         image = decode(path.read_bytes())
@@ -51,10 +50,6 @@ def read_crop(meta: IJBMeta, place: int) -> NDArray[np.uint8] | str:
     except (FaceguideError, ValueError) as error:
         return str(error)
     return align.warp(image, matrix, _SIZE)
-
-
-def _is_inside(path: Path, root: Path) -> bool:
-    return path.resolve().is_relative_to(root.resolve())
 
 
 def crops(

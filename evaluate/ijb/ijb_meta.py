@@ -27,7 +27,6 @@ class IJBMeta:
 
     Attributes:
         name: "ijbb" or "ijbc".
-        folder: its root.
         images: (N) file names in loose_crop.
         points: (N, 5, 2) float32 x and y in pixels: eyes, nose, mouth corners, left of the image
             first.

@@ -22,7 +22,6 @@ def unusable(meta: IJBMeta, *, detector_score: bool) -> dict[int, str]:
     """Place → reason of the images that meta files themselves rule out.
 
     Args:
-        meta: the set.
         detector_score: whether images that the detector did not find are ruled out.
 
     Raises:
@@ -53,8 +52,6 @@ def misplaced(points: NDArray[np.float32], width: int, height: int) -> str | Non
 
     Args:
         points: (5, 2) x and y in pixels.
-        width: of the image.
-        height: of the image.
     """
     size = np.array([width, height])
     if np.ptp(points, axis=0).max() < _LEAST_EXTENT * size.max():

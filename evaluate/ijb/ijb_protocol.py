@@ -106,7 +106,6 @@ def verify(
     Args:
         kept: where scores are kept that are not products of embeddings.
         subjects: template → subject, as far as they are known.
-        doubts: gets what looks wrong about the pairs.
 
     Returns:
         The record, and the arrays `template` (N, 2), `same` (N,) and `score` (N,) of the pairs
@@ -170,7 +169,8 @@ def identify(
     """The 1:N protocol: mixed probes against either gallery, and against both as one.
 
     Each gallery by itself is the protocol: the probes whose subject is in the other one are
-    strangers, which gives the open-set figures. `merged` is what many papers print as closed set.
+    not enrolled, which gives the open-set figures. `merged` is what many papers print as closed
+    set.
 
     Returns:
         gallery → record of `identification.summarise`; {} when the 1:N files are not there; None

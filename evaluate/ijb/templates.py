@@ -2,8 +2,8 @@
 
 For `cosine`, embeddings are pooled as published for IJB: the mean within each medium (a video is
 one medium), the sum over media, length 1. Embeddings go in with their norm, which gives clear
-images more say, or without; with their detector score as a factor, or without; and with the mirror
-image added, or without.
+images more weight, or without; with their detector score as a factor, or without; and with the
+mirror image added, or without.
 
 Local matchers compare images, not pools: a template is represented by one image per medium, the one
 with the best detector score, and of these by the best `images`; the template score is the mean
@@ -69,8 +69,6 @@ def pool(
     """(T, E) template embeddings of length 1.
 
     Args:
-        store: embeddings of the images.
-        uses: images by template.
         flip: add the mirror image.
         norm: weigh each embedding by its norm.
         detector_score: weigh each embedding by its detector score.
@@ -108,7 +106,6 @@ def represent(uses: Uses, images: int) -> tuple[NDArray[np.int64], NDArray[np.in
     """The representatives of each template, for local matchers.
 
     Args:
-        uses: images by template.
         images: at most this many.
 
     Returns:

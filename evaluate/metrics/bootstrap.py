@@ -114,11 +114,8 @@ def verification_intervals(
     """95 % intervals of every figure, and how much clustering widens that of the accuracy.
 
     Args:
-        ranking: the sorted pairs.
         clusters: (N, 2) identities, numbered from 0 without gaps.
         correct: (N,) bool, right decisions at the folds' thresholds.
-        replicates: of the bootstrap.
-        seed: random seed.
 
     Returns:
         name → [low, high] or None, and `design_effect`: variance of the accuracy over that of as

@@ -9,7 +9,8 @@ by their number (not by one less), as published.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,21 +97,16 @@ def exact_accuracy(
     scores = np.asarray(scores, np.float64)
     order = np.argsort(-scores, kind="stable")
     ordered, genuine = scores[order], same[order]
-    names = _fold_names(fold)
-    accuracy, threshold = np.empty(len(names)), np.empty(len(names))
-    correct = np.zeros(len(scores), bool)
-    for position, name in enumerate(names):
-        training = fold[order] != name
-        values, kinds = ordered[training], genuine[training]
+
+    def choose(training: NDArray[np.bool_]) -> float:
+        values, kinds = ordered[training[order]], genuine[training[order]]
         ends = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
         # Right decisions when everything down to a score is accepted; first, nothing is.
         gain = np.append(0, np.cumsum(np.where(kinds, 1, -1))[ends])
         best = int(gain.argmax())
-        threshold[position] = values[ends[best - 1]] if best else np.nextafter(values[0], np.inf)
-        inside = fold == name
-        correct[inside] = (scores[inside] >= threshold[position]) == same[inside]
-        accuracy[position] = correct[inside].mean()
-    return FoldAccuracy(names, accuracy, threshold, correct)
+        return float(values[ends[best - 1]] if best else np.nextafter(values[0], np.inf))
+
+    return _by_fold(same, fold, choose, lambda threshold: scores >= threshold)
 
 
 def published_accuracy(
@@ -121,28 +117,34 @@ def published_accuracy(
     Args and errors as `exact_accuracy`; `cosine` in −1 to 1. `threshold` holds cosines.
     """
     distance = 2.0 - 2.0 * np.asarray(cosine, np.float64)
-    names = _fold_names(fold)
-    accuracy, threshold = np.empty(len(names)), np.empty(len(names))
-    correct = np.zeros(len(distance), bool)
-    for position, name in enumerate(names):
-        training = fold != name
-        genuine = np.sort(distance[training & same])
-        impostor = np.sort(distance[training & ~same])
-        gain = np.searchsorted(genuine, PUBLISHED_DISTANCES) - np.searchsorted(
-            impostor, PUBLISHED_DISTANCES
-        )
-        chosen = PUBLISHED_DISTANCES[int(gain.argmax())]
-        inside = fold == name
-        correct[inside] = (distance[inside] < chosen) == same[inside]
-        accuracy[position] = correct[inside].mean()
-        threshold[position] = 1.0 - chosen / 2.0
-    return FoldAccuracy(names, accuracy, threshold, correct)
+
+    def choose(training: NDArray[np.bool_]) -> float:
+        below = [
+            np.searchsorted(np.sort(distance[training & kind]), PUBLISHED_DISTANCES)
+            for kind in (same, ~same)
+        ]
+        return float(PUBLISHED_DISTANCES[int((below[0] - below[1]).argmax())])
+
+    found = _by_fold(same, fold, choose, lambda threshold: distance < threshold)
+    return replace(found, threshold=1.0 - found.threshold / 2.0)
 
 
-def _fold_names(fold: NDArray[np.int64]) -> NDArray[np.int64]:
+def _by_fold(
+    same: NDArray[np.bool_],
+    fold: NDArray[np.int64],
+    choose: Callable[[NDArray[np.bool_]], float],
+    accepted: Callable[[float], NDArray[np.bool_]],
+) -> FoldAccuracy:
+    """Judge each fold by the threshold that `choose` takes from the pairs of all others."""
     names = np.unique(fold)
     if len(names) < 2:
         raise EvaluationError(
             "a threshold from the other folds needs at least two folds, found one"
         )
-    return names
+    threshold = np.array([choose(fold != name) for name in names])
+    correct = np.zeros(len(same), bool)
+    for name, chosen in zip(names, threshold.tolist(), strict=True):
+        inside = fold == name
+        correct[inside] = accepted(chosen)[inside] == same[inside]
+    accuracy = np.array([correct[fold == name].mean() for name in names])
+    return FoldAccuracy(names, accuracy, threshold, correct)

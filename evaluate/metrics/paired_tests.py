@@ -58,12 +58,7 @@ def compare_all(
     """Every two models against each other.
 
     Args:
-        names: of the M models.
-        statistics: one per model, over the same pairs and identities.
         correct: (N,) right decisions of each.
-        people: number of identities.
-        replicates: of the bootstrap.
-        seed: random seed.
 
     Returns:
         One record per pair of models: `first`, `second`, `only_first_right`, `only_second_right`,

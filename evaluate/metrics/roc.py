@@ -18,6 +18,7 @@ FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 LEAST_FALSE_ACCEPTS = 10  # a rate read off fewer expected impostors is refused
 
 Weights = NDArray[np.integer] | None
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # FAR and TAR
 
 
 def far_name(far: float) -> str:
@@ -115,7 +116,6 @@ def measure(
     """AUC, EER and TAR at every FAR.
 
     Args:
-        ranking: the sorted pairs.
         fars: false accept rates, 0 to 1.
         genuine_weights: (G,) whole numbers in the order of `ranking.genuine`; None = 1 each.
         impostor_weights: (I,) likewise.
@@ -211,7 +211,6 @@ def tar_cells(
     """TAR and threshold at each FAR; refused where fewer than 10 false accepts are expected.
 
     Args:
-        ranking: the sorted pairs.
         fars: false accept rates, 0 to 1.
         first: (N,) whether no earlier pair compares the same two; only such pairs count as
             expected. None = all do.
@@ -245,7 +244,7 @@ def threshold_at(ranking: Ranking, point: int) -> float:
     return float(np.nextafter(ranking.threshold[0], np.inf))
 
 
-def curve(ranking: Ranking, points: int = 2000) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def curve(ranking: Ranking, points: int = 2000) -> Curve:
     """FAR and TAR to draw, (M,) each from (0, 0) to (1, 1).
 
     Of a long ROC the first point of each of the `points` FARs that are evenly spaced in log x

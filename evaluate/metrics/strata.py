@@ -69,11 +69,17 @@ def _name(names: tuple[str, ...], place: int) -> str:
 
 
 def _rate(hit: NDArray[np.bool_]) -> dict[str, Any]:
-    from scipy.stats import binomtest
-
-    count = len(hit)
+    count, hits = len(hit), int(np.count_nonzero(hit))
     if count < LEAST:
         return {"n": count, "rate": None, "interval": None}
-    hits = int(np.count_nonzero(hit))
-    found = binomtest(hits, count).proportion_ci(method="wilson")
-    return {"n": count, "rate": hits / count, "interval": [float(found.low), float(found.high)]}
+    return {"n": count, "rate": hits / count, "interval": wilson(hits, count)}
+
+
+def wilson(count: int, n: int) -> list[float] | None:
+    """95 % interval of a share of counts (Wilson, 1927); None for n = 0."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return None
+    found = binomtest(count, n).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]

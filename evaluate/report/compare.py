@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import read_json
+from faceguide.evaluate.metrics import roc
 from faceguide.evaluate.metrics.bootstrap import RocStatistic
 from faceguide.evaluate.metrics.paired_tests import compare_all
-from faceguide.evaluate.metrics.roc import rank
 from faceguide.evaluate.verification import RECORD, load_scores
 
 COMPARISON = "comparison.json"
@@ -37,8 +38,6 @@ def compare_runs(runs: list[Path], replicates: int, seed: int) -> dict[str, Any]
 
     Args:
         runs: directories of `evaluate verification`, two or more.
-        replicates: of the bootstrap.
-        seed: of the bootstrap.
 
     Returns:
         `runs` (name, path, record), `pairs` tested, `tests` (see `paired_tests.compare_all`).
@@ -64,7 +63,7 @@ def compare_runs(runs: list[Path], replicates: int, seed: int) -> dict[str, Any]
     people = people.reshape(-1, 2)
     correct = [table["correct"][place] for table, place in zip(tables, chosen, strict=True)]
     statistics = [
-        RocStatistic(rank(table["score"][place], same), people, right)
+        RocStatistic(roc.rank(table["score"][place], same), people, right)
         for table, place, right in zip(tables, chosen, correct, strict=True)
     ]
     tests = compare_all(names, statistics, correct, int(people.max()) + 1, replicates, seed)
@@ -78,3 +77,13 @@ def compare_runs(runs: list[Path], replicates: int, seed: int) -> dict[str, Any]
         "seed": seed,
         "tests": tests,
     }
+
+
+def roc_curves(runs: Mapping[str, Path]) -> tuple[dict[str, roc.Curve], float]:
+    """Name → curve of each verification run, and one false accept of the shortest list."""
+    rankings = {}
+    for name, run in runs.items():
+        table = load_scores(run)
+        rankings[name] = roc.rank(table["score"], table["same"])
+    least = min((1.0 / len(found.impostor) for found in rankings.values()), default=1.0)
+    return {name: roc.curve(found) for name, found in rankings.items()}, least

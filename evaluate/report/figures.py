@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.files import write_bytes
+from faceguide.evaluate.metrics.roc import Curve
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and lines for print in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
-
-
-def _figure(width: float) -> Figure:
-    # Imported here: drawing is rare, and matplotlib takes a second to import.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, 3.6), layout="constrained")
-
-
 _COLUMN = 4.8  # inches, of a paper's column
 
 
@@ -42,29 +34,14 @@ def roc_figure(curves: Mapping[str, Curve], least_far: float, width: float = _CO
         least_far: left end of the axis, above 0: one false accept of the shortest list.
         width: inches.
     """
-    figure = _figure(width)
-    axes = figure.add_subplot()
-    lowest = 1.0
-    for number, (name, (far, tar)) in enumerate(curves.items()):
-        colour, line = _style(number)
+    figure, axes = _axes(width, "false accept rate", "true accept rate")
+    for (name, (far, tar)), style in zip(curves.items(), _styles(), strict=False):
         # A step: between two points of the ROC only the left one can be reached.
-        axes.step(
-            np.maximum(far, least_far),
-            tar,
-            where="post",
-            color=colour,
-            linestyle=line,
-            linewidth=1.6,
-            label=_plain(name),
-        )
-        lowest = min(lowest, float(tar[far >= least_far].min(initial=1.0)))
-    axes.set_xscale("log")
+        axes.step(np.maximum(far, least_far), tar, where="post", label=_plain(name), **style)
+    bottom = _bottom(tar[far >= least_far].min(initial=1.0) for far, tar in curves.values())
     axes.set_xlim(least_far, 1.0)
-    bottom = max(0.0, np.floor((lowest - 0.02) * 20) / 20)
     axes.set_ylim(bottom, 1.0 + 0.02 * (1.0 - bottom))
-    axes.set_xlabel("false accept rate")
-    axes.set_ylabel("true accept rate")
-    _finish(figure)
+    axes.legend(loc="lower right", frameon=False)
     return figure
 
 
@@ -75,25 +52,34 @@ def cmc_figure(curves: Mapping[str, NDArray[np.float64]], width: float = _COLUMN
         curves: name → rates at ranks 1, 2, …
         width: inches.
     """
-    figure = _figure(width)
-    axes = figure.add_subplot()
-    lowest = 1.0
-    for number, (name, rates) in enumerate(curves.items()):
-        colour, line = _style(number)
-        ranks = np.arange(1, len(rates) + 1)
-        axes.plot(ranks, rates, color=colour, linestyle=line, linewidth=1.6, label=_plain(name))
-        lowest = min(lowest, float(rates[0]))
-    axes.set_xscale("log")
+    figure, axes = _axes(width, "rank", "identification rate")
+    for (name, rates), style in zip(curves.items(), _styles(), strict=False):
+        axes.plot(np.arange(1, len(rates) + 1), rates, label=_plain(name), **style)
     axes.set_xlim(1, max(len(rates) for rates in curves.values()))
-    axes.set_ylim(max(0.0, np.floor((lowest - 0.02) * 20) / 20), 1.002)
-    axes.set_xlabel("rank")
-    axes.set_ylabel("identification rate")
-    _finish(figure)
+    axes.set_ylim(_bottom(rates[0] for rates in curves.values()), 1.002)
+    axes.legend(loc="lower right", frameon=False)
     return figure
 
 
-def _style(number: int) -> tuple[str, str]:
-    return _COLOURS[number % len(_COLOURS)], _LINES[number % len(_LINES)]
+def _axes(width: float, x: str, y: str) -> tuple[Figure, Axes]:
+    # Imported here: drawing is rare, and matplotlib takes a second to import.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel=x, ylabel=y, axisbelow=True)
+    axes.grid(True, which="major", color="0.88", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    for colour, line in zip(itertools.cycle(_COLOURS), itertools.cycle(_LINES), strict=False):
+        yield {"color": colour, "linestyle": line, "linewidth": 1.6}
+
+
+def _bottom(values: Iterable[float]) -> float:
+    """Where the y axis begins: a multiple of 0.05 a little below the lowest of these."""
+    return max(0.0, float(np.floor((min(values, default=1.0) - 0.02) * 20) / 20))
 
 
 def _plain(name: str) -> str:
@@ -102,26 +88,13 @@ def _plain(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _finish(figure: Figure) -> None:
-    axes = figure.axes[0]
-    axes.grid(True, which="major", color="0.88", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
-
-
-def save(figure: Figure, out: Path, stem: str, kinds: Sequence[str] = ("pdf", "png")) -> list[Path]:
+def save(figure: Figure, out: Path, stem: str) -> None:
     """Write `stem.pdf` and `stem.png`; the same figure gives the same bytes."""
-    paths = []
-    for kind in kinds:
+    # Without dates, so that a figure changes only when its curves do.
+    for kind, fact in (("pdf", "CreationDate"), ("png", "Software")):
         data = io.BytesIO()
-        # Without dates, so that a figure changes only when its curves do.
-        facts = {"pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
-        figure.savefig(data, format=kind, dpi=200, metadata=facts)
-        paths.append(out / f"{stem}.{kind}")
-        write_bytes(paths[-1], data.getvalue())
-    return paths
+        figure.savefig(data, format=kind, dpi=200, metadata={fact: None})
+        write_bytes(out / f"{stem}.{kind}", data.getvalue())
 
 
 def data_uri(figure: Figure) -> str:

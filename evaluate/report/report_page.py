@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faceguide.core.commands.console import printable
 from faceguide.core.commands.run_directory import read_run
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import write_bytes
-from faceguide.evaluate.metrics import roc
 from faceguide.evaluate.metrics.bootstrap import REPLICATES
 from faceguide.evaluate.report import figures, report_runs, tables
-from faceguide.evaluate.report.compare import SEED, compare_runs, run_names
+from faceguide.evaluate.report.compare import SEED, compare_runs, roc_curves, run_names
+from faceguide.evaluate.report.html_page import render
+from faceguide.evaluate.report.report_runs import load_cmc
 from faceguide.evaluate.verification import load_scores
 
 _WIDE = 9.0  # inches of a figure that fills the page
@@ -27,14 +28,11 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
 
     Args:
         runs: directories of `evaluate verification`, `identification` or `ijb`.
-        path: the HTML file.
-        title: its heading.
         hardest: pairs shown of each kind per verification run.
 
     Raises:
         EvaluationError: when a directory holds no finished run.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     runs = list(runs)
@@ -45,11 +43,9 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
     pairs_of = [run for run in runs if read_run(run).get("command") == report_runs.VERIFICATION]
     overview, refused, tests = _comparison(pairs_of)
     script = (_PAGES / "sort.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_PAGES), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["printable"] = printable
-    html = environment.get_template("report.html").render(
+    script_sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    html = render(
+        _PAGES / "report.html",
         title=title,
         runs=shown,
         overview=overview,
@@ -58,13 +54,9 @@ def write_report(runs: Sequence[Path], path: Path, title: str, hardest: int = 12
         figures=_figures(runs, names),
         # Only this one script may run, whatever a name tries.
         script=Markup(script),
-        script_hash=Markup(f"sha256-{_sha256(script)}"),
+        script_hash=Markup(f"sha256-{script_sha256}"),
     )
-    write_bytes(path, html.encode("utf-8"))
-
-
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    write_bytes(path, html)
 
 
 def _comparison(runs: list[Path]) -> tuple[Any, str, Any]:
@@ -82,19 +74,12 @@ def _comparison(runs: list[Path]) -> tuple[Any, str, Any]:
 
 
 def _figures(runs: list[Path], names: list[str]) -> list[dict[str, str]]:
-    curves, ranks = {}, {}
-    least = 1.0
+    of_command: dict[str, dict[str, Path]] = defaultdict(dict)
     for run, name in zip(runs, names, strict=True):
-        command = read_run(run).get("command")
-        if command == report_runs.VERIFICATION:
-            table = load_scores(run)
-            ranking = roc.rank(table["score"], table["same"])
-            curves[name] = roc.curve(ranking)
-            least = min(least, 1.0 / len(ranking.impostor))
-        elif command == report_runs.IDENTIFICATION:
-            found = report_runs.load_cmc(run)
-            if found is not None:
-                ranks[name] = found
+        of_command[str(read_run(run).get("command"))][name] = run
+    curves, least = roc_curves(of_command[report_runs.VERIFICATION])
+    searches = of_command[report_runs.IDENTIFICATION].items()
+    ranks = {name: found for name, run in searches if (found := load_cmc(run)) is not None}
     drawn = []
     if curves:
         drawn.append(("ROC", figures.roc_figure(curves, least, _WIDE)))

@@ -32,6 +32,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
+def between(found: list[float] | None, digits: int = 2) -> str:
+    """An interval of a share in per cent, or nothing where there is none."""
+    return f"[{percent(found[0], digits)}, {percent(found[1], digits)}]" if found else ""
+
+
 def verification_table(comparison: dict[str, Any]) -> Table:
     """Header and rows, all texts: a run per row, accuracy to TAR in per cent.
 
@@ -80,12 +85,7 @@ def test_table(comparison: dict[str, Any]) -> Table:
     header += ["Δ accuracy", "Δ AUC"]
     rows = []
     for test in comparison["tests"]:
-        cells = []
-        for figure in ("accuracy", "auc"):
-            found = test["figures"][figure]
-            low_high = found["interval"]
-            between = f" [{percent(low_high[0])}, {percent(low_high[1])}]" if low_high else ""
-            cells.append(f"{percent(found['difference'])}{between}")
+        figures = [test["figures"][figure] for figure in ("accuracy", "auc")]
         rows.append(
             [
                 printable(test["first"]),
@@ -94,7 +94,7 @@ def test_table(comparison: dict[str, Any]) -> Table:
                 str(test["only_second_right"]),
                 f"{test['p']:.3g}",
                 f"{test['p_holm']:.3g}",
-                *cells,
+                *(f"{percent(f['difference'])} {between(f['interval'])}".strip() for f in figures),
             ]
         )
     return header, rows

@@ -21,8 +21,6 @@ from faceguide.core.files import digest
 from faceguide.core.formats.container import SUFFIX, read_about, read_arrays, write_arrays
 
 FOLDER = "scores"
-
-
 _REMEDY = "remove the file and rerun the command"
 
 
@@ -59,12 +57,27 @@ def is_there(path: Path, key: str) -> bool:
         return False
 
 
+def gather(
+    out: Path, what: str, paths: Sequence[Path], key: str, columns: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """The arrays of these files, or these columns of them, joined.
+
+    Raises:
+        Unfinished: naming the blocks, numbered as the paths, that lack a file of this key.
+    """
+    found = [read_block(path, key) for path in paths]
+    if missing := [number for number, arrays in enumerate(found) if arrays is None]:
+        raise Unfinished(out, what, missing, len(paths))
+    there = [arrays for arrays in found if arrays is not None]
+    names = there[0] if columns is None else columns
+    return {name: np.concatenate([arrays[name] for arrays in there]) for name in names}
+
+
 @dataclass(frozen=True)
 class ScoreBlocks:
     """The scores of a run.
 
     Attributes:
-        out: the run directory.
         key: digest of whatever changes a score.
         part: (i, N), or None: compute nothing, only gather.
     """
@@ -84,9 +97,8 @@ class ScoreBlocks:
 
         Args:
             name: of what is scored; begins the files' names.
-            blocks: places of each block, one behind the other.
+            blocks: places of each block, one after the other.
             compute: arrays of a block, one entry per place.
-            progress: called with the number of places done.
 
         Returns:
             The arrays of all blocks, joined; None when other parts are needed.
@@ -102,11 +114,8 @@ class ScoreBlocks:
                 progress(blocks[number].stop - blocks[number].start)
             if self.part[1] > 1:
                 return None
-        found = [read_block(self._path(name, number), self.key) for number in range(len(blocks))]
-        if missing := [number for number, arrays in enumerate(found) if arrays is None]:
-            raise Unfinished(self.out, f"{name} scores", missing, len(blocks))
-        there = [arrays for arrays in found if arrays is not None]
-        return {column: np.concatenate([a[column] for a in there]) for column in there[0]}
+        paths = [self._path(name, number) for number in range(len(blocks))]
+        return gather(self.out, f"{name} scores", paths, self.key)
 
     def about(self, *listed: NDArray[np.int64]) -> ScoreBlocks:
         """The same, for these lists of what is scored: their numbers belong to the key."""

@@ -93,8 +93,6 @@ def choose_visibility(source: str, network: Network, cache: FaceCache) -> str:
 
     Args:
         source: "auto" prefers the occlusion head, which sees every face.
-        network: may have a head.
-        cache: may have the visibility.
 
     Raises:
         EvaluationError: when the one asked for, or any, is not there.
@@ -122,7 +120,6 @@ def groups_for(needs: frozenset[str], flip: bool, visibility: str | None) -> fro
     """The groups of a store that a matcher with these needs reads.
 
     Args:
-        needs: of a matcher.
         flip: whether embeddings include the mirror image; the plain ones come with them.
         visibility: "head", "cache" or None.
     """
@@ -162,11 +159,8 @@ def score_pairs(
     """Scores of N pairs of rows, (N,), in their order.
 
     Args:
-        reader: where the faces are.
-        matcher: how they are compared.
         probe: (N,) rows.
         reference: (N,) rows.
-        progress: called with the number of pairs done.
     """
     out = np.empty(len(probe), np.float32)
     whole: tuple[NDArray[np.int64], Faces] | None = None

@@ -5,7 +5,7 @@ written whole under a name that follows from its rows; a killed run leaves finis
 the next run computes what is missing. Groups are separate files, so maps can follow later.
 
 * `plain`: plain_embedding (N, E) float32 of length 1 and plain_norm (N,) float32, of the image
-  alone.
+  only.
 * `embedding`: embedding and norm, likewise, of the sum of the raw embeddings of the image and its
   mirror image.
 * `map`: feature_map (N, C, h, w) float16.
@@ -46,11 +46,7 @@ class _Block:
 
 
 class FaceStore:
-    """Rows of one cache, seen by one network.
-
-    Attributes:
-        directory: where the blocks lie.
-    """
+    """Rows of one cache, seen by one network."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -66,7 +62,6 @@ class FaceStore:
         """The store of a run directory for this key; made when missing.
 
         Args:
-            run: the run directory.
             key: what the rows depend on: cache, weights, network.
         """
         directory = run / f"embeddings-{digest(key)[:16]}"
@@ -135,20 +130,15 @@ class FaceStore:
 
     def _indexed(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if group not in self._index:
-            self._index[group] = self._reindexed(group)
+            blocks = self._blocks[group]
+            none, sizes = np.empty(0, np.int64), [len(block.rows) for block in blocks]
+            rows = np.concatenate([none, *(block.rows for block in blocks)])
+            slots = np.concatenate([none, *map(np.arange, sizes)])
+            places = np.stack([np.repeat(np.arange(len(blocks)), sizes), slots], 1)
+            # Two runs at once may have written a row twice; the values are the same.
+            known, first = np.unique(rows, return_index=True)
+            self._index[group] = known, places[first]
         return self._index[group]
-
-    def _reindexed(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        blocks = self._blocks[group]
-        rows = np.concatenate([np.empty(0, np.int64), *(block.rows for block in blocks)])
-        places = np.empty((len(rows), 2), np.int64)
-        places[:, 0] = np.repeat(np.arange(len(blocks)), [len(block.rows) for block in blocks])
-        places[:, 1] = np.concatenate(
-            [np.empty(0, np.int64), *(np.arange(len(block.rows)) for block in blocks)]
-        )
-        # Two runs at once may have written a row twice; the values are the same.
-        known, first = np.unique(rows, return_index=True)
-        return known, places[first]
 
     def _array(self, block: _Block, column: str) -> NDArray[Any]:
         if not block.arrays:

@@ -34,10 +34,7 @@ def measure_scales(
     """Mean and deviation of each matcher's score over random pairs of different rows.
 
     Args:
-        reader: where the faces are.
-        matchers: by name.
         rows: (N,) rows to sample from, at least two different ones.
-        seed: random seed of the sample.
 
     Returns:
         name → {"mean", "std"}.
@@ -110,7 +107,6 @@ def read_fusion(path: Path, matcher: str) -> tuple[dict[str, float], dict[str, d
     """Weights and scales of the matchers in a run's `fusion.json`.
 
     Args:
-        path: the file.
         matcher: `fused`, or the fusion by name that it must hold.
 
     Raises:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.pairs.pair_doubts import pair_doubts
 from faceguide.cache.pairs.pair_lists import read_pairs
-from faceguide.cache.pairs.pair_rows import resolve
+from faceguide.cache.pairs.pair_rows import PairRows, resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import EvaluationError
@@ -86,36 +86,8 @@ def fit(scores: Mapping[str, NDArray[np.floating]], same: NDArray[np.bool_]) -> 
     )
 
 
-@dataclass(frozen=True)
-class FitPairs:
-    """Training pairs as rows of their cache.
-
-    Attributes:
-        path: the list.
-        cache: where its faces are.
-        probe: (N,) rows.
-        reference: (N,) rows.
-        same: (N,) bool.
-        left_out: pairs of the list that the cache lacks.
-        doubts: what looks wrong about the list.
-    """
-
-    path: Path
-    cache: FaceCache
-    probe: NDArray[np.int64]
-    reference: NDArray[np.int64]
-    same: NDArray[np.bool_]
-    left_out: int
-    doubts: Doubts
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """All rows, each once."""
-        return np.unique(np.concatenate([self.probe, self.reference]))
-
-
-def read_fit_pairs(path: Path, split: str | None, cache: FaceCache) -> FitPairs:
-    """The training pairs of a list.
+def read_fit_pairs(path: Path, split: str | None, cache: FaceCache) -> tuple[PairRows, Doubts]:
+    """The training pairs of a list as rows of their cache, and what looks wrong about the list.
 
     Raises:
         EvaluationError: when none of them is in the cache.
@@ -128,28 +100,22 @@ def read_fit_pairs(path: Path, split: str | None, cache: FaceCache) -> FitPairs:
             f"{path}: none of its {found.listed} training pairs has both images in "
             f"{cache.directory}; the first: {found.left_out[0].reason}"
         )
-    return FitPairs(
-        path,
-        cache,
-        found.probe,
-        found.reference,
-        np.asarray(found.same),
-        len(found.left_out),
-        pair_doubts(cache, pairs, found).doubts,
-    )
+    return found, pair_doubts(cache, pairs, found).doubts
 
 
-def record(fitted: Fit, pairs: FitPairs) -> dict[str, Any]:
+def record(
+    fitted: Fit, path: Path, cache: FaceCache, pairs: PairRows, doubts: Doubts
+) -> dict[str, Any]:
     """What fusion.json keeps of a fit: itself, its pairs and their identities."""
     return {
         **asdict(fitted),
-        "fit_pairs": str(pairs.path.resolve()),
-        "fit_cache": str(pairs.cache.directory.resolve()),
-        "pairs": len(pairs.same),
+        "fit_pairs": str(path.resolve()),
+        "fit_cache": str(cache.directory.resolve()),
+        "pairs": len(pairs),
         "genuine": int(pairs.same.sum()),
-        "left_out": pairs.left_out,
-        "doubts": pairs.doubts.counts(),
-        "persons": sorted(_persons(pairs.cache, pairs.rows)),
+        "left_out": len(pairs.left_out),
+        "doubts": doubts.counts(),
+        "persons": sorted(_persons(cache, np.union1d(pairs.probe, pairs.reference))),
     }
 
 
@@ -158,7 +124,6 @@ def shared(kept: Mapping[str, Any], cache: FaceCache, rows: NDArray[np.int64]) -
 
     Args:
         kept: from `record`.
-        cache: where the rows are.
         rows: (N,) rows that are tested.
     """
     found = sorted(set(kept["persons"]) & _persons(cache, np.unique(rows)))

@@ -85,7 +85,7 @@ class MatcherOptions(Seed, MatcherName):
     visibility: Visibility = "auto"
 
     def names(self) -> list[str]:
-        """The matchers that are at work.
+        """The matchers in use.
 
         Raises:
             EvaluationError: when the options of a fusion and `matcher` do not belong together.

@@ -1,4 +1,4 @@
-"""From a cache, weights and a matcher's name to faces that can be compared."""
+"""From a cache, weights and a matcher to faces that can be compared."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None)
     """What must be computed before faces can be compared.
 
     Args:
-        network: what describes them.
-        options: how they are compared.
         cache: where known visibility comes from; None = only the occlusion head can know.
 
     Raises:
         EvaluationError: when the network or the cache lacks what a matcher needs.
     """
     names = options.names()
-    if options.matcher == "qaconv+cosine" and not _visibility_known(network, cache):
+    known = network.occlusion_head is not None
+    known = known or (cache is not None and "visibility" in cache.columns)
+    if options.matcher == "qaconv+cosine" and not known:
         names = ["qaconv", "cosine"]
     parts = {name: make_matcher(name, network) for name in names}
     needs = frozenset[str]().union(*(part.needs for part in parts.values()))
@@ -107,13 +107,7 @@ def build_matcher(
     """A reader of embedded faces, and the matcher.
 
     Args:
-        store: where the faces are.
-        network: what described them.
-        options: how they are compared.
-        needs: of these options.
-        rows: the faces of the run.
         run: its directory gets a fusion's scales, except from a part.
-        cache: where known visibility comes from.
     """
     known = cache if needs.visibility == "cache" else None
     reader = FaceReader(store, options.flip, known, network.device)
@@ -157,12 +151,6 @@ def _fusion(
     return weights, kept
 
 
-def _visibility_known(network: Network, cache: FaceCache | None) -> bool:
-    return network.occlusion_head is not None or (
-        cache is not None and "visibility" in cache.columns
-    )
-
-
 def _fitted(
     reader: FaceReader,
     network: Network,
@@ -176,31 +164,26 @@ def _fitted(
     where = cache if options.fit_cache is None else FaceCache.open(options.fit_cache)
     if where is None:
         raise EvaluationError("--fit-pairs needs --fit-cache, the cache of their faces")
-    pairs = fusion_fit.read_fit_pairs(options.fit_pairs, options.fit_split, where)
+    pairs, doubts = fusion_fit.read_fit_pairs(options.fit_pairs, options.fit_split, where)
     needs = frozenset[str]().union(*(part.needs for part in parts.values()))
     source = None
     if VISIBILITY in needs:
         source = choose_visibility(options.visibility, network, where)
     store = FaceStore.open(reader.store.directory.parent, store_key(where, network))
-    groups = groups_for(needs, options.flip, source)
-    embed_rows(where, network, store, pairs.rows, groups, batch_size=run.batch_size)
+    groups, rows = groups_for(needs, options.flip, source), np.union1d(pairs.probe, pairs.reference)
+    embed_rows(where, network, store, rows, groups, batch_size=run.batch_size)
     faces = FaceReader(store, options.flip, where if source == "cache" else None, network.device)
-    fitted = fusion_fit.fit(
-        {
-            name: score_pairs(faces, part, pairs.probe, pairs.reference)
-            for name, part in parts.items()
-        },
-        pairs.same,
-    )
-    return fusion_fit.record(fitted, pairs)
+    scores = {
+        name: score_pairs(faces, part, pairs.probe, pairs.reference) for name, part in parts.items()
+    }
+    fitted = fusion_fit.fit(scores, np.asarray(pairs.same))
+    return fusion_fit.record(fitted, options.fit_pairs, where, pairs, doubts)
 
 
 def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = None) -> str:
     """Names what a score depends on besides the rows that are compared.
 
     Args:
-        faces: key of the store.
-        options: how faces are compared.
         further: JSON value of what else matters.
     """
     scales = options.fusion_scales
@@ -212,19 +195,18 @@ def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = Non
 
 def provenance(cache: FaceCache, network: Network) -> dict[str, Any]:
     """Which data and which weights, as run.json holds them."""
-    facts: dict[str, Any] = {
+    return {
         "cache": str(cache.directory.resolve()),
         "cache_manifest": cache_hash(cache),
         **network.record(),
         "training_run": None if network.run is None else str(network.run.resolve()),
     }
-    return facts
 
 
 def shared_identities(
     cache: FaceCache, network: Network, rows: NDArray[np.int64]
-) -> list[str] | None:
-    """Names of identities in these rows that the weights were trained on; None when unknown.
+) -> dict[str, Any] | None:
+    """Identities of these rows that the weights were trained on; None when it is unknown.
 
     Two data sets may know one identity under two names; only equal names are found.
     """
@@ -233,4 +215,5 @@ def shared_identities(
         return None
     labels = np.unique(cache.read(np.unique(rows), ["label"])["label"])
     identities = cache.identities
-    return sorted({identities[label] for label in labels.tolist() if label >= 0} & trained)
+    shared = sorted({identities[label] for label in labels.tolist() if label >= 0} & trained)
+    return {"count": len(shared), "names": shared[:100]}

@@ -12,23 +12,16 @@ it. Its detector, though, is surer of such a face once the image is turned by 18
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.faces.align import five_points
-from faceguide.preprocess.detect.face_mesh import BoxDetector
+from faceguide.preprocess.detect.face_mesh import BoxDetector, FaceLandmarker, FaceMesh
 
 Image = NDArray[np.uint8]
-
-
-class Mesh(Protocol):
-    """A `FaceMesh` or `FaceLandmarker`."""
-
-    def __call__(self, image: Image) -> NDArray[np.float32]: ...
-
-    def look(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]: ...
+Mesh = FaceMesh | FaceLandmarker
 
 
 # (detector, side of the crop over the longer side of its box, largest disagreement accepted), in
@@ -87,7 +80,6 @@ def find_face(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mesh: a `FaceMesh` or `FaceLandmarker`.
         boxes: detectors for the second look and for faces upside down; None leaves both out.
         choose: among several faces, the largest or the one nearest to the image's centre.
         check_all: also measure the quality of what the first pass found, for one more pass.
@@ -138,7 +130,6 @@ def mirror_disagreement(landmarks: NDArray[np.float32], image: Image, mesh: Mesh
     Args:
         landmarks: (478, 3) pixels, found by `mesh` in `image`.
         image: (H, W, 3) uint8 RGB.
-        mesh: a `FaceMesh` or `FaceLandmarker`.
 
     Returns:
         Mean distance of the five alignment points to those of the nearest face in the mirrored

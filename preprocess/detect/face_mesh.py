@@ -25,26 +25,13 @@ from numpy.typing import NDArray
 
 from faceguide.core.commands.console import undisturbed
 from faceguide.core.errors import FaceguideError
-from faceguide.core.faces import LANDMARKS
+from faceguide.preprocess.detect.mediapipe_values import (
+    boxes_in_pixels,
+    faces_in_pixels,
+    points_from_message,
+)
 
 MAX_FACES = 64  # more than the detector separates in one image; each costs a mesh
-
-# One landmark in a serialised NormalizedLandmarkList: a tag, the length of the message, then
-# x, y and z, each a tag and a little-endian float32.
-_POINT = np.dtype(
-    [
-        ("tag", "u1"),
-        ("length", "u1"),
-        ("x_tag", "u1"),
-        ("x", "<f4"),
-        ("y_tag", "u1"),
-        ("y", "<f4"),
-        ("z_tag", "u1"),
-        ("z", "<f4"),
-    ]
-)
-_TAG_PLACES = np.array([0, 1, 2, 7, 12])
-_TAGS = np.array([0x0A, 15, 0x0D, 0x15, 0x1D], np.uint8)
 
 _MISSING = "finding faces needs mediapipe: pip install 'faceguide[prep]'"
 
@@ -87,38 +74,12 @@ def _has_solutions() -> bool:
     return hasattr(_mediapipe(), "solutions")
 
 
-def points_from_message(message: Any) -> NDArray[np.float64]:
-    """The normalised x, y, z of a NormalizedLandmarkList, (478, 3).
-
-    Read from the serialised bytes, which takes a tenth of the time of the attributes. The bytes
-    are trusted only when every tag is where it is expected; else the attributes are read.
-    """
-    data = message.SerializeToString()
-    if len(data) == LANDMARKS * _POINT.itemsize:
-        raw = np.frombuffer(data, np.uint8).reshape(LANDMARKS, _POINT.itemsize)
-        if (raw[:, _TAG_PLACES] == _TAGS).all():
-            rows, points = np.frombuffer(data, _POINT), np.empty((LANDMARKS, 3))
-            points[:, 0], points[:, 1], points[:, 2] = rows["x"], rows["y"], rows["z"]
-            return points
-    return np.array([(point.x, point.y, point.z) for point in message.landmark], np.float64)
-
-
-def _to_pixels(faces: list[NDArray[np.float64]], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Normalised faces → (F, 478, 3) pixels; MediaPipe scales z by the width, like x."""
-    if not faces:
-        return np.empty((0, LANDMARKS, 3), np.float32)
-    height, width = image.shape[:2]
-    return (np.stack(faces) * (width, height, width)).astype(np.float32)
-
-
-def _boxes(detections: list[Any], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Detections → (B, 5) left, top, right, bottom in pixels and score, the surest first."""
-    found = sorted(detections, key=lambda detection: -detection.score[0])
-    shares = [(d.location_data.relative_bounding_box, d.score[0]) for d in found]
-    boxes = [(b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height, s) for b, s in shares]
-    height, width = image.shape[:2]
-    scaled = np.array(boxes, np.float64).reshape(-1, 5) * (width, height, width, height, 1)
-    return scaled.astype(np.float32)
+def _require_solutions(what: str, otherwise: str = "") -> None:
+    if not _has_solutions():
+        raise FaceguideError(
+            f"mediapipe {_mediapipe().__version__} has no bundled {what} (0.10.21 is the last with "
+            f"them): pip install mediapipe==0.10.21{otherwise}"
+        )
 
 
 def _face_mesh_graph() -> Any:
@@ -143,12 +104,7 @@ class FaceMesh:
     """
 
     def __init__(self) -> None:
-        mediapipe = _mediapipe()
-        if not _has_solutions():
-            raise FaceguideError(
-                f"mediapipe {mediapipe.__version__} has no bundled Face Mesh (the last with it is "
-                "0.10.21): pip install mediapipe==0.10.21, or give --model face_landmarker.task"
-            )
+        _require_solutions("Face Mesh models", ", or give --model face_landmarker.task")
         with _quiet():
             self._graph = _face_mesh_graph()
             self._graph.process(_BLANK)
@@ -178,7 +134,7 @@ class FaceMesh:
         messages = found.multi_face_landmarks or []
         self._met_a_face = self._met_a_face or bool(messages)
         points = [points_from_message(message) for message in messages]
-        return _to_pixels(points, image), _boxes(found.face_detections or [], image)
+        return faces_in_pixels(points, image), boxes_in_pixels(found.face_detections or [], image)
 
     def close(self) -> None:
         """Release the graph."""
@@ -190,9 +146,6 @@ class FaceLandmarker:
 
     Its points differ from those of `FaceMesh` by a few hundredths of the eye distance, so one
     cache never holds both: `finder_of` is part of the recipe.
-
-    Args:
-        model: the .task file.
 
     Raises:
         FaceguideError: when mediapipe is missing or `model` cannot be loaded.
@@ -226,7 +179,7 @@ class FaceLandmarker:
         pixels = np.ascontiguousarray(image)
         found = self._task.detect(self._image(image_format=self._rgb, data=pixels))
         faces = [np.array([(p.x, p.y, p.z) for p in face]) for face in found.face_landmarks]
-        return _to_pixels(faces, image)
+        return faces_in_pixels(faces, image)
 
     def look(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], None]:
         """Landmarks only: the task reports nothing of its detector."""
@@ -245,13 +198,8 @@ class BoxDetector:
     """
 
     def __init__(self) -> None:
-        mediapipe = _mediapipe()
-        if not _has_solutions():
-            raise FaceguideError(
-                f"mediapipe {mediapipe.__version__} has no bundled face detectors (the last with "
-                "them is 0.10.21): pip install mediapipe==0.10.21"
-            )
-        self._build = mediapipe.solutions.face_detection.FaceDetection
+        _require_solutions("face detectors")
+        self._build = _mediapipe().solutions.face_detection.FaceDetection
         self._graphs: dict[str, Any] = {}
 
     def _graph(self, reach: Literal["short", "full"]) -> Any:
@@ -282,12 +230,7 @@ class BoxDetector:
             (B, 5) left, top, right, bottom in pixels and a score of .5 to 1, the surest first;
             boxes may reach beyond the image.
         """
-        return _boxes(self._graph(reach).process(image).detections or [], image)
-
-    def close(self) -> None:
-        """Release the graphs."""
-        for graph in self._graphs.values():
-            graph.close()
+        return boxes_in_pixels(self._graph(reach).process(image).detections or [], image)
 
 
 # The networks that `FaceMesh` and `BoxDetector` run, inside the package mediapipe.

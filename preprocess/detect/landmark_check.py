@@ -15,14 +15,8 @@ from faceguide.core.faces import align
 from faceguide.core.faces.decode import DecodeError, decode
 from faceguide.preprocess.detect.cascade import Image, Mesh, square_crop
 from faceguide.preprocess.detect.face_mesh import open_mesh
-from faceguide.preprocess.detect.landmark_text import (
-    SHARES,
-    LandmarkTextError,
-    index_file,
-    lookup,
-    read_at,
-    without_irises,
-)
+from faceguide.preprocess.detect.landmark_index import index_file, lookup, without_irises
+from faceguide.preprocess.detect.landmark_text import SHARES, LandmarkTextError, read_at
 from faceguide.preprocess.sources.image_sources import ReadError, Source
 
 COMPARED = 32  # images in which detection finds a face
@@ -44,8 +38,6 @@ def fault(landmarks: NDArray[np.floating], width: int, height: int) -> str:
 
     Args:
         landmarks: (478, 2 or 3) in pixels.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
     """
     plane = np.asarray(landmarks[:, :2], np.float64)
     if np.abs(plane).max() <= SHARES:
@@ -112,20 +104,12 @@ class _Compared:
 
 
 def checked_index(
-    table: Path,
-    index: Path,
-    rows: Iterable[tuple[str, int]],
-    source: Source,
-    model: Path | None,
+    table: Path, index: Path, rows: Iterable[tuple[str, int]], source: Source, model: Path | None
 ) -> Doubts:
     """Index a landmark table and compare it with what detection finds in a sample of the images.
 
     Args:
-        table: the landmark file.
-        index: to be written.
         rows: key and place of the images, as `source.read` takes them, in random order.
-        source: where they are read.
-        model: for `open_mesh`.
 
     Returns:
         What is doubtful about single rows, or that nothing could be compared.

@@ -5,8 +5,8 @@ landmarks. In the frame x right, y down, z away from the camera the rotation is
 
     R = Rz(roll) · Ry(−yaw) · Rx(−pitch)
 
-so the head nods, then turns, then tilts in the image plane; turning the photograph changes roll
-alone. Signs: yaw > 0, the nose points to the right of the image; pitch > 0, it points up;
+so the head nods, then turns, then tilts in the image plane; turning the photograph changes only
+roll. Signs: yaw > 0, the nose points to the right of the image; pitch > 0, it points up;
 roll > 0, the head is tilted clockwise as one sees it. All three are 0 for the mean head, which is
 the mean of frontal photographs made symmetric.
 """

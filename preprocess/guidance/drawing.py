@@ -7,10 +7,9 @@ face mesh, and `points`, discs around listed landmarks. Lists, radius and sigmas
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,162 +18,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.schema import REGIONS
 from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import option
-from faceguide.core.errors import FaceguideError
-from faceguide.core.faces import LANDMARKS
+from faceguide.preprocess.guidance.point_table import TABLE_SIZE, Contour, PointTable, load_points
 from faceguide.preprocess.guidance.polygon import coverage, to_cells
-
-REGIONS = ("eyes", "nose", "mouth")
-TABLE_SIZE = 448  # the crop whose pixels are the unit of radius and sigma
-POINTS_FILE = Path(__file__).with_name("points.json")
 
 # Landmarks farther away than this many crop sides are no face; it also keeps squares finite.
 FARTHEST = 1e4
 # Discs are sampled on this many sub-cells along each side of a cell.
 DISC_SAMPLES = 4
-
-
-class PointsError(FaceguideError):
-    """A points file that cannot be used as it stands."""
-
-
-@dataclass(frozen=True)
-class Gaussians:
-    """Landmarks that share one width in the heatmap.
-
-    Attributes:
-        points: landmark indices.
-        sigma: standard deviation in pixels at 448.
-    """
-
-    points: tuple[int, ...]
-    sigma: float
-
-
-@dataclass(frozen=True)
-class Contour:
-    """One outline of a region.
-
-    Attributes:
-        points: landmark indices; in drawing order unless `convex`.
-        convex: draw the convex hull of the points instead of the ring through them.
-    """
-
-    points: tuple[int, ...]
-    convex: bool
-
-
-@dataclass(frozen=True)
-class PointTable:
-    """What a points file holds.
-
-    Attributes:
-        points: landmark indices of each region, for ``regions="points"``.
-        radius: radius of their discs in pixels at 448.
-        heatmap: groups of landmarks by name.
-        hull: outlines of each region, for ``regions="hull"``.
-        file: where it was read; None = the built-in one.
-    """
-
-    points: dict[str, tuple[int, ...]]
-    radius: float
-    heatmap: dict[str, Gaussians]
-    hull: dict[str, tuple[Contour, ...]]
-    file: Path | None = field(default=None, compare=False)
-
-
-def load_points(path: Path | None = None) -> PointTable:
-    """Read a points file; the built-in one without `path`.
-
-    Raises:
-        PointsError: one line that names the file and the field.
-    """
-    source = path or POINTS_FILE
-    try:
-        table = json.loads(source.read_text("utf-8"), object_pairs_hook=_unique)
-        table = _fields(table, ("points", "radius", "heatmap", "hull"), "the file")
-        points = _fields(table["points"], REGIONS, "points")
-        hull = _fields(table["hull"], REGIONS, "hull")
-        groups = table["heatmap"]
-        if not isinstance(groups, dict) or not groups:
-            raise ValueError("heatmap: expected named groups of points with a sigma")
-        return PointTable(
-            points={region: _indices(points[region], f"points.{region}") for region in REGIONS},
-            radius=_length(table["radius"], "radius"),
-            heatmap={name: _gaussians(group, f"heatmap.{name}") for name, group in groups.items()},
-            hull={region: _contours(hull[region], f"hull.{region}") for region in REGIONS},
-            file=path,
-        )
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise PointsError(
-            f"{source}: {reason}; the format is that of the built-in {POINTS_FILE}"
-        ) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name}: the field stands there twice")
-    return dict(pairs)
-
-
-def _fields(value: Any, names: Sequence[str], where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object with {', '.join(names)}")
-    for name in names:
-        if name not in value:
-            raise ValueError(f"{where}: the field {name} is missing")
-    for name in value:
-        if name not in names:
-            raise ValueError(f"{where}: unknown field {name}, expected {', '.join(names)}")
-    return value
-
-
-def _indices(value: Any, where: str, at_least: int = 1) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) < at_least:
-        raise ValueError(f"{where}: expected a list of at least {at_least} landmark indices")
-    for place, index in enumerate(value):
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < LANDMARKS:
-            raise ValueError(
-                f"{where}[{place}]: expected a whole number from 0 to {LANDMARKS - 1}, "
-                f"found {json.dumps(index)}"
-            )
-        if index in value[:place]:
-            raise ValueError(f"{where}[{place}]: {index} stands there twice")
-    return tuple(value)
-
-
-def _length(value: Any, where: str) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= TABLE_SIZE:
-        raise ValueError(
-            f"{where}: expected pixels at {TABLE_SIZE}, above 0 and at most {TABLE_SIZE}, "
-            f"found {json.dumps(value)}"
-        )
-    return float(value)
-
-
-def _gaussians(value: Any, where: str) -> Gaussians:
-    group = _fields(value, ("points", "sigma"), where)
-    return Gaussians(
-        _indices(group["points"], f"{where}.points"), _length(group["sigma"], f"{where}.sigma")
-    )
-
-
-def _contours(value: Any, where: str) -> tuple[Contour, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{where}: expected a list of contours")
-    contours = []
-    for place, entry in enumerate(value):
-        at = f"{where}[{place}]"
-        shape = next(iter(entry)) if isinstance(entry, dict) and len(entry) == 1 else None
-        if shape not in ("ring", "convex"):
-            raise ValueError(f"{at}: expected an object with one field, ring or convex")
-        contours.append(Contour(_indices(entry[shape], f"{at}.{shape}", 3), shape == "convex"))
-    return tuple(contours)
 
 
 class _PointsFile(click.Path):
@@ -184,11 +37,7 @@ class _PointsFile(click.Path):
 
 @dataclass(frozen=True)
 class GuidanceSettings:
-    """How heatmaps and regions are drawn.
-
-    Attributes:
-        radius: radius of the discs in pixels at 448; that of the table when None.
-    """
+    """How heatmaps and regions are drawn."""
 
     regions: Literal["hull", "points"] = option(
         "hull",
@@ -198,7 +47,6 @@ class GuidanceSettings:
     grid: int = option(
         28, "Cells on a side of heatmaps and region masks.", type=click.IntRange(1, 1024)
     )
-    radius: float | None = None
     table: PointTable = option(
         load_points,
         "JSON file of landmark indices, and of radius and sigmas in pixels at 448, instead of "
@@ -218,11 +66,6 @@ class GuidanceSettings:
                 "--regions points only, and --regions is hull"
             )
 
-    @property
-    def disc_radius(self) -> float:
-        """Radius of the discs in pixels at 448."""
-        return self.table.radius if self.radius is None else self.radius
-
     def recipe(self) -> dict[str, Any]:
         """Whatever changes a byte of the result, and nothing else, ready for JSON."""
         heatmap = {
@@ -232,7 +75,7 @@ class GuidanceSettings:
         recipe = {"regions": self.regions, "grid": self.grid, "heatmap": heatmap}
         if self.regions == "points":
             points = {region: list(self.table.points[region]) for region in REGIONS}
-            return recipe | {"radius": self.disc_radius, "points": points}
+            return recipe | {"radius": self.table.radius, "points": points}
         hull = {
             region: [
                 {"convex" if contour.convex else "ring": list(contour.points)}
@@ -251,7 +94,6 @@ def render(
     Args:
         landmarks: (N, 478, 2 or 3) in crop pixels divided by `size`, as the cache stores them:
             pixel centres at whole numbers, x right, y down. z is not used.
-        settings: what to draw.
         size: side of the crop in pixels. A stored 0 is the *centre* of the first pixel, half a
             pixel inside the crop, so the position of the crop's edge depends on it.
 
@@ -275,7 +117,7 @@ def render(
         for index, region in enumerate(REGIONS):
             if settings.regions == "points":
                 points = part[:, settings.table.points[region]]
-                area = discs(points, settings.disc_radius * unit, settings.grid)
+                area = discs(points, settings.table.radius * unit, settings.grid)
             else:
                 area = contours(part, settings.table.hull[region], settings.grid)
             regions[chosen, index] = _to_bytes(area)
@@ -296,8 +138,6 @@ def gaussian_heatmap(
 
     Args:
         cells: (N, 478, 2) finite landmarks in cell units.
-        table: the groups and their sigmas.
-        grid: cells on each side.
         unit: cells per pixel at 448.
 
     Returns:
@@ -353,7 +193,6 @@ def discs(points: NDArray[np.float64], radius: float, grid: int) -> NDArray[np.f
     Args:
         points: (N, P, 2) finite centres in cell units.
         radius: in cells.
-        grid: cells on each side.
 
     Returns:
         (N, grid, grid) float32 in 0 … 1.

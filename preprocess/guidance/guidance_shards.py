@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from faceguide.cache.plan import Plan
-from faceguide.cache.schema import STATUS_CODE
-from faceguide.cache.shard import is_done, shard_path, write_shard
-from faceguide.cache.volume import read_finished
-from faceguide.core.errors import CacheError
+from faceguide.cache.shard import is_done, write_shard
+from faceguide.cache.volume import read_faces
 from faceguide.preprocess.guidance.drawing import GuidanceSettings, render
 from faceguide.preprocess.parallel import Tick
 
@@ -36,7 +33,7 @@ def make_guidance(
         for _ in range(plan.rows_of(shard)):
             tick()
         return
-    landmarks = read_faces(directory, plan, shard, "landmarks")
+    (landmarks,) = read_faces(directory, plan, shard, "landmarks")
     rows = len(landmarks)
     blocks = []
     for start in range(0, rows, _BLOCK):
@@ -46,27 +43,10 @@ def make_guidance(
             tick()
     heatmap, regions = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     known = np.isfinite(landmarks[:, :, :2]).all((1, 2))
-    report = {"status": _counts(known), "failures": []}
+    counts = {"ok": int(known.sum()), "no_face": int((~known).sum())}
+    report = {"status": {name: n for name, n in counts.items() if n}, "failures": []}
     with write_shard(
         directory, "guidance", shard, recipe, rows=rows, texts={}, report=report
     ) as writer:
         writer.write("heatmap", 0, heatmap)
         writer.write("regions", 0, regions)
-
-
-def read_faces(directory: Path, plan: Plan, shard: int, name: str) -> NDArray[Any]:
-    """One column of a finished shard of faces, whose group need not be sealed yet.
-
-    Raises:
-        CacheError: when the shard is not there, or is not what was written.
-    """
-    if not is_done(directory, "faces", shard, plan.recipe):
-        path = shard_path(directory, "faces", shard)
-        raise CacheError(f"{path}: not there yet; run `prep landmarks` to its end first")
-    return read_finished(directory, plan, shard, name)
-
-
-def _counts(known: NDArray[np.bool_]) -> dict[str, int]:
-    counts = {"ok": int(known.sum()), "no_face": int((~known).sum())}
-    assert set(counts) <= set(STATUS_CODE)
-    return {name: count for name, count in counts.items() if count}

@@ -21,8 +21,6 @@ def to_cells(pixels: NDArray[np.floating], size: int, grid: int) -> Floats:
 
     Args:
         pixels: positions of any shape, in pixels of the crop.
-        size: side of the crop in pixels.
-        grid: cells on each side of the crop.
     """
     return (np.asarray(pixels, np.float64) + 0.5) * (grid / size)
 
@@ -60,8 +58,6 @@ def cut(start: Floats, end: Floats, height: int, width: int) -> Pieces:
     Args:
         start: (E, 2) finite x and y in cell units.
         end: (E, 2).
-        height: rows of the grid.
-        width: columns of the grid.
     """
     segment = np.flatnonzero(start[:, 1] != end[:, 1])
     start, end = start[segment], end[segment]
@@ -143,7 +139,6 @@ def coverage(polygons: NDArray[np.floating], grid: int) -> NDArray[np.float32]:
     Args:
         polygons: (N, V, 2) x and y in cell units; a polygon with a value that is not finite
             covers nothing.
-        grid: cells on each side.
 
     Returns:
         (N, grid, grid) float32 in 0 … 1.

@@ -21,7 +21,9 @@ from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import EXISTING, FOLDER
 from faceguide.core.files import read_json
 from faceguide.preprocess.masks import mask_match, mask_shards
-from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder, MaskSettings, parse_class
+from faceguide.preprocess.masks.mask_files import MaskSettings, parse_class
+from faceguide.preprocess.masks.mask_finder import MaskFinder
+from faceguide.preprocess.masks.mask_values import MaskError
 from faceguide.preprocess.prep_options import Here, Overwrite
 from faceguide.preprocess.work import Work
 
@@ -31,7 +33,6 @@ class MaskPlan:
     """What is asked for, checked.
 
     Attributes:
-        settings: where the masks are and what they mean.
         against_layout: they are read in another sense than their layout has.
     """
 
@@ -45,9 +46,6 @@ class MaskOptions:
 
     Attributes:
         polarity: None = what the layout says.
-        clean: folders below the source root whose faces are unoccluded.
-        table: CSV that says which mask belongs to which image.
-        grid: cells on a side of a visibility map.
     """
 
     polarity: Literal["visible", "occluded"] | None = option(
@@ -92,7 +90,6 @@ def mask_plan(root: Path | None, wanted: MaskOptions, source: Path | None = None
 
     Args:
         root: folder of masks; None when there are only clean faces.
-        wanted: what they mean.
         source: the images' folder, where it is known.
 
     Raises:
@@ -143,9 +140,6 @@ class MaskWork:
     """The masks of one cache, ready to be made shard by shard.
 
     Attributes:
-        directory: the cache.
-        plan: its plan.
-        wanted: the masks.
         recipe: of the occlusion group.
         shared: hashes of stems that several images have.
     """
@@ -241,9 +235,6 @@ def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool
     """What all parts share: the recipe, and the stems that several images have.
 
     Args:
-        directory: the cache.
-        plan: its plan.
-        wanted: the masks.
         replace: start over, whatever masks were there.
 
     Raises:

@@ -14,12 +14,13 @@ from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done
+from faceguide.cache.volume import read_faces
 from faceguide.core.errors import CacheError, FaceguideError
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import decode
-from faceguide.preprocess.guidance.guidance_shards import read_faces
-from faceguide.preprocess.masks.mask_files import EXTENSIONS, MaskError, MaskFinder, mask_stem
+from faceguide.preprocess.masks.mask_finder import EXTENSIONS, MaskFinder, mask_stem
 from faceguide.preprocess.masks.mask_shards import OcclusionSettings, open_finder
+from faceguide.preprocess.masks.mask_values import MaskError
 
 _TRIED = 1000  # faces whose photograph is looked for among the masks
 _COMPARED = 3  # of those found
@@ -66,9 +67,6 @@ def name_unused(
     """Lines about masks of no face, and about files of other kinds that are named as masks.
 
     Args:
-        directory: the cache.
-        plan: its plan.
-        settings: where the masks are.
         taken: masks that were found, used or refused.
     """
     assert settings.root is not None
@@ -136,7 +134,7 @@ def _keys(directory: Path, plan: Plan, *, faces: bool) -> Iterator[str]:
         rows = read_sources(directory, plan, shard)
         status = None
         if faces and is_done(directory, "faces", shard, plan.recipe):
-            status = read_faces(directory, plan, shard, "status")
+            (status,) = read_faces(directory, plan, shard, "status")
         for slot, row in enumerate(rows):
             if status is None or status[slot] == STATUS_CODE["ok"]:
                 yield row.key

@@ -16,12 +16,14 @@ from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import STATUS_CODE
 from faceguide.cache.shard import is_done, write_shard
+from faceguide.cache.volume import read_faces
 from faceguide.core.errors import CacheError
 from faceguide.core.faces import align
 from faceguide.core.files import json_bytes, publish, read_json
-from faceguide.preprocess.guidance.drawing import load_points
-from faceguide.preprocess.guidance.guidance_shards import read_faces
-from faceguide.preprocess.masks.mask_files import MaskError, MaskFinder, MaskSettings, read_mask
+from faceguide.preprocess.guidance.point_table import load_points
+from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
+from faceguide.preprocess.masks.mask_finder import MaskFinder
+from faceguide.preprocess.masks.mask_values import MaskError
 from faceguide.preprocess.masks.visibility import cell_visibility, eyes_visible
 from faceguide.preprocess.parallel import Tick
 
@@ -37,7 +39,6 @@ class OcclusionSettings:
         table: CSV that says which mask belongs to which image.
         masks: polarity and classes; None without masks.
         clean: folders below the source root ("." for all of it) whose faces are unoccluded.
-        grid: cells on a side of a visibility map.
         source: folder of the images, where that is known.
     """
 
@@ -130,13 +131,7 @@ def make_occlusion(
     """Make one shard of visibility maps unless it is finished under this recipe.
 
     Args:
-        directory: the cache.
-        plan: its plan.
-        recipe: of the occlusion group.
-        settings: see there.
         shared_stems: hashes of stems that several images have, from `find_shared_stems`.
-        shard: its number.
-        tick: called after each row.
 
     Returns:
         The masks that were found, used or refused (none for a shard that was finished before).
@@ -146,10 +141,9 @@ def make_occlusion(
         for _ in rows:
             tick()
         return []
-    face_status = read_faces(directory, plan, shard, "status")
-    transforms = read_faces(directory, plan, shard, "transform")
-    sizes = read_faces(directory, plan, shard, "source_size")
-    landmarks = read_faces(directory, plan, shard, "landmarks")
+    face_status, transforms, sizes, landmarks = read_faces(
+        directory, plan, shard, "status", "transform", "source_size", "landmarks"
+    )
     size, eyes = int(plan.recipe["size"]), load_points()
     # Unknown cells say visible: a matcher that ignores `known` then ignores no part of the face.
     visibility = np.ones((len(rows), settings.grid, settings.grid), np.float16)
@@ -158,6 +152,7 @@ def make_occlusion(
     failures: list[dict[str, Any]] = []
     found: list[str] = []
     seen = Seen()
+    clean = tuple(f"{folder.rstrip('/')}/" for folder in settings.clean)
     finder = open_finder(settings, directory) if settings.root else None
     for slot, row in enumerate(rows):
         if face_status[slot] == STATUS_CODE["ok"]:
@@ -176,7 +171,7 @@ def make_occlusion(
                     seen.faces += 1
                     seen.visible += float(visibility[slot].mean(dtype=np.float64))
                     seen.eyes_hidden += eyes_visible(mask, photograph, points, eyes) < 0.5
-                elif any(_below(row.key, folder) for folder in settings.clean):
+                elif "." in settings.clean or row.key.startswith(clean):
                     known[slot] = True
             except MaskError as error:
                 found.extend(error.paths)
@@ -249,10 +244,6 @@ def _stem_hashes(key: str) -> tuple[int, int]:
 def _hash(text: str) -> int:
     data = text.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _below(key: str, folder: str) -> bool:
-    return folder == "." or key.startswith(folder.rstrip("/") + "/")
 
 
 def _counts(status: NDArray[np.uint8], known: NDArray[np.bool_]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.faces import align
-from faceguide.preprocess.guidance.drawing import PointTable
+from faceguide.preprocess.guidance.point_table import PointTable
 from faceguide.preprocess.guidance.polygon import cut, from_cells
 from faceguide.preprocess.masks.mask_values import MaskError
 

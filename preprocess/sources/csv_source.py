@@ -1,24 +1,17 @@
-"""A CSV as a source: its header, delimiter and encoding as they come from other programs."""
+"""A CSV as a source: its header, separator and encoding as they come from other programs."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import itertools
 import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from faceguide.core.commands.doubts import Doubts
-from faceguide.core.formats.text_encoding import START, encoding_of
+from faceguide.cache.pairs.list_text import Table, find_table, text_lines
 from faceguide.preprocess.sources.source_files import read_inside
-from faceguide.preprocess.sources.source_row import ReadError, SourceError, SourceRow
+from faceguide.preprocess.sources.source_row import ReadError, Source, SourceError, SourceRow
 
-_MAXIMUM_LINE = 1 << 20  # characters of one line
-_DELIMITERS = ",;\t|"
 _INDEX_NAMES = ("", "Unnamed: 0")  # of the first column where pandas wrote its row numbers
 # Taken for the identity where no column is called so, the first that is there.
 _IDENTITY_NAMES = (
@@ -27,7 +20,7 @@ _IDENTITY_NAMES = (
 )  # fmt: skip
 
 
-class ManifestSource:
+class ManifestSource(Source):
     """A CSV with the columns `path` (relative to the CSV's folder), `identity` and any others.
 
     Commas, semicolons, tabs or bars part the columns; text may be UTF-8 (or of any other code
@@ -38,45 +31,38 @@ class ManifestSource:
     kind = "manifest"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.doubts = Doubts()
-        with path.open("rb") as file:
-            self.columns = _Header(path, _lines(file, path)).meta
+        super().__init__(path)
+        self.columns = _Columns(path, _table(path).names).meta
 
     def rows(self) -> Iterator[SourceRow]:
         """The rows in the file's order; repeated paths are not looked for.
 
         Raises:
             SourceError: naming the line that does not fit the header.
+            ListError: when the file is no text, or a line no CSV.
         """
-        self.doubts = Doubts()
-        with self.path.open("rb") as file:
-            header = _Header(self.path, _lines(file, self.path))
-            names, reader = header.names, header.reader
-            if header.guessed:
-                self.doubts.add("guessed_identity_column", repr(header.guessed))
-            elif header.identity_at is None and header.meta:
-                self.doubts.add("no_identity_column", repr(", ".join(header.meta)[:80]))
-            try:
-                for fields in reader:
-                    if not fields:
-                        continue
-                    if len(fields) != len(names):
-                        raise SourceError(
-                            f"{self.path}, line {reader.line_num}: expected {len(names)} fields "
-                            f"({', '.join(names)[:200]}), found {len(fields)}"
-                        )
-                    key = self._key(fields[header.path_at])
-                    if not key:
-                        raise SourceError(f"{self.path}, line {reader.line_num}: the path is empty")
-                    identity = ""
-                    if header.identity_at is not None:
-                        identity = fields[header.identity_at].strip()
-                        if not identity:
-                            self.doubts.add("no_identity", f"line {reader.line_num}")
-                    yield SourceRow(key, identity, {names[i]: fields[i] for i in header.meta_at})
-            except csv.Error as error:
-                raise SourceError(f"{self.path}, line {reader.line_num}: {error}") from error
+        self._begin()
+        table = _table(self.path)
+        names, columns = table.names, _Columns(self.path, table.names)
+        if columns.guessed:
+            self.doubts.add("guessed_identity_column", repr(columns.guessed))
+        elif columns.identity_at is None and columns.meta:
+            self.doubts.add("no_identity_column", repr(", ".join(columns.meta)[:80]))
+        for line, fields in table.records:
+            if len(fields) != len(names):
+                raise SourceError(
+                    f"{self.path}, line {line}: expected {len(names)} fields "
+                    f"({', '.join(names)[:200]}), found {len(fields)}"
+                )
+            key = self._key(fields[columns.path_at])
+            if not key:
+                raise SourceError(f"{self.path}, line {line}: the path is empty")
+            identity = ""
+            if columns.identity_at is not None:
+                identity = fields[columns.identity_at].strip()
+                if not identity:
+                    self.doubts.add("no_identity", f"line {line}")
+            yield SourceRow(key, identity, {names[i]: fields[i] for i in columns.meta_at})
 
     def _key(self, written: str) -> str:
         """The path as it is meant: Windows' separators and stray blanks, unless a file is so."""
@@ -97,40 +83,24 @@ class ManifestSource:
                         return read_inside(self.path.parent, other)
             raise
 
-    def problems(self) -> list[str]:
-        return []
+
+def _table(path: Path) -> Table:
+    found = find_table(path, lambda names: "path" in map(str.lower, names), raw=True)
+    return found or Table([next(text_lines(path), "").strip()], iter(()))
 
 
-class _Header:
-    """The first line, understood.
+class _Columns:
+    """What the columns of a header are.
 
     Attributes:
-        reader: gives the fields of the lines below.
-        names: of the columns.
-        path_at, identity_at, meta_at: where the columns stand.
+        path_at, identity_at, meta_at: where they stand.
         meta: names of the further columns.
         guessed: the column taken for the identity although it is not called so, else "".
     """
 
-    def __init__(self, path: Path, lines: Iterator[str]) -> None:
-        first = next(lines, "")
-        delimiter = next((d for d in _DELIMITERS if "path" in _lower(first, d)), ",")
-        try:
-            written = next(csv.reader([first], delimiter=delimiter), [])
-        except csv.Error as error:
-            raise SourceError(f"{path}, line 1: {error}") from error
-        # "path, identity": a quoted value behind such a blank would not be taken for quoted.
-        spaced = any(name.startswith(" ") for name in written)
-        self.reader = csv.reader(
-            itertools.chain([first], lines), delimiter=delimiter, skipinitialspace=spaced
-        )
-        try:
-            next(self.reader, None)
-        except csv.Error as error:
-            raise SourceError(f"{path}, line 1: {error}") from error
-        self.names = [name.strip() for name in written]
-        start = 1 if len(self.names) > 1 and self.names[0] in _INDEX_NAMES else 0
-        used, lower = self.names[start:], [name.lower() for name in self.names]
+    def __init__(self, path: Path, names: list[str]) -> None:
+        start = 1 if len(names) > 1 and names[0] in _INDEX_NAMES else 0
+        used, lower = names[start:], [name.lower() for name in names]
         if (
             lower[start:].count("path") != 1
             or lower[start:].count("identity") > 1
@@ -139,7 +109,7 @@ class _Header:
         ):
             raise SourceError(
                 f"{path}: expected a header of distinct columns with path and identity, "
-                f"found {', '.join(self.names)[:200]!r}"
+                f"found {', '.join(names)[:200]!r}"
             )
         self.path_at = lower.index("path", start)
         found = next((name for name in ("identity", *_IDENTITY_NAMES) if name in lower), None)
@@ -148,30 +118,4 @@ class _Header:
         # A guessed column stays what it was besides: one of the further ones.
         taken = {self.path_at, *([self.identity_at] if found == "identity" else [])}
         self.meta_at = [at for at in range(start, len(lower)) if at not in taken]
-        self.meta = tuple(self.names[at] for at in self.meta_at)
-
-
-def _lower(line: str, delimiter: str) -> list[str]:
-    try:
-        fields = next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:
-        return []
-    return [name.strip().lower() for name in fields]
-
-
-def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
-    """Lines of bounded length, so that a file without newlines cannot fill the memory."""
-    encoding, mark = encoding_of(file.read(START))
-    file.seek(mark)
-    # Bytes that are no UTF-8 are kept: paths are file names, which need not be.
-    errors = "surrogateescape" if encoding == "utf-8" else "strict"
-    text = io.TextIOWrapper(file, encoding, errors, newline="")
-    try:
-        while line := text.readline(_MAXIMUM_LINE):
-            if len(line) == _MAXIMUM_LINE and not line.endswith("\n"):
-                raise SourceError(
-                    f"{path}: a line is longer than {_MAXIMUM_LINE} characters; is it a CSV?"
-                )
-            yield line
-    except UnicodeError as error:
-        raise SourceError(f"{path}: begins as {encoding}, but {error}; save it as UTF-8") from None
+        self.meta = tuple(names[at] for at in self.meta_at)

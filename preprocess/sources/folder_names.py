@@ -14,7 +14,7 @@ from PIL import Image
 
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.faces.decode import FORMATS
-from faceguide.preprocess.masks.mask_files import SUFFIXES as MASK_SUFFIXES
+from faceguide.preprocess.masks.mask_finder import SUFFIXES as MASK_SUFFIXES
 
 IMAGE_SUFFIXES = tuple(
     b".jpg .jpeg .jpe .jfif .jif .png .bmp .dib .webp .ppm .pgm .pbm .pnm .tif .tiff .gif".split()
@@ -52,8 +52,6 @@ def is_image(folder: bytes, name: bytes, *, look_inside: bool) -> bool | None:
     """Whether a file is a photograph by its name, or else by how it begins.
 
     Args:
-        folder: where it lies.
-        name: of the file.
         look_inside: it may be opened: it is a regular file, and no link to one elsewhere.
 
     Returns:

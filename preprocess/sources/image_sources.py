@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.core.commands.doubts import Doubts
 from faceguide.core.formats import recordio, verification_bin
 from faceguide.preprocess.sources.csv_source import ManifestSource
 from faceguide.preprocess.sources.folder_names import THUMBNAIL_FOLDERS, Layout, MaskNames, is_image
 from faceguide.preprocess.sources.source_files import is_inside, read_inside
 from faceguide.preprocess.sources.source_row import (
-    Findings,
     ReadError,
     Source,
     SourceError,
@@ -67,7 +65,7 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
     return kind(path)
 
 
-class FolderSource:
+class FolderSource(Source):
     """Images in folders, in the order of their name's bytes, hidden ones left out.
 
     So are masks that stand next to their photographs, and folders of thumbnails. Links are followed
@@ -76,15 +74,13 @@ class FolderSource:
     """
 
     kind = "folder"
-    columns: tuple[str, ...] = ()
 
     def __init__(self, path: Path, flat: bool = False) -> None:
-        self.path = path
+        super().__init__(path)
         self.flat = flat
-        self._findings, self.doubts = Findings(), Doubts()
 
     def rows(self) -> Iterator[SourceRow]:
-        self._findings, self.doubts = Findings(), Doubts()
+        self._begin()
         root = os.fsencode(self.path)
         self._masks, layout = MaskNames(), Layout(self.path.name)
         linked: set[tuple[int, int]] = set()
@@ -108,7 +104,7 @@ class FolderSource:
             try:
                 inode = _inode(os.path.join(root, key))
             except OSError:
-                self._findings.add("folders that could not be read", _shown(key))
+                self._note("folders that could not be read", _shown(key))
                 continue
             if any(inode == above for _, _, above in stack):
                 self.doubts.add("links_upwards", _shown(key))
@@ -136,9 +132,9 @@ class FolderSource:
                     try:
                         self._enter(folder, key, entry, found)
                     except OSError:
-                        self._findings.add("entries that could not be read", _shown(key, entry))
+                        self._note("entries that could not be read", _shown(key, entry))
         except OSError:
-            self._findings.add("folders that could not be read", _shown(key))
+            self._note("folders that could not be read", _shown(key))
         found.sort()
         masks = self._masks.among(folder, [name for name, is_folder, _ in found if not is_folder])
         if masks:
@@ -165,28 +161,20 @@ class FolderSource:
         if picture is None:
             self.doubts.add("unread_formats", _shown(key, entry))
         elif not picture:
-            self._findings.add("files that are not images", _shown(key, entry))
+            self._note("files that are not images", _shown(key, entry))
         elif is_file:
             found.append((entry.name, False, is_link))
         else:
-            self._findings.add("named as images, but no files", _shown(key, entry))
+            self._note("named as images, but no files", _shown(key, entry))
 
     def read(self, row_key: str, at: int) -> bytes:
         return read_inside(self.path, row_key)
 
-    def problems(self) -> list[str]:
-        return self._findings.lines()
 
-
-class RecordSource:
+class RecordSource(Source):
     """The images of an insightface .rec file; the identity is the first label, −1 means none."""
 
     kind = "rec"
-    columns: tuple[str, ...] = ()
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._findings, self.doubts = Findings(), Doubts()
 
     def rows(self) -> Iterator[SourceRow]:
         """A damaged record is a row too: reading it fails, and that is recorded.
@@ -194,13 +182,15 @@ class RecordSource:
         Raises:
             RecordError: when the index is no index.
         """
-        self._findings, self.doubts = Findings(), Doubts()
+        self._begin()
         images = 0
         for entry in recordio.entries(self.path):
             images += 1
             if entry.fault:
-                self._findings.add("records that cannot be read", entry.fault)
-            elif math.isfinite(entry.label) and _is_odd(entry.label):
+                self._note("records that cannot be read", entry.fault)
+            elif math.isfinite(entry.label) and not (
+                entry.label.is_integer() and -1 <= entry.label < _EXACT
+            ):
                 self.doubts.add("odd_labels", f"{entry.label:g} of record {entry.key}")
             identity = "" if entry.fault else _identity(entry.label)
             yield SourceRow(f"{entry.key:08d}", identity, {}, entry.offset)
@@ -219,19 +209,11 @@ class RecordSource:
             raise ReadError("damaged", f"{self.path.name}: record {row_key} holds no image")
         return image
 
-    def problems(self) -> list[str]:
-        return self._findings.lines()
 
-
-class BinSource:
+class BinSource(Source):
     """The images of a verification set; it names no identities."""
 
     kind = "bin"
-    columns: tuple[str, ...] = ()
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.doubts = Doubts()
 
     def rows(self) -> Iterator[SourceRow]:
         """Two rows for each pair, in the file's order.
@@ -252,13 +234,6 @@ class BinSource:
         if not 0 <= at < len(images):
             raise ReadError("missing", f"{self.path.name}: image {row_key} of {len(images)}")
         return images[at]
-
-    def problems(self) -> list[str]:
-        return []
-
-
-def _is_odd(label: float) -> bool:
-    return not label.is_integer() or not -1 <= label < _EXACT
 
 
 def _identity(label: float) -> str:

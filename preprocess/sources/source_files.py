@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from faceguide.preprocess.sources.source_row import ReadError, ReadReason
+from faceguide.preprocess.sources.source_row import ReadError
 
 MAXIMUM_BYTES = 1 << 29  # of one image file
 
@@ -56,7 +56,5 @@ def read_inside(root: Path, key: str) -> bytes:
                 )
             return file.read(status.st_size)
     except OSError as error:
-        reason: ReadReason = (
-            "missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable"
-        )
+        reason = "missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable"
         raise ReadError(reason, f"{place}: {error.strerror}") from error

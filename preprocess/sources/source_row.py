@@ -1,39 +1,28 @@
-"""What every source of images deals in: rows, their errors, and the findings of a listing."""
+"""What every source of images has: rows, their errors, and what a listing found."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.commands.doubts import Doubts
-from faceguide.core.errors import FaceguideError
-
-ReadReason = Literal["missing", "outside", "unreadable", "too_large", "damaged"]
+from faceguide.core.errors import FaceguideError, ReasonedError
 
 
 class SourceError(FaceguideError):
     """A source that cannot be listed, or a row of it that cannot be read."""
 
 
-class ReadError(SourceError):
-    """One row that cannot be read; `reason` is the kind, the text the details.
+class ReadError(ReasonedError, SourceError):
+    """One row that cannot be read.
 
     The reasons: "missing", "outside" (it would leave the source's folder), "unreadable" (no
     permission, no regular file, a fault of the disk), "too_large", "damaged" (its record).
     """
-
-    def __init__(self, reason: ReadReason, message: str) -> None:
-        super().__init__(reason, message)  # both, so that the error survives pickling
-        self.reason: ReadReason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 @dataclass(frozen=True)
@@ -54,36 +43,42 @@ class SourceRow:
     at: int = -1
 
 
-class Source(Protocol):
-    """What every kind of source offers.
+class Source:
+    """Where images come from; every kind of source lists its rows and reads one at a time.
 
     Keys are unique in folders; a manifest or an index may repeat one, and finding that needs
-    all keys, so it is left to whoever plans the rows. `problems()` and `doubts` are complete once
+    all keys, so planning the rows does it. `problems()` and `doubts` are complete once
     `rows()` was exhausted.
+
+    Attributes:
+        kind: its name in recipes.
+        columns: names of the meta columns.
+        doubts: what looks wrong.
     """
 
-    kind: str
-    path: Path
-    columns: tuple[str, ...]  # names of the meta columns
-    doubts: Doubts
+    kind = ""
+    columns: tuple[str, ...] = ()
 
-    def rows(self) -> Iterator[SourceRow]: ...
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begin()
 
-    def read(self, row_key: str, at: int) -> bytes | NDArray[np.uint8]: ...
+    def _begin(self) -> None:
+        """Forget what an earlier listing found."""
+        self.doubts = Doubts()
+        self._found: dict[str, tuple[int, str]] = {}
 
-    def problems(self) -> list[str]: ...
+    def _note(self, what: str, example: str) -> None:
+        """Count what was met while listing, with the first example of its kind."""
+        count, first = self._found.get(what, (0, example))
+        self._found[what] = count + 1, first
 
+    def rows(self) -> Iterator[SourceRow]:
+        raise NotImplementedError
 
-class Findings:
-    """What was met while listing a source: how often, and one example of each kind."""
+    def read(self, row_key: str, at: int) -> bytes | NDArray[np.uint8]:
+        raise NotImplementedError
 
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, str]] = {}
-
-    def add(self, what: str, example: str) -> None:
-        count, first = self._seen.get(what, (0, example))
-        self._seen[what] = count + 1, first
-
-    def lines(self) -> list[str]:
-        """One line a kind, however often it was met."""
-        return [f"{what}: {n} (the first: {first})" for what, (n, first) in self._seen.items()]
+    def problems(self) -> list[str]:
+        """One line for each kind of what was met, however often it was."""
+        return [f"{what}: {n} (the first: {first})" for what, (n, first) in self._found.items()]

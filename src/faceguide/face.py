@@ -16,8 +16,9 @@ from faceguide.cache.schema import ORIGINS, STATUSES
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces.align import apply, invert
 from faceguide.core.files import remedy
+from faceguide.preprocess.aligned_face import Failure, find
 from faceguide.preprocess.detect.pose import head_pose
-from faceguide.preprocess.face_shards import FaceSettings, Failure, find
+from faceguide.preprocess.face_settings import FaceSettings
 
 
 @dataclass(frozen=True, eq=False)

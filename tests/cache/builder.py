@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tests.conftest import kept_folder
 
 from faceguide.cache import manifest
-from faceguide.cache.plan import Plan, Row, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import QUALITY, STATUS_CODE, columns
 from faceguide.cache.shard import write_shard

@@ -18,7 +18,8 @@ from tests.conftest import REPOSITORY
 
 from faceguide.cache import FaceCache, manifest
 from faceguide.cache.inspect.verify import verify
-from faceguide.cache.plan import Row, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import read_sources
 from faceguide.cache.schema import QUALITY, SCHEMA, Column, columns
 from faceguide.cache.shard import write_shard
 from faceguide.core.files import read_json

@@ -110,7 +110,7 @@ def test_what_is_not_what_was_written(copy: Path, damage: Callable[..., None]) -
     told = run("info", copy)
     assert told.exit_code == 3
     assert told.stderr.count("\n") == 1
-    assert "1 shards are missing or not what was written (the first: " in told.stderr
+    assert "1 shard is missing or not what was written (the first: " in told.stderr
     assert "faces-00001.h5" in told.stderr
     assert json.loads(run("info", copy, "--json").stdout)["doubts"] == {"damaged_shards": 1}
     path.unlink()

@@ -16,15 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faceguide.cache.inspect.info import summary
-from faceguide.cache.plan import (
-    Plan,
-    Row,
-    default_shard_rows,
-    load_plan,
-    make_plan,
-    read_identities,
-    read_sources,
-)
+from faceguide.cache.new_plan import Row, default_shard_rows, make_plan
+from faceguide.cache.plan import Plan, load_plan, read_identities, read_sources
 from faceguide.core.commands.console import Interrupted, interruptible
 from faceguide.core.errors import CacheError
 from faceguide.core.files import stray_files

@@ -15,7 +15,8 @@ from tests.cache.builder import build, image_of, number
 
 from faceguide.cache import CacheError, FaceCache, Stream
 from faceguide.cache.manifest import seal
-from faceguide.cache.plan import Row, make_plan, read_sources
+from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.plan import read_sources
 from faceguide.cache.schema import Column, columns
 from faceguide.cache.shard import write_shard
 
@@ -286,6 +287,7 @@ def _sum(cache: FaceCache, results: object) -> None:
     results.put(int(cache.read(range(100), ["image"])["image"].sum()))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_cache_crosses_fork_and_pickle(directory: Path) -> None:
     cache = FaceCache.open(directory)
     expected = int(cache.read(range(100), ["image"])["image"].sum())

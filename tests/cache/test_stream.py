@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.cache.builder import build
 
 from faceguide.cache import CacheError, FaceCache, Stream
-from faceguide.cache.stream import BLOCK_ROWS, Order
+from faceguide.cache.order import BLOCK_ROWS, Order
 
 COLUMNS = ("image", "regions", "visibility", "label")
 
@@ -38,7 +38,7 @@ def rows_of(stream: Stream) -> list[int]:
     epoch=st.integers(0, 3),
     shuffle=st.sampled_from([True, False, "blocks"]),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_ranks_share_every_row(
     n: int, batch: int, world: int, epoch: int, shuffle: bool | str
 ) -> None:

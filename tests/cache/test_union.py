@@ -11,7 +11,7 @@ from tests.cache.builder import RECIPE, build, image_of, write_faces
 
 from faceguide.cache import CacheError, FaceCache, Stream
 from faceguide.cache.manifest import seal
-from faceguide.cache.plan import Row, make_plan
+from faceguide.cache.new_plan import Row, make_plan
 
 
 def add(directory: Path, numbers: range, names: list[str], **recipe: object) -> None:

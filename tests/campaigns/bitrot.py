@@ -27,7 +27,7 @@ from faceguide.core.commands.run_directory import begin_training, read_run
 from faceguide.core.errors import CacheError, FaceguideError
 from faceguide.core.files import read_json
 from faceguide.core.formats.container import write_arrays
-from faceguide.evaluate.attribution.protocol.blocks import table_path
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, block_path
 from faceguide.evaluate.identification import SEARCH
 from faceguide.evaluate.report.report_runs import load_cmc
 from faceguide.evaluate.score.block_files import read_block, write_block
@@ -187,7 +187,7 @@ def _evaluation(directory: Path) -> list[Kind]:
         assert store.missing("embedding", rows).size == 0, "rows were taken for missing"
         return [store.read(name, rows) for name in columns]
 
-    table = table_path(directory, 0)
+    table = block_path(directory, TABLE, 0)
     write_block(table, "k", {"maps": rng.random((4, 7, 7), np.float32), "pair": np.arange(4)})
     place = np.arange(4)
     save_scores(

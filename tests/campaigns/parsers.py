@@ -36,16 +36,18 @@ from faceguide.cache.schema import columns
 from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces.decode import decode
-from faceguide.core.files import append_digest, json_bytes, read_json, write_json
+from faceguide.core.files import json_bytes, read_json, write_json
 from faceguide.core.formats import recordio, verification_bin
 from faceguide.core.formats.container import metadata_of, sealed
+from faceguide.core.formats.library_files import append_digest
 from faceguide.evaluate.galleries import from_lists
 from faceguide.evaluate.ijb import ijb_meta
 from faceguide.evaluate.score.block_files import read_block, write_block
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.fusion import read_scales
-from faceguide.preprocess.detect import landmark_text
-from faceguide.preprocess.masks.mask_files import MaskFinder, MaskSettings, read_mask
+from faceguide.preprocess.detect import landmark_index, landmark_text
+from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
+from faceguide.preprocess.masks.mask_finder import MaskFinder
 from faceguide.preprocess.sources.image_sources import open_source
 from faceguide.train.cli import main as train
 from faceguide.train.models import create
@@ -239,9 +241,9 @@ def _landmarks(suffix: str, folder: Path) -> list[bytes]:
 def _read_landmarks(suffix: str, folder: Path, data: bytes) -> object:
     path, database = folder / f"l.{suffix}", folder / "l.index"
     path.write_bytes(data)
-    landmark_text.index_file(path, database)
+    landmark_index.index_file(path, database)
     for key in ("a/0.jpg", "a.jpg", "b"):
-        at = landmark_text.lookup(database, key)
+        at = landmark_index.lookup(database, key)
         if at is not None:
             assert np.isfinite(landmark_text.read_at(path, at)[:, :2]).all()
     return None

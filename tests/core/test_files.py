@@ -14,9 +14,7 @@ import pytest
 
 from faceguide.core.errors import CacheError
 from faceguide.core.files import (
-    digest_intact,
     file_sha256,
-    open_for_library,
     publish,
     read_json,
     replacing,
@@ -24,6 +22,7 @@ from faceguide.core.files import (
     write_bytes,
     write_json,
 )
+from faceguide.core.formats.library_files import digest_intact, open_for_library
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

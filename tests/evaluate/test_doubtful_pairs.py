@@ -62,7 +62,7 @@ def test_pairs_against_the_labels_end_with_3(place: Path, tmp_path: Path) -> Non
     record = json.loads(result.stdout)
     assert record["doubts"] == {"contradict_labels": 1}
     assert record["pairs"] == 60
-    assert "Warning: 1 pairs contradict the labels of the cache" in result.stderr
+    assert "Warning: 1 pair contradicts the labels of the cache" in result.stderr
     assert "More than 1 % of the 60 pairs contradict what is known" in result.stderr
     assert named(out) == [("4", "contradict_labels")]
     assert run(place, changed(4), out, "--allow-failures").exit_code == 0
@@ -157,7 +157,7 @@ def test_the_report_says_them(place: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(tmp_path / "a"), "--out", str(page)])
     assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
-    assert "1 pairs contradict the labels of the cache; a/doubtful.csv names" in text
+    assert "1 pair contradicts the labels of the cache; a/doubtful.csv names" in text
 
 
 def test_parts_and_their_merge_write_the_same(place: Path, tmp_path: Path) -> None:

@@ -92,7 +92,6 @@ def test_refusals(place: Path) -> None:
     for wrong, message in (
         (("--indices", "4"), "4 is not among 0 to 3"),
         (("--part", "0/4"), "No such option '--part'"),
-        (("--time", "soon"), "expected H:MM:SS"),
     ):
         refused = submit(*command, *wrong, "--print")
         assert refused.exit_code == 2

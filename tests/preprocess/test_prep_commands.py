@@ -26,7 +26,7 @@ from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
 from faceguide.core.faces.align import template
 from faceguide.preprocess.cli import main
-from faceguide.preprocess.guidance.drawing import POINTS_FILE
+from faceguide.preprocess.guidance.point_table import POINTS_FILE
 
 PREP = [sys.executable, "-c", "from faceguide.preprocess.cli import main; main()"]
 

@@ -18,7 +18,7 @@ from tests.train.own_networks import write
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import EvaluationError, ModelError
 from faceguide.core.files import write_json
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import pair_score
 from faceguide.evaluate.cli import main as evaluate
 from faceguide.train.cli import oaml_command
 from faceguide.train.models.backbones.backbone import FaceBackbone

@@ -362,7 +362,7 @@ def test_what_is_doubtful_about_a_list_is_said_before_the_first_step(
     assert result.exit_code == 0, result.output
     said, _, steps = result.stderr.partition("starting: ")
     assert steps
-    assert "Warning: 1 pairs contradict the labels of the cache" in said
+    assert "Warning: 1 pair contradicts the labels of the cache" in said
     found = read_json(tmp_path / "run" / "run.json")["doubts"]
     found.pop("learnt_identities", None)
     assert found == {"contradict_labels": 1, "self_pairs": 1, "repeated_pairs": 2}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from faceguide.cache.schema import REGIONS
 from faceguide.core.files import replacing
-from faceguide.train.cal import attention_guidance
+from faceguide.train.cal.attention_guidance import at_cells, heads_of
 from faceguide.train.cal.cal_step import CalStep
 from faceguide.train.cal.guidance_losses import energy_share
 from faceguide.train.data import augment
@@ -28,15 +28,7 @@ _OUTLINE = (255, 255, 255)
 
 
 def overlay(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Attention as colours over a darkened image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        attention: (h, w) non-negative; its maximum is the brightest colour.
-
-    Returns:
-        (TILE, TILE, 3) uint8 RGB.
-    """
+    """(H, W, 3) RGB, darkened, and (h, w) attention as colours over it: a tile."""
     tile = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA)
     scaled = attention / max(float(attention.max()), 1e-12)
     large = cv2.resize(scaled.astype(np.float32), (TILE, TILE), interpolation=cv2.INTER_LINEAR)
@@ -44,21 +36,17 @@ def overlay(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray
     return cv2.addWeighted(tile, 0.4, colour[:, :, ::-1].astype(np.uint8), 0.6, 0).astype(np.uint8)
 
 
-def outline(tile: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
+def outline(tile: NDArray[np.uint8], values: Tensor) -> None:
     """Draw on the tile, in place, the line around where (G, G) exceeds half of its maximum."""
-    large = cv2.resize(values, (TILE, TILE), interpolation=cv2.INTER_LINEAR)
+    large = cv2.resize(values.float().cpu().numpy(), (TILE, TILE), interpolation=cv2.INTER_LINEAR)
     if large.max() > 0:
         inside = (large >= large.max() / 2).astype(np.uint8)
         lines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(tile, lines, -1, _OUTLINE, 1, cv2.LINE_AA)
 
 
-def write(tile: NDArray[np.uint8], text: str) -> None:
-    """Text at the lower left of a tile, in place."""
-    _put(tile, text, (4, tile.shape[0] - 5))
-
-
-def _put(tile: NDArray[np.uint8], text: str, place: tuple[int, int]) -> None:
+def write(tile: NDArray[np.uint8], text: str, place: tuple[int, int] = (4, TILE - 5)) -> None:
+    """Text on a tile, in place; by default at its lower left."""
     for colour, width in ((0, 0, 0), 3), ((255, 255, 255), 1):
         cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
 
@@ -96,26 +84,20 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
     with torch.no_grad():
         parts = trainee.model(pixels, parts=True)
     assert isinstance(parts, CalParts)
-    maps, assignment = (
-        parts.maps.float(),
-        attention_guidance.heads_of(recipe.guidance, trainee.heads),
-    )
+    maps, assignment = parts.maps.float(), heads_of(recipe.guidance, trainee.heads)
     columns = torch.stack([maps.mean(1), *region_attention(maps, assignment)], 1)  # (N, 4, h, w)
-    shares = None
-    if targets is not None:
-        cells = attention_guidance.at_cells(targets, step.side, step.side)
-        masks = torch.cat([cells.mask, cells.regions], 1)  # (N, 4, h, w)
-        shares = energy_share(columns, masks).cpu().numpy()
     rows = []
     for face, image in enumerate(images):
         tiles = [cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA)]
         tiles += [overlay(image, column) for column in columns[face].cpu().numpy()]
-        if targets is not None and shares is not None and targets.known[face]:
-            outlines = [targets.heatmap[face, 0], None, *targets.regions[face]]
-            for tile, values in zip(tiles, outlines, strict=True):
-                if values is not None:
-                    outline(tile, values.float().cpu().numpy())
-            for tile, share in zip(tiles[1:], shares[face], strict=True):
+        if targets is not None and targets.known[face]:
+            cells = at_cells(targets, step.side, step.side)
+            masks = torch.cat([cells.mask, cells.regions], 1)  # (N, 4, h, w)
+            shares = energy_share(columns, masks)[face].tolist()
+            outline(tiles[0], targets.heatmap[face, 0])
+            for tile, region in zip(tiles[2:], targets.regions[face], strict=True):
+                outline(tile, region)
+            for tile, share in zip(tiles[1:], shares, strict=True):
                 write(tile, f"{share:.2f}")
         rows.append(np.concatenate(tiles, axis=1))
     names = ["image, heatmap", f"{trainee.heads} heads"]
@@ -124,34 +106,23 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
 
 
 def write_grid(path: Path, names: list[str], rows: list[NDArray[np.uint8]]) -> None:
-    """Write rows of tiles as a PNG under the titles of their columns.
-
-    Args:
-        path: of the PNG.
-        names: of the columns, all equally wide.
-        rows: (h, w, 3) uint8 RGB each, of one width.
-    """
+    """Write rows, (h, w, 3) RGB of one width each, as a PNG under the titles of equal columns."""
     width = rows[0].shape[1]
     strip = np.zeros((HEADING, width, 3), np.uint8)
     for number, name in enumerate(names):
-        _put(strip, name, (number * width // len(names) + 4, HEADING - 6))
+        write(strip, name, (number * width // len(names) + 4, HEADING - 6))
     grid = np.concatenate([strip, *rows], axis=0)
     with replacing(path) as temporary:
         Image.fromarray(grid).save(temporary, "PNG")
 
 
-def draw_energy(directory: Path) -> Path | None:
-    """Write energy.png from metrics.jsonl: energy inside the regions by step.
-
-    Returns:
-        The file, or None when the metrics have no energy (a cache without regions).
-    """
+def draw_energy(directory: Path) -> None:
+    """Write energy.png: energy inside the regions by step, if the cache has regions."""
     from matplotlib.figure import Figure
 
-    lines = [line for line in read_metrics(directory) if line["kind"] == "train"]
-    lines = [line for line in lines if line.get("energy_inside") is not None]
+    lines = read_metrics(directory, "train", "energy_inside")
     if not lines:
-        return None
+        return
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for name in ("inside", *REGIONS):
@@ -162,7 +133,5 @@ def draw_energy(directory: Path) -> Path | None:
     axes.set_ylabel("share of attention energy")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=4, frameon=False)
-    path = directory / "energy.png"
-    with replacing(path) as temporary:
+    with replacing(directory / "energy.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    return path

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from faceguide.cache.order import Order
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.stream import Order, Stream
+from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.files import digest

@@ -33,8 +33,8 @@ class GuidanceSettings:
 
     guides: tuple[tuple[str, float], ...] = option(
         (),
-        f"Guide attention by landmarks: {', '.join(DEFAULT_WEIGHTS)}, with =WEIGHT for another "
-        "than the default weight. May be given several times.",
+        f"Guide attention by landmarks: {', '.join(DEFAULT_WEIGHTS)}, =WEIGHT replaces "
+        "the default weight. May be repeated.",
         "--guide", type=Guide(), multiple=True, callback=once_each,
     )  # fmt: skip
     assignment: tuple[int, ...] | None = option(
@@ -46,7 +46,7 @@ class GuidanceSettings:
         "--contrastive-margin", type=FiniteRange(-1, 1),
     )  # fmt: skip
     template: bool = option(
-        False, "Guide by the template's mean landmarks too.", "--guide-template"
+        False, "Also guide by the template's mean landmarks.", "--guide-template"
     )
 
     def weight(self, method: str) -> float:
@@ -59,27 +59,30 @@ class CalSettings(Recipe):
     """The recipe of a step; the defaults are the published ones."""
 
     guidance: GuidanceSettings = GuidanceSettings()
-    views: bool = option(True, "Train on attention crop and attention drop too.")
+    views: bool = option(True, "Also train on the attention crop and the attention drop.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalRun(Fit):
     """What is learnt, and how."""
 
-    model: MODELS = option("cal_resnet101", "Network.")
+    model: MODELS = option("cal_resnet101", "Network to train.")
     init: Path | None = option(
-        None, "Start from these weights: ImageNet ResNet, CAL, face net.", type=FILE
+        None, "Start from the weights of an ImageNet ResNet, a CAL or a face network.", type=FILE
     )
-    heads: int = option(32, "Attention maps.", type=POSITIVE)
+    heads: int = option(32, "Number of attention maps.", type=POSITIVE)
     stride: Literal[16, 32] = option(16, "Pixels per cell of the attention map; 32 is faster.")
     crop: int | None = option(
         None, "Side of the training crop.  [default: 7/8 of a cache with margin, else all]",
         type=click.IntRange(16),
     )  # fmt: skip
     recipe: CalSettings = CalSettings()
-    forwards: Literal[1, 2, 8] = option(1, "Views of an image in the evaluation.", free=True)
+    forwards: Literal[1, 2, 8] = option(1, "Views per image in the evaluation.", free=True)
     rate: float = option(
-        1e-3, "Multiplied by 0.9 every two epochs.", "--lr", type=FiniteRange(0, min_open=True)
+        1e-3,
+        "Learning rate, multiplied by 0.9 every two epochs.",
+        "--lr",
+        type=FiniteRange(0, min_open=True),
     )
 
 
@@ -94,6 +97,6 @@ class ContrastiveList:
     )  # fmt: skip
     contrastive_split: str | None = option(
         None,
-        "Which part of --contrastive-pairs, if it is an ND-TWIN JSON file: train, val or test.",
+        "Part of --contrastive-pairs, if it is an ND-TWIN JSON file: train, val or test.",
         free=True,
     )

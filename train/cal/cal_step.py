@@ -1,7 +1,7 @@
 """`train cal`: what one step of Counterfactual Attention Learning with guidance does.
 
 Source of the recipe: Rao et al., ICCV 2021, and its published code: three passes per step (the
-image, its attention crop, its attention drop), the effect of attention trained beside the logits,
+image, its attention crop, its attention drop), the effect of attention trained next to the logits,
 and feature centres. Its faults are left out; `train/models/attention_crop.py` says which.
 """
 

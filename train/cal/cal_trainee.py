@@ -9,12 +9,9 @@ from faceguide.train.models.cal_network import WSDANCAL, CalParts
 
 
 class PriorNetwork(nn.Module):
-    """Method 4: a heatmap becomes one prior per head: 1 → 64 → 128 → M, sigmoid.
+    """Method 4: a heatmap becomes one prior for each of M heads: 1 → 64 → 128 → M, sigmoid.
 
     Two 3×3 convolutions and a 1×1, at the size of the attention map.
-
-    Args:
-        heads: attention maps M.
     """
 
     def __init__(self, heads: int) -> None:

@@ -11,7 +11,7 @@ from faceguide.train.data import augment
 from faceguide.train.models.attention_crop import attention_crop
 from faceguide.train.models.cal_network import WSDANCAL, CalOutput
 
-# (theta, padding) of the crops beside the whole image.
+# (theta, padding) of the crops, next to the whole image.
 CROPS = {1: (), 2: ((0.1, 0.05),), 8: ((0.3, 0.1), (0.2, 0.1), (0.1, 0.05))}
 
 Classify = Callable[[Tensor], CalOutput]

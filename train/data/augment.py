@@ -1,8 +1,8 @@
 """One geometric transform per image, for its pixels and for everything that lies on them.
 
 A crop of the training side at a whole-pixel place, perhaps mirrored. The image is copied pixel by
-pixel; heatmaps, masks and landmarks go through the same numbers. Draws are keyed by (seed, epoch,
-row), so they do not depend on the batch, the process or the order.
+pixel; heatmaps, masks and landmarks go through the same numbers. Random numbers are keyed by
+(seed, epoch, row), so they do not depend on the batch, the process or the order.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for a training image; the defaults are CAL's.
+    """Random changes of a training image; the defaults are CAL's.
 
     Attributes:
         crop: side of the output in pixels, at most the cached side.
@@ -67,19 +67,11 @@ def check_crop(size: int, crop: int) -> None:
 def draw_geometry(
     settings: Augmentation, size: int, seed: int, epoch: int, rows: Tensor
 ) -> Geometry:
-    """A transform of each row's own: uniform place, mirrored with probability `flip`.
-
-    Args:
-        settings: crop and flip.
-        size: side of the cached images.
-        seed: of the run.
-        epoch: another epoch, another draw.
-        rows: (N,) int64 rows of the cache.
-    """
+    """A transform of each of the (N,) rows: uniform place, mirrored with probability `flip`."""
     check_crop(size, settings.crop)
     places = size - settings.crop + 1
     draws = keyed_uniform((seed, epoch, PURPOSE_GEOMETRY), rows, 3)  # (N, 3)
-    # A draw of 1 − 2⁻²⁴ times the number of places may round up to it.
+    # A number of 1 − 2⁻²⁴ times the number of places may round up to it.
     place = (draws[:, :2] * places).to(torch.int64).clamp_max(places - 1)
     return Geometry(place[:, 0], place[:, 1], draws[:, 2] < settings.flip, size, settings.crop)
 
@@ -127,28 +119,17 @@ def warp_targets(targets: Tensor, geometry: Geometry) -> Tensor:
         in_cells = (source + 0.5) * cells / geometry.size - 0.5
         return 2.0 * in_cells / max(cells - 1, 1) - 1.0
 
-    shape = (len(targets), cells, cells)
-    grid = torch.stack(
-        [normalised(columns)[:, None, :].expand(shape), normalised(rows)[:, :, None].expand(shape)],
-        dim=3,
-    )
+    across, down = normalised(columns)[:, None, :], normalised(rows)[:, :, None]
+    grid = torch.stack(torch.broadcast_tensors(across, down), dim=3)
     return nn.functional.grid_sample(
         values, grid, mode="bilinear", padding_mode="border", align_corners=True
     )
 
 
 def jitter(images: Tensor, settings: Augmentation, seed: int, epoch: int, rows: Tensor) -> Tensor:
-    """Brightness, then saturation, each by a factor of the row's own.
+    """Brightness, then saturation of (N, H, W, 3) uint8 RGB, each by a factor of the row's own.
 
-    Args:
-        images: (N, H, W, 3) uint8 RGB.
-        settings: the ranges.
-        seed: of the run.
-        epoch: another epoch, another draw.
-        rows: (N,) int64 rows of the cache.
-
-    Returns:
-        (N, H, W, 3) uint8, rounded after each of the two as image libraries do.
+    Rounded after each of the two, as image libraries do.
     """
     if settings.brightness == 0 and settings.saturation == 0:
         return images

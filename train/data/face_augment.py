@@ -2,8 +2,8 @@
 
 Source: Kim et al., "AdaFace", CVPR 2022, and its published recipe: a part of the image on black,
 an image of fewer pixels, other light, each for one image in five, then a mirror image for every
-second. The part stays at its place and what was cut off counts as hidden. Draws are keyed by
-(seed, epoch, row).
+second. The part stays at its place and what was cut off counts as occluded. Random numbers
+are keyed by (seed, epoch, row).
 """
 
 from __future__ import annotations
@@ -27,24 +27,14 @@ _AREA, _ASPECT = (0.2, 1.0), (3.0 / 4.0, 4.0 / 3.0)
 _LEAST_SIDE = 0.2  # of an image of fewer pixels
 _LIGHT = 0.5  # brightness, contrast and saturation change by up to this share
 _FILTERS = (
-    cv2.INTER_NEAREST,
-    cv2.INTER_LINEAR,
-    cv2.INTER_AREA,
-    cv2.INTER_CUBIC,
-    cv2.INTER_LANCZOS4,
+    *(cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4),
 )
 
 
 @dataclass(frozen=True)
 class FaceAugmentation:
-    """What is drawn for a training image.
-
-    Attributes:
-        cut: probability that only a part is left, on black.
-        coarse: probability of an image of fewer pixels.
-        light: probability of other brightness, contrast and saturation.
-        flip: probability of a mirror image.
-        occluders: drawn covers, or None.
+    """Probabilities that only a part is left, on black; of fewer pixels; of other brightness,
+    contrast and saturation; of a mirror image; and drawn covers, if any.
     """
 
     cut: float = 0.2
@@ -61,7 +51,7 @@ def augmenting(
 
     A batch has `image`, `row`, and where the cache has them `visibility` and `known`, and
     `landmarks`, which are left out afterwards. Without visibility all counts as visible but for
-    what was hidden here, on `grid` cells a side, and nothing as known.
+    what was occluded here, on `grid` cells a side, and nothing as known.
     """
 
     def transform(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
@@ -99,7 +89,7 @@ def augment_faces(
         visibility: (N, g, g), 1 = visible.
         rows: (N,) int64 rows of the cache.
         seed: of the run.
-        epoch: another epoch, another draw.
+        epoch: of the batch.
         landmarks: (N, 478, 2 or 3), pixels / S; needed for drawn covers.
 
     Returns:

@@ -1,7 +1,7 @@
 """Random numbers that belong to an image, not to a process: a hash of (key, row, position).
 
-A draw depends on the seed, the epoch and the row alone. So two processes with half a batch each
-draw what one process with the whole batch draws, a resumed run draws what the first would have,
+They depend on the seed, the epoch and the row only. So two processes with half a batch each get
+what one process with the whole batch gets, a resumed run gets what the first would have,
 and there is no generator whose state could be lost. The hash is splitmix64 (Steele, Lea and
 Flood, "Fast splittable pseudorandom number generators", 2014) and runs on the device of the rows.
 """
@@ -44,7 +44,7 @@ def keyed_uniform(key: tuple[int, ...], rows: Tensor, count: int) -> Tensor:
 
     Returns:
         (N, count) float32 in [0, 1), on the device of `rows`; a row's numbers do not depend on
-        the rows beside it.
+        the other rows.
     """
     state = torch.zeros((), dtype=torch.int64, device=rows.device)
     for part in key:

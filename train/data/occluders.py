@@ -1,14 +1,14 @@
 """Drawn covers for training: a medical mask, a veil with a band for the eyes, a rectangle.
 
 They are placed by the landmarks of the aligned face and come with the visibility that they leave,
-exactly: the share of each cell that was not painted over. Draws are keyed by (seed, epoch, row).
-A drawn cover is no real one; docs/occlusion.md says what a head that was trained on drawings can
-and cannot do.
+exactly: the share of each cell that was not painted over. Random numbers are keyed by (seed,
+epoch, row). A drawn cover is not a real one; docs/occlusion.md says what a head trained on
+drawings can and cannot do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import TrainError
 from faceguide.train.data.keyed_random import keyed_uniform
-from faceguide.train.oaml.oaml_settings import KINDS
 
 PURPOSE_OCCLUDER = 31
 _DRAWS = 20
@@ -35,26 +34,11 @@ _FINER = 4  # the outline is drawn at so many lines per pixel
 _SHIFT = 4  # binary digits that OpenCV takes behind the point
 
 
-@dataclass(frozen=True)
-class Occluders:
-    """What is drawn.
-
-    Attributes:
-        kinds: names in `KINDS`; one of them is drawn with equal chance.
-        share: of the images that get a cover, 0 to 1.
-    """
+class Occluders(NamedTuple):
+    """Kinds of covers, drawn with equal chance, and the share of the images that get one."""
 
     kinds: tuple[str, ...]
     share: float = 0.5
-
-    def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or not self.kinds:
-            raise TrainError(
-                f"occluders must be of {', '.join(KINDS)}, found {', '.join(unknown) or 'none'}"
-            )
-        if not 0.0 <= self.share <= 1.0:
-            raise TrainError(f"the share of covered images must be 0 to 1, found {self.share}")
 
 
 def draw(
@@ -72,10 +56,10 @@ def draw(
     Args:
         settings: kinds and share.
         images: (N, S, S, 3) uint8 RGB, aligned.
-        landmarks: (N, 478, 2 or 3), pixels / S; a face without finite landmarks is left alone.
+        landmarks: (N, 478, 2 or 3), pixels / S; a face without finite landmarks stays as it is.
         visibility: (N, g, g) what can be seen before; S must be a multiple of g.
         seed: of the run.
-        epoch: another epoch, another draw.
+        epoch: of the batch.
         rows: (N,) int64 rows of the cache.
 
     Returns:
@@ -96,7 +80,7 @@ def draw(
     points = landmarks[..., :2].float().numpy() * size
     cover = np.zeros((len(pixels), size, size), np.float32)
     for place in range(len(pixels)):
-        # Draw 0 decides whether, draw 1 which; the others belong to the kind and to its cloth.
+        # Number 0 decides whether, number 1 which; the others belong to the kind and to its cloth.
         if draws[place, 0] >= settings.share or not np.isfinite(points[place]).all():
             continue
         kind = settings.kinds[int(draws[place, 1] * len(settings.kinds))]
@@ -115,7 +99,7 @@ def paint(
     """Painted share of each pixel.
 
     Args:
-        kind: a name in `KINDS`.
+        kind: a name in `oaml_settings.KINDS`.
         points: (478, 2) landmarks in pixels.
         size: side of the crop.
         draws: (8,) or more numbers in [0, 1).

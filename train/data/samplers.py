@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from faceguide.cache.stream import Order
+from faceguide.cache.order import Order
 from faceguide.core.errors import TrainError
 from faceguide.core.formats.container import read_arrays, write_arrays
 

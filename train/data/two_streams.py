@@ -14,14 +14,10 @@ SECOND = "occlusion_"  # before the column names of the second cache's batch
 
 
 class TwoStreams:
-    """One batch of each; the first decides the length of an epoch, the second goes round.
+    """One batch of each, used by the loop in place of a `Stream`.
 
-    Used by the loop in place of a `Stream`. The columns of the second cache come with `SECOND`
-    before their names.
-
-    Args:
-        first: of the recognition cache.
-        second: of the covered faces.
+    The first, of the recognition cache, decides the length of an epoch; the second, of the covered
+    faces, repeats, and its columns come with `SECOND` before their names.
     """
 
     def __init__(self, first: Stream, second: Stream) -> None:
@@ -29,7 +25,7 @@ class TwoStreams:
 
     @property
     def cache(self) -> FaceCache:
-        """That of the first, whose rows a batch names by `row`."""
+        """Its rows a batch names by `row`."""
         return self._first.cache
 
     @property
@@ -38,7 +34,6 @@ class TwoStreams:
         return self._first.epoch
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
         return len(self._first)
 
     def state(self) -> dict[str, Any]:
@@ -46,12 +41,12 @@ class TwoStreams:
         return {**self._first.state(), "second": self._second.state()}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state()` was asked for."""
+        """Continue exactly where `state()` was asked for."""
         self._first.resume(state)
         self._second.resume(state["second"])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # The second goes on where it stood: its epochs are not those of the first.
+        # The second continues where it stood: its epochs are not those of the first.
         behind = iter(self._second)
         try:
             for batch in self._first:

@@ -4,7 +4,9 @@ Source: Hu et al., "See Better Before Looking Closer" (WS-DAN), 2019, sections 3
 uses them. Every step stays on the device; nothing waits for a number of a single image. Images
 whose map is zero, or flat enough that everything would be dropped, come back whole.
 
-All resizing is bilinear with aligned corners, as published.
+All resizing is bilinear with aligned corners, as published. `attention` is (N, 1, h, w) and
+non-negative; `theta` is a share of its maximum, 0 to 1, one for all or (N,); `height` and `width`
+are the image's.
 """
 
 from __future__ import annotations
@@ -16,17 +18,7 @@ from torch import Tensor, nn
 
 
 def attended(attention: Tensor, theta: float | Tensor, height: int, width: int) -> Tensor:
-    """Where the map reaches a share of its maximum.
-
-    Args:
-        attention: (N, 1, h, w), non-negative.
-        theta: share of the maximum of the small map, 0 to 1; one for all or (N,).
-        height: rows of the image.
-        width: columns of the image.
-
-    Returns:
-        (N, 1, height, width) bool.
-    """
+    """(N, 1, height, width) bool: where the map reaches a share of its maximum."""
     attention = attention.detach().float()
     share = torch.as_tensor(theta, dtype=torch.float32, device=attention.device)
     threshold = attention.amax((1, 2, 3), keepdim=True) * share.reshape(-1, 1, 1, 1)
@@ -61,11 +53,8 @@ def crop_boxes(
     """The padded rectangle around what attends.
 
     Args:
-        attention: (N, 1, h, w), non-negative.
-        theta: share of the map's maximum that counts as attended; one for all or (N,).
+        attention, theta, height, width: see above.
         padding: what is added on each side, as a share of the image's side.
-        height: rows of the image.
-        width: columns of the image.
 
     Returns:
         (N, 4) int64 y0, y1, x0, x1 in image pixels; y1 and x1 are exclusive.
@@ -101,9 +90,7 @@ def crop(tensor: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         tensor: (N, C, H, W) images, or targets of another resolution.
-        boxes: (N, 4) y0, y1, x0, x1 in pixels of the image, from `crop_boxes`.
-        height: rows of the image that the boxes belong to.
-        width: columns of the image that the boxes belong to.
+        boxes: from `crop_boxes`, in pixels of the image of height × width.
 
     Returns:
         (N, C, H, W), the shape and dtype of `tensor`.
@@ -111,11 +98,8 @@ def crop(tensor: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     y0, y1, x0, x1 = boxes.unbind(1)
     rows = _sample_positions(y0, y1, height, tensor.shape[2])
     columns = _sample_positions(x0, x1, width, tensor.shape[3])
-    count, high, wide = len(tensor), tensor.shape[2], tensor.shape[3]
-    grid = torch.stack(
-        [columns[:, None, :].expand(count, high, wide), rows[:, :, None].expand(count, high, wide)],
-        dim=3,
-    )
+    across, down = torch.broadcast_tensors(columns[:, None, :], rows[:, :, None])
+    grid = torch.stack([across, down], dim=3)
     sampled = nn.functional.grid_sample(
         tensor.float(), grid, mode="bilinear", padding_mode="border", align_corners=True
     )

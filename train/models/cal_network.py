@@ -97,7 +97,7 @@ def draw_maps(attention: Tensor, draws: Tensor) -> Tensor:
 
     Args:
         attention: (N, M, h, w), non-negative.
-        draws: (N, 2) uniform in [0, 1), on the same device; they alone decide.
+        draws: (N, 2) uniform in [0, 1), on the same device; only they decide.
 
     Returns:
         (N, 2, h, w): the map for the crop and the map for the drop, which may coincide.

@@ -1,7 +1,7 @@
 """The order of the channels that weights were trained on, as far as their file tells it.
 
 Tensors do not: AdaFace's IR networks want BGR, CVLFace's, with the same names and shapes, RGB. What
-is known is what training code leaves beside them.
+is known is what training code leaves next to them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def colour_of(module: nn.Module, state: State, asked: str | None = None) -> Colo
         return Colour(spec.colour, "network")
     if state.prefix.split(".")[-2:] == ["net", ""]:
         return Colour("RGB", "layout")
-    # AdaFace's own checkpoints: a Lightning module with `model` and, beside it, the margin head.
+    # AdaFace's own checkpoints: a Lightning module with `model` and, next to it, the margin head.
     if state.prefix == "model." and state.place == "state_dict" and "head.kernel" in state.tensors:
         return Colour(spec.colour, "network")
     return Colour(spec.colour, "assumed")

@@ -1,4 +1,4 @@
-"""Which network the tensors of a weights file are for, told by their names."""
+"""Which network the tensors of a weights file are for, by their names."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def looks_like(there: list[Table], module: nn.Module, option: str) -> str:
 
 
 def recognised(there: list[Table]) -> str | None:
-    """The network that a file holds whole and little else beside; None when there is none.
+    """The network that a file holds whole and little else; None when there is none.
 
     Args:
         there: its tables.

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from faceguide.cache.order import Order
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.stream import Order, Stream
+from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
 from faceguide.core.errors import TrainError
 from faceguide.train.data.face_augment import FaceAugmentation, augmenting

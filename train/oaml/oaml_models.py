@@ -12,7 +12,7 @@ from torch import nn
 
 from faceguide.cache.plan import read_identities
 from faceguide.core.commands.console import say
-from faceguide.core.commands.doubts import KINDS
+from faceguide.core.commands.doubts import phrase
 from faceguide.core.commands.run_directory import RUN
 from faceguide.core.errors import ModelError, TrainError
 from faceguide.core.files import read_json
@@ -40,8 +40,8 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
 
     Args:
         run: what is asked for.
-        classes: persons of the margin head.
-        fresh: whether training starts, so that a user's network is to read the file `run.init`.
+        classes: of the margin head.
+        fresh: training starts, so that a user's network is to read the file `run.init`.
 
     Returns:
         role → name and arguments, and role → module.
@@ -103,8 +103,8 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
         parts: role → module.
         run: what is asked for. Of a weights file backbone and margin head are taken, the head
             where it has as many classes; of a finished run every model, the head where it learnt
-            the same persons.
-        people: the persons to be learnt, in the order of their classes.
+            the same identities.
+        people: the identities to be learnt, in the order of their classes.
         speak: say what was taken, one line per model, and what stays random.
 
     Raises:
@@ -136,7 +136,7 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
             )
         lines.append(report.summary())
         if run.recipe.part != "all" and untrained(backbone):
-            lines.append(f"Warning: {file}: {KINDS['untrained']}")
+            lines.append(f"Warning: {file}: {phrase('untrained', 1)}")
         lines.extend(_others(parts, run.init, people))
         if not own:
             colour = colour_of(backbone, state, run.colour and run.colour.upper())
@@ -149,7 +149,7 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
 
 
 def feed_as_before(directory: Path, backbone: nn.Module) -> None:
-    """Feed the backbone of a run that goes on as its record says it was fed."""
+    """Feed the backbone of a resumed run as its record says."""
     stated = read_json(directory / RUN).get("models", {}).get("backbone", {}).get("colour")
     if stated in ORDERS:
         feed(backbone, stated)
@@ -173,7 +173,7 @@ def _random(run: OamlRun) -> str:
 
 
 def _others(parts: dict[str, Any], path: Path, people: Sequence[str]) -> list[str]:
-    """Fill the models beside the backbone; what was taken, a line each."""
+    """Fill the models other than the backbone; what was taken, a line each."""
     lines = []
     for role, module in parts.items():
         if role == "backbone":

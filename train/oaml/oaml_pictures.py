@@ -29,7 +29,7 @@ def _tile(cells: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _overlay(image: NDArray[np.uint8], cells: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image, with red where a cell is predicted to be hidden."""
+    """The image, with red where a cell is predicted to be occluded."""
     hidden = 1.0 - cv2.resize(cells, (TILE, TILE), interpolation=cv2.INTER_LINEAR).clip(0, 1)
     red = np.zeros_like(image)
     red[..., 0] = 255
@@ -76,18 +76,13 @@ def draw_visibility(path: Path, trainee: OamlTrainee, batch: Batch) -> None:
     write_grid(path, ["image", "visible", "predicted", "occluded in red", "error"], rows)
 
 
-def draw_curves(directory: Path) -> Path | None:
-    """Write visibility.png from metrics.jsonl: MSE, AUC and IoU of held-out faces by step.
-
-    Returns:
-        The file, or None when no faces were held out.
-    """
+def draw_curves(directory: Path) -> None:
+    """Write visibility.png: MSE, AUC and IoU of held-out faces by step, if there are any."""
     from matplotlib.figure import Figure
 
-    lines = [line for line in read_metrics(directory) if line["kind"] == "evaluation"]
-    lines = [line for line in lines if line.get("visibility_mse") is not None]
+    lines = read_metrics(directory, "evaluation", "visibility_mse")
     if not lines:
-        return None
+        return
     figure = Figure(figsize=(9.6, 3.2), layout="constrained")
     steps = [line["step"] for line in lines]
     for place, name in enumerate(("mse", "auc", "iou"), 1):
@@ -99,7 +94,5 @@ def draw_curves(directory: Path) -> Path | None:
             axes.legend()
         axes.set_xlabel("optimiser step")
         axes.set_title({"mse": "MSE", "auc": "AUC", "iou": "IoU@0.5"}[name])
-    path = directory / "visibility.png"
-    with replacing(path) as temporary:
+    with replacing(directory / "visibility.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    return path

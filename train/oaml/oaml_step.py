@@ -30,9 +30,9 @@ class OamlTrainee(nn.Module):
     Args:
         backbone: gives embedding, norm and map.
         occlusion_head: of the map's channels.
-        head: AdaFace, ArcFace or CosFace; None with part "occlusion". Without a kernel, its classes
-            are sampled outside.
-        matcher: QAConv of the map's size; None with part "occlusion".
+        head: the margin head; None with part "occlusion", as `matcher`. Without a kernel, its
+            classes are sampled outside.
+        matcher: QAConv of the map's size.
         classes: (labels,) int64, label of the cache → class, −1 where it is not trained.
         settings: the recipe.
     """
@@ -72,7 +72,7 @@ class OamlTrainee(nn.Module):
     def forward(
         self, pixels: Tensor, labels: Tensor, seen: Tensor, known: Tensor
     ) -> tuple[Tensor, ...]:
-        """One pass over recognition images and, behind them, images for the occlusion loss alone.
+        """One pass over recognition images and, behind them, images for the occlusion loss only.
 
         Args:
             pixels: (N + M, 3, H, W).
@@ -81,7 +81,7 @@ class OamlTrainee(nn.Module):
             known: (N,) bool, whether it is known; else the head's own prediction counts too.
 
         Returns:
-            predicted visibility (N + M, h, w), and unless the head is trained alone logits
+            predicted visibility (N + M, h, w), and unless only the head is trained logits
             (N, classes), or embeddings (N, E) and norms (N, 1) where classes are sampled, and
             scores (N, N). A flat tuple: data-parallel wrappers keep it.
         """
@@ -102,7 +102,7 @@ class OamlTrainee(nn.Module):
         guess = nn.functional.interpolate(
             predicted[:count, None].detach().float(), seen.shape[1:], mode="nearest-exact"
         )[:, 0]
-        # What augmentation has covered or cut off is hidden, whatever the head thinks of it.
+        # What augmentation has covered or cut off is occluded, whatever the head predicts.
         visibility = torch.where(known[:, None, None], seen, guess * seen)
         # Nothing is detached here: matching is to shape the maps that it compares.
         scores = self.matcher(maps[:count], maps[:count], visibility, visibility)
@@ -114,17 +114,14 @@ def pairwise_loss(scores: Tensor, same: Tensor) -> Tensor:
 
     Args:
         scores: (N, N) logits.
-        same: (N, N) bool, one person.
+        same: (N, N) bool, one identity.
     """
-    other = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     losses = nn.functional.binary_cross_entropy_with_logits(
         scores.float(), same.float(), reduction="none"
     )
-    parts = []
-    for pairs in (same & other, ~same & other):
-        count = pairs.sum().clamp_min(1)
-        parts.append((losses * pairs).sum() / count)
-    return 0.5 * (parts[0] + parts[1])
+    genuine = same & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    means = [(losses * kind).sum() / kind.sum().clamp_min(1) for kind in (genuine, ~same)]
+    return 0.5 * (means[0] + means[1])
 
 
 def triplet_loss(scores: Tensor, same: Tensor, margin: float) -> Tensor:
@@ -132,7 +129,7 @@ def triplet_loss(scores: Tensor, same: Tensor, margin: float) -> Tensor:
 
     Args:
         scores: (N, N), higher = more alike.
-        same: (N, N) bool, one person.
+        same: (N, N) bool, one identity.
         margin: in units of the score.
     """
     values = scores.float()
@@ -179,14 +176,10 @@ def on_grid(visibility: Tensor, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Views:
-    """A batch as the networks see it.
+    """A batch as the networks see it: N images to recognise, then M of the second cache.
 
-    Attributes:
-        images: (N + M, S, S, 3) uint8 after augmentation.
-        visibility: (N + M, g, g), 1 = visible; where it is not known, all ones but for what
-            augmentation has hidden.
-        known: (N + M,) bool.
-        count: N, the images that recognition learns from.
+    images: (N + M, S, S, 3) uint8 after augmentation; visibility: (N + M, g, g), 1 = visible, where
+    it is not known all ones but for what augmentation has occluded; known: (N + M,) bool; count: N.
     """
 
     images: Tensor
@@ -223,23 +216,13 @@ class OamlStep:
     sampled: SampledClasses | None = None
 
     def __call__(self, forward: Forward, batch: Batch, step: int = 0) -> Losses:
-        """Losses of one batch; `loss` is the one to descend.
-
-        Args:
-            forward: the trainee, perhaps data-parallel or compiled.
-            batch: of the stream.
-            step: optimiser steps done, which the sample of classes depends on.
-
-        Returns:
-            `loss` and what is logged, scalars; `per_image` (N,) for naming faulty images.
-        """
+        """See `Trainer.step`; the sample of classes depends on the number of steps done."""
         recipe, seen = self.settings, views(batch)
         pixels = self.trainee.backbone.input_spec.prepare(seen.images)
         labels, count = batch["label"], seen.count
         labels = self.trainee.classes[labels] if recipe.part != "occlusion" else labels
         predicted, *found = forward(pixels, labels, seen.visibility[:count], seen.known[:count])
         losses = {"occlusion": occlusion_loss(predicted, seen.visibility, seen.known)}
-        total = recipe.occlusion_weight * losses["occlusion"]
         with torch.no_grad():
             losses |= _watch(predicted, seen)
             per_image = (predicted.float() - on_grid(seen.visibility, predicted.shape[1])).mean(
@@ -257,6 +240,7 @@ class OamlStep:
         losses["recognition"] = recognised.loss
         losses["pairwise"] = pairwise_loss(scores, same)
         losses["triplet"] = triplet_loss(scores, same, recipe.margin)
+        total = recipe.occlusion_weight * losses["occlusion"]
         total = total + recipe.recognition_weight * losses["recognition"]
         total = total + recipe.pairwise_weight * losses["pairwise"]
         total = total + recipe.triplet_weight * losses["triplet"]
@@ -267,7 +251,7 @@ class OamlStep:
 
 
 def _watch(predicted: Tensor, seen: Views) -> dict[str, Tensor]:
-    """Overlap of predicted and true hidden cells, and the share of faces with a known mask."""
+    """Overlap of predicted and true occluded cells, and the share of faces with a known mask."""
     true = on_grid(seen.visibility, predicted.shape[1])
     known = seen.known[:, None, None]
     found, hidden = (predicted < 0.5) & known, (true < 0.5) & known

@@ -19,13 +19,12 @@ def visibility_scores(predicted: Tensor, true: Tensor) -> dict[str, float]:
     """Over all cells of all faces.
 
     Args:
-        predicted: (N, h, w), 0 to 1, 1 = visible.
-        true: (N, h, w).
+        predicted, true: (N, h, w), 0 to 1, 1 = visible.
 
     Returns:
-        `mse`; `auc` of telling visible cells from hidden ones (true share at least one half), NaN
+        `mse`; `auc` of visible against occluded cells (true share at least one half), NaN
         where there is one kind only, or a prediction is not finite; `iou`, the overlap of the
-        hidden cells at one half, 1 where nothing is hidden and nothing predicted to be.
+        occluded cells at one half, 1 where no cell is occluded or predicted to be.
     """
     predicted, true = predicted.double(), true.double()
     found, hidden = predicted < 0.5, true < 0.5

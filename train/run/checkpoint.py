@@ -12,12 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from faceguide.core.errors import CacheError, TrainError
-from faceguide.core.files import append_digest, digest_intact, open_for_library, replacing
+from faceguide.core.files import replacing
+from faceguide.core.formats.library_files import append_digest, digest_intact, open_for_library
 from faceguide.core.formats.torch_files import load_tensors
 from faceguide.train.distributed import world_size
 
 LAST, BEST = "last.pt", "best.pt"
-FORMAT = 2  # 1 had no digest behind it
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TrainingState:
         step: optimiser steps done.
         best: best evaluation score so far, or −inf.
         due: an epoch has ended, and its evaluation and best checkpoint were still to be done.
-        module: state_dict of everything trained or kept beside the weights, unwrapped.
+        module: state_dict of everything trained or kept with the weights, unwrapped.
         optimiser: its state_dict.
         scaler: state_dict of the gradient scaler; empty without fp16.
         random: per process, the states of torch's generators: CPU, then the device's if any.
@@ -75,13 +76,11 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
     if not path.exists():
         return None
     try:
-        intact = digest_intact(path)
-        if intact is False:
+        if not digest_intact(path):
             raise ValueError("changed since it was written")
         found = load_tensors(path, strict=True)
-        version = found.pop("format")
-        if version not in (1, FORMAT) or (version == FORMAT and intact is None):
-            raise ValueError("another format, or changed since it was written")
+        if found.pop("format") != FORMAT:
+            raise ValueError("another format")
         state = TrainingState(**found)
         if not _sound(state):
             raise ValueError("a field is of another kind")

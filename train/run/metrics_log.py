@@ -19,9 +19,9 @@ class Metrics:
     Args:
         directory: of the run.
         step: optimiser steps done; lines beyond it were written by a run that was killed before
-            it could save, and go.
+            it could save, and are dropped.
         due: the evaluation of this step is to be done; a line of it, written by a run that was
-            killed before it could save the result, goes too.
+            killed before it could save the result, is dropped too.
         tensorboard: also write TensorBoard events into `directory`/tensorboard.
 
     Raises:
@@ -67,12 +67,24 @@ class Metrics:
             self._events.close()
 
 
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+def read_metrics(
+    directory: Path, kind: str | None = None, having: str | None = None
+) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that a kill cut short is left out.
+
+    Args:
+        directory: of the run.
+        kind: only lines of this kind.
+        having: only lines with a value of this name.
+    """
     lines = []
     for text in (directory / METRICS).read_text("utf-8").splitlines():
         try:
             lines.append(json.loads(text))
         except ValueError:
             break
-    return lines
+    return [
+        line
+        for line in lines
+        if kind in (None, line["kind"]) and (having is None or line.get(having) is not None)
+    ]

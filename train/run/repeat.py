@@ -1,4 +1,4 @@
-"""`--from RUN/run.json`: a run made again from its record.
+"""`--from RUN/run.json`: a run repeated from its record.
 
 run.json keeps the resolved options of the command (`settings`) and names the content of each file
 and cache that an option led to (`inputs`). With `--from`, an option that is not on the command
@@ -52,7 +52,7 @@ def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, An
 
 def _content(path: Path) -> dict[str, str]:
     """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
-    from faceguide.cache.pairs.pair_lists import IMAGES_OF_TWINS
+    from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS
     from faceguide.cache.reader import FaceCache
     from faceguide.core.files import digest, file_sha256
 
@@ -62,9 +62,9 @@ def _content(path: Path) -> dict[str, str]:
             return {file.name: file_sha256(file) for file in weights}
         groups = FaceCache.open(path).groups
         return {group: digest(manifest) for group, manifest in groups.items()}
-    # ND-TWIN's list of pairs says nothing without the list of images beside it.
-    beside = path.with_name(IMAGES_OF_TWINS) if path.suffix.lower() == ".json" else path
-    files = {path, beside} if beside.is_file() else {path}
+    # ND-TWIN's list of pairs says nothing without the list of images next to it.
+    images = path.with_name(IMAGES_OF_TWINS) if path.suffix.lower() == ".json" else path
+    files = {path, images} if images.is_file() else {path}
     try:
         return {file.name: file_sha256(file) for file in sorted(files)}
     except OSError as error:
@@ -84,8 +84,8 @@ def fill(context: click.Context, parameter: click.Parameter, path: Path | None) 
     settings, inputs = record.get("settings"), record.get("inputs")
     if not isinstance(settings, dict) or not isinstance(inputs, dict):
         raise TrainError(
-            f"{path}: holds no options to repeat; an older version wrote it, so give them again "
-            "as its `argv` has them"
+            f"{path}: holds no options to repeat; an older version wrote it, so give them as "
+            "its `argv` has them"
         )
     known = {str(known.name): known for known in context.command.params}
     unknown = sorted(settings.keys() - known.keys())
@@ -109,17 +109,13 @@ def fill(context: click.Context, parameter: click.Parameter, path: Path | None) 
 
 
 def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
-    """What changes numbers beside the options: versions and number of processes."""
+    """What changes numbers, apart from the options: versions and number of processes."""
     from faceguide.core.commands.run_directory import versions
     from faceguide.train.distributed import from_environment
 
     if record is None:
         return {**versions(), "processes": from_environment().world}
-    found, fixed = record.get("versions"), record.get("fixed")
-    return {
-        **(found if isinstance(found, dict) else {}),
-        "processes": fixed.get("processes") if isinstance(fixed, dict) else None,
-    }
+    return {**record["versions"], "processes": record["fixed"]["processes"]}
 
 
 def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
@@ -163,8 +159,7 @@ def _require_same(
         replaced = context.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP
         if name not in inputs or (replaced and name != CACHE):
             continue
-        before, now = record["inputs"].get(name), inputs[name]
-        before = before if isinstance(before, dict) else {}
+        before, now = record["inputs"].get(name, {}), inputs[name]
         if name in reads:
             before, now = (
                 {group: held[group] for group in sorted(reads[name]) if group in held}

@@ -152,7 +152,7 @@ class RunContext:
         Args:
             command: its name.
             run: `CalRun` or `OamlRun`.
-            fixed: see the method.
+            fixed: what the method of this name made.
             models: role → what run.json says of the model.
             names: of the identities that are learnt.
             doubts: to be reported.

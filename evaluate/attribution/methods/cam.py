@@ -1,49 +1,121 @@
 """Class activation maps of a pair score: which cells of a layer raise the similarity.
 
-Grad-CAM: Selvaraju et al., 2017. LayerCAM: Jiang et al., 2021. Attention CAM: the gradient-weighted
-sum of a network's explicit attention maps (CAL's, or the occlusion head's visibility).
+Grad-CAM: Selvaraju et al., 2017. LayerCAM: Jiang et al., 2021. Attention CAM: Grad-CAM of a
+network's explicit attention maps (CAL's, or the occlusion head's visibility). Gradients and
+activations of layers are captum's.
+
+Layers are chosen by name and by the order in which they run, never "the last Conv2d registered",
+and are at least 7×7.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.cells import GRID
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps
-from faceguide.evaluate.attribution.methods.single_pass import ATTENTION, cam_layers, single_pass
 from faceguide.evaluate.attribution.methods.target import PairScore
+from faceguide.train.models.backbones.ir import IR
+from faceguide.train.models.backbones.mobilefacenet import LAST_STAGE, MobileFaceNet
 
 
-def _layers(score: PairScore, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-    """Activation and gradient of each CAM layer, fine to coarse.
+def cam_layers(score: PairScore, probe: Tensor) -> tuple[str, ...]:
+    """Names of the layers that CAMs look at, fine to coarse.
+
+    The network's attribute `cam_layers` if it has one; for ours the 14×14 and the 7×7 map; else
+    the last layer that runs at each of the two coarsest sides of at least 7 cells. CAL's attention
+    maps run last at its coarsest side; they are attention-cam's, and what they weigh, the
+    backbone's features, are for the others.
 
     Raises:
-        AttributionError: when there is no such layer, or it does not run.
+        AttributionError: when there is none, or a named one does not exist.
     """
-    found = single_pass(score, batch)
-    if found.no_layers is not None:
-        raise found.no_layers
-    names = [name for name in found.layers if name != ATTENTION]
-    if not names:
-        missing = cam_layers(score, batch.probe)[-1]
-        raise AttributionError(f"layer {missing!r} does not run, or gives no tensor")
-    return [found.layers[name] for name in names]
+    backbone = score.backbone
+    modules = {name: module for name, module in backbone.named_modules() if name}
+    named = getattr(backbone, "cam_layers", None)
+    if named is not None:
+        unknown = [name for name in named if name not in modules]
+        if unknown:
+            raise AttributionError(f"{type(backbone).__name__} has no layer {unknown[0]!r}")
+        return tuple(named)
+    if isinstance(backbone, MobileFaceNet):
+        return (f"features.{LAST_STAGE - 1}", "conv2")
+    if isinstance(backbone, IR):
+        return (f"body.{backbone.last_stage - 1}", f"body.{len(backbone.body) - 1}")
+    last = _last_of_each_side(score, probe, modules)
+    if not last:
+        raise AttributionError(
+            f"{type(backbone).__name__} has no layer of at least {GRID}×{GRID} cells; give it an "
+            "attribute cam_layers with the names of some, or leave the CAM methods out"
+        )
+    return tuple(last[side] for side in sorted(last)[:2][::-1])
 
 
-def _weighted(activation: Tensor, gradient: Tensor) -> Tensor:
-    """Σ_k mean(∂s/∂A_k) · A_k, (N, h, w)."""
-    return (gradient.mean((2, 3), keepdim=True) * activation).sum(1)
+@torch.no_grad()
+def _last_of_each_side(
+    score: PairScore, probe: Tensor, modules: dict[str, nn.Module]
+) -> dict[int, str]:
+    """Side of a square output → the last layer that gives one."""
+    sides: dict[str, int] = {}  # in the order of the first run
+
+    def note(name: str, output: object) -> None:
+        if isinstance(output, Tensor):
+            square = output.ndim == 4 and output.shape[-1] == output.shape[-2]
+            sides[name] = output.shape[-1] if square else 0
+
+    handles = [
+        module.register_forward_hook(lambda module, given, output, name=name: note(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        score.describe(probe[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        side: name
+        for name, side in sides.items()
+        if side >= GRID and name.split(".")[0] != "attentions"
+    }
+
+
+@contextmanager
+def _of_layers(names: tuple[str, ...]) -> Iterator[None]:
+    """What captum says of a layer that does not run or leads nowhere, in our words."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "not have been used" not in str(error):
+            raise
+        raise AttributionError(
+            f"layer {' or '.join(map(repr, names))} does not run, or the score does not look at it"
+        ) from None
+
+
+def _grad_cam(score: PairScore, batch: Batch, layer: str) -> Tensor:
+    """Σ_k mean(∂s/∂A_k) · A_k, (N, h, w), before the ReLU."""
+    from captum.attr import LayerGradCam  # here: it takes half a second to import
+
+    with _of_layers((layer,)):
+        found: Tensor = LayerGradCam(score, score.backbone.get_submodule(layer)).attribute(
+            batch.leaf(), additional_forward_args=batch.reference
+        )
+    return found.detach()[:, 0]
 
 
 def grad_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
-    """Σ_k mean(∂s/∂A_k) · A_k of the coarsest layer, (N, h, w), before the ReLU.
+    """captum's LayerGradCam of the coarsest layer, (N, h, w), before the ReLU.
 
     The ReLU belongs to the method and is applied when the map is read, so that a map that it
-    would kill can be distinguished from a dead one. Equals captum's LayerGradCam.
+    would kill can be distinguished from a dead one.
     """
-    return Maps(_weighted(*_layers(score, batch)[-1]))
+    return Maps(_grad_cam(score, batch, cam_layers(score, batch.probe)[-1]))
 
 
 def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
@@ -51,21 +123,27 @@ def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
 
     The coarse map is enlarged to the fine one (bilinear).
     """
+    from captum.attr import LayerActivation, LayerGradientXActivation
+
+    names, more = cam_layers(score, batch.probe), {"additional_forward_args": batch.reference}
+    layers = [score.backbone.get_submodule(name) for name in names]
+    with _of_layers(names):
+        gradients = LayerGradientXActivation(score, layers, multiply_by_inputs=False).attribute(
+            batch.leaf(), **more
+        )
+        activations = LayerActivation(score, layers).attribute(batch.probe, **more)
     maps = []
-    for activation, gradient in _layers(score, batch):
-        one = (gradient.clamp_min(0) * activation).sum(1).clamp_min(0)  # (N, h, w)
+    for gradient, activation in zip(gradients, activations, strict=True):
+        one = (gradient.detach().clamp_min(0) * activation).sum(1).clamp_min(0)  # (N, h, w)
         top = one.amax((1, 2), keepdim=True)
         maps.append(torch.where(top > 0, one / top, one))
-    side = max(one.shape[-1] for one in maps)
-    resized = [
-        nn.functional.interpolate(one[:, None], size=(side, side), mode="bilinear")[:, 0]
-        for one in maps
-    ]
+    size = max(one.shape[-2:] for one in maps)
+    resized = [nn.functional.interpolate(one[:, None], size, mode="bilinear")[:, 0] for one in maps]
     return Maps(torch.stack(resized).mean(0))
 
 
 def attention_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
-    """Σ_m mean(∂s/∂A_m) · A_m over explicit attention maps, before the ReLU.
+    """Grad-CAM over explicit attention maps, before the ReLU.
 
     CAL's maps, else the visibility that an occlusion head predicts: one map, so what the score
     decides is its sign and strength.
@@ -73,9 +151,8 @@ def attention_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     Raises:
         AttributionError: when the network has none, or the score does not look at them.
     """
-    found = single_pass(score, batch).layers.get(ATTENTION)
-    if found is not None:
-        return Maps(_weighted(*found))
+    if score.has_embedding and isinstance(getattr(score.backbone, "attentions", None), nn.Module):
+        return Maps(_grad_cam(score, batch, "attentions"))
     if score.head is None:
         raise AttributionError(
             f"{type(score.backbone).__name__} has no attention maps; attention-cam needs CAL or "

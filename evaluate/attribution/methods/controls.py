@@ -1,4 +1,4 @@
-"""Maps whose fate is known beforehand: every run carries them.
+"""Maps whose outcome is known beforehand: every run carries them.
 
 A protocol that does not give random maps 50 %, constant maps 100 % uniform and the oracle almost 0
 says nothing about the methods next to them.

@@ -1,7 +1,7 @@
 """DeepLIFT's rescale rule, right on PReLU networks (Shrikumar et al., 2017).
 
-captum's has no rule for PReLU and passes its plain gradient without a word; on IR networks the
-sum then misses the change of the score by as much as the change itself. Here every elementwise
+Not captum's: it has no rule for PReLU and passes its plain gradient without a word; on IR networks
+the sum then misses the change of the score by as much as the change itself. Here every elementwise
 nonlinearity f passes Δf(z)/Δz, a max pooling gives each difference to the larger of the two
 winners, and a product of two signals (squeeze-and-excite) is split evenly, so Σ map = s(x) − s(b).
 

@@ -8,7 +8,7 @@
   integral of anything and has no completeness.
 
 Salek and Enguehard (2025, arXiv 2502.12108) integrate along geodesics of the pulled-back metric;
-that is a different map and not here.
+that is a different map and not here. captum has none of the three.
 """
 
 from __future__ import annotations

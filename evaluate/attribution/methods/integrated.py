@@ -13,7 +13,8 @@ exact integral between two nodes: what the trapezoid rule misses there is known,
    gradients. What that leaves open stays, and is reported as the completeness error.
 
 The gap before closing is reported next to it. docs/attribution.md says how far the map is from the
-limit at a given number of steps; closing does not bring it nearer.
+limit at a given number of steps; closing does not bring it nearer. captum's IntegratedGradients
+knows fixed nodes only, which do not converge here.
 """
 
 from __future__ import annotations
@@ -25,18 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.gradients import chunked_gradient
-from faceguide.evaluate.attribution.methods.maps import (
-    QUADRATURES,
-    Batch,
-    Maps,
-    along,
-    baseline_for,
-    repeat,
-)
-from faceguide.evaluate.attribution.methods.single_pass import single_pass
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, along, baseline_for, repeat
 from faceguide.evaluate.attribution.methods.target import PairScore
 
 START = 9  # nodes of the first pass, closer together near the baseline
@@ -44,38 +36,6 @@ ROUNDS = 3
 MOST_CHANGE = 0.5  # of a weight, when the gap is closed
 TOLERANCE = 0.01  # completeness error above which a pair gets more gradients
 MOST_STEPS = 4  # times `steps`
-
-
-def integrated_gradients(score: PairScore, batch: Batch, settings: Settings) -> Maps:
-    """(x − b) ⊙ ∫ ∂s/∂x, summed over channels, by the quadrature of the settings.
-
-    Raises:
-        AttributionError: for a quadrature that does not exist.
-    """
-    baseline = baseline_for(score, batch.probe, settings.baseline)
-    if settings.quadrature == "adaptive":
-        return adaptive(score, batch, baseline, settings)
-    if settings.quadrature == "gauss-legendre":
-        return gauss_legendre(score, batch, baseline, settings)
-    raise AttributionError(
-        f"quadrature must be one of {', '.join(QUADRATURES)}, found {settings.quadrature!r}"
-    )
-
-
-def gauss_legendre(score: PairScore, batch: Batch, baseline: Tensor, settings: Settings) -> Maps:
-    """captum's IntegratedGradients with fixed Gauss–Legendre nodes."""
-    from captum.attr import IntegratedGradients
-
-    values = IntegratedGradients(score).attribute(
-        batch.probe,
-        baselines=baseline,
-        additional_forward_args=batch.reference,
-        n_steps=settings.steps,
-        internal_batch_size=max(settings.chunk, len(batch.probe)),
-    )
-    with torch.no_grad():
-        change = score(batch.probe, *batch.reference) - score(baseline, *batch.reference)
-    return Maps(values.detach().sum(1), change)
 
 
 @dataclass(frozen=True)
@@ -93,15 +53,16 @@ class Line:
     maps: Tensor
 
     def of(self, rows: Tensor) -> Line:
-        """Of these pairs alone."""
+        """Of these pairs only."""
         return Line(self.places[rows], self.value[rows], self.maps[rows])
 
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def adaptive(score: PairScore, batch: Batch, baseline: Tensor, settings: Settings) -> Maps:
-    """The trapezoid rule on nodes that follow its own exact errors, then closed."""
+def integrated_gradients(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """(x − b) ⊙ ∫ ∂s/∂x, summed over channels: the trapezoid rule on adaptive nodes, closed."""
+    baseline = baseline_for(score, batch.probe, settings.baseline)
     count, step = len(batch.probe), batch.probe - baseline
 
     def evaluate(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,17 +73,11 @@ def adaptive(score: PairScore, batch: Batch, baseline: Tensor, settings: Setting
         products = gradient.unflatten(0, places.shape) * step[rows][:, None]
         return value.unflatten(0, places.shape).double(), products.sum(2)
 
-    end, everyone = single_pass(score, batch), torch.arange(count, device=step.device)
+    everyone = torch.arange(count, device=step.device)
     first = min(max(settings.steps, 2), START)
     places = torch.linspace(0, 1, first, device=step.device, dtype=torch.double).square()
     places = places.expand(count, -1)
-    value, maps = evaluate(everyone, places[:, :-1])
-    line = Line(
-        places,
-        torch.cat([value, end.value[:, None].double()], 1),
-        torch.cat([maps, (end.gradient * step).sum(1)[:, None]], 1),
-    )
-    line = refined(line, everyone, evaluate, settings.steps)
+    line = refined(Line(places, *evaluate(everyone, places)), everyone, evaluate, settings.steps)
     change = line.value[:, first - 1] - line.value[:, 0]
     found, rows = summed(line, change), everyone
     for budget in (2 * settings.steps, MOST_STEPS * settings.steps):

@@ -6,7 +6,8 @@ sign with z count 1 + γ times. Activations pass relevance unchanged; a squeeze-
 counts as a weight. The share of biases (and of BatchNorm's shift) ends there and is kept in the
 books: Σ map + absorbed = the score, which is tested. The score is that of `deeplift`.
 
-The backward pass carries c = R / x instead of R, so no layer divides by its input.
+The backward pass carries c = R / x instead of R, so no layer divides by its input. Not captum's
+LRP: it refuses PReLU, and sees modules but not functions.
 """
 
 from __future__ import annotations

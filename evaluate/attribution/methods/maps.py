@@ -1,9 +1,9 @@
-"""What a method is given and what it gives back."""
+"""The input and the output of a method, and the pictures that several need."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from faceguide.evaluate.attribution.methods.target import PairScore, Reference
 from faceguide.train.models.input_spec import InputSpec
 
 BASELINES = ("black", "blur", "grey")
-QUADRATURES = ("adaptive", "gauss-legendre")
 # Completeness errors are shares of the score's change, or of this where the score changes less:
 # about the spread of the cosines of impostors. A share of almost nothing would say nothing.
 LEAST_CHANGE = 0.1
@@ -27,13 +26,15 @@ class Batch:
         probe: (N, 3, S, S) prepared pixels.
         reference: described references, N rows each.
         pairs: numbers of the pairs, which key all random numbers.
-        memo: passes that several methods read, see `single_pass`.
     """
 
     probe: Tensor
     reference: Reference
     pairs: tuple[int, ...]
-    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def leaf(self) -> Tensor:
+        """The probes as a leaf of a new graph."""
+        return self.probe.detach().requires_grad_(True)
 
 
 class Maps(NamedTuple):
@@ -74,12 +75,6 @@ def pixel_range(spec: InputSpec) -> float:
     return sum(1 / std for std in spec.std) / 3
 
 
-def constant_picture(spec: InputSpec, level: float) -> Tensor:
-    """(3, 1, 1) prepared pixels of a picture of one grey, 0 = black to 1 = white."""
-    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
-    return ((level - mean) / std)[:, None, None]
-
-
 def blurred(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (N, C, H, W), the border repeated; sigma in pixels."""
     radius = min(round(3 * sigma), images.shape[-1] - 1, images.shape[-2] - 1)
@@ -101,8 +96,9 @@ def baseline_for(score: PairScore, probe: Tensor, kind: str) -> Tensor:
         return blurred(probe, probe.shape[-1] / 7)
     if kind not in BASELINES:
         raise AttributionError(f"baseline must be one of {', '.join(BASELINES)}, found {kind!r}")
-    picture = constant_picture(spec, 0.0 if kind == "black" else 0.5)
-    return picture.to(probe).expand_as(probe).contiguous()
+    level = 0.0 if kind == "black" else 0.5
+    grey = (level - torch.tensor(spec.mean)) / torch.tensor(spec.std)
+    return grey[:, None, None].to(probe).expand_as(probe).contiguous()
 
 
 def along(baseline: Tensor, probe: Tensor, places: Tensor) -> Tensor:

@@ -41,12 +41,11 @@ class Method:
         cost: passes per probe in units of one forward, with settings {steps} and {samples}; a
             backward pass counts 2.
         needs: what network or matcher it needs; empty = any.
-        citation: authors, title, year.
+        citation: authors, year and where to find it.
         rectify: only positive values are the claim.
         control: runs with every evaluation and competes with no method.
-        shares_pass: reads `single_pass`, which all such methods together pay once.
-        costly: part of "standard" for black boxes only: too dear for what it adds, or, as maps of
-            occluded cells do, it passes this test by construction.
+        costly: part of "standard" for black boxes only: too expensive for what it adds, or, as
+            maps of occluded cells do, it passes this test by construction.
         black_box: works from scores, without gradients and layers.
     """
 
@@ -57,7 +56,6 @@ class Method:
     citation: str
     rectify: bool = False
     control: bool = False
-    shares_pass: bool = False
     costly: bool = False
     black_box: bool = False
 
@@ -78,121 +76,70 @@ class Method:
             )
 
 
-def _cost(per_step: float = 0.0, fixed: float = 0.0, of: str = "steps") -> Callable[..., float]:
-    return lambda settings: per_step * getattr(settings, of) + fixed
+def _cost(fixed: float = 0.0, per: float = 0.0, of: str = "steps") -> Callable[..., float]:
+    return lambda settings: per * getattr(settings, of) + fixed
 
 
-_OURS = "control of this evaluation"
-COSINE = "cosine"
-_CNN = "a convolutional network, cosine"
+_ANY, COSINE, _CNN = "", "cosine", "a convolutional network, cosine"
+_LAYER, _VIT = "a layer of at least 7×7", "a vision transformer (vit_tiny), cosine"
+_MAPS = "attention maps: CAL, or an occlusion head that the matcher uses"
+
+
+def _cam(name: str, explain: Explain, cost: float, needs: str, citation: str) -> Method:
+    return Method(name, explain, _cost(cost), needs, citation, rectify=True)
+
+
+def _control(name: str, explain: Explain | None, citation: str = "of this evaluation") -> Method:
+    return Method(name, explain, _cost(), _ANY, f"control: {citation}", control=True)
+
 
 _LISTED = (
     Method(
-        "saliency",
-        gradients.saliency,
-        _cost(fixed=3),
-        "",
-        "Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2013",
-        shares_pass=True,
+        "saliency", gradients.saliency, _cost(3), _ANY, "Simonyan et al., 2013, arXiv 1312.6034"
     ),
     Method(
-        "gradient-input",
-        gradients.gradient_input,
-        _cost(fixed=3),
-        "",
-        "Shrikumar, Greenside, Shcherbina, Kundaje: Not Just a Black Box, 2016",
-        shares_pass=True,
+        *("gradient-input", gradients.gradient_input, _cost(3), _ANY),
+        "Shrikumar et al., 2016, arXiv 1605.01713",
     ),
     Method(
-        "smoothgrad",
-        gradients.smoothgrad,
-        _cost(3, of="samples"),
-        "",
-        "Smilkov, Thorat, Kim, Viégas, Wattenberg: SmoothGrad, 2017",
+        *("smoothgrad", gradients.smoothgrad, _cost(per=3, of="samples"), _ANY),
+        "Smilkov et al., 2017, arXiv 1706.03825",
     ),
     Method(
-        "integrated-gradients",
-        integrated_gradients,
-        _cost(3),
-        "",
-        "Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017",
+        *("integrated-gradients", integrated_gradients, _cost(per=3), _ANY),
+        "Sundararajan et al., 2017, arXiv 1703.01365",
     ),
+    _cam("grad-cam", cam.grad_cam, 3, _LAYER, "Selvaraju et al., 2017, arXiv 1610.02391"),
+    _cam("layer-cam", cam.layer_cam, 4, _LAYER, "Jiang et al., 2021, doi 10.1109/TIP.2021.3089943"),
+    _cam("attention-cam", cam.attention_cam, 3, _MAPS, "Grad-CAM over explicit attention maps"),
     Method(
-        "grad-cam",
-        cam.grad_cam,
-        _cost(fixed=3),
-        "a layer of at least 7×7",
-        "Selvaraju et al.: Grad-CAM, ICCV 2017",
-        rectify=True,
-        shares_pass=True,
-    ),
-    Method(
-        "layer-cam",
-        cam.layer_cam,
-        _cost(fixed=3),
-        "a layer of at least 7×7",
-        "Jiang, Zhang, Hou, Cheng, Wei: LayerCAM, TIP 2021",
-        rectify=True,
-        shares_pass=True,
-    ),
-    Method(
-        "attention-cam",
-        cam.attention_cam,
-        _cost(fixed=3),
-        "attention maps: CAL, or an occlusion head that the matcher uses",
-        "Grad-CAM's weighting (Selvaraju et al., 2017) over explicit attention maps",
-        rectify=True,
-        shares_pass=True,
-    ),
-    Method(
-        "geodesic-arc",
-        geodesic.geodesic_arc,
-        _cost(3, geodesic.COARSE),
-        COSINE,
+        *("geodesic-arc", geodesic.geodesic_arc, _cost(geodesic.COARSE, per=3), COSINE),
         "Integrated Gradients on nodes of equal embedding arc; see docs/attribution.md",
     ),
     Method(
-        "geodesic-weighted",
-        geodesic.geodesic_weighted,
-        _cost(fixed=3 * 50 + 1),
-        COSINE,
+        *("geodesic-weighted", geodesic.geodesic_weighted, _cost(3 * 50 + 1), COSINE),
         "the users' earlier method; not Salek and Enguehard, 2025; see docs/attribution.md",
         costly=True,
     ),
+    Method("deeplift", deeplift, _cost(6), _CNN, "Shrikumar et al., 2017, arXiv 1704.02685"),
     Method(
-        "deeplift",
-        deeplift,
-        _cost(fixed=6),
-        _CNN,
-        "Shrikumar, Greenside, Kundaje: Learning Important Features, ICML 2017",
+        *("lrp", lrp, _cost(11), _CNN),
+        "Bach et al., 2015, doi 10.1371/journal.pone.0130140; γ-rule of Andéol et al., 2021",
     ),
     Method(
-        "lrp",
-        lrp,
-        _cost(fixed=11),
-        _CNN,
-        "Bach et al.: Layer-Wise Relevance Propagation, 2015; γ-rule of Andéol et al., 2021",
+        *("rollout", rollout.attention_rollout, _cost(1), _VIT),
+        "Abnar and Zuidema, 2020, arXiv 2005.00928",
     ),
     Method(
-        "rollout",
-        rollout.attention_rollout,
-        _cost(fixed=1),
-        "a vision transformer (vit_tiny), cosine",
-        "Abnar, Zuidema: Quantifying Attention Flow in Transformers, ACL 2020",
-    ),
-    Method(
-        "gradient-rollout",
-        rollout.gradient_rollout,
-        _cost(fixed=3),
-        "a vision transformer (vit_tiny), cosine",
-        "Chefer, Gur, Wolf: Generic Attention-Model Explainability, ICCV 2021",
+        *("gradient-rollout", rollout.gradient_rollout, _cost(3), _VIT),
+        "Chefer et al., 2021, arXiv 2103.15679",
     ),
     Method(
         "occlusion",
         black_box.occlusion,
         _cost(fixed=CELLS + 1),
         "",
-        "Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2014",
+        "Zeiler, Fergus, 2013, arXiv 1311.2901",
         costly=True,
         black_box=True,
     ),
@@ -201,23 +148,16 @@ _LISTED = (
         black_box.corrrise,
         _cost(fixed=black_box.MASKS + 1),
         "",
-        "Lu, Xu, Ebrahimi: Towards Visual Saliency Explanations of Face Verification, WACV 2024",
+        "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546",
         costly=True,
         black_box=True,
     ),
-    Method("random", controls.random_smooth, _cost(), "", _OURS, control=True),
-    Method("centre", controls.centre, _cost(), "", _OURS, control=True),
-    Method("edges", controls.edges, _cost(), "", _OURS, control=True),
-    Method("constant", controls.constant, _cost(), "", _OURS, control=True),
-    Method(
-        "oracle",
-        None,
-        _cost(),
-        "",
-        "Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2014 (occlusion)",
-        control=True,
-    ),
-    Method("oracle_reversed", None, _cost(), "", _OURS, control=True),
+    _control("random", controls.random_smooth),
+    _control("centre", controls.centre),
+    _control("edges", controls.edges),
+    _control("constant", controls.constant),
+    _control("oracle", None, "occlusion of Zeiler and Fergus, 2013, arXiv 1311.2901"),
+    _control("oracle_reversed", None),
 )
 
 # What these methods are called elsewhere, letters and digits only.
@@ -307,7 +247,6 @@ def table(settings: Settings | None = None) -> list[dict[str, Any]]:
             "forwards": method.cost(settings),
             "needs": method.needs or "any network",
             "control": method.control,
-            "shares_pass": method.shares_pass,
             "costly": method.costly,
             "black_box": method.black_box,
             "citation": method.citation,

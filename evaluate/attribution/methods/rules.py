@@ -43,7 +43,6 @@ class Rules(TorchFunctionMode):
 
     Args:
         rules: function name → rule; a rule gets the function, its arguments, and its keywords.
-        method: named in messages.
     """
 
     def __init__(self, rules: dict[str, Rule], method: str) -> None:

@@ -14,12 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError, ScoreError
-from faceguide.evaluate.score.scores import EMBEDDING, MAP, VISIBILITY, Cosine, Faces, Matcher
+from faceguide.evaluate.score.scores import (
+    EMBEDDING,
+    MAP,
+    VISIBILITY,
+    Cosine,
+    Faces,
+    Matcher,
+    make_matcher,
+)
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.onnx.onnx_network import OnnxNetwork
+from faceguide.train.models.own_networks import inner
 
 Reference = tuple[Tensor, ...]
 Score = Callable[..., Tensor]
@@ -173,23 +183,16 @@ class PairScore(nn.Module):
         return self.compare(self.describe(probe), reference)
 
 
-def checked_gradients(value: Tensor, leaf: Tensor, *others: Tensor) -> list[Tensor | None]:
-    """Gradients of Σ value in the probes and in other tensors of the graph; None where unused.
-
-    Raises:
-        ScoreError: when the score is not one number per probe, or has no gradient in them.
-    """
-    if value.shape != (len(leaf),):
-        raise ScoreError(
-            f"a score must give one number per probe, ({len(leaf)},); found shape "
-            f"{tuple(value.shape)}"
-        )
-    if not value.requires_grad:
-        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
-    found = torch.autograd.grad(value.sum(), [leaf, *others], allow_unused=True)
-    if found[0] is None:
-        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
-    return list(found)
+def pair_score(network: Network, matcher: str) -> PairScore:
+    """The score of a network and a matcher's name; its weights are laid out channels last."""
+    # Convolutions on CPU and on tensor cores are faster so; the values differ by rounding.
+    network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if matcher == "cosine":
+        # A user's network itself: methods know its layers by the names that it gave them.
+        return PairScore(inner(network.backbone))
+    return PairScore(
+        network.backbone, make_matcher(matcher, network), network.map_side, network.occlusion_head
+    ).eval()
 
 
 def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
@@ -201,8 +204,16 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
     leaf = probe.detach().requires_grad_(True)
     with torch.enable_grad():
         value = score(leaf, *reference)
-        (gradient,) = checked_gradients(value, leaf)
-    assert gradient is not None
+        if value.shape != (len(leaf),):
+            raise ScoreError(
+                f"a score must give one number per probe, ({len(leaf)},); found shape "
+                f"{tuple(value.shape)}"
+            )
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        raise ScoreError(_INDEPENDENT.format(found="no gradient reaches the probe"))
     return value.detach(), gradient
 
 
@@ -210,8 +221,6 @@ def check_gradient(name: str, score: PairScore, probe: Tensor) -> None:
     """Refuse a network that no gradient passes; of a black box, one that is blind to the pixels.
 
     Args:
-        name: of the network, for the message.
-        score: with the network.
         probe: (N, 3, S, S) prepared pixels.
 
     Raises:

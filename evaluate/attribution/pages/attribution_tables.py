@@ -33,7 +33,6 @@ def method_table(record: dict[str, Any], *, plain: bool = False) -> Table:
     """A row per method, best pass rate first, controls last; percentages.
 
     Args:
-        record: of results.json.
         plain: words instead of arrows for the direction, for LaTeX.
     """
     up, down = ("(high)", "(low)") if plain else ("↑", "↓")

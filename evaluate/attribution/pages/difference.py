@@ -30,8 +30,6 @@ def compare_runs(first: Path, second: Path, tolerance: float = 1e-6) -> dict[str
     """Settings, figures and verdicts in which two runs differ.
 
     Args:
-        first: a finished run.
-        second: another.
         tolerance: two numbers are the same when they differ by no more.
 
     Returns:

@@ -12,6 +12,7 @@ from faceguide.evaluate.attribution.cells import GRID, cell_bounds
 from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HIGH, LOW = (213, 94, 0), (0, 114, 178)  # RGB of the outlines
@@ -24,56 +25,50 @@ def ordered(record: dict[str, Any]) -> list[str]:
     return sorted(methods, key=lambda name: (methods[name]["control"], -methods[name]["pass_rate"]))
 
 
-def forest(record: dict[str, Any]) -> Figure:
-    """Pass rate of every method with the interval of `pass_interval`."""
+def _rows(names: list[str], height: float) -> tuple[Figure, Axes]:
+    """An empty figure with a row a method, the first at the top."""
     from matplotlib.figure import Figure
 
-    names = ordered(record)
-    figure = Figure(figsize=(6.2, 0.8 + 0.27 * len(names)), layout="constrained")
+    figure = Figure(figsize=(6.2, height + 0.27 * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    for place, name in enumerate(names):
-        found = record["methods"][name]
-        low, high = pass_interval(found) or (found["pass_rate"],) * 2
-        colour = "0.55" if found["control"] else "#0072B2"
-        axes.plot([low, high], [place, place], color=colour, linewidth=2)
-        axes.plot(found["pass_rate"], place, "o", color=colour, markersize=5)
     axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
     axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def forest(record: dict[str, Any]) -> Figure:
+    """Pass rate of every method with the interval of `pass_interval`."""
+    names = ordered(record)
+    figure, axes = _rows(names, 0.8)
+    for place, name in enumerate(names):
+        found = record["methods"][name]
+        ends = pass_interval(found) or (found["pass_rate"],) * 2
+        colour = "0.55" if found["control"] else "#0072B2"
+        axes.plot(ends, [place, place], color=colour, linewidth=2)
+        axes.plot(found["pass_rate"], place, "o", color=colour, markersize=5)
     axes.set_xlim(-0.02, 1.02)
     axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
     axes.set_xlabel(f"pass rate, higher is better ({record['pairs']['n']} pairs)")
     axes.grid(True, axis="x", color="0.92")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     return figure
 
 
 def rate_bars(record: dict[str, Any]) -> Figure:
     """Share of pairs whose rate is 0, between, 1, or that were not tested."""
-    from matplotlib.figure import Figure
-
     names = ordered(record)
-    figure = Figure(figsize=(6.2, 1.0 + 0.27 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _rows(names, 1.0)
     left = np.zeros(len(names))
     kinds = (("zero", "0", "#009E73"), ("between", "between", "#E69F00"), ("one", "1", "#D55E00"))
+    methods = [record["methods"][name] for name in names]
     for key, label, colour in kinds:
-        share = np.array(
-            [
-                record["methods"][name]["rate_histogram"][key] / record["methods"][name]["n"]
-                for name in names
-            ]
-        )
+        share = np.array([found["rate_histogram"][key] / found["n"] for found in methods])
         axes.barh(range(len(names)), share, left=left, color=colour, label=label, height=0.7)
         left += share
     axes.barh(range(len(names)), 1 - left, left=left, color="0.85", label="untested", height=0.7)
-    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
-    axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of pairs by falsification rate, lower rates are better")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     return figure
 
 
@@ -90,24 +85,15 @@ def strata_heatmap(record: dict[str, Any]) -> Figure | None:
     for found in cells:
         place = columns.index((found["stratum"], found["bin"]))
         values[names.index(found["method"]), place] = found["pass_rate"]
-    figure = Figure(
-        figsize=(2.6 + 0.42 * len(columns), 1.9 + 0.3 * len(names)),
-        layout="constrained",
-    )
+    size = (2.6 + 0.42 * len(columns), 1.9 + 0.3 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for row, line in enumerate(values):
-        for column, value in enumerate(line):
-            if np.isfinite(value):
-                axes.text(
-                    column,
-                    row,
-                    f"{100 * value:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if value < 0.6 else "black",
-                )
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if value < 0.6 else "black"
+            text = axes.text(column, row, f"{100 * value:.0f}", color=colour, fontsize=7)
+            text.set(ha="center", va="center")
     axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names], fontsize=8)
     labels = [f"{stratum}: {name}" for stratum, name in columns]
     axes.set_xticks(range(len(columns)), labels, rotation=60, ha="right", fontsize=7)

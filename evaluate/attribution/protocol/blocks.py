@@ -1,4 +1,4 @@
-"""The files of a run: blocks of probes, each written whole by whoever gets to it.
+"""The files of a run: blocks of probes, each written whole by whichever process gets to it.
 
 A block is some probes with all their pairs, a pure function of the list and a number. Its files
 are `table-NNNNN.safetensors`, the responses that all methods share, and one
@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.pairs.pair_rows import PairRows
-from faceguide.core.errors import Unfinished
 from faceguide.core.files import digest
 from faceguide.core.formats.container import SUFFIX
-from faceguide.evaluate.score.block_files import is_there, read_block
+from faceguide.evaluate.score.block_files import gather, is_there
 
-FOLDER = "blocks"
+FOLDER, TABLE = "blocks", "table"
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,9 @@ def make_plan(
     """Sort the pairs by probe and cut them into blocks.
 
     Args:
-        rows: the pairs.
         settings: what a table depends on besides.
         per_block: probes per block.
         limit: sample this many pairs first, keyed by the seed; None = all.
-        seed: random seed of the sample.
     """
     chosen = np.arange(len(rows))
     if limit is not None and limit < len(rows):
@@ -84,14 +81,10 @@ def make_plan(
     return Plan(*parts, place // per_block, per_block, key)
 
 
-def table_path(out: Path, block: int) -> Path:
-    """Where the responses of a block are."""
-    return out / FOLDER / f"table-{block:05d}{SUFFIX}"
-
-
-def maps_path(out: Path, method: str, block: int) -> Path:
-    """Where the maps of a method are."""
-    return out / FOLDER / f"maps-{re.sub(r'[^A-Za-z0-9_-]', '.', method)}-{block:05d}{SUFFIX}"
+def block_path(out: Path, name: str, block: int) -> Path:
+    """Where a block's responses, `table`, or the maps of a method are."""
+    stem = name if name == TABLE else f"maps-{re.sub(r'[^A-Za-z0-9_-]', '.', name)}"
+    return out / FOLDER / f"{stem}-{block:05d}{SUFFIX}"
 
 
 def missing_blocks(out: Path, plan: Plan, names: Sequence[str]) -> list[int]:
@@ -99,25 +92,17 @@ def missing_blocks(out: Path, plan: Plan, names: Sequence[str]) -> list[int]:
     return [
         block
         for block in range(plan.blocks)
-        if not all(
-            is_there(path, plan.key)
-            for path in (table_path(out, block), *(maps_path(out, name, block) for name in names))
-        )
+        if not all(is_there(block_path(out, name, block), plan.key) for name in (TABLE, *names))
     ]
 
 
-def gather(out: Path, plan: Plan, name: str, key: str) -> dict[str, NDArray[Any]]:
-    """Arrays of all blocks of "table" or a method, joined in the order of the plan.
+def gather_blocks(
+    out: Path, plan: Plan, name: str, columns: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Arrays of all blocks of `TABLE` or a method, joined in the order of the plan.
 
     Raises:
         Unfinished: when a block is missing.
     """
-    paths = [
-        table_path(out, block) if name == "table" else maps_path(out, name, block)
-        for block in range(plan.blocks)
-    ]
-    parts = [read_block(path, key) for path in paths]
-    if missing := [block for block, part in enumerate(parts) if part is None]:
-        raise Unfinished(out, name, missing, len(parts))
-    found = [part for part in parts if part is not None]
-    return {field: np.concatenate([part[field] for part in found]) for field in found[0]}
+    paths = [block_path(out, name, block) for block in range(plan.blocks)]
+    return gather(out, name, paths, plan.key, columns)

@@ -2,7 +2,7 @@
 them.
 
 The bins are fixed here, before any result. A cell with fewer than 20 pairs has no figure. Whether
-the share of uniform maps differs between the bins is tested by drawing the labels of whole
+the share of uniform maps differs between the bins is tested by exchanging outcomes between whole
 identities, since an identity's pairs are alike; Benjamini and Hochberg's correction runs over the
 whole table.
 """
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.faces import LUMA
-from faceguide.evaluate.attribution.protocol.diagnosis import wilson
-from faceguide.evaluate.metrics.strata import LEAST, OCCLUSIONS, POSES, occlusion_bins
+from faceguide.evaluate.metrics.strata import LEAST, OCCLUSIONS, POSES, occlusion_bins, wilson
 
 PERMUTATIONS = 999
 _DIFFERENCES = ("0–10°", "10–20°", "20–30°", "30°+")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.cells import claimed_sets, pair_rng
+from faceguide.evaluate.metrics.strata import wilson
 
 CAUSES = ("error", "nonfinite", "dead", "relu_dead", "flat", "tied")
 _EPSILON = float(np.finfo(np.float32).eps)
@@ -72,8 +73,6 @@ def cause_of(
         cells: (U,) attributions per cell, after the rectification that the method asks for.
         energy: max|a| of the raw map before it; NaN when the map is not finite.
         typical: `typical_energy` of the method.
-        pair: number of the pair, for ties.
-        seed: of the run.
         limits: where the lines are.
     """
     limits = limits or Limits()
@@ -89,26 +88,16 @@ def cause_of(
     return None if high.any() else "tied"
 
 
-def wilson(count: int, n: int) -> list[float] | None:
-    """95 % interval of a share of counts; None for n = 0."""
-    from scipy.stats import binomtest
-
-    if n == 0:
-        return None
-    found = binomtest(count, n).proportion_ci(method="wilson")
-    return [float(found.low), float(found.high)]
-
-
 def summary(causes: Sequence[str | None]) -> dict[str, Any]:
     """Share of uniform maps and of each cause, with counts, n and Wilson intervals."""
     n = len(causes)
-    record: dict[str, Any] = {}
-    for name in CAUSES:
-        count = sum(cause == name for cause in causes)
-        record[name] = {
+    counts = {name: sum(cause == name for cause in causes) for name in CAUSES}
+    return {
+        name: {
             "count": count,
             "n": n,
             "share": count / n if n else None,
             "interval": wilson(count, n),
         }
-    return record
+        for name, count in counts.items()
+    }

@@ -22,8 +22,9 @@ from faceguide.evaluate.attribution.methods.method_table import Method
 from faceguide.evaluate.attribution.methods.target import PairScore, score_gradient
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
-from faceguide.evaluate.attribution.protocol.explain import Job
+from faceguide.evaluate.attribution.protocol.explain import CURVES, Job
 from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, table_forwards
+from faceguide.evaluate.attribution.threshold import DRAWS
 from faceguide.evaluate.metrics.bootstrap import PairWeights, replicate
 
 _BACKWARD = 3  # a forward and backward pass, in forwards
@@ -31,9 +32,9 @@ _BACKWARD = 3  # a forward and backward pass, in forwards
 _MINUTE = 60 * 40e9
 _TYPICAL = 220  # forwards per pair of the standard methods
 _MOST_PROBES = 16
-_DRAWS, _INTERVALS = 50, 3  # replicates that are timed; intervals of each method
+_TIMED, _INTERVALS = 50, 3  # replicates that are timed; intervals of each method
 _PAGE = 4.0  # seconds for figures and pages
-_CURVES = 3 * (map_metrics.STEPS + 1)
+_OF_CURVES = 3 * (map_metrics.STEPS + 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Estimate:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader takes them in."""
+    """Seconds in the unit that reads best."""
     for limit, unit, size in ((120, "seconds", 1), (7200, "minutes", 60)):
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
@@ -81,7 +82,6 @@ def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> i
     """Probes that a core explains in about a minute; the same on every machine.
 
     Args:
-        score: with the network.
         side: of the crops, pixels.
         pairs_per_probe: mean of the list.
     """
@@ -92,17 +92,11 @@ def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> i
     return max(1, min(_MOST_PROBES, int(_MINUTE / max(each, 1))))
 
 
-def method_forwards(methods: Sequence[Method], settings: Settings) -> float:
-    """Forwards per pair; methods of first order share one pass."""
-    own = sum(method.cost(settings) for method in methods if not method.shares_pass)
-    return own + max((m.cost(settings) for m in methods if m.shares_pass), default=0.0)
-
-
 def measure_forwards(methods: Sequence[Method], measures: Sequence[str], s: Settings) -> float:
     """Forwards per pair of the further measures."""
     wanted, total = set(measures), 0.0
-    if wanted & {"deletion", "insertion", "srg"}:
-        total += _CURVES * len(methods)
+    if wanted & CURVES:
+        total += _OF_CURVES * len(methods)
     fresh = sum(method.cost(s) for method in methods if not method.control)
     again = {"sensitivity": map_metrics.DRAWS, "randomisation": 1, "swap": 1}
     return total + fresh * sum(again[name] for name in wanted & set(again))
@@ -131,8 +125,8 @@ def results_seconds(
         return np.array([weights(counts) @ values])
 
     start = time.perf_counter()
-    replicate(statistic, len(rows), min(_DRAWS, replicates))
-    each = (time.perf_counter() - start) / _DRAWS
+    replicate(statistic, len(rows), min(_TIMED, replicates))
+    each = (time.perf_counter() - start) / _TIMED
     return _PAGE + each * replicates * len(methods) * (_INTERVALS + len(measures))
 
 
@@ -146,16 +140,13 @@ def estimate(
     """Cost of these blocks, by timing two batches of the first pair.
 
     Args:
-        job: what the run is made of.
-        methods: that make maps.
-        blocks: that are to be made.
         replicates: of the bootstrap; None = no results.
         spent: seconds that the start has taken.
     """
     places = np.flatnonzero(np.isin(job.plan.block, np.array(blocks)))
     batch = job.batch(places[:1])
     # A CPU is busy with a few images; a GPU shows its rate with a whole batch only.
-    wide, narrow = (TABLE_CHUNK, job.settings.chunk) if batch.probe.is_cuda else (16, 8)
+    wide, narrow = (TABLE_CHUNK, job.options.chunk) if batch.probe.is_cuda else (16, 8)
 
     @torch.inference_mode()
     def forward(images: Tensor) -> object:
@@ -171,16 +162,14 @@ def estimate(
         else _seconds(backward, batch.probe.expand(narrow, -1, -1, -1))
     )
     pairs, probes = len(places), len(np.unique(job.plan.probe[places]))
-    table = probes * table_forwards(len(job.infills))
-    if job.protocol == "threshold":
-        table += pairs * len(methods) * (2 * job.rule.draws + 1)
-    maps = pairs * (
-        method_forwards(methods, job.settings)
-        + measure_forwards(methods, job.measures, job.settings)
-    )
-    unknown = tuple(m.name for m in methods if not m.control and m.cost(job.settings) == 0)
+    table = probes * table_forwards(len(job.options.infills))
+    if job.options.protocol == "threshold":
+        table += pairs * len(methods) * (2 * DRAWS + 1)
+    each = sum(method.cost(job.options) for method in methods)
+    maps = pairs * (each + measure_forwards(methods, job.options.measures, job.options))
+    unknown = tuple(m.name for m in methods if not m.control and m.cost(job.options) == 0)
     seconds = table * per_forward + maps * per_gradient / _BACKWARD
     fixed = spent
     if replicates is not None:
-        fixed += results_seconds(job.plan, methods, job.measures, replicates)
+        fixed += results_seconds(job.plan, methods, job.options.measures, replicates)
     return Estimate(pairs, probes, table + maps, seconds + fixed, fixed, unknown)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng, pool
 from faceguide.evaluate.attribution.methods.controls import (
     cells_as_maps,
@@ -26,8 +26,9 @@ from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 from faceguide.evaluate.attribution.protocol.infill import Donors, fill_pictures
 from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, measure
-from faceguide.evaluate.attribution.threshold import ThresholdRule, threshold_outcome
+from faceguide.evaluate.attribution.threshold import threshold_outcome
 
+CURVES = {"deletion", "insertion", "srg"}  # measures that are read off curves of removal
 THUMB = 28  # side of the maps that are kept for pictures
 
 
@@ -36,68 +37,55 @@ class Job:
     """What a run is made of.
 
     Attributes:
-        cache: where the crops are.
-        plan: the pairs.
-        score: what is explained.
-        settings: of the methods.
-        infills: names.
+        options: of the methods and of the protocol.
         donors: faces that lend pixels.
-        protocol: "matched" or "threshold".
-        rule: of `threshold`.
-        measures: names in `metrics.METRICS` that are computed.
         random: the score with random parameters, for "randomisation".
-        device: of torch.
         described: the references of the block in hand.
-        batches: its batches, which remember the passes that methods share.
     """
 
     cache: FaceCache
     plan: Plan
     score: PairScore
-    settings: Settings
-    infills: tuple[str, ...]
+    options: Options
     donors: Donors
-    protocol: str = "matched"
-    rule: ThresholdRule = field(default_factory=ThresholdRule)
-    measures: tuple[str, ...] = ()
     random: PairScore | None = None
-    device: torch.device | str = "cpu"
     described: dict[int, tuple[NDArray[np.int64], Reference]] = field(default_factory=dict)
-    batches: dict[tuple[int, ...], Batch] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.score.parameters()).device
+
+    @property
+    def forward_images(self) -> int:
+        """Images of one forward pass without gradients."""
+        return max(self.options.chunk, TABLE_CHUNK)
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
         """(N, 3, S, S) prepared pixels of these rows."""
-        images = self.cache.read(rows, ["image"])["image"]
+        return self.prepared(self.cache.read(rows, ["image"])["image"])
+
+    def prepared(self, images: NDArray[np.uint8]) -> Tensor:
+        """(N, 3, S, S) prepared pixels of crops (N, S, S, 3)."""
         return self.score.input_spec.prepare(torch.from_numpy(images).to(self.device))
 
     def batch(self, places: NDArray[np.int64]) -> Batch:
         """The pairs at these places of the plan, all of one block."""
-        block = int(self.plan.block[places[0]])
-        if (self.plan.block[places] != block).any():
-            raise ValueError(f"pairs of one block only, found {set(self.plan.block[places])}")
-        rows, parts = self._references(block)
-        held = self.batches.get(tuple(places.tolist()))
-        if held is not None:
-            return held
+        rows, parts = self._references(int(self.plan.block[places[0]]))
         found = torch.from_numpy(np.searchsorted(rows, self.plan.reference[places]))
-        made = self.batches[tuple(places.tolist())] = Batch(
+        return Batch(
             self.pixels(self.plan.probe[places]),
             tuple(part[found.to(part.device)] for part in parts),
             tuple(self.plan.number[places].tolist()),
         )
-        return made
 
     def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
         """References of a block, described once for its table and all methods."""
         if block not in self.described:
             rows = np.unique(self.plan.reference[self.plan.pairs_of(block)])
-            chunk = max(self.settings.chunk, TABLE_CHUNK)
-            described = [
-                self.score.reference(self.pixels(rows[start : start + chunk]))
-                for start in range(0, len(rows), chunk)
-            ]
+            parts = np.split(rows, range(self.forward_images, len(rows), self.forward_images))
+            described = [self.score.reference(self.pixels(part)) for part in parts]
             self.described.clear()  # one block at a time
-            self.batches.clear()
             self.described[block] = rows, tuple(map(torch.cat, zip(*described, strict=True)))
         return self.described[block]
 
@@ -117,18 +105,11 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
         here = places[job.plan.probe[places] == row]
         one = job.cache.read([int(row)], ["image", "label"])
         pictures = fill_pictures(
-            one["image"][0],
-            job.infills,
-            int(row),
-            int(one["label"][0]),
-            job.donors,
-            job.settings.seed,
+            *(one["image"][0], job.options.infills, int(row), int(one["label"][0])),
+            *(job.donors, job.options.seed),
         )
-        fills = job.score.input_spec.prepare(torch.from_numpy(pictures).to(job.device))
-        batch = job.batch(here)
-        measured = measure(
-            job.score, batch.probe[0], batch.reference, fills, max(job.settings.chunk, TABLE_CHUNK)
-        )
+        fills, batch = job.prepared(pictures), job.batch(here)
+        measured = measure(job.score, batch.probe[0], batch.reference, fills, job.forward_images)
         found["clean"].append(measured.clean)
         found["masked"].append(measured.masked)
         found["angle"].append(np.repeat(measured.angle[None], len(here), 0))
@@ -143,7 +124,7 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
 
 def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[Any]]) -> Maps:
     if method.explain is not None:
-        return method.explain(job.score, batch, job.settings)
+        return method.explain(job.score, batch, job.options)
     change = np.abs(table["masked"] - table["clean"][:, None, None])
     cells = oracle_cells(change)
     return Maps(cells_as_maps(reversed_cells(cells) if "reversed" in method.name else cells))
@@ -164,7 +145,7 @@ def maps_of(
         AttributionError: when the method does not suit the network.
     """
     places = job.plan.pairs_of(block)
-    step = max(1, job.settings.chunk // 4)
+    step = max(1, job.options.chunk // 4)
     parts = []
     for start in range(0, len(places), step):
         chosen = places[start : start + step]
@@ -181,22 +162,19 @@ def maps_of(
 
 def _failed(job: Job, count: int, text: str) -> dict[str, NDArray[Any]]:
     """Rows of maps that could not be made."""
-    first = text.partition("\n")[0]
+    first = text.partition("\n")[0].encode()[:200].ljust(200, b"\0")
     blank: dict[str, NDArray[Any]] = {
         "cells": np.full((count, CELLS), np.nan, np.float32),
         "signed": np.full((count, CELLS), np.nan, np.float32),
         "energy": np.full(count, np.nan, np.float32),
         "thumb": np.full((count, THUMB, THUMB), np.nan, np.float16),
-        "completeness": np.full(count, np.nan),
-        "quadrature": np.full(count, np.nan),
-        "error": np.tile(
-            np.frombuffer(first.encode()[:200].ljust(200, b"\0"), np.uint8), (count, 1)
-        ),
-        **{name: np.full(count, np.nan) for name in job.measures},
+        "error": np.tile(np.frombuffer(first, np.uint8), (count, 1)),
     }
-    if set(job.measures) & {"deletion", "insertion", "srg"}:
+    columns = ["completeness", "quadrature", *job.options.measures]
+    blank |= {name: np.full(count, np.nan) for name in columns}
+    if set(job.options.measures) & CURVES:
         blank["removal"] = np.full((count, map_metrics.STEPS + 1), np.nan)
-    if job.protocol == "threshold":
+    if job.options.protocol == "threshold":
         blank["threshold"] = np.full((count, 6), np.nan)
     return blank
 
@@ -226,14 +204,14 @@ def _columns(
     ):
         if error is not None:
             found[column] = error.cpu().numpy()
-    if job.protocol == "threshold":
+    if job.options.protocol == "threshold":
         found["threshold"] = _threshold(job, batch, shown)
     _measure(job, method, batch, places, values, found, table)
     return found
 
 
 def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
-    """Rows of rate, falsified, angle of high and of low, area of high and of low."""
+    """(N, 6), rows of `ThresholdOutcome`."""
     spec = job.score.input_spec
     mean = torch.tensor(spec.mean, device=job.device)[:, None, None]
     std = torch.tensor(spec.std, device=job.device)[:, None, None]
@@ -241,17 +219,15 @@ def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
     full = torch.nn.functional.interpolate(shown[:, None], size=(side, side), mode="bilinear")
     rows = []
     for place, pair in enumerate(batch.pairs):
-        outcome = threshold_outcome(
-            full[place, 0].cpu().numpy(),
-            batch.probe[place] * std + mean,
-            lambda images: unit_embedding(job.score.backbone, (images - mean) / std),
-            pair_rng(pair, job.settings.seed, "threshold"),
-            job.rule,
-            max(job.settings.chunk, TABLE_CHUNK),
+        rows.append(
+            threshold_outcome(
+                full[place, 0].cpu().numpy(),
+                batch.probe[place] * std + mean,
+                lambda images: unit_embedding(job.score.backbone, (images - mean) / std),
+                pair_rng(pair, job.options.seed, "threshold"),
+                batch=job.forward_images,
+            )
         )
-        values = (outcome.rate, outcome.falsified, outcome.mean_high, outcome.mean_low)
-        numbers = [np.nan if value is None else float(value) for value in values]
-        rows.append([*numbers, outcome.area_high, outcome.area_low])
     return np.array(rows)
 
 
@@ -265,10 +241,10 @@ def _measure(
     table: dict[str, NDArray[Any]],
 ) -> None:
     """Fill the columns of the further measures that were asked for."""
-    cells, wanted = found["cells"], set(job.measures)
-    if wanted & {"deletion", "insertion", "srg"}:
+    cells, wanted = found["cells"], set(job.options.measures)
+    if wanted & CURVES:
         empty = blurred(batch.probe, batch.probe.shape[-1] / 7)
-        curves = map_metrics.removal_curves(job.score, batch, cells, empty, job.settings.seed)
+        curves = map_metrics.removal_curves(job.score, batch, cells, empty, job.options.seed)
         areas = map_metrics.curve_areas(curves)
         found.update({name: areas[name] for name in wanted & set(areas)})
         found["removal"] = curves["most"]
@@ -279,35 +255,25 @@ def _measure(
         return  # these say nothing of a picture that is disturbed or a network that is not theirs
     if "sensitivity" in wanted:
         found["sensitivity"] = map_metrics.max_sensitivity(
-            job.score, batch, method.explain, job.settings, values
+            job.score, batch, method.explain, job.options, values
         )
+
+    def against(score: PairScore, pixels: Tensor) -> NDArray[np.float64]:
+        """(N,) rank correlation of the cells with those by another network or reference."""
+        assert method.explain is not None
+        other = Batch(batch.probe, score.reference(pixels), batch.pairs)
+        maps = method.explain(score, other, job.options).values
+        return map_metrics.rank_correlation(
+            cells, cell_attribution(maps, method.rectify).cpu().numpy()
+        )
+
     references = job.plan.reference[places]
-    if "randomisation" in wanted and job.random is not None:
-        found["randomisation"] = map_metrics.randomisation(
-            job.score,
-            job.random,
-            batch,
-            job.pixels(references),
-            method.explain,
-            job.settings,
-            cells,
-            method.rectify,
-        )
+    if job.random is not None:
+        found["randomisation"] = np.abs(against(job.random, job.pixels(references)))
     if "swap" in wanted:
         labels = job.cache.read(references, ["label"])["label"]
-        seed = job.settings.seed
-        others = np.stack(
-            [
-                job.donors.another(int(row), int(label), seed)
-                for row, label in zip(references, labels, strict=True)
-            ]
-        )
-        found["swap"] = map_metrics.reference_swap(
-            job.score,
-            batch,
-            job.score.input_spec.prepare(torch.from_numpy(others).to(job.device)),
-            method.explain,
-            job.settings,
-            cells,
-            method.rectify,
-        )
+        others = [
+            job.donors.another(int(row), int(label), job.options.seed)
+            for row, label in zip(references, labels, strict=True)
+        ]
+        found["swap"] = 1.0 - against(job.score, job.prepared(np.stack(others)))

@@ -47,11 +47,6 @@ class Donors:
         found = cache.read(chosen, ["image", "label"])
         return Donors(chosen, found["label"], found["image"])
 
-    def mean_face(self) -> NDArray[np.uint8]:
-        """(S, S, 3)."""
-        mean: NDArray[np.uint8] = np.round(self.images.mean(0)).astype(np.uint8)
-        return mean
-
     def another(self, row: int, label: int, seed: int) -> NDArray[np.uint8]:
         """(S, S, 3): a face of another identity than this one, drawn by row and seed.
 
@@ -76,10 +71,6 @@ def fill_pictures(
     Args:
         image: (S, S, 3) the probe.
         names: R of `INFILLS`.
-        row: of the probe.
-        label: of the probe.
-        donors: other faces.
-        seed: of the run.
     """
     made = []
     for name in names:
@@ -91,7 +82,7 @@ def fill_pictures(
             colour = np.round(image.reshape(-1, 3).mean(0)).astype(np.uint8)
             made.append(np.broadcast_to(colour, image.shape))
         elif name == "face":
-            made.append(donors.mean_face())
+            made.append(np.round(donors.images.mean(0)).astype(np.uint8))
         elif name == "other":
             made.append(donors.another(row, label, seed))
         else:

@@ -1,11 +1,13 @@
 """Further measures of a map, some of which rerun the network.
 
-Each says in `METRICS` which way is better. Deletion and insertion work on cells in the order that
-the map gives them; curves are scaled by s(x) − s(empty), and a pair whose score hardly moves
+`summary.DIRECTIONS` says which way is better. Deletion and insertion work on cells in the order
+that the map gives them; curves are scaled by s(x) − s(empty), and a pair whose score hardly moves
 between the two has no curve (NaN) instead of a clipped one.
 
 Deletion, insertion: Petsiuk et al., 2018. SRG: Blücher et al., 2024. Max-sensitivity, infidelity:
-Yeh et al., 2019. Parameter randomisation: Adebayo et al., 2018.
+Yeh et al., 2019; not captum's, whose noise belongs to a batch and not to a pair. Parameter
+randomisation (Adebayo et al., 2018): |Spearman| of a map's cells with those of the randomised
+network. Swap: 1 − Spearman to the map against another identity, 0 = blind to the pair.
 """
 
 from __future__ import annotations
@@ -19,21 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng
+from faceguide.evaluate.attribution.cells import CELLS, pair_rng
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, pixel_range
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol.infill import cell_masks
 
-# name → whether lower or higher is better, and what a reader should know.
-METRICS = {
-    "deletion": "lower",
-    "insertion": "higher",
-    "srg": "higher",
-    "sensitivity": "lower",
-    "infidelity": "lower",
-    "randomisation": "lower",
-    "swap": "higher",
-}
+METRICS = (*("deletion", "insertion", "srg", "sensitivity", "infidelity", "randomisation", "swap"),)
 STEPS = 7  # of 7 cells each
 LEAST_SPAN = 0.02
 DRAWS = 4
@@ -49,11 +42,8 @@ def removal_curves(
     """Scores while cells are removed and inserted, (N, STEPS + 1) each.
 
     Args:
-        score: what is measured.
-        batch: the pairs.
         cells: (N, 49) attributions.
         empty: (N, 3, S, S) the picture without evidence (a strong blur).
-        seed: for ties.
 
     Returns:
         `most` (most important first removed), `least` (least first), `insert` (most first put
@@ -172,51 +162,3 @@ def randomised(score: PairScore, seed: int) -> PairScore:
             spread, mean = float(weight.std()), float(weight.mean())
             weight.copy_(torch.randn(weight.shape, generator=generator) * spread + mean)
     return other
-
-
-def randomisation(
-    score: PairScore,
-    random: PairScore,
-    batch: Batch,
-    references: Tensor,
-    explain: Explain,
-    settings: Settings,
-    cells: NDArray[np.floating],
-    rectify: bool,
-) -> NDArray[np.float64]:
-    """(N,) |Spearman| between the cells' attributions and those of the randomised network.
-
-    Args:
-        score: the trained one.
-        random: from `randomised`.
-        batch: the pairs.
-        references: (N, 3, S, S) pixels of the references, which the other network re-embeds.
-        explain: the method.
-        settings: its settings.
-        cells: (N, 49) attributions with the trained network.
-        rectify: of the method.
-    """
-    other = Batch(batch.probe, random.reference(references), batch.pairs)
-    maps = explain(random, other, settings).values
-    return np.abs(rank_correlation(cells, cell_attribution(maps, rectify).cpu().numpy()))
-
-
-def reference_swap(
-    score: PairScore,
-    batch: Batch,
-    others: Tensor,
-    explain: Explain,
-    settings: Settings,
-    cells: NDArray[np.floating],
-    rectify: bool,
-) -> NDArray[np.float64]:
-    """(N,) 1 − Spearman to the map against another identity; 0 means blind to the pair.
-
-    Args:
-        others: (N, 3, S, S) pixels of other identities.
-
-    The rest as in `randomisation`.
-    """
-    swapped = Batch(batch.probe, score.reference(others), batch.pairs)
-    maps = explain(score, swapped, settings).values
-    return 1.0 - rank_correlation(cells, cell_attribution(maps, rectify).cpu().numpy())

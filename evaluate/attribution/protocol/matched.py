@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.cells import claimed_sets, pair_rng
 
-SUPPORTED, FALSIFIED, UNDECIDED, UNIFORM, ERROR = (
-    "supported",
-    "falsified",
-    "undecided",
-    "uniform",
-    "error",
-)
-VERDICTS = (SUPPORTED, FALSIFIED, UNDECIDED, UNIFORM, ERROR)
+VERDICTS = ("supported", "falsified", "undecided", "uniform", "error")
+SUPPORTED, FALSIFIED, UNDECIDED, UNIFORM, ERROR = VERDICTS
 REPLICATES = 200
 
 
@@ -55,32 +49,17 @@ class Outcome:
 
 
 def falsification_rate(high: NDArray[np.floating], low: NDArray[np.floating]) -> float:
-    """Share of the |high|·|low| comparisons with high < low, ties counted half; 1 − AUC.
+    """Share of the comparisons of high with low responses that go against the map; 1 − AUC.
+
+    Ties count half. Only cells with one infill are compared: a blur moves the score less than
+    another identity's cell, and compared across infills, the infill would decide.
 
     Args:
-        high: (K,) responses of the high set, any shape.
-        low: (M,) responses of the low set, any shape.
-    """
-    ordered = np.sort(np.ravel(low))
-    values = np.ravel(high)
-    below = np.searchsorted(ordered, values, side="left")
-    upto = np.searchsorted(ordered, values, side="right")
-    against = (len(ordered) - upto).sum() + 0.5 * (upto - below).sum()
-    return float(against / (len(values) * len(ordered)))
-
-
-def infill_rate(high: NDArray[np.floating], low: NDArray[np.floating]) -> float:
-    """The mean over infills of `falsification_rate`: only cells with one infill are compared.
-
-    A blur moves the score less than another identity's cell; compared across infills, the infill
-    would decide.
-
-    Args:
-        high: (h, R) responses of the high set.
+        high: (h, R) responses of the high set, R infills that both sets share.
         low: (l, R) responses of the low set.
     """
-    columns = range(high.shape[1])
-    return float(np.mean([falsification_rate(high[:, r], low[:, r]) for r in columns]))
+    first, second = high[:, None], low[None]
+    return float((first < second).mean() + 0.5 * (first == second).mean())
 
 
 def margin_interval(
@@ -91,7 +70,6 @@ def margin_interval(
     Args:
         high: (h, R) responses, R infills that both sets share.
         low: (l, R).
-        rng: random generator.
     """
     infills = rng.integers(0, high.shape[1], (REPLICATES, high.shape[1]))
     # (units, B): mean over the drawn infills, then over the drawn units of either set.
@@ -124,7 +102,6 @@ def judge_map(
         cells: (U,) attributions of the map.
         responses: (U, R) response to each cell replaced by each infill, ≥ 0.
         pair: number of the pair; it and the seed decide all random numbers, for all methods alike.
-        seed: of the run.
         delta: margin that a claim must exceed.
         cause: of a map without a claim (see `diagnosis`): "error", another cause = uniform.
 
@@ -148,7 +125,7 @@ def judge_map(
         verdict = FALSIFIED
     return Outcome(
         verdict,
-        infill_rate(on_high, on_low),
+        falsification_rate(on_high, on_low),
         margin,
         interval,
         margin <= delta,
@@ -159,23 +136,16 @@ def judge_map(
     )
 
 
-@dataclass(frozen=True)
-class Falsifiability:
-    """The published criterion on mean angles: high > tau_high, low < tau_low, tau's apart.
+def falsifiable(
+    mean_high: float,
+    mean_low: float,
+    tau_high: float = 0.75,
+    tau_low: float = 0.55,
+    epsilon: float = 0.15,
+) -> bool:
+    """The published criterion on mean angles, radians: high > tau_high, low < tau_low, tau's apart.
 
-    Attributes:
-        tau_high: radians.
-        tau_low: radians.
-        epsilon: radians; tau_high must exceed tau_low by more.
+    Args:
+        epsilon: tau_high must exceed tau_low by more.
     """
-
-    tau_high: float = 0.75
-    tau_low: float = 0.55
-    epsilon: float = 0.15
-
-    def holds(self, mean_high: float | None, mean_low: float | None) -> bool:
-        """Whether a map with these mean angles is falsifiable; an untested one is not."""
-        if mean_high is None or mean_low is None:
-            return False
-        apart = self.tau_high > self.tau_low + self.epsilon
-        return apart and mean_high > self.tau_high and mean_low < self.tau_low
+    return tau_high > tau_low + epsilon and mean_high > tau_high and mean_low < tau_low

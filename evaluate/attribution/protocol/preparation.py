@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +14,25 @@ from faceguide.cache.pairs.pair_doubts import pair_doubts
 from faceguide.cache.pairs.pair_lists import PairList, read_pairs
 from faceguide.cache.pairs.pair_rows import LeftOut, PairRows, resolve
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
+from faceguide.core.commands.parts import WHOLE
 from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.methods.method_table import COSINE, METHODS, Method, choose
-from faceguide.evaluate.attribution.methods.target import PairScore, check_depends, check_gradient
-from faceguide.evaluate.attribution.plug import pair_score
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    check_depends,
+    check_gradient,
+    pair_score,
+)
 from faceguide.evaluate.attribution.protocol import map_metrics
-from faceguide.evaluate.attribution.protocol.blocks import Plan, make_plan, table_path
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, block_path, make_plan
 from faceguide.evaluate.attribution.protocol.estimate import Estimate, estimate, probes_of_a_minute
 from faceguide.evaluate.attribution.protocol.explain import Job
 from faceguide.evaluate.attribution.protocol.infill import Donors
-from faceguide.evaluate.attribution.protocol.separation import Separation, doubts_of, look, sentence
-from faceguide.evaluate.attribution.threshold import ThresholdRule
+from faceguide.evaluate.attribution.protocol.separation import doubts_of, look, sentence
 from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.train.models.loading.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
@@ -45,9 +51,6 @@ def plan_pairs(
     """The blocks of a list's pairs, the pairs with those that are left out, and their doubts.
 
     Args:
-        cache: where the crops are.
-        listed: the list of pairs.
-        options: of the run.
         weights: digest of the network's weights.
         colour: order of the channels that it is fed.
         score: tells the size of a block where the options do not.
@@ -66,22 +69,16 @@ def plan_pairs(
     later = ("replicates", "delta", "tau_high", "tau_low", "epsilon", "chunk", "block")
     depends = {name: value for name, value in fixed(options).items() if name not in later}
     depends |= {"weights": weights, "colour": colour}
-    seed, block = options.seed, options.block
+    block = options.block
     if block is None:
         assert score is not None
         side = cache.require("image").shape[0]
         block = probes_of_a_minute(score, side, len(rows) / len(np.unique(rows.probe)))
-    return make_plan(rows, depends, block, options.limit, seed), rows, doubts
+    return make_plan(rows, depends, block, options.limit, options.seed), rows, doubts
 
 
 def explainable(cache: FaceCache, pairs: PairList, rows: PairRows) -> tuple[PairRows, Doubts]:
-    """Leave out pairs of an image with itself: their score is at its maximum, its gradient 0.
-
-    Args:
-        cache: where the crops are.
-        pairs: the list.
-        rows: what `resolve` made of it.
-    """
+    """Leave out pairs of an image with itself: their score is at its maximum, its gradient 0."""
     found = pair_doubts(cache, pairs, rows)
     alike = {
         int(place): why
@@ -111,18 +108,14 @@ class Prepared:
     """A run that can start.
 
     Attributes:
-        job: what it is made of.
         rows: the pairs, with those that are left out.
         separation: how the network scores them.
-        doubts: about the list.
-        methods: that suit the network, and the controls.
-        mine: blocks of this part.
-        whole: whether that is all of them.
+        doubts: about the list and the weights.
     """
 
     job: Job
     rows: PairRows
-    separation: Separation
+    separation: dict[str, Any]
     doubts: Doubts
     methods: list[Method]
     mine: range
@@ -131,7 +124,7 @@ class Prepared:
     @property
     def doubtful(self) -> dict[str, int]:
         """Counts of doubts about the list and the network."""
-        return {**self.doubts.counts(), **doubts_of(self.separation.record()).counts()}
+        return {**self.doubts.counts(), **doubts_of(self.separation).counts()}
 
     @property
     def pairs(self) -> int:
@@ -142,11 +135,10 @@ class Prepared:
         """What the blocks that are not begun in `out` will cost; None when there are none.
 
         Args:
-            out: the run directory.
             replicates: of the bootstrap behind the results, which a part leaves to others.
             spent: seconds that the start has taken.
         """
-        todo = [block for block in self.mine if not table_path(out, block).exists()]
+        todo = [block for block in self.mine if not block_path(out, TABLE, block).exists()]
         if not todo:
             return None
         return estimate(self.job, self.methods, todo, replicates if self.whole else None, spent)
@@ -158,23 +150,13 @@ def prepare(
     listed: PairOptions,
     names: Sequence[str],
     options: Options,
-    *,
-    part: tuple[int, int] = (0, 1),
-    device: torch.device | str = "cpu",
-    say: Callable[[str], object] = lambda text: None,
+    part: tuple[int, int] = WHOLE,
 ) -> Prepared:
-    """Check everything that can be checked before the work begins.
+    """Check everything that can be checked before the work begins; doubts are said.
 
     Args:
-        cache: where the crops are.
-        network: what is explained.
-        listed: the list of pairs.
         names: of methods, or "all": every one that suits the network, or "standard": those of
             them that are not costly, and of a black box all.
-        options: everything else.
-        part: (i, N): do blocks i, i + N, …
-        device: of torch.
-        say: receives what is left out and why.
 
     Raises:
         AttributionError: for what does not fit together.
@@ -199,56 +181,44 @@ def prepare(
     plan, rows, doubts = plan_pairs(
         *(cache, listed, options, network.sha256, network.input_spec.colour), score
     )
-    if score.is_black_box and "randomisation" in options.measures:
+    donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
+    wanted = "randomisation" in options.measures
+    if wanted and score.is_black_box:
         raise AttributionError(
             f"--metrics randomisation: the weights inside {network.source} cannot be changed; "
             "leave it out"
         )
-    job = Job(
-        cache,
-        plan,
-        score,
-        options,
-        options.infills,
-        Donors.of(cache, np.concatenate([rows.probe, rows.reference])),
-        options.protocol,
-        ThresholdRule(draws=options.draws, fill=options.fill),
-        options.measures,
-        map_metrics.randomised(score, options.seed)
-        if "randomisation" in options.measures
-        else None,
-        device,
-    )
+    random = map_metrics.randomised(score, options.seed) if wanted else None
+    job = Job(cache, plan, score, options, donors, random)
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe)
-    separation = look(score, cache, rows, device, options.seed)
-    if (
-        separation.separates is not False and not score.is_black_box
-    ):  # else the cause is known, and said
+    separation = look(score, cache, rows, job.device, options.seed)
+    # Else the cause is known, and said.
+    if separation["separates"] is not False and not score.is_black_box:
         check_depends(score, first.probe, first.reference)
     doubts.say()
-    if (text := sentence(separation.record())) is not None:
+    doubts.update(network.doubts)  # said when the weights were read
+    if (text := sentence(separation)) is not None:
         say(f"Warning: {text}")
-    methods = _suited(job, methods, everything, say)
+    methods = _suited(job, methods, everything)
     mine = range(part[0], plan.blocks, part[1])
-    return Prepared(job, rows, separation, doubts, methods, mine, part[1] == 1)
+    return Prepared(job, rows, separation, doubts, methods, mine, part == WHOLE)
 
 
-def _suited(
-    job: Job, methods: list[Method], everything: bool, say: Callable[[str], object]
-) -> list[Method]:
+def _suited(job: Job, methods: list[Method], everything: bool) -> list[Method]:
     """The methods that work on this network; named ones that do not are an error, at once."""
-    quick = Settings(steps=1, samples=1, seed=job.settings.seed)
+    quick = Settings(steps=1, samples=1, seed=job.options.seed)
     suited, blind = [], []
     for method in methods:
         if everything and not method.suits(job.score):
             blind.append(method.name)
             continue
+        # Whether there is an embedding is known without a pass.
+        known = not method.needs or (method.needs == COSINE and job.score.has_embedding)
         if method.explain is not None:
             try:
                 method.check_suits(job.score)
-                # Whether there is an embedding is known without a pass.
-                if method.needs and not _only_cosine(job, method):
+                if not known:
                     method.explain(job.score, job.batch(np.arange(1)), quick)
             except AttributionError as error:
                 if not everything:
@@ -259,7 +229,3 @@ def _suited(
     if blind:
         say(f"left out, as no ONNX graph gives gradients: {', '.join(blind)}")
     return suited
-
-
-def _only_cosine(job: Job, method: Method) -> bool:
-    return method.needs == COSINE and job.score.has_embedding

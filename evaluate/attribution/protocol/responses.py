@@ -51,7 +51,6 @@ def measure(
     """Measure all cells of one probe against all of its references.
 
     Args:
-        score: what is measured.
         probe: (3, S, S) prepared pixels.
         reference: described references, P rows.
         fills: (R, 3, S, S) prepared pictures that cells are taken from.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,51 +29,10 @@ _ROUNDING = 2.0**-22  # of a float32 score, as a share of the largest
 _OF_NOISE = 10  # an effect below so many times the noise is noise
 
 
-@dataclass(frozen=True)
-class Separation:
-    """How a network scores a sample of the pairs.
-
-    Attributes:
-        genuine: pairs of one identity in the sample.
-        impostors: pairs of two identities.
-        mean_genuine: mean of their scores, or None.
-        mean_impostor: mean of their scores, or None.
-        lowest: of all scores.
-        highest: of all scores.
-        spread: standard deviation of all scores.
-        auc: 0 to 1, or None without both kinds.
-        noise: largest difference between two computations of one score, at least the rounding of
-            float32.
-        separates: whether the scores differ, and with the kind of the pair; None for too few pairs.
-    """
-
-    genuine: int
-    impostors: int
-    mean_genuine: float | None
-    mean_impostor: float | None
-    lowest: float
-    highest: float
-    spread: float
-    auc: float | None
-    noise: float
-    separates: bool | None
-
-    def record(self) -> dict[str, Any]:
-        """As results.json holds it."""
-        return asdict(self)
-
-
 def look(
     score: PairScore, cache: FaceCache, rows: PairRows, device: torch.device | str, seed: int
-) -> Separation:
-    """Score a sample of the pairs, a part of them twice.
-
-    Args:
-        score: what is explained.
-        cache: where the crops are.
-        rows: the pairs, at least one.
-        device: of torch.
-        seed: of the sample.
+) -> dict[str, Any]:
+    """`judge` of a sample of the pairs, at least one, a part of which is scored twice.
 
     Raises:
         AttributionError: for a score that is not finite.
@@ -114,8 +72,19 @@ def _scores(
     return score.compare(*sides).double().cpu().numpy()
 
 
-def judge(scores: NDArray[np.float64], same: NDArray[np.bool_], noise: float) -> Separation:
-    """What the scores (N,) of pairs of known kind (N,) say of the network."""
+def judge(scores: NDArray[np.float64], same: NDArray[np.bool_], noise: float) -> dict[str, Any]:
+    """What the scores (N,) of pairs of known kind (N,) say of the network, as results.json has it.
+
+    Args:
+        noise: largest difference between two computations of one score, at least the rounding of
+            float32.
+
+    Returns:
+        `genuine` and `impostors`, numbers of pairs, and `mean_genuine` and `mean_impostor` of their
+        scores, None without any; `lowest`, `highest` and `spread` (standard deviation) of all;
+        `auc`, None without both kinds; `noise`; and `separates`, whether the scores differ, and
+        with the kind of the pair, None for too few pairs.
+    """
     genuine, impostor = scores[same], scores[~same]
     auc = float(measure(rank(scores, same)).auc) if len(genuine) and len(impostor) else None
     spread = float(scores.std())
@@ -125,18 +94,18 @@ def judge(scores: NDArray[np.float64], same: NDArray[np.bool_], noise: float) ->
         separates = not (close and (auc is None or auc < _CLEAR_AUC))
         if auc is not None and min(len(genuine), len(impostor)) >= _LEAST:
             separates = separates and auc >= _LEAST_AUC
-    return Separation(
-        len(genuine),
-        len(impostor),
-        float(genuine.mean()) if len(genuine) else None,
-        float(impostor.mean()) if len(impostor) else None,
-        float(scores.min()),
-        float(scores.max()),
-        spread,
-        auc,
-        noise,
-        separates,
-    )
+    return {
+        "genuine": len(genuine),
+        "impostors": len(impostor),
+        "mean_genuine": float(genuine.mean()) if len(genuine) else None,
+        "mean_impostor": float(impostor.mean()) if len(impostor) else None,
+        "lowest": float(scores.min()),
+        "highest": float(scores.max()),
+        "spread": spread,
+        "auc": auc,
+        "noise": noise,
+        "separates": separates,
+    }
 
 
 def sentence(found: Mapping[str, Any]) -> str | None:
@@ -160,7 +129,7 @@ def with_effects(
     """The record with the size of the effects next to the noise.
 
     Args:
-        found: `Separation.record`.
+        found: from `judge`.
         clean: (N,) scores of the pairs that are explained.
         masked: (N, 49, R) the same with one cell replaced.
 
@@ -175,6 +144,11 @@ def with_effects(
         "median_effect": float(np.median(largest)),
         "effects_within_noise": int((largest <= _OF_NOISE * found["noise"]).sum()),
     }
+
+
+def other_doubts(counts: Mapping[str, int]) -> Doubts:
+    """Those of a record but for the network, which `sentence` has."""
+    return Doubts.of({k: n for k, n in counts.items() if k != "network_does_not_separate"})
 
 
 def doubts_of(found: Mapping[str, Any]) -> Doubts:

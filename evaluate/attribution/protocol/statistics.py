@@ -90,7 +90,6 @@ def compare(
         rates: method → (N,) rates, NaN when untested.
         people: (N, 2) identities.
         replicates: of the bootstrap over identities; 0 = no intervals.
-        seed: random seed.
 
     Returns:
         `cochran_q`, `chi_square`, and `pairwise`: per two methods the discordant pairs, p and

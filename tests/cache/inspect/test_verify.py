@@ -28,6 +28,7 @@ def test_an_intact_cache_has_no_problems(pristine: Path) -> None:
     assert sum(seen) == 9
 
 
+@pytest.mark.slow
 def test_damage_of_any_file_is_found(pristine: Path, tmp_path: Path) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(pristine, copy)

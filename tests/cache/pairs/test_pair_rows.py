@@ -56,7 +56,7 @@ def test_a_name_of_several_keys_is_ambiguous_unless_a_stricter_form_decides(tmp_
     from tests.cache import builder
 
     from faceguide.cache import manifest
-    from faceguide.cache.plan import Row, make_plan
+    from faceguide.cache.new_plan import Row, make_plan
 
     keys = ["a/00001.jpg", "b/00001.jpg", "c/00001.png", "c/00001.jpg"]
     plan = make_plan(
@@ -121,7 +121,7 @@ def test_without_labels_genuine_pairs_connect_images(tmp_path: Path) -> None:
     from tests.cache import builder
 
     from faceguide.cache import manifest
-    from faceguide.cache.plan import Row, make_plan
+    from faceguide.cache.new_plan import Row, make_plan
 
     plan = make_plan(
         tmp_path / "c",

@@ -18,7 +18,7 @@ def test_counts_and_lines() -> None:
     doubts.add("repeated_pairs", count=0)
     assert doubts.counts() == {"self_pairs": 1_201}
     assert doubts.lines() == [
-        f"1,201 {KINDS['self_pairs']} (the first: pair 3: a.jpg)",
+        "1,201 pairs compare an image with itself (the first: pair 3: a.jpg)",
     ]
 
 
@@ -58,3 +58,26 @@ def test_groups_have_stages_and_starting_over_forgets_all(tmp_path: Path) -> Non
     assert not Doubts.kept_of(tmp_path, ["guidance"])
     start_over(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def line(kind: str, count: int) -> str:
+    doubts = Doubts()
+    doubts.add(kind, count=count)
+    (found,) = doubts.lines()
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_is_one_and_several_are_several(kind: str) -> None:
+    one, several = line(kind, 1), line(kind, 1234)
+    assert one != several.replace("1,234 ", "1 ")
+    assert "|" not in one + several
+
+
+def test_lines_read_as_english() -> None:
+    assert line("self_pairs", 1) == "1 pair compares an image with itself"
+    assert line("self_pairs", 2) == "2 pairs compare an image with itself"
+    assert line("landmarks_elsewhere", 1).startswith("1 of up to 32 compared faces lies elsewhere")
+    assert line("links_upwards", 1) == (
+        "1 folder link leads to a folder above it and is not followed"
+    )

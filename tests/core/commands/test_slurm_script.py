@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.sbatch import directives, tasks
 
-from faceguide.core.commands.slurm import Job, Limits, script, submit
+from faceguide.core.commands.slurm import ArrayLimits, Job, Limits, NodeLimits, script, submit
 from faceguide.core.errors import FaceguideError
 
 FIRST = Job("first", ("prep", "plan"))
@@ -21,8 +21,8 @@ LAST = Job("last", ("cache", "seal", "a b"), after="any")
 
 
 def test_the_scripts_say_what_was_asked_for() -> None:
-    limits = Limits(
-        logs="/logs of/50%", partition="long", time="1:30:00", memory="8G", cpus=6, gpus=2,
+    limits = ArrayLimits(
+        logs=Path("/logs of/50%"), partition="long", time="1:30:00", memory="8G", cpus=6, gpus=2,
         parts=3, indices="0,2", array_parallelism=2,
     )  # fmt: skip
     first, parts, last = (
@@ -51,7 +51,7 @@ def test_the_scripts_say_what_was_asked_for() -> None:
     ("more", "processes"), [({}, "1"), ({"gpus": 4}, "4"), ({"gpus": 1, "tasks_per_node": 3}, "3")]
 )
 def test_a_process_per_gpu_of_each_node(more: dict[str, int], processes: str) -> None:
-    text = script(Job("learn", ("train", "cal"), "srun"), Limits(nodes=2, cpus=8, **more))
+    text = script(Job("learn", ("train", "cal"), "srun"), NodeLimits(nodes=2, cpus=8, **more))
     assert directives(text)["nodes"] == "2"
     assert directives(text)["ntasks-per-node"] == processes
     assert "srun --cpus-per-task=8 " in text
@@ -62,7 +62,7 @@ def test_without_slurm_submitting_is_refused(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FaceguideError, match="no sbatch here"):
-        submit([FIRST], Limits(logs=str(tmp_path / "logs")))
+        submit({"first": FIRST}, Limits(logs=tmp_path / "logs"))
     assert not (tmp_path / "logs").exists()
 
 
@@ -81,7 +81,7 @@ class Task:
         for name, text in programs.items():
             (folder / name).write_text(f"#!/bin/bash\n{text}\n")
             (folder / name).chmod(0o755)
-        text = script(PARTS, Limits(parts=3)).replace(sys.executable, str(folder / "python"))
+        text = script(PARTS, ArrayLimits(parts=3)).replace(sys.executable, str(folder / "python"))
         environment = {
             **os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "17",
             "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2",

@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 from tests.sbatch import directives, tasks
 
-from faceguide.core.commands.slurm import Job
-from faceguide.core.commands.submit import Request, submit_group
+from faceguide.core.commands.slurm import Job, Request, submit_group
 
 
 @click.command("learn")
@@ -76,8 +75,6 @@ def test_a_command_as_an_array(tmp_path: Path) -> None:
         (["--indices", "1;2"], "expected numbers of parts"),
         (["--indices", "1,"], "expected numbers of parts"),
         (["--indices", "1", "--overwrite"], "--overwrite starts over"),
-        (["--time", "soon"], "expected H:MM:SS"),
-        (["--time", "1:2:3:4"], "expected H:MM:SS"),
         (["--part", "0/4"], "No such option"),
         (["--nodes", "2"], "No such option"),
     ],

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faceguide.core.faces import align
-from faceguide.preprocess.guidance import drawing
+from faceguide.preprocess.guidance import drawing, point_table
 
 turns = st.floats(-np.pi, np.pi)
 scales = st.floats(np.log(0.1), np.log(5.0)).map(np.exp)
@@ -152,9 +152,9 @@ def test_a_landmark_stays_on_its_pixel(angle: float, scale: float, x: float, y: 
 
     landmarks = np.full((1, 478, 2), 0.5, np.float32)
     landmarks[0, 1] = moved / size
-    one = drawing.Gaussians((1,), 12.0)
-    base = drawing.load_points()
-    table = drawing.PointTable(base.points, base.radius, {"one": one}, base.hull)
+    one = point_table.Gaussians((1,), 12.0)
+    base = point_table.load_points()
+    table = point_table.PointTable(base.points, base.radius, {"one": one}, base.hull)
     drawn = drawing.GuidanceSettings(grid=size, table=table)
     heatmap, _ = drawing.render(landmarks, drawn, size=size)
     np.testing.assert_allclose(centre(heatmap[0].astype(float)), moved, atol=0.05)

@@ -52,6 +52,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     module.smooth = lambda weights: Smooth()  # type: ignore[attr-defined]
     module.broken = broken  # type: ignore[attr-defined]
     module.blind = lambda weights: Blind()  # type: ignore[attr-defined]
+    module.fresh = lambda weights: Fresh()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_networks", module)
 
 
@@ -60,6 +61,17 @@ def broken(score: Any, probe: torch.Tensor, reference: Any) -> torch.Tensor:
     if probe[:, 0, 0, 0].sum() > 0:
         raise RuntimeError("no map for this one")
     return probe
+
+
+class Fresh(Smooth):
+    """A network whose BatchNorm has seen nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3).eval().requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.norm(images))
 
 
 class Blind(Smooth):
@@ -217,6 +229,21 @@ def test_failed_maps_stay_as_errors(place: Path, tmp_path: Path) -> None:
     assert found["verdicts"]["error"] == found["causes"]["error"]["count"]
 
 
+def test_doubts_about_weights_are_in_the_results(place: Path, tmp_path: Path) -> None:
+    more = ("--backbone", "my_networks:fresh", "--limit", 4)
+    dry = attribution(place, tmp_path / "a", *more, "--dry-run", "--json", methods="saliency")
+    assert json.loads(dry.stdout)["doubts"]["untrained"] == 1
+    found = attribution(place, tmp_path / "a", *more, "--json", methods="saliency")
+    assert json.loads(found.stdout)["doubts"]["untrained"] == 1
+    assert found.stderr.count("1 network has the BatchNorm statistics of a new one") == 1
+    assert results(tmp_path / "a")["doubts"]["untrained"] == 1
+    assert "BatchNorm statistics of a new one" in (tmp_path / "a" / "report.html").read_text()
+    before = (tmp_path / "a" / "results.json").read_bytes()
+    merged = invoke("merge", tmp_path / "a")
+    assert "Warning: 1 network has the BatchNorm statistics" in merged.stderr
+    assert (tmp_path / "a" / "results.json").read_bytes() == before
+
+
 def test_a_score_that_does_not_look_is_refused(place: Path, tmp_path: Path) -> None:
     result = attribution(place, tmp_path / "c", "--backbone", "my_networks:blind")
     assert result.exit_code == 1
@@ -260,8 +287,8 @@ def test_dry_run_counts_and_estimates_without_a_run(place: Path, tmp_path: Path)
     result = attribution(place, out, "--dry-run", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    # Saliency and Grad-CAM share one pass of 3 forwards; arc: 4 steps and 32 coarse nodes.
-    each = 3 + (3 * 4 + 32)
+    # Saliency and Grad-CAM cost a pass of 3 forwards each; arc: 4 steps and 32 coarse nodes.
+    each = 3 + 3 + (3 * 4 + 32)
     assert found["pairs"] == PAIRS
     assert found["forwards"] == found["probes"] * (49 * 2 + 1) + PAIRS * each
     assert found["seconds"] > 0

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.core.errors import CacheError, Unfinished
 from faceguide.evaluate.attribution import summary
+from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
 from faceguide.evaluate.attribution.protocol import blocks
-from faceguide.evaluate.attribution.protocol.diagnosis import Limits
-from faceguide.evaluate.attribution.protocol.matched import Falsifiability
 from faceguide.evaluate.score import block_files
 
 N = 12
@@ -38,13 +37,10 @@ def found(cells: NDArray[np.float64], effect: NDArray[np.float64]) -> dict[str, 
         "angle": np.repeat(effect[:, :, None], 2, 2),
     }
     maps = columns(cells)
-    judged = summary.judge(
-        maps, table, range(N), seed=0, delta=0.0, limits=Limits(), rule=Falsifiability()
-    )
+    options = Options(replicates=50)
+    judged = summary.judge(maps, table, range(N), options, 0.0)
     people = np.arange(2 * N).reshape(N, 2)
-    return summary.summarise(
-        judged, maps, people, range(N), replicates=50, seed=0, limits=Limits(), measures=()
-    )
+    return summary.summarise(judged, maps, people, range(N), options)
 
 
 def test_a_method_cannot_win_by_maps_that_cannot_be_tested() -> None:
@@ -100,14 +96,14 @@ def test_a_plan_keeps_every_pair_and_the_probes_together() -> None:
 def test_a_block_of_other_settings_counts_as_missing(tmp_path: Path) -> None:
     plan = blocks.make_plan(rows(4), {"seed": 0}, 100, None, 0)
     other = blocks.make_plan(rows(4), {"seed": 1}, 100, None, 0)
-    path = blocks.table_path(tmp_path, 0)
+    path = blocks.block_path(tmp_path, blocks.TABLE, 0)
     block_files.write_block(path, plan.key, {"clean": np.arange(4.0)})
     np.testing.assert_array_equal(
-        blocks.gather(tmp_path, plan, "table", plan.key)["clean"], np.arange(4.0)
+        blocks.gather_blocks(tmp_path, plan, "table")["clean"], np.arange(4.0)
     )
     assert block_files.read_block(path, other.key) is None
     with pytest.raises(Unfinished, match="1 of 1 blocks of table are missing"):
-        blocks.gather(tmp_path, other, "table", other.key)
+        blocks.gather_blocks(tmp_path, other, "table")
 
 
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:
@@ -118,7 +114,7 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
 
 
 def test_methods_of_users_have_files_of_their_own(tmp_path: Path) -> None:
-    path = blocks.maps_path(tmp_path, "my_methods:best/../x", 3)
+    path = blocks.block_path(tmp_path, "my_methods:best/../x", 3)
     assert path.parent == tmp_path / "blocks"
     assert path.name == "maps-my_methods.best....x-00003.safetensors"
 

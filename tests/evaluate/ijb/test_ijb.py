@@ -402,7 +402,7 @@ def test_lists_that_contradict_each_other(tmp_path: Path) -> None:
         "repeated_pairs": 1,
         "two_identities": 1,
     }
-    assert "Warning: 1 pairs contradict" in result.stderr
+    assert "Warning: 1 pair contradicts" in result.stderr
 
 
 def test_a_search_in_which_nobody_is_enrolled_ends_with_3(tmp_path: Path) -> None:

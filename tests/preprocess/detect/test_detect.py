@@ -35,10 +35,8 @@ def mesh() -> Iterator[FaceMesh]:
 
 
 @pytest.fixture(scope="module")
-def boxes() -> Iterator[BoxDetector]:
-    boxes = BoxDetector()
-    yield boxes
-    boxes.close()
+def boxes() -> BoxDetector:
+    return BoxDetector()
 
 
 def small_in_a_scene(tilt: float = 0.0) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

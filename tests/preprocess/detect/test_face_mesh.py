@@ -24,8 +24,8 @@ from faceguide.preprocess.detect.face_mesh import (
     finder_of,
     open_boxes,
     open_mesh,
-    points_from_message,
 )
+from faceguide.preprocess.detect.mediapipe_values import points_from_message
 
 MIRRORED = [1, 0, 2, 4, 3]
 
@@ -38,10 +38,8 @@ def mesh() -> Iterator[FaceMesh]:
 
 
 @pytest.fixture(scope="module")
-def boxes() -> Iterator[BoxDetector]:
-    boxes = BoxDetector()
-    yield boxes
-    boxes.close()
+def boxes() -> BoxDetector:
+    return BoxDetector()
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from faceguide.cache.inspect.export import format_line
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import LANDMARKS
+from faceguide.preprocess.detect.landmark_index import index_file, lookup
 from faceguide.preprocess.detect.landmark_text import (
     MAXIMUM_LINE,
     LandmarkTextError,
-    index_file,
-    lookup,
     parse_line,
     read_at,
 )

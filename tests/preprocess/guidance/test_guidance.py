@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 
 from faceguide.core.faces import align
 from faceguide.preprocess.guidance import drawing
-from faceguide.preprocess.guidance.drawing import (
+from faceguide.preprocess.guidance.drawing import GuidanceSettings, render
+from faceguide.preprocess.guidance.point_table import (
     POINTS_FILE,
     Contour,
     Gaussians,
-    GuidanceSettings,
     PointsError,
     load_points,
-    render,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -336,8 +335,9 @@ def test_recipe_holds_what_changes_the_result_and_no_more() -> None:
     hull, points = GuidanceSettings(), GuidanceSettings(regions="points")
     assert json.loads(json.dumps(hull.recipe())) == hull.recipe()
     assert json.loads(json.dumps(points.recipe())) == points.recipe()
-    assert dataclasses.replace(hull, radius=30).recipe() == hull.recipe()
-    assert dataclasses.replace(points, radius=30).recipe()["radius"] == 30
+    larger = dataclasses.replace(load_points(), radius=30)
+    assert dataclasses.replace(hull, table=larger).recipe() == hull.recipe()
+    assert dataclasses.replace(points, table=larger).recipe()["radius"] == 30
     assert points.recipe()["radius"] == load_points().radius
     assert dataclasses.replace(hull, grid=14).recipe() != hull.recipe()
     wider = {"all": Gaussians((1,), 9.0)}
@@ -347,6 +347,7 @@ def test_recipe_holds_what_changes_the_result_and_no_more() -> None:
 
 def test_radius_is_in_pixels_at_448() -> None:
     landmarks = np.full((1, 478, 2), 0.5, np.float32)
-    drawn = GuidanceSettings(regions="points", radius=64, grid=28)
+    table = dataclasses.replace(load_points(), radius=64)
+    drawn = GuidanceSettings(regions="points", table=table, grid=28)
     _, regions = render(landmarks, drawn, size=112)
     np.testing.assert_allclose(regions[0].sum(axis=(1, 2)) / 255, np.pi * 4**2, rtol=5e-3)

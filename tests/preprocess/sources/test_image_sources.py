@@ -284,7 +284,7 @@ def test_manifest_paths_stay_inside(tmp_path: Path, key: str) -> None:
 )
 def test_wrong_manifests(tmp_path: Path, text: str, message: str) -> None:
     path = manifest(tmp_path, text)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(FaceguideError, match=message):
         list(open_source(path).rows())
 
 

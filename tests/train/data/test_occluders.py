@@ -105,13 +105,7 @@ def test_a_face_without_landmarks_is_left_alone() -> None:
     assert left[1].min() == 0
 
 
-def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(TrainError, match="occluders must be of medical, band, rectangle"):
-        Occluders(("scarf",))
-    with pytest.raises(TrainError, match="found none"):
-        Occluders(())
-    with pytest.raises(TrainError, match="share of covered images must be 0 to 1, found 2"):
-        Occluders(("band",), 2)
+def test_a_grid_that_does_not_divide_the_image_is_refused() -> None:
     images, points, _ = faces(1)
     with pytest.raises(TrainError, match="multiple of the visibility's grid, found 112 pixels and"):
         draw(

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from faceguide.cache.order import Order
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.stream import Order
 from faceguide.core.errors import TrainError
 from faceguide.train.data.samplers import GraphBatches, MixedBatches, PersonBatches
 from faceguide.train.oaml.oaml_batches import Covered, veiled_batches

@@ -146,6 +146,7 @@ def _rank(rank: int, store: str, out: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_statistics_of_the_whole_batch(tmp_path: Path) -> None:
     context = multiprocessing.start_processes(
         _rank, (str(tmp_path / "store"), str(tmp_path / "rank")), nprocs=2, start_method="spawn"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from faceguide.core.errors import ModelError
 
 # A visible cell that is half covered loses TAU · ln 2 = 0.07 of correlation, an occluded one
-# TAU · |ln FLOOR| = 3.68. Correlations span 2, so a hidden cell loses against any cell whose
+# TAU · |ln FLOOR| = 3.68. Correlations span 2, so an occluded cell loses against any cell whose
 # visibility is at least SEEN, for SEEN costs 1.38: 3.68 − 1.38 > 2.
 TAU = 0.1
 FLOOR = 1e-16

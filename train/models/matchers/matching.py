@@ -68,13 +68,8 @@ class _Folded:
         slope, shift = batch_norm_affine(matcher.bn)
         outer_slope, outer_shift = batch_norm_affine(matcher.logit_bn)
         probe, gallery, bias = matcher.halves()
-        return _Folded(
-            probe * outer_slope,
-            gallery * outer_slope,
-            slope,
-            shift,
-            outer_slope * bias + outer_shift,
-        )
+        constant = outer_slope * bias + outer_shift
+        return _Folded(probe * outer_slope, gallery * outer_slope, slope, shift, constant)
 
 
 def _prepare(
@@ -211,8 +206,8 @@ def match(
             statistics are used either way.
         probe_maps: (P, C, h, w), any float type; all probes are kept at `dtype` on the device.
         gallery_maps: (G, C, h, w); only one block of it at a time is.
-        probe_visibility: (P, 1, H, W) or (P, H, W), 0 to 1; None = all visible.
-        gallery_visibility: likewise for the gallery.
+        probe_visibility, gallery_visibility: (P, 1, H, W) or (P, H, W) and likewise, 0 to 1;
+            None = all visible.
         dtype: precision of the products, float32 or bfloat16; sums over cells are float32.
         compile: make one kernel of both maxima; without a compiler a warning says so, once, and
             the scores are made without. For many blocks of one size.

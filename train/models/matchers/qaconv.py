@@ -1,4 +1,4 @@
-"""Query-adaptive convolution: two feature maps compared cell by cell, and what hidden cells do.
+"""Query-adaptive convolution: two feature maps compared cell by cell, and what occluded cells do.
 
 Source: Liao and Shao, "Interpretable and Generalizable Person Re-Identification with
 Query-Adaptive Convolution and Temporal Lifting", ECCV 2020 (version 2.0: one weight per cell and
@@ -13,13 +13,13 @@ where BN and LB are BatchNorms of one channel. `weighting` says how visibility e
 
 * `none`: not at all.
 * `scale`: S_sr is multiplied by v_s · v_r first. A product pulls the negative correlations of
-  hidden cells up to 0, where they can win; kept for comparison.
-* `mask`: a hidden cell cannot be the best match of any (S_sr + τ · ln v_r), and each half is the
+  occluded cells up to 0, where they can win; kept for comparison.
+* `mask`: an occluded cell cannot be the best match of any (S_sr + τ · ln v_r), and each half is the
   mean over the visible cells of its own face, times the number of cells.
 * `common`: as `mask`, but the term of a cell counts as much as both faces show it there, so that
   nothing is asked of a chin that the other face hides.
 
-With `mask` a pair of which one face is hidden entirely, and with `common` a pair that shows no
+With `mask` a pair of which one face is occluded entirely, and with `common` a pair that shows no
 cell in common, has the score of no evidence: LB(bias).
 """
 
@@ -72,13 +72,8 @@ def _weighted_batch_norm(norm: nn.BatchNorm1d, values: Tensor, weights: Tensor) 
 
 
 class Matches(NamedTuple):
-    """What the maps of the pairs say, before any trained weight: (…, S) each.
-
-    Attributes:
-        probe: best correlation of each probe cell, a_s.
-        gallery: best correlation of each gallery cell, b_r.
-        probe_weights: how much each probe cell counts, 0 to 1; None = all alike.
-        gallery_weights: likewise for the gallery's cells.
+    """What the maps of the pairs say, before any trained weight, (…, S) each: the best correlations
+    a_s and b_r of each cell, and how much the cell counts, 0 to 1; None = all alike.
     """
 
     probe: Tensor
@@ -91,9 +86,7 @@ class QAConv(nn.Module):
     """The matcher. In training its two BatchNorms see the whole matrix of pairs.
 
     Args:
-        channels: C of the feature maps.
-        height: h of the feature maps.
-        width: w of the feature maps.
+        channels, height, width: of the feature maps.
         version: "2.1" or "2.0".
         weighting: how visibility enters, see above; without visibility all are the same.
     """
@@ -113,11 +106,8 @@ class QAConv(nn.Module):
             raise ModelError(
                 f"weighting must be one of {', '.join(WEIGHTINGS)}, found {weighting!r}"
             )
-        self.version = version
-        self.channels = channels
-        self.height = height
-        self.width = width
-        self.weighting = weighting
+        self.version, self.weighting = version, weighting
+        self.channels, self.height, self.width = channels, height, width
         cells = height * width
         self.bn = nn.BatchNorm1d(1)
         self.fc = nn.Linear(cells if version == "2.1" else 2 * cells, 1)
@@ -137,10 +127,9 @@ class QAConv(nn.Module):
         Holds P·G·S² correlations; `matching.match` scores large galleries in eval mode.
 
         Args:
-            probe_maps: (P, C, h, w), not normalised.
-            gallery_maps: (G, C, h, w), not normalised.
-            probe_visibility: (P, 1, H, W) or (P, H, W), 0 to 1, any grid; None = all visible.
-            gallery_visibility: likewise for the gallery.
+            probe_maps, gallery_maps: (P, C, h, w) and (G, C, h, w), not normalised.
+            probe_visibility, gallery_visibility: (P, 1, H, W) or (P, H, W) and likewise, 0 to 1,
+                on any grid; None = all visible.
 
         Returns:
             (P, G) float32, higher = more alike, no fixed range.
@@ -245,7 +234,7 @@ class QAConv(nn.Module):
         """
         if self.weighting == "common":
             return probe * gallery, probe * gallery
-        # A face that is hidden entirely offers no match, so nothing is asked of the other one.
+        # A face that is occluded entirely offers no match, so nothing is asked of the other one.
         probe_exists = (probe > 0).any(-1, keepdim=True)
         gallery_exists = (gallery > 0).any(-1, keepdim=True)
         return probe * gallery_exists, gallery * probe_exists

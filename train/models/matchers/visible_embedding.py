@@ -114,17 +114,7 @@ class VisibleEmbedding:
         probe_visibility: Tensor | None = None,
         reference_visibility: Tensor | None = None,
     ) -> Tensor:
-        """Scores of N given pairs, differentiable in the maps.
-
-        Args:
-            probe_maps: (N, C, 7, 7).
-            reference_maps: (N, C, 7, 7).
-            probe_visibility: (N, 1, H, W) or (N, H, W), 0 to 1; None = all visible.
-            reference_visibility: likewise.
-
-        Returns:
-            (N,) float32, −1 to 1.
-        """
+        """Scores (N,) of N given pairs, differentiable in the maps; otherwise as a call."""
         check_maps(probe_maps, reference_maps)
         both = cell_visibility(probe_visibility, probe_maps) * cell_visibility(
             reference_visibility, reference_maps
@@ -144,10 +134,9 @@ class VisibleEmbedding:
         """Scores of every probe with every gallery face.
 
         Args:
-            probe_maps: (P, C, 7, 7).
-            gallery_maps: (G, C, 7, 7).
-            probe_visibility: (P, 1, H, W) or (P, H, W), 0 to 1; None = all visible.
-            gallery_visibility: likewise for the gallery.
+            probe_maps, gallery_maps: (P, C, 7, 7) and (G, C, 7, 7).
+            probe_visibility, gallery_visibility: (P, 1, H, W) or (P, H, W) and likewise, 0 to 1;
+                None = all visible.
 
         Returns:
             (P, G) float32, −1 to 1.
@@ -171,10 +160,8 @@ def score_terms(
     every face, costs 4·S·E operations per pair.
 
     Args:
-        probe_terms: (P, S, E).
-        gallery_terms: (G, S, E).
-        probe_seen: (P, S) visibility of the cells, 0 to 1.
-        gallery_seen: (G, S).
+        probe_terms, gallery_terms: (P, S, E) and (G, S, E).
+        probe_seen, gallery_seen: (P, S) and (G, S) visibility of the cells, 0 to 1.
 
     Returns:
         (P, G) float32.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
+from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels, settled
 from torch import Tensor, nn
 
@@ -25,14 +25,17 @@ def batch(score: PairScore) -> Batch:
     return Batch(pixels(2, 5, 28), score.reference(pixels(2, 6, 28)), (3, 9))
 
 
-def test_saliency_and_gradient_input_equal_captum(score: PairScore, batch: Batch) -> None:
-    arguments = {"additional_forward_args": batch.reference}
-    for ours, theirs in (
-        (gradients.saliency, Saliency(score).attribute(batch.probe, abs=False, **arguments)),
-        (gradients.gradient_input, InputXGradient(score).attribute(batch.probe, **arguments)),
+def test_saliency_and_gradient_input_by_hand(score: PairScore, batch: Batch) -> None:
+    leaf = batch.leaf()
+    score(leaf, *batch.reference).sum().backward()
+    assert leaf.grad is not None
+    for explain, expected in (
+        (gradients.saliency, leaf.grad),
+        (gradients.gradient_input, leaf.grad * batch.probe),
     ):
-        values = ours(score, batch, Settings(chunk=1)).values
-        assert_alike(values, theirs.detach().sum(1))
+        assert_alike(explain(score, batch, Settings()).values, expected.sum(1), 1e-6)
+    assert batch.probe.grad is None
+    assert not batch.probe.requires_grad
 
 
 def test_smoothgrad_equals_captum_for_the_same_noise(score: PairScore, batch: Batch) -> None:
@@ -63,20 +66,19 @@ def test_smoothgrad_of_a_pair_does_not_depend_on_its_neighbours(
     assert_alike(gradients.smoothgrad(score, alone, settings).values[0], together[1])
 
 
-def test_integrated_gradients_equal_captum(score: PairScore, batch: Batch) -> None:
-    settings = Settings(steps=6, chunk=5, quadrature="gauss-legendre")
-    baseline = baseline_for(score, batch.probe, "black")
-    expected = IntegratedGradients(score).attribute(
-        batch.probe, baseline, additional_forward_args=batch.reference, n_steps=6
+def fixed_nodes(score: PairScore, batch: Batch, steps: int) -> Tensor:
+    """captum's Integrated Gradients, by Gauss–Legendre nodes."""
+    found = IntegratedGradients(score).attribute(
+        batch.probe,
+        baseline_for(score, batch.probe, "black"),
+        additional_forward_args=batch.reference,
+        n_steps=steps,
     )
-    values = integrated.integrated_gradients(score, batch, settings).values
-    assert_alike(values, expected.detach().sum(1))
+    return found.detach().sum(1)
 
 
-def test_adaptive_ig_tends_to_the_limit_of_gauss_legendre(score: PairScore, batch: Batch) -> None:
-    limit = integrated.integrated_gradients(
-        score, batch, Settings(steps=128, quadrature="gauss-legendre")
-    ).values
+def test_adaptive_ig_tends_to_the_limit_of_captums(score: PairScore, batch: Batch) -> None:
+    limit = fixed_nodes(score, batch, 128)
     distances = []
     for steps in (12, 40):
         values = integrated.integrated_gradients(score, batch, Settings(steps=steps)).values
@@ -101,17 +103,12 @@ def test_few_adaptive_nodes_see_kinks_that_fixed_nodes_miss() -> None:
     probe = pixels(3, 5, 28).abs().clamp(0.1, 1)
     batch = Batch(probe, score.reference(pixels(3, 6, 28)), (0, 1, 2))
     adaptive = integrated.integrated_gradients(score, batch, Settings(steps=20))
-    fixed = integrated.integrated_gradients(
-        score, batch, Settings(steps=20, quadrature="gauss-legendre")
-    )
-    limit = integrated.integrated_gradients(
-        score, batch, Settings(steps=300, quadrature="gauss-legendre")
-    ).values
+    limit = fixed_nodes(score, batch, 300)
 
     def distance(found: Tensor) -> Tensor:
         return (found - limit).flatten(1).norm(dim=1) / limit.flatten(1).norm(dim=1)
 
-    assert (distance(adaptive.values) < 0.5 * distance(fixed.values)).all()
+    assert (distance(adaptive.values) < 0.5 * distance(fixed_nodes(score, batch, 20))).all()
     missed, closed = adaptive.quadrature_error(), adaptive.completeness_error()
     assert missed is not None
     assert closed is not None
@@ -148,18 +145,16 @@ def test_adaptive_nodes_of_a_pair_do_not_depend_on_its_neighbours(
 
 
 def paid(score: PairScore, batch: Batch, settings: Settings) -> tuple[int, Maps]:
-    """Images that go forward for the maps of a batch whose single pass is not made yet."""
-    fresh, seen = Batch(batch.probe, batch.reference, batch.pairs), [0]
+    """Images that go forward for the maps of a batch."""
+    seen = [0]
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[0] += len(inputs[0])
 
     handle = score.backbone.register_forward_pre_hook(count)
-    baseline = baseline_for(score, batch.probe, "black")
-    found = integrated.adaptive(score, fresh, baseline, settings)
+    found = integrated.integrated_gradients(score, batch, settings)
     handle.remove()
-    # One more image per batch finds the CAM layers of a network that does not name them.
-    return seen[0] - 1, found
+    return seen[0], found
 
 
 def test_as_many_gradients_as_steps_are_paid(score: PairScore, batch: Batch) -> None:
@@ -210,11 +205,6 @@ def test_ig_adds_up_at_default_steps_on_an_ir_network() -> None:
     error = found.completeness_error()
     assert error is not None
     assert error.max() < 0.01
-
-
-def test_an_unknown_quadrature_is_refused(score: PairScore, batch: Batch) -> None:
-    with pytest.raises(AttributionError, match="adaptive, gauss-legendre"):
-        integrated.integrated_gradients(score, batch, Settings(quadrature="simpson"))
 
 
 def test_ig_and_arc_add_up_to_the_change_of_the_score(score: PairScore, batch: Batch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from captum.attr import LayerActivation, LayerGradCam, LayerGradientXActivation
 from tests.evaluate.attribution.networks import Smooth, assert_alike, pixels
 from torch import Tensor, nn
 
@@ -13,8 +12,8 @@ from faceguide.core.errors import AttributionError, ModelError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import cell_attribution
 from faceguide.evaluate.attribution.methods import cam, controls, gradients, method_table, rollout
+from faceguide.evaluate.attribution.methods.cam import cam_layers
 from faceguide.evaluate.attribution.methods.maps import Batch
-from faceguide.evaluate.attribution.methods.single_pass import ATTENTION, cam_layers, single_pass
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.train.models.backbones.vit import ViT
 from faceguide.train.models.cal_network import WSDANCAL
@@ -40,31 +39,23 @@ def vit() -> PairScore:
     return PairScore(network.eval().requires_grad_(False))
 
 
-def test_grad_cam_equals_captum(score: PairScore, batch: Batch) -> None:
-    layer = cam_layers(score, batch.probe)[-1]
-    assert layer == "conv2"
-    module = dict(score.backbone.named_modules())[layer]
-    expected = LayerGradCam(score, module).attribute(
-        batch.probe.clone().requires_grad_(True), additional_forward_args=batch.reference
-    )
-    values = cam.grad_cam(score, batch, Settings()).values
-    assert (values < 0).any()  # signed, as captum's default
-    assert_alike(values, expected.detach()[:, 0])
-
-
-def test_one_pass_serves_all_methods_of_first_order(score: PairScore, batch: Batch) -> None:
-    """Each equals captum's own pass in its test; here, that they share one."""
-    fresh = Batch(batch.probe, batch.reference, batch.pairs)
-    seen: list[int] = []
-    handle = score.backbone.register_forward_pre_hook(lambda m, x: seen.append(len(x[0])))
-    for explain in (gradients.saliency, gradients.gradient_input, cam.grad_cam, cam.layer_cam):
-        explain(score, fresh, Settings())
+def by_hand(score: PairScore, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+    """Activation of a layer, and the gradient of the scores in it."""
+    held: list[Tensor] = []
+    layer = score.backbone.get_submodule(name)
+    handle = layer.register_forward_hook(lambda module, given, output: held.append(output))
+    value = score(batch.leaf(), *batch.reference).sum()
     handle.remove()
-    assert seen == [1, 2]  # one image to find the layers, then the two pairs
-    other = PairScore(Smooth())
-    other.backbone.fc.weight.mul_(-1)
-    mine = gradients.saliency(score, fresh, Settings()).values
-    assert (gradients.saliency(other, fresh, Settings()).values != mine).any()
+    (gradient,) = torch.autograd.grad(value, held[-1])
+    return held[-1].detach(), gradient
+
+
+def test_grad_cam_by_hand(score: PairScore, batch: Batch) -> None:
+    assert cam_layers(score, batch.probe)[-1] == "conv2"
+    activation, gradient = by_hand(score, batch, "conv2")
+    values = cam.grad_cam(score, batch, Settings()).values
+    assert (values < 0).any()  # signed
+    assert_alike(values, (gradient.mean((2, 3), keepdim=True) * activation).sum(1), 1e-5)
 
 
 def test_layers_are_found_in_the_order_in_which_they_run(score: PairScore, batch: Batch) -> None:
@@ -76,16 +67,10 @@ def test_layers_are_found_in_the_order_in_which_they_run(score: PairScore, batch
         del score.backbone.cam_layers
 
 
-def test_layer_cam_is_made_of_captums_layers(score: PairScore, batch: Batch) -> None:
-    """captum has gradient × activation without the ReLU, and the activation to divide by."""
-    more = {"additional_forward_args": batch.reference}
-    probe, maps = batch.probe.clone().requires_grad_(True), []
-    assert list(single_pass(score, batch).layers) == ["conv1", "conv2"]
+def test_layer_cam_by_hand(score: PairScore, batch: Batch) -> None:
+    maps = []
     for name in ("conv1", "conv2"):
-        module = score.backbone.get_submodule(name)
-        product = LayerGradientXActivation(score, module).attribute(probe, **more).detach()
-        activation = LayerActivation(score, module).attribute(probe, **more).detach()
-        gradient = product / activation
+        activation, gradient = by_hand(score, batch, name)
         one = (gradient.clamp_min(0) * activation).sum(1).clamp_min(0)
         maps.append(one / one.amax((1, 2), keepdim=True))
     large = nn.functional.interpolate(maps[1][:, None], size=(14, 14), mode="bilinear")[:, 0]
@@ -99,12 +84,18 @@ def test_unknown_layers_and_networks_without_maps_are_refused(
 ) -> None:
     score.backbone.cam_layers = ("conv9",)
     try:
-        again = Batch(batch.probe, batch.reference, batch.pairs)
-        assert gradients.saliency(score, again, Settings()).values.any()  # needs no layer
+        assert gradients.saliency(score, batch, Settings()).values.any()  # needs no layer
         with pytest.raises(AttributionError, match="no layer 'conv9'"):
-            cam.grad_cam(score, again, Settings())
+            cam.grad_cam(score, batch, Settings())
     finally:
         del score.backbone.cam_layers
+    score.backbone.cam_layers = ("unused",)
+    score.backbone.unused = nn.Conv2d(3, 3, 1)
+    try:
+        with pytest.raises(AttributionError, match="layer 'unused' does not run"):
+            cam.layer_cam(score, batch, Settings())
+    finally:
+        del score.backbone.cam_layers, score.backbone.unused
     with pytest.raises(AttributionError, match="no attention maps"):
         cam.attention_cam(score, batch, Settings())
 
@@ -124,7 +115,7 @@ def test_attention_cam_reads_the_maps_of_cal() -> None:
     score = PairScore(network)
     batch = Batch(pixels(1, 5), score.reference(pixels(1, 6)), (0,))
     values = cam.attention_cam(score, batch, Settings()).values
-    maps, gradient = single_pass(score, batch).layers[ATTENTION]
+    maps, gradient = by_hand(score, batch, "attentions")
     assert values.shape == (1, *maps.shape[2:])
     assert_alike(values, (gradient.mean((2, 3), keepdim=True) * maps).sum(1))
 

@@ -23,10 +23,14 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import Interrupted
 from faceguide.evaluate.attribution import run as runs
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
-from faceguide.evaluate.attribution.methods.cam import attention_cam, grad_cam, layer_cam
+from faceguide.evaluate.attribution.methods.cam import (
+    attention_cam,
+    cam_layers,
+    grad_cam,
+    layer_cam,
+)
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
-from faceguide.evaluate.attribution.methods.single_pass import cam_layers
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol import separation
 from faceguide.evaluate.attribution.protocol.estimate import Estimate, probes_of_a_minute
@@ -130,26 +134,26 @@ def test_random_weights_do_not_separate(tmp_path: Path, name: str) -> None:
     pairs = [(a, b, int(a[0] == b[0])) for a in names for b in names if a < b]
     rows = resolve(cache, read_pairs(write(tmp_path / "pairs.csv", pairs), None))
     found = separation.look(score, cache, rows, "cpu", 0)
-    assert found.separates is False
-    assert "scores from 0.9" in (separation.sentence(found.record()) or "")
+    assert found["separates"] is False
+    assert "scores from 0.9" in (separation.sentence(found) or "")
 
 
 def test_scores_are_judged_by_spread_and_auc() -> None:
     rng = np.random.default_rng(0)
     same = np.arange(60) % 2 == 0
     good = 0.5 * same + rng.normal(0, 0.1, 60)
-    assert separation.judge(good, same, 1e-7).separates is True
-    assert separation.judge(rng.normal(0, 0.1, 60), same, 1e-7).separates is False
+    assert separation.judge(good, same, 1e-7)["separates"] is True
+    assert separation.judge(rng.normal(0, 0.1, 60), same, 1e-7)["separates"] is False
     # Close together, yet in order: an offset of the embeddings does no harm.
-    assert separation.judge(1 + 1e-5 * good, same, 1e-7).separates is True
-    assert separation.judge(1 + 1e-5 * good[same], same[same], 1e-7).separates is False
-    assert separation.judge(good[same], same[same], 1e-7).separates is True
-    assert separation.judge(good[:3], same[:3], 1e-7).separates is None
-    assert not separation.doubts_of(separation.judge(good, same, 1e-7).record())
+    assert separation.judge(1 + 1e-5 * good, same, 1e-7)["separates"] is True
+    assert separation.judge(1 + 1e-5 * good[same], same[same], 1e-7)["separates"] is False
+    assert separation.judge(good[same], same[same], 1e-7)["separates"] is True
+    assert separation.judge(good[:3], same[:3], 1e-7)["separates"] is None
+    assert not separation.doubts_of(separation.judge(good, same, 1e-7))
 
 
 def test_effects_within_the_noise_are_counted_and_pass_nothing(place: Path, tmp_path: Path) -> None:
-    record = separation.judge(np.linspace(0, 1, 8), np.arange(8) > 3, 1e-3).record()
+    record = separation.judge(np.linspace(0, 1, 8), np.arange(8) > 3, 1e-3)
     clean, masked = np.zeros(3), np.zeros((3, 49, 2))
     masked[0, 0], masked[1, 5] = 0.5, 0.005
     found = separation.with_effects(record, clean, masked)
@@ -157,7 +161,9 @@ def test_effects_within_the_noise_are_counted_and_pass_nothing(place: Path, tmp_
     assert separation.doubts_of(found).counts() == {"effects_within_noise": 2}
 
 
-def test_a_sound_network_is_not_doubted(place: Path, tmp_path: Path) -> None:
+def test_a_sound_network_is_not_doubted(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = FaceCache.open(place / "cache")
     names = sorted(cache.texts("key", cache.select()))
     # Pairs whose kind is what this network sees: it separates them.
@@ -172,14 +178,10 @@ def test_a_sound_network_is_not_doubted(place: Path, tmp_path: Path) -> None:
     pairs = [(names[a], names[b], same) for same, part in kinds for _, a, b in part]
     path = write(tmp_path / "pairs.csv", pairs)
     network = load_network("nets:sound", place / "none.pt")
-    heard: list[str] = []
-    options = Options(limit=4)
-    ready = prepare(
-        cache, network, PairOptions(pairs=path), ["saliency"], options, say=heard.append
-    )
-    assert ready.separation.separates is True
-    assert ready.separation.auc == 1
-    assert heard == []
+    ready = prepare(cache, network, PairOptions(pairs=path), ["saliency"], Options(limit=4))
+    assert ready.separation["separates"] is True
+    assert ready.separation["auc"] == 1
+    assert "does not separate" not in capsys.readouterr().err
 
 
 def test_pairs_of_an_image_with_itself_are_left_out_and_the_others_go_on(
@@ -284,20 +286,17 @@ def test_seconds_are_written_as_people_read_them() -> None:
         assert "e+" not in line
 
 
-def ready_run(place: Path, **more: Any) -> tuple[Prepared, Network, Options]:
+def ready_run(place: Path, **more: Any) -> tuple[Prepared, Network]:
     cache = FaceCache.open(place / "cache")
     network = load_network("nets:sound", place / "none.pt")
     options = Options(replicates=0, **more)
     pairs = place / "pairs.csv"
-    return (
-        prepare(cache, network, PairOptions(pairs=pairs), ["saliency", "smoothgrad"], options),
-        network,
-        options,
-    )
+    names = ["saliency", "smoothgrad"]
+    return prepare(cache, network, PairOptions(pairs=pairs), names, options), network
 
 
 def test_progress_counts_pairs_and_what_is_stopped_is_kept(place: Path, tmp_path: Path) -> None:
-    ready, network, options = ready_run(place, block=8)
+    ready, network = ready_run(place, block=8)
     ticks: list[int] = []
 
     def stopped(count: int) -> None:
@@ -305,7 +304,7 @@ def test_progress_counts_pairs_and_what_is_stopped_is_kept(place: Path, tmp_path
         if len(ticks) == 3:
             raise Interrupted
 
-    arguments = (ready, network, PairOptions(pairs=place / "pairs.csv"), options, tmp_path / "run")
+    arguments = (ready, network, PairOptions(pairs=place / "pairs.csv"), tmp_path / "run")
     with pytest.raises(Interrupted):
         runs.run(*arguments, progress=lambda what, total: stopped)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "blocks").iterdir()}
@@ -330,7 +329,7 @@ def test_blocks_take_about_a_minute(place: Path) -> None:
     assert probes_of_a_minute(PairScore(create("ir_18").eval()), 112, 1.0) == 1
     some = PairScore(create("mobilefacenet").eval())
     assert 16 >= probes_of_a_minute(some, 112, 1.0) > probes_of_a_minute(some, 112, 8.0) >= 1
-    ready, _, _ = ready_run(place)
+    ready, _ = ready_run(place)
     assert ready.job.plan.per_block == 16
     cost = ready.estimate(place / "nothing", 100)
     assert cost is not None

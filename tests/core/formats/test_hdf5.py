@@ -12,7 +12,7 @@ import pytest
 
 from faceguide.core.errors import CacheError
 from faceguide.core.files import replacing
-from faceguide.core.formats.hdf5_writing import new_hdf5
+from faceguide.core.formats.hdf5 import new_hdf5
 
 SHARD = {"libver": ("earliest", "v110"), "alignment_threshold": 1, "alignment_interval": 4096}
 
@@ -52,7 +52,7 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) 
         "import sys; from pathlib import Path; import numpy as np\n"
         "from faceguide.core.errors import CacheError\n"
         "from faceguide.core.files import replacing\n"
-        "from faceguide.core.formats.hdf5_writing import new_hdf5\n"
+        "from faceguide.core.formats.hdf5 import new_hdf5\n"
         "try:\n"
         "    with replacing(Path(sys.argv[1])) as temporary:\n"
         "        temporary.symlink_to('/dev/full')\n"

@@ -1,0 +1,116 @@
+"""From the bytes of an image to its aligned face: decode, find, one transform, crop."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from faceguide.core.faces import align
+from faceguide.core.faces.decode import DecodeError, decode
+from faceguide.preprocess.detect.cascade import find_face
+from faceguide.preprocess.detect.face_mesh import open_boxes, open_mesh
+from faceguide.preprocess.detect.landmark_check import fault
+from faceguide.preprocess.detect.landmark_index import lookup
+from faceguide.preprocess.detect.landmark_text import read_at
+from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.preprocess.face_settings import FaceSettings
+
+
+@dataclass(frozen=True)
+class Found:
+    """One aligned face.
+
+    Attributes:
+        crop: (S, S, 3) uint8 RGB.
+        landmarks: (478, 3) in source pixels.
+        transform: (2, 3) source pixels → crop pixels.
+        origin, quality, faces: see docs/formats.md.
+    """
+
+    crop: NDArray[np.uint8]
+    landmarks: NDArray[np.floating]
+    transform: align.Transform
+    size: tuple[int, int]
+    origin: str
+    quality: float
+    faces: int
+
+
+class Failure(Exception):
+    """This row has no face; status and reason say why."""
+
+    def __init__(self, status: str, reason: str, size: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.size = status, reason, size
+
+
+_own = threading.local()
+
+
+def _finder(model: Path | None) -> tuple[Any, Any]:
+    """The graphs of this thread: loading them costs more than a hundred images.
+
+    One per thread, since a Dask worker may have several and a graph serves one caller at a time.
+    """
+    if getattr(_own, "model", ()) != model:
+        _own.model, _own.graphs = model, (open_mesh(model), open_boxes())
+    graphs: tuple[Any, Any] = _own.graphs
+    return graphs
+
+
+def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, key: str) -> Found:
+    """Decode one image, find its face and cut it out.
+
+    Raises:
+        Failure: with the status and the reason to record.
+    """
+    try:
+        image = decode(data)
+    except DecodeError as error:
+        raise Failure(error.reason, str(error)) from None
+    height, width = image.shape[:2]
+    size = (width, height)
+    quality, faces = float("nan"), 0
+    landmarks: NDArray[np.floating] | None
+    if settings.landmarks is not None:
+        assert settings.landmark_index is not None
+        at = lookup(settings.landmark_index, key)
+        if at is None:
+            raise Failure("no_landmarks", f"not in {settings.landmarks.name}", size)
+        landmarks, origin, reason = read_at(settings.landmarks, at), "imported", ""
+        wrong = fault(landmarks, width, height)
+        if wrong:
+            raise Failure("implausible", wrong, size)
+    else:
+        mesh, boxes = _finder(settings.model)
+        face = find_face(image, mesh, boxes, choose=settings.choose, check_all=settings.check_all)
+        landmarks, origin, reason = face.landmarks, face.origin, face.reason
+        quality, faces = face.quality, face.count
+        if face.reason == "upside_down":
+            raise Failure("implausible", "the face stands upside down; turn the image", size)
+    if settings.align == "none":
+        transform = align.whole_image(width, height, settings.size)
+        if landmarks is None:
+            crop_points = mean_landmarks().astype(np.float64) * settings.size
+            landmarks = align.apply(align.invert(transform), crop_points)
+            origin, quality = "template", 0.0
+    elif landmarks is None:
+        text = {
+            "no_face": "no face was found",
+            "implausible": "a face was found only once: its mirror image gave another one",
+        }[reason]
+        raise Failure(reason, text, size)
+    else:
+        target = align.template(settings.size, settings.margin)
+        try:
+            transform = align.similarity(align.five_points(landmarks), target)
+        except ValueError as error:
+            raise Failure("implausible", str(error), size) from None
+    crop = align.warp(image, transform, settings.size)
+    return Found(crop, landmarks, transform, size, origin, quality, faces)
