@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.conftest import REPOSITORY
+from tests.conftest import FOLDER, REPOSITORY, SLOW
 
 FOLDERS = ("core", "cache", "preprocess", "train", "evaluate")
 MAY_IMPORT = {
@@ -43,6 +43,19 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: a relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {name.removeprefix("faceguide.") for name in found if name.startswith("faceguide.")}
+
+
+def test_what_is_slow_exists_and_is_listed_once() -> None:
+    assert len(set(SLOW)) == len(SLOW)
+    lacking = [n for n in SLOW if not ((FOLDER / n).is_dir() or (FOLDER / f"{n}.py").is_file())]
+    assert not lacking
+
+
+def test_tests_stand_in_the_folders_of_the_code() -> None:
+    """But for those of the front door, of several rooms, and of bench and machines."""
+    tested = {path.parent.relative_to(FOLDER) for path in FOLDER.rglob("test_*.py")}
+    others = {Path(), *map(Path, ("bench", "campaigns", "cluster", "front_door"))}
+    assert tested - others <= {path.parent.relative_to(REPOSITORY) for path in modules()}
 
 
 def scripts() -> dict[str, str]:

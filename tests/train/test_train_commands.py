@@ -34,7 +34,7 @@ def test_help_has_two_examples() -> None:
     text = call("cal", "--help").output
     assert "Examples:\n    train cal cache/ --out" in text
     assert "torchrun --nproc-per-node 4 -m faceguide train cal" in text
-    assert "Multiplied by 0.9 every two epochs." in text
+    assert "multiplied by 0.9 every two epochs." in text
     assert call().exit_code == 2
 
 
@@ -110,7 +110,7 @@ def test_init_starts_from_weights_and_says_what_did_not_match(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--guide", "regoins"], "'regoins' is no method; choose from loss, regions"),
+        (["--guide", "regoins"], "'regoins' is not a method; choose from loss, regions"),
         (["--guide", "loss=strong"], "invalid weight 'strong'; write e.g. loss=0.5"),
         (["--guide", "prior=1"], "weight of prior must be above 0"),
         (["--guide", "counterfactual=2"], "counterfactual has no weight"),
@@ -132,7 +132,10 @@ def test_usage_errors_exit_2(
     ("words", "message"),
     [
         (["--crop", "41"], "--crop must be from 1 to 40"),
-        (["--min-images", "30"], "expected at least two labelled persons with 30 or more images"),
+        (
+            ["--min-images", "30"],
+            "expected at least two labelled identities with 30 or more images",
+        ),
         (["--meta", "part=a"], "no meta column 'part'; there are split"),
         (["--heads-per-region", "9,9,9"], "a sum of at most 8 (--heads)"),
     ],

@@ -41,8 +41,9 @@ def training_rows(
         meta: required values of meta columns.
 
     Raises:
-        TrainError: when fewer than two identities are left.
+        TrainError: as `require_meta`, or when fewer than two identities are left.
     """
+    require_meta(cache, meta)
     rows = cache.select(labelled=True, meta=meta or None)
     labels = cache.read(rows, ["label"])["label"]
     people, counts = np.unique(labels, return_counts=True)

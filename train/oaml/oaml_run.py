@@ -66,12 +66,13 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
     only_head = run.recipe.part == "occlusion"
     if only_head and second is not None:
         raise TrainError("--train occlusion learns from CACHE only; leave --niqab out")
-    # The second cache need not have the columns that choose rows of the first.
     meta = dict(run.meta)
-    require_meta(cache, meta)
-    rows = people = np.empty(0, np.int64)
-    if not only_head:
+    if only_head:
+        require_meta(cache, meta)
+        rows = people = np.empty(0, np.int64)
+    else:
         rows, people = training_rows(cache, run.min_images, meta)
+    # The second cache need not have the columns that choose rows of the first.
     masked = second or cache
     covered = covered_faces(masked, run.hold_out, run.recipe.seed, None if second else meta)
     needed = only_head or second is not None

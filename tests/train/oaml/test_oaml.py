@@ -234,8 +234,3 @@ def test_coarser_grids_are_exact_means() -> None:
     fine = torch.rand(2, 14, 14)
     blocks = fine.reshape(2, 7, 2, 7, 2).mean((2, 4))
     torch.testing.assert_close(on_grid(fine, 7), blocks)
-
-
-def test_unknown_parts_are_refused() -> None:
-    with pytest.raises(TrainError, match="--train must be one of all, heads, occlusion"):
-        OamlSettings(part="backbone")

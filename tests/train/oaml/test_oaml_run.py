@@ -194,11 +194,11 @@ def test_a_finished_run_is_gone_on_from_with_all_its_models(
             if role == "backbone" or ("running_" not in name and "batch" not in name):
                 torch.testing.assert_close(found[role][name], tensor, rtol=0, atol=1e-12)
     assert "occlusion_head.safetensors" in capsys.readouterr().err
-    # Classes in the order of other persons are not taken.
+    # Classes in the order of other identities are not taken.
     names = (first / "identities.txt").read_text().splitlines(keepends=True)
     (first / "identities.txt").write_text("".join(names[::-1]))
     train_tiny(caches[0], tmp_path / "other", still, caches[1], steps=1)
-    assert "head.safetensors: left out, its classes are other persons" in capsys.readouterr().err
+    assert "head.safetensors: left out, its classes are other identities" in capsys.readouterr().err
     (first / "backbone.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"cannot read .*backbone\.safetensors"):
         train_tiny(caches[0], tmp_path / "none", still, caches[1], steps=1)
@@ -248,7 +248,7 @@ def test_masks_are_needed_where_they_are_learnt(
         train_tiny(faces, tmp_path / "a", RUNS["occlusion"])
     with pytest.raises(TrainError, match="no face with a known mask"):
         train_tiny(faces, tmp_path / "b", second=faces)
-    with pytest.raises(TrainError, match="learns from CACHE alone; leave --niqab out"):
+    with pytest.raises(TrainError, match="learns from CACHE only; leave --niqab out"):
         train_tiny(veiled, tmp_path / "c", RUNS["occlusion"], veiled)
 
 
