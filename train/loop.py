@@ -135,8 +135,7 @@ def checkpoint(training: Training, name: str) -> None:
             f"training has diverged: {broken or 'a tensor of another process'} is not finite "
             f"after step {step}, so this step is not saved; {kept}. Lower --lr, with another --out"
         )
-    if name == LAST:
-        training.trainer.keep(training.directory, step)
+    training.trainer.beside.keep(training.directory, name, step)
     randoms = random_states(training.device)
     if training.processes.first:
         trainer = training.trainer
@@ -146,7 +145,4 @@ def checkpoint(training: Training, name: str) -> None:
             training.stream.state(), trainer.recipe,
         )  # fmt: skip
         save_state(training.directory / name, state)
-    if name == LAST:
-        barrier()
-        training.trainer.tidy(training.directory, step)
     training.saved = step

@@ -16,8 +16,9 @@ from torch import nn
 
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.formats.container import write_sealed
-from faceguide.train.distributed import Processes
+from faceguide.train.distributed import Processes, barrier
 from faceguide.train.models.safetensors_file import read_safetensors
+from faceguide.train.run.checkpoint import LAST, Beside
 
 _ROWS = 65_536  # classes of a file, and of those that one stream of random numbers starts
 
@@ -29,7 +30,7 @@ def share(classes: int, processes: Processes) -> range:
     return range(first, first + each + (processes.rank < more))
 
 
-class ClassCentres:
+class ClassCentres(Beside):
     """One process's share of the centres, with their momentum.
 
     Args:
@@ -70,20 +71,30 @@ class ClassCentres:
                 ]
         self.weight = self.weight.to(device)
         self.momentum = torch.zeros_like(self.weight)
+        self._kept = 0
 
-    def keep(self, directory: Path, step: int) -> None:
-        """Write this process's share beside the checkpoint of a step.
+    def keep(self, directory: Path, name: str, step: int) -> None:
+        """Write this process's share for the last checkpoint, not for the best.
+
+        Those of the checkpoint before stay, since it counts until this one is saved.
 
         Raises:
             TrainError: when a centre is not finite.
             CacheError: when the disk is full or read-only.
         """
+        if name != LAST:
+            return
         if not bool(torch.isfinite(self.weight.sum(dtype=torch.float64))):
             raise TrainError(
                 f"training has diverged: a class centre is not finite after step {step}; lower "
                 "--lr, with another --out"
             )
         folder = _folder(directory, step)
+        if self.processes.first:
+            for other in directory.glob("centres-*"):
+                if other not in (folder, _folder(directory, self._kept)):
+                    shutil.rmtree(other, ignore_errors=True)
+        self._kept = step
         folder.mkdir(exist_ok=True)
         for start in range(0, len(self.mine), _ROWS):
             rows = slice(start, start + _ROWS)
@@ -91,14 +102,7 @@ class ClassCentres:
             content = save({name: part.cpu().contiguous() for name, part in held.items()})
             first = self.mine.start + start
             write_sealed(folder / f"{first:010d}.safetensors", content, {"first": str(first)})
-
-    def tidy(self, directory: Path, step: int) -> None:
-        """Remove the centres of other steps than that of the checkpoint, and other shares of it."""
-        if not self.processes.first:
-            return
-        for folder in directory.glob("centres-*"):
-            if folder != _folder(directory, step):
-                shutil.rmtree(folder, ignore_errors=True)
+        barrier()
 
     def restore(self, directory: Path, step: int) -> None:
         """Read this process's share, whatever the number of processes that wrote it.
@@ -106,6 +110,7 @@ class ClassCentres:
         Raises:
             TrainError: when a file is missing, damaged, or of other classes.
         """
+        self._kept = step
         folder, filled = _folder(directory, step), torch.zeros(len(self.mine), dtype=torch.bool)
         for path in sorted(folder.glob("*.safetensors")):
             try:

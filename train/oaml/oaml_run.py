@@ -181,7 +181,8 @@ class OamlTrainer(Trainer):
             self.optimiser.register_step_post_hook(
                 lambda optimiser, *_: sampled.update(optimiser.param_groups[0]["lr"])
             )
-        self._centres, self._run, self._context = centres, run, context
+            self.beside = centres
+        self._run, self._context = run, context
         self._step = OamlStep(run.recipe, trainee, sampled)
         self._held: NDArray[np.int64] = np.empty(0, np.int64)
         if covered is not None and len(covered.held):
@@ -196,21 +197,6 @@ class OamlTrainer(Trainer):
     def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
         """See `OamlStep`."""
         return self._step(forward, batch, place.step)
-
-    def keep(self, directory: Path, step: int) -> None:
-        """See `ClassCentres`."""
-        if self._centres is not None:
-            self._centres.keep(directory, step)
-
-    def tidy(self, directory: Path, step: int) -> None:
-        """See `ClassCentres`."""
-        if self._centres is not None:
-            self._centres.tidy(directory, step)
-
-    def restore(self, directory: Path, step: int) -> None:
-        """See `ClassCentres`."""
-        if self._centres is not None:
-            self._centres.restore(directory, step)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
