@@ -56,7 +56,7 @@ from faceguide.evaluate.attribution.methods.target import PairScore, pair_score
 from faceguide.evaluate.attribution.protocol.blocks import make_plan
 from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
 from faceguide.evaluate.attribution.protocol.infill import Donors, cell_masks
-from faceguide.evaluate.score.network import load_network
+from faceguide.train.models.loading.network import load_network
 
 NAMES = (
     *("saliency", "gradient-input", "smoothgrad", "integrated-gradients", "grad-cam"),

@@ -30,8 +30,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from faceguide.evaluate.score.network import Network
 from faceguide.train.models import create
+from faceguide.train.models.loading.network import Network
 
 FACES = ("mobilefacenet", "ir_18", "ir_50", "ir_101")
 ATTENTION = ("cal_resnet50", "cal_resnet101")

@@ -25,7 +25,7 @@ import occlusion_faces as source
 import torch
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.score.network import load_network
+from faceguide.train.models.loading.network import load_network
 from faceguide.train.oaml.oaml_batches import covered_faces
 from faceguide.train.oaml.visibility_metrics import mean_visibility, visibility_scores
 

@@ -33,7 +33,7 @@ from occlusion_measures import Test, maps_only, measured, visible_score
 from occlusion_pieces import predicted
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.score.network import Network, load_network
+from faceguide.train.models.loading.network import Network, load_network
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding, mean_map
 from faceguide.train.oaml.oaml_settings import KINDS
 from faceguide.train.oaml.visibility_metrics import visibility_scores

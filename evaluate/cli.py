@@ -33,6 +33,7 @@ from faceguide.evaluate.evaluation_options import (
     check,
 )
 from faceguide.evaluate.merge_command import merge_command
+from faceguide.evaluate.network_commands import describe_command, networks_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
 
 
@@ -278,7 +279,8 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 
 attribution_commands.register(main)
-main.add_command(merge_command)
+for command in (merge_command, networks_command, describe_command):
+    main.add_command(command)
 main.add_command(
     submit_group(
         "evaluate",

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 from tqdm import tqdm
 
 from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import FREE, option
-from faceguide.core.commands.shared_options import EXISTING, FILE, OUT_FOLDER, Device, Part
+from faceguide.core.commands.shared_options import (
+    EXISTING,
+    FILE,
+    OUT_FOLDER,
+    Device,
+    Part,
+    Told,
+)
 from faceguide.evaluate.score.matcher_options import MatcherOptions
 
 if TYPE_CHECKING:  # `evaluate --help` must not wait for torch
-    from faceguide.evaluate.score.network import Network
+    from faceguide.train.models.loading.network import Network
 
 FIT_IN_PARTS = (
     "--fit-pairs is for one process: fit on a short list first, then give the parts the "
@@ -25,32 +32,21 @@ FIT_IN_PARTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(Device):
-    """Which network, and on which device it runs.
+class FileOptions(Told):
+    """What the user says of a weights file."""
 
-    Attributes:
-        colour: order of the channels; None = as the file or the network says.
-        heads: of a vision transformer's attention; None = as its shape says.
-    """
-
-    backbone: str | None = option(
-        None,
-        "Name of the network, which is checked, or module:function.  [default: as the file says]",
+    onnx_output: str | None = option(
+        None, "The embedding among the outputs of an ONNX file.  [default: the only one]"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Device, FileOptions):
+    """Which network, and where it works."""
+
     weights: Path = option(
         help="A weights file, a downloaded folder or a training run.", type=EXISTING
     )
-    colour: Literal["RGB", "BGR"] | None = option(
-        None,
-        "Order of the channels that the weights were trained on.  [default: as the file or the "
-        "network says]",
-        type=click.Choice(["rgb", "bgr"]),
-        callback=lambda context, option, value: value and value.upper(),
-    )
-    heads: int | None = option(
-        None, "Attention heads of a vision transformer of a shape that is not known.",
-        type=click.IntRange(1),
-    )  # fmt: skip
 
     def load(self) -> Network:
         """The network; what is noticed about it is said.
@@ -58,11 +54,12 @@ class NetworkOptions(Device):
         Raises:
             FaceguideError: when weights or device cannot be used.
         """
-        from faceguide.evaluate.score.network import load_network, on_device
+        from faceguide.train.models.loading.network import load_network, on_device
 
         network = load_network(
-            self.backbone, self.weights, on_device(self.device), self.colour, self.heads
-        )
+            self.backbone, self.weights, on_device(self.device), self.colour, self.heads,
+            self.onnx_output,
+        )  # fmt: skip
         for note in network.notes:
             say(note)
         network.doubts.say()

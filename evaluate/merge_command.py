@@ -72,7 +72,7 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
     from faceguide.evaluate import runs
     from faceguide.evaluate.attribution import run as attribution
     from faceguide.evaluate.ijb.ijb_run import run_ijb
-    from faceguide.evaluate.score.network import load_network
+    from faceguide.train.models.loading.network import load_network
     from faceguide.train.run.training_data import cache_hash
 
     def unchanged(what: str, now: str, then: str) -> None:
@@ -92,8 +92,13 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
         )
     # What --colour said; what the weights say by themselves they still say.
     colour = about["colour"] if about["colour_from"] == "option" else None
-    weights, heads = Path(about["weights"]), about.get("heads")
-    network = load_network(about["backbone"], weights, colour=colour, heads=heads)
+    network = load_network(
+        about["backbone"],
+        Path(about["weights"]),
+        colour=colour,
+        heads=about.get("heads"),
+        output=about.get("onnx_output"),
+    )
     unchanged(about["weights"], network.sha256, about["weights_sha256"])
     place = {"out": str(out), "embeddings": about["embeddings"], "merging": True}
     kinds = (*SETTINGS[command], ScoreOptions)

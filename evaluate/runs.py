@@ -30,7 +30,6 @@ from faceguide.evaluate.score.embed import store_key
 from faceguide.evaluate.score.embed_part import embed_cached, part_record
 from faceguide.evaluate.score.face_reader import score_pairs_by_blocks
 from faceguide.evaluate.score.matcher_options import MatcherOptions
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import (
     Needs,
     begin_run,
@@ -41,6 +40,7 @@ from faceguide.evaluate.score.prepare import (
     score_key,
     shared_identities,
 )
+from faceguide.train.models.loading.network import Network
 
 
 def run_embed(

@@ -30,7 +30,12 @@ SLOW = (
     *("evaluate/attribution/protocol/test_separation", "evaluate/ijb", "evaluate/report"),
     *("evaluate/score/test_fusion_fit", "evaluate/score/test_network"),
     *("evaluate/score/test_real_faces", "evaluate/score/test_scores"),
-    *("evaluate/test_doubtful_pairs", "evaluate/test_identification"),
+    *(
+        "evaluate/test_doubtful_pairs",
+        "evaluate/test_identification",
+        "evaluate/test_onnx_commands",
+    ),
+    "evaluate/test_sface",
     *("evaluate/test_own_networks", "evaluate/test_parts", "evaluate/test_verification_command"),
     *("front_door/test_face_network", "preprocess/detect/test_detect"),
     *("preprocess/detect/test_face_mesh", "preprocess/detect/test_landmark_check"),

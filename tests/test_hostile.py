@@ -34,9 +34,9 @@ from faceguide.core.files import file_sha256, read_json, write_json
 from faceguide.core.formats.container import sealed
 from faceguide.core.formats.library_files import append_digest
 from faceguide.evaluate.score.block_files import read_block
-from faceguide.evaluate.score.network import load_network
 from faceguide.preprocess.masks.mask_finder import MaskError, MaskFinder
 from faceguide.train.data.samplers import GraphBatches
+from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.weights import read_state
 from faceguide.train.run.checkpoint import load_state
 

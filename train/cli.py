@@ -14,6 +14,7 @@ from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import Device
 from faceguide.core.commands.slurm import submit_group
 from faceguide.train.cal.cal_settings import CalRun, ContrastiveList
+from faceguide.train.export_command import export_command
 from faceguide.train.oaml.oaml_settings import OamlRun, SecondCache
 from faceguide.train.run.repeat import record_of
 from faceguide.train.training_settings import LoopSettings, Output, Source, Verification
@@ -150,6 +151,7 @@ def _report(result: dict[str, Any], what: str, output: Output) -> None:
         click.echo(f"{result[what]}: after {result['steps']} steps")
 
 
+main.add_command(export_command)
 main.add_command(
     submit_group(
         "train",

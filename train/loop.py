@@ -135,6 +135,7 @@ def checkpoint(training: Training, name: str) -> None:
             f"training has diverged: {broken or 'a tensor of another process'} is not finite "
             f"after step {step}, so this step is not saved; {kept}. Lower --lr, with another --out"
         )
+    training.trainer.beside.keep(training.directory, name, step)
     randoms = random_states(training.device)
     if training.processes.first:
         trainer = training.trainer

@@ -15,7 +15,7 @@ from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
 from faceguide.train.distributed import Processes, data_parallel
 from faceguide.train.meter import Meter
-from faceguide.train.run.checkpoint import LAST, TrainingState, load_state, restore_random
+from faceguide.train.run.checkpoint import LAST, Beside, TrainingState, load_state, restore_random
 from faceguide.train.run.metrics_log import Metrics
 from faceguide.train.run.soundness import Soundness
 from faceguide.train.training_settings import LoopSettings
@@ -54,6 +54,7 @@ class Trainer(Protocol):
     module: nn.Module
     optimiser: torch.optim.Optimizer
     recipe: str
+    beside: Beside = Beside()  # what each process saves in files of its own
 
     def rate(self, epochs: float) -> float:
         """Learning rate at a number of epochs done."""
@@ -147,6 +148,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
         self.step, self.best, self.due = state.step, state.best, state.due
         self.stream.resume(state.stream)
         self.trainer.module.load_state_dict(state.module)
+        self.trainer.beside.restore(self.directory, state.step)
         self.trainer.optimiser.load_state_dict(state.optimiser)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)

@@ -75,6 +75,8 @@ KINDS: Mapping[str, str] = {
     "landmarks_elsewhere": "of up to 32 compared faces [lies|lie] elsewhere than detection finds "
     "[it|them]",
     # networks
+    "scale_assumed": "ONNX [graph does|graphs do] not scale [its|their] pixels, so [it is|they "
+    "are] given what insightface gives such graphs",
     "untrained": "[network has|networks have] the BatchNorm statistics of a new one, as if never "
     "trained",
     # files of a cache
@@ -89,7 +91,7 @@ _ONE_OR_SEVERAL = re.compile(r"\[([^|\]]+)\|([^\]]+)\]")
 
 
 # Kinds that are said when weights are read, hours before the figures.
-OF_WEIGHTS = ("untrained",)
+OF_WEIGHTS = ("scale_assumed", "untrained")
 
 # Group → the stages that may keep doubts about it.
 STAGES: Mapping[str, tuple[str, ...]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -45,6 +46,33 @@ class Device:
     """Where a network works."""
 
     device: str = option("auto", "auto (CUDA if available), cpu, cuda or cuda:N.", free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the user says of weights.
+
+    Attributes:
+        colour: order of the channels; None = as the file or the network says.
+        heads: of a vision transformer's attention; None = as its shape says.
+    """
+
+    backbone: str | None = option(
+        None,
+        "Name of the network, which is checked, or module:function.  [default: as the file says]",
+    )
+    colour: Literal["RGB", "BGR"] | None = option(
+        None,
+        "Order of the channels that the weights were trained on.  [default: as the file or the "
+        "network says]",
+        type=click.Choice(["rgb", "bgr"]),
+        callback=lambda context, option, value: value and value.upper(),
+    )
+    heads: int | None = option(
+        None,
+        "Attention heads of a vision transformer of a shape that is not known.",
+        type=click.IntRange(1),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ class AttributionPlace(Overwrite, Place, Output):
     methods: tuple[str, ...] = option(
         ("standard",),
         "Names or module:function, separated by commas, see `evaluate methods`; all: every one "
-        "that suits the network; standard: without geodesic-weighted.",
+        "that suits the network; standard: without costly ones.",
         free=True,
         type=Names(),
         multiple=False,

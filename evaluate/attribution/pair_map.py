@@ -11,8 +11,12 @@ from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.method_table import choose
-from faceguide.evaluate.attribution.methods.target import check_depends, pair_score
-from faceguide.evaluate.score.network import Network
+from faceguide.evaluate.attribution.methods.target import (
+    check_depends,
+    check_gradient,
+    pair_score,
+)
+from faceguide.train.models.loading.network import Network
 
 
 def pair_map(
@@ -42,20 +46,24 @@ def pair_map(
             network or the matcher.
         ScoreError: when the score does not depend on the probe.
     """
-    explain = next(found for found in choose([method]) if found.name == method).explain
+    chosen = next(found for found in choose([method]) if found.name == method)
+    explain = chosen.explain
     if explain is None:
         raise AttributionError(
             f"{method} is read off the responses that only `evaluate attribution` measures; "
             "choose another method"
         )
     score = pair_score(network, matcher)
-    device = next(network.backbone.parameters()).device
-    images = torch.from_numpy(np.stack([probe, reference])).to(device)
+    images = torch.from_numpy(np.stack([probe, reference])).to(network.device)
     first, second = score.input_spec.prepare(images).split(1)
-    beside = () if keypoints is None else keypoints.to(device).split(1)
+    beside = () if keypoints is None else keypoints.to(network.device).split(1)
     described = (*score.reference(second, *beside[1:]), *beside[:1])
-    check_depends(score, first, described)
+    if score.is_black_box:
+        check_gradient(network.name, score, first)
+    else:
+        check_depends(score, first, described)
     try:
+        chosen.check_suits(score)
         maps = explain(score, Batch(first, described, (0,)), settings or Settings())
     except AttributionError as error:
         raise AttributionError(f"{method}: {error}") from None

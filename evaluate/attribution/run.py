@@ -25,9 +25,9 @@ from faceguide.evaluate.attribution.protocol.responses import table_forwards
 from faceguide.evaluate.attribution.results import SEPARATION, merge
 from faceguide.evaluate.evaluation_options import PairOptions
 from faceguide.evaluate.score.block_files import is_there, read_block, write_block
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import provenance
 from faceguide.evaluate.verification import write_left_out
+from faceguide.train.models.loading.network import Network
 
 COMMAND = "attribution"
 

@@ -30,9 +30,9 @@ from faceguide.evaluate.score.embed import Beside, Rows, blocks_of, fill, unfini
 from faceguide.evaluate.score.embed_part import embed_part, part_record
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.matcher_options import TemplateOptions
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import begin_run, build_matcher, needs_of, score_key
 from faceguide.evaluate.verification import is_backwards, write_left_out
+from faceguide.train.models.loading.network import Network
 
 
 def run_ijb(

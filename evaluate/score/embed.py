@@ -19,9 +19,8 @@ from faceguide.cache.stream import Stream
 from faceguide.core.commands.parts import WHOLE, shards_of
 from faceguide.core.faces import align
 from faceguide.evaluate.score.face_store import GROUPS, FaceStore
-from faceguide.evaluate.score.network import Network, NotFiniteError
+from faceguide.train.models.loading.network import Network, NotFiniteError
 from faceguide.train.models.own_check import check_own
-from faceguide.train.models.own_networks import is_own
 from faceguide.train.run.training_data import cache_hash
 
 BATCH = 64
@@ -164,7 +163,7 @@ def fill(
         for block in mine
     ]
     crops = batches([chunk for chunks in cuts for chunk in chunks])
-    tried = not is_own(network.name)
+    tried = not network.is_foreign
     for block, chunks in zip(mine, cuts, strict=True):
         needed = frozenset(group for group in groups if len(_within(lacking[group], block)))
         held = []

@@ -15,8 +15,8 @@ from faceguide.core.errors import Unfinished
 from faceguide.evaluate.evaluation_options import RunOptions, progress_bar
 from faceguide.evaluate.score.embed import blocks_of, embed_rows, store_key, unfinished
 from faceguide.evaluate.score.face_store import FaceStore
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.prepare import Needs
+from faceguide.train.models.loading.network import Network
 
 
 @dataclass(frozen=True)

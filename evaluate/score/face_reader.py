@@ -14,8 +14,8 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.score.block_files import ScoreBlocks, slices
 from faceguide.evaluate.score.face_store import FaceStore
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.scores import EMBEDDING, MAP, VISIBILITY, Faces, Matcher
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.matchers.visible_embedding import mean_map
 
 PAIR_BLOCK = 512  # pairs whose maps are held at once

@@ -27,7 +27,6 @@ from faceguide.evaluate.score.face_reader import (
 )
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.matcher_options import MatcherOptions
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
     VISIBILITY,
@@ -36,6 +35,7 @@ from faceguide.evaluate.score.scores import (
     needs_mean_map,
 )
 from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.loading.network import Network
 from faceguide.train.run.training_data import cache_hash, training_identities
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.score.matcher_options import FUSIONS, MATCHERS
-from faceguide.evaluate.score.network import Network
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.matchers.matching import match
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding

@@ -26,7 +26,6 @@ from faceguide.evaluate.score.face_reader import (
     visible_mean_map,
 )
 from faceguide.evaluate.score.matcher_options import FUSIONS
-from faceguide.evaluate.score.network import Network, load_network, on_device
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
     MAP,
@@ -39,8 +38,8 @@ from faceguide.evaluate.score.scores import (
 from faceguide.face import Face, faces_of, is_single
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.loading.network import Network, load_network, on_device
 from faceguide.train.models.own_check import TRIED, check_own
-from faceguide.train.models.own_networks import is_own
 
 
 def load(
@@ -50,6 +49,7 @@ def load(
     device: str = "auto",
     colour: str | None = None,
     heads: int | None = None,
+    onnx_output: str | None = None,
 ) -> FaceNetwork:
     """A network out of a weights file, a downloaded folder or a training run's directory.
 
@@ -61,6 +61,7 @@ def load(
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None
             as the file or the network says.
         heads: of a vision transformer of a shape that is not known.
+        onnx_output: of an ONNX file, the result that is the embedding; None where there is one.
 
     Raises:
         FaceguideError: when the file cannot be read or does not hold the whole network.
@@ -68,7 +69,7 @@ def load(
     Warns:
         UserWarning: for what is doubtful about the weights.
     """
-    network = load_network(backbone, Path(weights), on_device(device), colour, heads)
+    network = load_network(backbone, Path(weights), on_device(device), colour, heads, onnx_output)
     for line in network.doubts.lines():
         warnings.warn(line, stacklevel=2)
     return FaceNetwork(network)
@@ -125,7 +126,7 @@ class FaceNetwork:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._untried = is_own(network.name)
+        self._untried = network.is_foreign
 
     @property
     def module(self) -> nn.Module:

@@ -45,13 +45,13 @@ from faceguide.evaluate.ijb import ijb_meta
 from faceguide.evaluate.score.block_files import read_block, write_block
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.fusion import read_scales
-from faceguide.evaluate.score.network import load_network
 from faceguide.preprocess.detect import landmark_index, landmark_text
 from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
 from faceguide.preprocess.masks.mask_finder import MaskFinder
 from faceguide.preprocess.sources.image_sources import open_source
 from faceguide.train.cli import main as train
 from faceguide.train.models import create
+from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.safetensors_file import write_weights
 from faceguide.train.models.weights import load_weights, read_state
 from faceguide.train.run.checkpoint import TrainingState, load_state, save_state

@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner
 
 from faceguide.evaluate import cli
-from faceguide.evaluate.score.network import on_device
 from faceguide.train import cli as train_cli
 from faceguide.train.distributed import Processes, choose_device
+from faceguide.train.models.loading.network import on_device
 
 
 @pytest.mark.parametrize("name", sorted(cli.main.commands))

@@ -18,8 +18,8 @@ from torch import nn
 import faceguide as fg
 from faceguide.core.faces import align
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.score.network import load_network
 from faceguide.train.models import create
+from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 
 

@@ -17,7 +17,7 @@ from faceguide.evaluate import identification
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.ijb import ijb_protocol
 from faceguide.evaluate.score import embed, face_reader, fusion
-from faceguide.evaluate.score.network import Network
+from faceguide.train.models.loading.network import Network
 
 PARTS = 3
 FUSED = ("--matcher", "fused", "--fuse", "visible-embedding=1", "--fuse", "cosine=2")

@@ -23,8 +23,8 @@ from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.score.embed import embed_rows
 from faceguide.evaluate.score.face_store import FaceStore
-from faceguide.evaluate.score.network import load_network
 from faceguide.evaluate.verification import load_scores
+from faceguide.train.models.loading.network import load_network
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_other_settings_do_not_overwrite_a_run(place: Path) -> None:
 
 
 def test_embeddings_are_computed_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faceguide.evaluate.score.network import Network
+    from faceguide.train.models.loading.network import Network
 
     command = ["embed", str(place / "cache"), "--backbone", "mobilefacenet", "--json"]
     command += ["--weights", str(place / "weights.pt"), "--out", str(place / "faces")]
@@ -147,7 +147,7 @@ def test_embeddings_are_computed_once(place: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_killed_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from faceguide.evaluate.score import embed
-    from faceguide.evaluate.score.network import Network
+    from faceguide.train.models.loading.network import Network
 
     monkeypatch.setattr(embed, "block_rows", lambda rows: 8)
     real, calls = Network.describe, []
@@ -298,7 +298,7 @@ def test_a_signal_ends_with_its_own_code(place: Path, monkeypatch: pytest.Monkey
     import os
     import signal
 
-    from faceguide.evaluate.score.network import Network
+    from faceguide.train.models.loading.network import Network
 
     def killed(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -12,9 +12,9 @@ from tests.evaluate.builder import weights_file
 from tests.train.oaml.test_oaml_run import make_caches
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.score.network import load_network
 from faceguide.train.cli import main
 from faceguide.train.models import create
+from faceguide.train.models.loading.network import load_network
 
 RANDOM = "Warning: no --init: the network starts from random weights"
 

@@ -64,7 +64,7 @@ def test_a_run_from_cache_to_evaluation(
     assert len(np.unique(grid.reshape(-1, 3), axis=0)) > 256  # no palette, which posterises
     assert cv2.imread(str(run / "energy.png")) is not None
     # What evaluate reads.
-    from faceguide.evaluate.score.network import load_network
+    from faceguide.train.models.loading.network import load_network
     from faceguide.train.run.training_data import training_identities
 
     network = load_network(None, run)

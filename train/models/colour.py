@@ -18,6 +18,18 @@ from faceguide.train.models.layout import State
 ORDERS = ("RGB", "BGR")
 
 
+class UnsaidError(CheckpointError):
+    """A weights file that leaves open what only the user can say.
+
+    Attributes:
+        option: by which it is said, "--colour" or "--heads".
+    """
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 @dataclass(frozen=True)
 class Colour:
     """A colour order and how it is known.
@@ -63,14 +75,16 @@ def colour_of(module: nn.Module, state: State, where: object, asked: str | None 
         asked: what the user says, or None.
 
     Raises:
-        CheckpointError: when nobody says it, or the user contradicts what the file says of itself.
+        UnsaidError: when nobody says it.
+        CheckpointError: when the user contradicts what the file says of itself.
     """
     known = known_colour(module, state)
     if asked is None:
         if known is None:
-            raise CheckpointError(
+            raise UnsaidError(
+                "--colour",
                 f"{where}: an IR network, whose names do not tell the order of its channels: give "
-                "--colour bgr for weights of AdaFace, --colour rgb for those of CVLFace"
+                "--colour bgr for weights of AdaFace, --colour rgb for those of CVLFace",
             )
         return known
     if known is not None and known.source == "file" and known.order != asked:

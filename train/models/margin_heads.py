@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from faceguide.core.errors import ModelError
 
 
-class _MarginHead(nn.Module):
+class MarginHead(nn.Module):
     """Cosines to one column of `kernel` per class, with the true class's entry replaced.
 
     Args:
@@ -25,6 +25,7 @@ class _MarginHead(nn.Module):
         scale: factor of the cosines.
     """
 
+    kernel: nn.Parameter | None  # None where the centres lie elsewhere
     clearance = 1e-4  # cosines are kept this far from ±1, where the angle has no gradient
 
     def __init__(
@@ -44,6 +45,10 @@ class _MarginHead(nn.Module):
         kernel = torch.empty(embedding_size, num_classes).uniform_(-1.0, 1.0)
         self.kernel = nn.Parameter(nn.functional.normalize(kernel, dim=0))
 
+    def observe(self, norm: Tensor) -> None:
+        """Take the norms of a batch, (N, 1), into the statistics of a head that has some."""
+        return
+
     def target_cosine(self, cosine: Tensor, norm: Tensor) -> Tensor:
         """(N, 1) cosine to the true class and (N, 1) norm → the entry that replaces it, (N, 1)."""
         raise NotImplementedError(f"{type(self).__name__} does not define target_cosine")
@@ -60,6 +65,9 @@ class _MarginHead(nn.Module):
             (N, classes) float32.
         """
         with torch.autocast(unit_embedding.device.type, enabled=False):
+            self.observe(norm)
+            if self.kernel is None:
+                raise ModelError("a head without a kernel gives no logits")
             weight = nn.functional.normalize(self.kernel.float(), dim=0)
             limit = 1.0 - self.clearance
             cosine = (unit_embedding.float() @ weight).clamp(-limit, limit)
@@ -68,7 +76,7 @@ class _MarginHead(nn.Module):
             return cosine.scatter(1, column, target) * self.scale
 
 
-class AdaFace(_MarginHead):
+class AdaFace(MarginHead):
     """Margin by image quality, with the embedding norm as its measure.
 
     Source: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition", CVPR 2022,
@@ -103,9 +111,12 @@ class AdaFace(_MarginHead):
         self.register_buffer("batch_std", torch.full((1,), 100.0))
 
     @torch.no_grad()
-    def _update(self, norm: Tensor) -> None:
+    def observe(self, norm: Tensor) -> None:
+        """Move the mean and the deviation, in training only."""
+        if not self.training:
+            return
         # Three sums describe the batches of all ranks; float64 keeps their difference exact.
-        values = norm.double()
+        values = norm.float().clamp(0.001, 100.0).double()
         sums = torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()])
         if distributed.is_initialized():
             distributed.all_reduce(sums)
@@ -120,8 +131,6 @@ class AdaFace(_MarginHead):
 
     def target_cosine(self, cosine: Tensor, norm: Tensor) -> Tensor:
         safe_norm = norm.detach().clamp(0.001, 100.0)
-        if self.training:
-            self._update(safe_norm)
         quality = (safe_norm - self.batch_mean) / (self.batch_std + self.clearance) * self.h
         quality = quality.clamp(-1.0, 1.0)
         angle = cosine.acos() - self.margin * quality
@@ -129,7 +138,7 @@ class AdaFace(_MarginHead):
         return angle.cos() - (self.margin + self.margin * quality)
 
 
-class ArcFace(_MarginHead):
+class ArcFace(MarginHead):
     """A fixed margin, in radians, on the angle. Source: Deng et al., CVPR 2019, equation 3."""
 
     def __init__(
@@ -146,7 +155,7 @@ class ArcFace(_MarginHead):
         return angle.clamp(self.clearance, math.pi - self.clearance).cos()
 
 
-class CosFace(_MarginHead):
+class CosFace(MarginHead):
     """A fixed margin taken from the cosine. Source: Wang et al., CVPR 2018, equation 4."""
 
     def target_cosine(self, cosine: Tensor, norm: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
-from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.own_networks import OwnBackbone, fault_of, precision, raw_of
 
 FACES = 4
@@ -43,7 +43,7 @@ def check_own(backbone: nn.Module, name: str, images: Tensor) -> None:
 
     Args:
         backbone: of `own_backbone`.
-        name: `module:function`, for messages.
+        name: for messages.
         images: (N, S, S, 3) uint8 RGB crops, N at least 1; four that differ are used.
 
     Raises:
@@ -51,9 +51,9 @@ def check_own(backbone: nn.Module, name: str, images: Tensor) -> None:
             input, gives the embedding of a face differently each time or in another batch, or one
             for all faces.
     """
-    assert isinstance(backbone, FaceBackbone)
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    pixels = backbone.input_spec.prepare(distinct(images).to(device))
+    spec: InputSpec = backbone.input_spec  # type: ignore[assignment]
+    pixels = spec.prepare(distinct(images).to(device))
     modes = {module: module.training for module in backbone.modules()}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -95,10 +95,12 @@ def _apart(first: Tensor, second: Tensor) -> float:
     return float(((first - second).norm(dim=1) / length.clamp_min(1e-30)).max())
 
 
-def _embed(backbone: FaceBackbone, name: str, pixels: Tensor) -> Tensor:
+def _embed(backbone: nn.Module, name: str, pixels: Tensor) -> Tensor:
     """Raw embeddings (N, E), once what the network gave is what it may give."""
     try:
         found = backbone.network(pixels) if isinstance(backbone, OwnBackbone) else backbone(pixels)
+    except ModelError:  # said already
+        raise
     except Exception as error:  # the forward is the user's
         count = f"{len(pixels)} image{'s' * (len(pixels) > 1)}"
         raise ModelError(

@@ -60,6 +60,8 @@ def read_tables(path: Path | str) -> list[Table]:
         CacheError: when the system refuses to read it.
     """
     path = Path(path)
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: an ONNX graph can be evaluated, not trained")
     if path.suffix == ".safetensors":
         return tables(*read_safetensors(path))
     found = tables(_load(path))

@@ -20,10 +20,12 @@ from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.colour import ORDERS, colour_of, feed
 from faceguide.train.models.layout import find
+from faceguide.train.models.margin_heads import MarginHead
 from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.weights import fill, find_state, load_weights, read_tables, untrained
 from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
+from faceguide.train.training_settings import LoopSettings
 
 MOMENTUM = 0.9
 # AdaFace's steps at epochs 12, 20 and 24 of 26.
@@ -65,7 +67,8 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
         "occlusion_head": ("occlusion_head", {"channels": channels}),
     }
     if run.recipe.part != "occlusion":
-        described["head"] = (run.head, {"num_classes": classes, **size})
+        if run.sample_classes is None:
+            described["head"] = (run.head, {"num_classes": classes, **size})
         described["matcher"] = (
             "qaconv",
             {"version": run.qaconv, "channels": channels, "height": side, "width": side,
@@ -76,6 +79,21 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
         for role, (name, arguments) in described.items()
     }
     return described, parts
+
+
+def margin_of(run: OamlRun, loop: LoopSettings) -> MarginHead:
+    """The margin head of a run that samples its classes: margin and statistics, no kernel.
+
+    Raises:
+        TrainError: for options that sampling does not go with.
+    """
+    if run.recipe.part != "all":
+        raise TrainError("--sample-classes is for --train all; leave it out")
+    if loop.accumulate > 1 or loop.amp == "fp16":
+        raise TrainError("--sample-classes needs --accumulate 1 and --amp off or bf16")
+    head: MarginHead = create(run.head, num_classes=1, embedding_size=1)
+    head.kernel = None
+    return head
 
 
 def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak: bool) -> None:

@@ -20,6 +20,7 @@ from faceguide.train.loop import train
 from faceguide.train.models.embedder import embed
 from faceguide.train.models.own_check import TRIED, check_own
 from faceguide.train.models.own_networks import is_own
+from faceguide.train.oaml.class_centres import ClassCentres
 from faceguide.train.oaml.oaml_batches import (
     NEIGHBOURS,
     Covered,
@@ -31,12 +32,14 @@ from faceguide.train.oaml.oaml_models import (
     build,
     feed_as_before,
     initialise,
+    margin_of,
     optimiser_of,
     rate_at,
 )
 from faceguide.train.oaml.oaml_pictures import draw_curves, draw_visibility
 from faceguide.train.oaml.oaml_settings import OamlRun
 from faceguide.train.oaml.oaml_step import OamlStep, OamlTrainee
+from faceguide.train.oaml.sampled_classes import SampledClasses
 from faceguide.train.oaml.visibility_metrics import evaluate_visibility, mean_visibility
 from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.export_weights import export
@@ -84,10 +87,13 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
     doubts = context.doubts(names)
     if is_own(run.backbone):
         _try_own(backbone, run.backbone, cache)
+    margin = parts.get("head")
+    if run.sample_classes is not None:
+        margin = margin_of(run, context.loop)
     trainee = OamlTrainee(
         backbone,
         parts["occlusion_head"],
-        parts.get("head"),
+        margin,
         parts.get("matcher"),
         class_table(max(len(cache.identities), 1), people),
         run.recipe,
@@ -101,6 +107,9 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
         epochs=context.loop.epochs,  # the rate depends on it
         rate=run.start_rate,
     )
+    if run.sampler == "pk" and second is None:
+        # Their batches depend on the rows of all processes together.
+        fixed["batch_size"] = run.batch_size * fixed.pop("processes")
     if fresh:
         initialise(parts, run, names, processes.first)
     elif not is_own(run.backbone):
@@ -109,7 +118,11 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(context.device)
     stream = stream_of(context, run, rows, covered, second, trainee)
-    trainer = OamlTrainer(trainee, run, digest(fixed), context, covered)
+    centres = None
+    if run.sample_classes is not None:
+        numbers, seed = backbone.embedding_size, run.recipe.seed
+        centres = ClassCentres(len(people), numbers, seed, processes, context.device)
+    trainer = OamlTrainer(trainee, run, digest(fixed), context, covered, centres)
     if covered is not None and processes.first:
         report_mixture(covered, run, needed)
     models = {
@@ -144,6 +157,7 @@ class OamlTrainer(Trainer):
         recipe: digest of the settings that decide the numbers.
         context: for its device, and the pairs of the evaluation.
         covered: faces with known visibility; those that were held out are evaluated.
+        centres: of the classes where they are sampled, or None.
     """
 
     module: OamlTrainee
@@ -155,10 +169,21 @@ class OamlTrainer(Trainer):
         recipe: str,
         context: RunContext,
         covered: Covered | None,
+        centres: ClassCentres | None = None,
     ) -> None:
         self.module, self.recipe = trainee, recipe
         self.optimiser = optimiser_of(trainee, run)
-        self._step, self._run, self._context = OamlStep(run.recipe, trainee), run, context
+        sampled = None
+        if centres is not None and run.sample_classes is not None and trainee.head is not None:
+            sampled = SampledClasses(
+                trainee.head, centres, run.sample_classes, run.recipe.seed, run.weight_decay
+            )
+            self.optimiser.register_step_post_hook(
+                lambda optimiser, *_: sampled.update(optimiser.param_groups[0]["lr"])
+            )
+            self.beside = centres
+        self._run, self._context = run, context
+        self._step = OamlStep(run.recipe, trainee, sampled)
         self._held: NDArray[np.int64] = np.empty(0, np.int64)
         if covered is not None and len(covered.held):
             learnt = np.concatenate([covered.veiled, covered.clean])
@@ -171,7 +196,7 @@ class OamlTrainer(Trainer):
 
     def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
         """See `OamlStep`."""
-        return self._step(forward, batch)
+        return self._step(forward, batch, place.step)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

@@ -106,6 +106,12 @@ class OamlRun(Fit):
         0.1, "Share of the faces with masks that is kept for evaluation.", type=LESS_THAN_ALL
     )
     head: Literal["adaface", "arcface", "cosface"] = option("adaface", "Margin head.")
+    sample_classes: float | None = option(
+        None,
+        "Compare with a sample of the identities per step: a share below 1, or a number. For very "
+        "many: their centres are shared out over the processes.  [default: all]",
+        type=FiniteRange(0, min_open=True),
+    )
     qaconv: Literal["2.1", "2.0"] = option("2.1", "Version of the matcher.")
     weighting: Literal["none", "scale", "mask", "common"] = option(
         "common", "How visibility enters the matcher."

@@ -16,9 +16,11 @@ from faceguide.core.errors import TrainError
 from faceguide.train.data.two_streams import SECOND
 from faceguide.train.distributed import summed, world_size
 from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.margin_heads import MarginHead
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.oaml.oaml_settings import OamlSettings
+from faceguide.train.oaml.sampled_classes import SampledClasses, whole_softmax
 from faceguide.train.training import Batch, Forward, Losses
 
 
@@ -28,7 +30,8 @@ class OamlTrainee(nn.Module):
     Args:
         backbone: gives embedding, norm and map.
         occlusion_head: of the map's channels.
-        head: the margin head; None with part "occlusion", as `matcher`.
+        head: the margin head; None with part "occlusion", as `matcher`. Without a kernel, its
+            classes are sampled outside.
         matcher: QAConv of the map's size.
         classes: (labels,) int64, label of the cache → class, −1 where it is not trained.
         settings: the recipe.
@@ -40,7 +43,7 @@ class OamlTrainee(nn.Module):
         self,
         backbone: FaceBackbone,
         occlusion_head: OcclusionHead,
-        head: nn.Module | None,
+        head: MarginHead | None,
         matcher: QAConv | None,
         classes: Tensor,
         settings: OamlSettings,
@@ -79,7 +82,8 @@ class OamlTrainee(nn.Module):
 
         Returns:
             predicted visibility (N + M, h, w), and unless only the head is trained logits
-            (N, classes) and scores (N, N). A flat tuple: data-parallel wrappers keep it.
+            (N, classes), or embeddings (N, E) and norms (N, 1) where classes are sampled, and
+            scores (N, N). A flat tuple: data-parallel wrappers keep it.
         """
         recipe = self.settings
         if self.head is None or self.matcher is None:
@@ -92,7 +96,9 @@ class OamlTrainee(nn.Module):
             maps if recipe.occlusion_grad == "shared" else maps.detach()
         )[:, 0]
         count = len(labels)
-        logits = self.head(output.embedding[:count], output.norm[:count], labels)
+        described: tuple[Tensor, ...] = output.embedding[:count], output.norm[:count]
+        if self.head.kernel is not None:
+            described = (self.head(*described, labels),)
         guess = nn.functional.interpolate(
             predicted[:count, None].detach().float(), seen.shape[1:], mode="nearest-exact"
         )[:, 0]
@@ -100,7 +106,7 @@ class OamlTrainee(nn.Module):
         visibility = torch.where(known[:, None, None], seen, guess * seen)
         # Nothing is detached here: matching is to shape the maps that it compares.
         scores = self.matcher(maps[:count], maps[:count], visibility, visibility)
-        return predicted, logits, scores
+        return predicted, *described, scores
 
 
 def pairwise_loss(scores: Tensor, same: Tensor) -> Tensor:
@@ -202,13 +208,15 @@ class OamlStep:
     Attributes:
         settings: the recipe.
         trainee: for its table of classes; gradients flow through `forward`.
+        sampled: the head over a sample of the classes, or None.
     """
 
     settings: OamlSettings
     trainee: OamlTrainee
+    sampled: SampledClasses | None = None
 
-    def __call__(self, forward: Forward, batch: Batch) -> Losses:
-        """See `Trainer.step`."""
+    def __call__(self, forward: Forward, batch: Batch, step: int = 0) -> Losses:
+        """See `Trainer.step`; the sample of classes depends on the number of steps done."""
         recipe, seen = self.settings, views(batch)
         pixels = self.trainee.backbone.input_spec.prepare(seen.images)
         labels, count = batch["label"], seen.count
@@ -222,9 +230,14 @@ class OamlStep:
             )[:count]
         if recipe.part == "occlusion":
             return {"loss": losses["occlusion"], "per_image": per_image, **losses}
-        logits, scores = found
+        *described, scores = found
+        recognised = (
+            whole_softmax(described[0], labels)
+            if self.sampled is None
+            else self.sampled(described[0], described[1], labels, step)
+        )
         same = labels[:, None] == labels[None]
-        losses["recognition"] = nn.functional.cross_entropy(logits, labels)
+        losses["recognition"] = recognised.loss
         losses["pairwise"] = pairwise_loss(scores, same)
         losses["triplet"] = triplet_loss(scores, same, recipe.margin)
         total = recipe.occlusion_weight * losses["occlusion"]
@@ -232,9 +245,8 @@ class OamlStep:
         total = total + recipe.pairwise_weight * losses["pairwise"]
         total = total + recipe.triplet_weight * losses["triplet"]
         with torch.no_grad():
-            losses["accuracy"] = (logits.argmax(1) == labels).float().mean()
-            per_image = nn.functional.cross_entropy(logits, labels, reduction="none")
-            per_image = per_image + scores.float().sum(1)
+            losses["accuracy"] = recognised.accuracy
+            per_image = recognised.per_image + scores.float().sum(1)
         return {"loss": total, "per_image": per_image, **losses}
 
 

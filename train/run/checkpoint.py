@@ -48,6 +48,18 @@ class TrainingState:
     recipe: str
 
 
+class Beside:
+    """What every process saves in files of its own, for the last checkpoint: here nothing."""
+
+    def keep(self, directory: Path, name: str, step: int) -> None:
+        """Write it, before the checkpoint of this name and step is saved by rank 0."""
+        return
+
+    def restore(self, directory: Path, step: int) -> None:
+        """Read what was kept for the checkpoint of a step."""
+        return
+
+
 def save_state(path: Path, state: TrainingState) -> None:
     """Write the file, atomically: a kill leaves the one before it.
 

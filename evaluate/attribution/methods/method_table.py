@@ -12,7 +12,15 @@ import torch
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.methods import cam, controls, geodesic, gradients, rollout
+from faceguide.evaluate.attribution.cells import CELLS
+from faceguide.evaluate.attribution.methods import (
+    black_box,
+    cam,
+    controls,
+    geodesic,
+    gradients,
+    rollout,
+)
 from faceguide.evaluate.attribution.methods.deeplift import deeplift
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
 from faceguide.evaluate.attribution.methods.lrp import lrp
@@ -36,7 +44,9 @@ class Method:
         citation: authors, year and where to find it.
         rectify: only positive values are the claim.
         control: runs with every evaluation and competes with no method.
-        costly: not part of "standard": too expensive for what it adds.
+        costly: part of "standard" for black boxes only: too expensive for what it adds, or, as
+            maps of occluded cells do, it passes this test by construction.
+        black_box: works from scores, without gradients and layers.
     """
 
     name: str
@@ -47,6 +57,23 @@ class Method:
     rectify: bool = False
     control: bool = False
     costly: bool = False
+    black_box: bool = False
+
+    def suits(self, score: PairScore) -> bool:
+        """Whether the score has the gradients that the method needs."""
+        return self.black_box or self.control or not score.is_black_box
+
+    def check_suits(self, score: PairScore) -> None:
+        """Refuse a network without gradients where the method needs them.
+
+        Raises:
+            AttributionError: naming methods that work.
+        """
+        if not self.suits(score):
+            others = ", ".join(name for name, method in METHODS.items() if method.black_box)
+            raise AttributionError(
+                f"needs gradients, which no ONNX graph gives; choose {others} or module:function"
+            )
 
 
 def _cost(fixed: float = 0.0, per: float = 0.0, of: str = "steps") -> Callable[..., float]:
@@ -107,6 +134,24 @@ _LISTED = (
         *("gradient-rollout", rollout.gradient_rollout, _cost(3), _VIT),
         "Chefer et al., 2021, arXiv 2103.15679",
     ),
+    Method(
+        "occlusion",
+        black_box.occlusion,
+        _cost(fixed=CELLS + 1),
+        "",
+        "Zeiler, Fergus, 2013, arXiv 1311.2901",
+        costly=True,
+        black_box=True,
+    ),
+    Method(
+        "corrrise",
+        black_box.corrrise,
+        _cost(fixed=black_box.MASKS + 1),
+        "",
+        "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546",
+        costly=True,
+        black_box=True,
+    ),
     _control("random", controls.random_smooth),
     _control("centre", controls.centre),
     _control("edges", controls.edges),
@@ -157,7 +202,7 @@ def plugged(reference: str) -> Method:
             )
         return Maps(maps)
 
-    return Method(reference, explain, _cost(), "", "supplied by the user")
+    return Method(reference, explain, _cost(), "", "supplied by the user", black_box=True)
 
 
 def _meant(name: str, legal: Sequence[str]) -> str:
@@ -203,6 +248,7 @@ def table(settings: Settings | None = None) -> list[dict[str, Any]]:
             "needs": method.needs or "any network",
             "control": method.control,
             "costly": method.costly,
+            "black_box": method.black_box,
             "citation": method.citation,
         }
         for method in METHODS.values()

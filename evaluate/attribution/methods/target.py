@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError, ScoreError
 from faceguide.core.faces.align import five_points
-from faceguide.evaluate.score.network import Network
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
     MAP,
@@ -32,7 +31,9 @@ from faceguide.evaluate.score.scores import (
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.onnx.onnx_network import OnnxNetwork
 from faceguide.train.models.own_networks import inner
 
 Reference = tuple[Tensor, ...]
@@ -118,6 +119,11 @@ class PairScore(nn.Module):
     def needs_keypoints(self) -> bool:
         """Whether the network is told where five landmarks of each face lie."""
         return bool(getattr(self.backbone, "needs_keypoints", False))
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether it gives scores but no gradients in the pixels."""
+        return isinstance(self.backbone, OnnxNetwork)
 
     @property
     def has_embedding(self) -> bool:
@@ -240,7 +246,7 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
 
 
 def check_gradient(name: str, score: PairScore, probe: Tensor, *beside: Tensor) -> None:
-    """Refuse a network that no gradient passes.
+    """Refuse a network that no gradient passes; of a black box, one that is blind to the pixels.
 
     Args:
         probe: (N, 3, S, S) prepared pixels.
@@ -249,7 +255,7 @@ def check_gradient(name: str, score: PairScore, probe: Tensor, *beside: Tensor) 
     Raises:
         ScoreError: when what the network gives does not depend on the pixels, or is cut off.
     """
-    leaf = probe.detach().requires_grad_(True)
+    leaf = probe.detach().requires_grad_(not score.is_black_box)
     with torch.enable_grad():
         described = score.describe(leaf, *beside)
         # Weights without a pattern, so that nothing cancels.
@@ -270,6 +276,8 @@ def check_gradient(name: str, score: PairScore, probe: Tensor, *beside: Tensor) 
         raise ScoreError(
             f"{name} gives every picture the same embedding: its score does not depend on the probe"
         )
+    if score.is_black_box:
+        return
     cause = (
         "its output is cut off from its input; look for detach, no_grad, numpy or .item()"
         if gradient is None

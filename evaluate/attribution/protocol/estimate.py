@@ -157,7 +157,11 @@ def estimate(
         return score_gradient(job.score, images, repeat(batch.reference, len(images)))
 
     per_forward = _seconds(forward, batch.probe.expand(wide, -1, -1, -1))
-    per_gradient = _seconds(backward, batch.probe.expand(narrow, -1, -1, -1))
+    per_gradient = (
+        per_forward * _BACKWARD
+        if job.score.is_black_box
+        else _seconds(backward, batch.probe.expand(narrow, -1, -1, -1))
+    )
     pairs, probes = len(places), len(np.unique(job.plan.probe[places]))
     table = probes * table_forwards(len(job.options.infills))
     if job.options.protocol == "threshold":

@@ -34,9 +34,8 @@ from faceguide.evaluate.attribution.protocol.explain import Job
 from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.protocol.separation import doubts_of, look, sentence
 from faceguide.evaluate.evaluation_options import PairOptions
-from faceguide.evaluate.score.network import Network
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
-from faceguide.train.models.own_networks import is_own
 
 ALL, STANDARD = "all", "standard"
 
@@ -157,7 +156,7 @@ def prepare(
 
     Args:
         names: of methods, or "all": every one that suits the network, or "standard": those of
-            them that are not costly.
+            them that are not costly, and of a black box all.
 
     Raises:
         AttributionError: for what does not fit together.
@@ -166,15 +165,16 @@ def prepare(
     """
     options.check()
     everything = list(names) in ([ALL], [STANDARD])
+    score = pair_score(network, options.matcher)
     offered = [
         name
         for name, method in METHODS.items()
-        if not method.control and (list(names) == [ALL] or not method.costly)
+        if not method.control
+        and (list(names) == [ALL] or not method.costly or (score.is_black_box and method.black_box))
     ]
     methods = choose(offered if everything else names)
-    score = pair_score(network, options.matcher)
     network.check_size(cache.require("image").shape[0], str(cache.directory))
-    if is_own(network.name):
+    if network.is_foreign:
         few = cache.select()[:TRIED]
         crops = torch.from_numpy(cache.read(few, ["image"])["image"])
         check_own(network.backbone, network.name, crops)
@@ -183,12 +183,18 @@ def prepare(
     )
     donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
     wanted = "randomisation" in options.measures
+    if wanted and score.is_black_box:
+        raise AttributionError(
+            f"--metrics randomisation: the weights inside {network.source} cannot be changed; "
+            "leave it out"
+        )
     random = map_metrics.randomised(score, options.seed) if wanted else None
     job = Job(cache, plan, score, options, donors, random)
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe, *score.beside(first.reference))
     separation = look(score, cache, rows, job.device, options.seed)
-    if separation["separates"] is not False:  # else the cause is known, and said
+    # Else the cause is known, and said.
+    if separation["separates"] is not False and not score.is_black_box:
         check_depends(score, first.probe, first.reference)
     doubts.say()
     doubts.update(network.doubts)  # said when the weights were read
@@ -202,17 +208,24 @@ def prepare(
 def _suited(job: Job, methods: list[Method], everything: bool) -> list[Method]:
     """The methods that work on this network; named ones that do not are an error, at once."""
     quick = Settings(steps=1, samples=1, seed=job.options.seed)
-    suited = []
+    suited, blind = [], []
     for method in methods:
+        if everything and not method.suits(job.score):
+            blind.append(method.name)
+            continue
         # Whether there is an embedding is known without a pass.
         known = not method.needs or (method.needs == COSINE and job.score.has_embedding)
-        if method.explain is not None and not known:
+        if method.explain is not None:
             try:
-                method.explain(job.score, job.batch(np.arange(1)), quick)
+                method.check_suits(job.score)
+                if not known:
+                    method.explain(job.score, job.batch(np.arange(1)), quick)
             except AttributionError as error:
                 if not everything:
                     raise AttributionError(f"{method.name}: {error}") from None
                 say(f"{method.name} left out: {error}")
                 continue
         suited.append(method)
+    if blind:
+        say(f"left out, as no ONNX graph gives gradients: {', '.join(blind)}")
     return suited

@@ -21,8 +21,8 @@ from faceguide.evaluate.ijb.ijb_meta import read_meta, read_subjects, read_templ
 from faceguide.evaluate.ijb.ijb_protocol import TemplateOptions, TemplateScorer
 from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.face_store import FaceStore
-from faceguide.evaluate.score.network import load_network
 from faceguide.evaluate.score.scores import make_matcher
+from faceguide.train.models.loading.network import load_network
 
 SUBJECTS, TEMPLATES = 6, 3  # templates of each subject: gallery, probe, probe
 

@@ -20,7 +20,7 @@ from faceguide.evaluate.score.face_reader import (
     visible_mean_map,
 )
 from faceguide.evaluate.score.face_store import FaceStore
-from faceguide.evaluate.score.network import load_network
+from faceguide.train.models.loading.network import load_network
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from tests.evaluate.builder import random_module, training_run, weights_file
 
 from faceguide.core.errors import CheckpointError, EvaluationError
-from faceguide.evaluate.score.network import load_network, on_device
+from faceguide.train.models.loading.network import load_network, on_device
 from faceguide.train.models.safetensors_file import write_weights
 
 ALL = frozenset({"plain", "embedding", "map", "visibility"})

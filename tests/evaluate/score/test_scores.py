@@ -12,8 +12,8 @@ from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.face_reader import FaceReader, score_pairs
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.matcher_options import parse_weights
-from faceguide.evaluate.score.network import Network, load_network
 from faceguide.evaluate.score.scores import MATCHERS, Faces, Fused, FusedPart, Matcher, make_matcher
+from faceguide.train.models.loading.network import Network, load_network
 
 SINGLE = MATCHERS[:-1]
 

@@ -17,9 +17,9 @@ from tests.train.models.test_networks_of_others import shapes_of
 from torch import Tensor, nn
 
 from faceguide.core.errors import CheckpointError, EvaluationError
-from faceguide.evaluate.score.network import load_network
 from faceguide.train.models import create
 from faceguide.train.models.backbones.resnet import IMAGENET_PREFIXES, resnet_features
+from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.weights import find_state, load_weights, read_state
 
 State = dict[str, Tensor]

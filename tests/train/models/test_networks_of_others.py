@@ -15,11 +15,11 @@ from tests.train.models.parity_fill import drawn, load_case, relative_error, smo
 from torch import Tensor, nn
 
 from faceguide.core.errors import CheckpointError, ModelError
-from faceguide.evaluate.score.network import load_network
 from faceguide.train.models import blank, create, outline
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.layout import find, tables
-from faceguide.train.models.network_file import read_network
+from faceguide.train.models.loading.network import load_network
+from faceguide.train.models.loading.network_file import read_network
 from faceguide.train.models.recognise import recognised, the_network
 from faceguide.train.models.weights import fill
 

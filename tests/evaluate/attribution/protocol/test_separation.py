@@ -37,8 +37,8 @@ from faceguide.evaluate.attribution.protocol.estimate import Estimate, probes_of
 from faceguide.evaluate.attribution.protocol.preparation import Prepared, prepare
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.evaluation_options import PairOptions
-from faceguide.evaluate.score.network import Network, load_network
 from faceguide.train.models import create
+from faceguide.train.models.loading.network import Network, load_network
 
 
 class Changed(Smooth):

@@ -13,7 +13,7 @@ from torch import nn
 from faceguide.core.errors import CheckpointError
 from faceguide.train.models import blank, outline
 from faceguide.train.models.backbones.vit import ViT
-from faceguide.train.models.colour import Colour, colour_of, feed
+from faceguide.train.models.colour import Colour, UnsaidError, colour_of, feed
 from faceguide.train.models.layout import State, Table, find
 from faceguide.train.models.own_networks import is_own
 from faceguide.train.models.recognise import looks_like, the_network
@@ -79,8 +79,9 @@ def read_network(
         heads: of a vision transformer whose shape is not known, where the user says it.
 
     Raises:
+        UnsaidError: when it leaves open what only the user can say.
         CheckpointError: when the file cannot be read, is none of these networks or another than
-            `name`, is not whole, or leaves open what only the user can say.
+            `name`, or is not whole.
     """
     file = weights_in(path)
     there = [_with_colour(table, file) for table in read_tables(file)]
@@ -137,9 +138,10 @@ def _network_in(
     arguments = dict(found.arguments)
     if found.name == "vit" and "heads" not in arguments:
         if heads is None:
-            raise CheckpointError(
+            raise UnsaidError(
+                "--heads",
                 f"{file}: a vision transformer of {arguments['depth']} blocks of width "
-                f"{arguments['width']}, whose number of heads no shape tells: give --heads"
+                f"{arguments['width']}, whose number of heads no shape tells: give --heads",
             )
         arguments["heads"] = heads
     elif heads is not None:

@@ -21,9 +21,17 @@ from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import ORDERS, Colour, feed
 from faceguide.train.models.embedder import embed
 from faceguide.train.models.input_spec import InputSpec
+from faceguide.train.models.loading.network_file import (
+    first_line,
+    outline_within,
+    read_network,
+    whole,
+)
 from faceguide.train.models.matchers.qaconv import QAConv
-from faceguide.train.models.network_file import first_line, outline_within, read_network, whole
 from faceguide.train.models.occlusion_head import OcclusionHead
+from faceguide.train.models.onnx import onnx_network
+from faceguide.train.models.onnx.onnx_graph import is_onnx, read_graph
+from faceguide.train.models.onnx.onnx_network import OnnxNetwork
 from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.safetensors_file import read_safetensors
 from faceguide.train.models.weights import find_state, untrained
@@ -69,6 +77,7 @@ class Network:
         notes: what was loaded, a line each.
         source: the weights file or the run, or None.
         colour: order of the channels, and how it is known; None for a user's network.
+        output: of an ONNX graph, as it was asked for; None otherwise.
         doubts: about the weights.
         heads: of its attention, where the user had to say it.
         hidden: what becomes of occluded cells: "zero", they do not count; or "drop", a vision
@@ -85,6 +94,7 @@ class Network:
     notes: list[str] = field(default_factory=list)
     source: Path | None = None
     colour: Colour | None = None
+    output: str | None = None
     doubts: Doubts = field(default_factory=Doubts)
     heads: int | None = None
     hidden: str = "zero"
@@ -112,6 +122,11 @@ class Network:
         return spec
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether others built it, so that it is tried on a few faces before it is believed."""
+        return is_own(self.name) or isinstance(self.backbone, OnnxNetwork)
+
+    @property
     def has_maps(self) -> bool:
         """Whether it offers feature maps to local matchers."""
         return (
@@ -127,12 +142,16 @@ class Network:
             key["heads"] = self.heads
         if self.hidden != "zero":
             key["hidden"] = self.hidden
+        if self.output is not None:
+            key["output"] = self.output
         return key
 
     def record(self) -> dict[str, Any]:
         """Which weights and how they are fed, as run.json holds it."""
+        output = {} if self.output is None else {"onnx_output": self.output}
         return {
             "backbone": self.name,
+            **output,
             "weights": None if self.source is None else str(self.source.resolve()),
             "weights_sha256": self.sha256,
             "colour": self.input_spec.colour,
@@ -219,6 +238,7 @@ def load_network(
     device: str | torch.device = "cpu",
     colour: str | None = None,
     heads: int | None = None,
+    output: str | None = None,
 ) -> Network:
     """Load a weights file, a downloaded folder or a training run.
 
@@ -230,6 +250,7 @@ def load_network(
         colour: "RGB" or "BGR", the order of the channels that the weights were trained on; None =
             as the file or the network says.
         heads: of a vision transformer whose shape is not known.
+        output: of an ONNX file, the result that is the embedding; None where there is one.
 
     Raises:
         EvaluationError: when there is no such name or the run does not describe its models.
@@ -237,7 +258,11 @@ def load_network(
         CheckpointError: when a file cannot be read, is not known, does not hold the whole network,
             tells another name or colour order, or leaves open what only the user can say.
     """
-    if (weights / RUN).exists() or (weights.is_dir() and is_own(backbone)):
+    if is_onnx(weights):
+        network = _onnx(backbone, weights, colour, output, device)
+    elif output is not None:
+        raise EvaluationError(f"--onnx-output is for ONNX files, and {weights} is none")
+    elif (weights / RUN).exists() or (weights.is_dir() and is_own(backbone)):
         network = _load_run(backbone, weights, colour)
     elif backbone is not None and is_own(backbone):
         network = _own(backbone, weights, colour)
@@ -268,6 +293,24 @@ def _ours(name: str | None, weights: Path, asked: str | None, heads: int | None)
         colour=found.colour,
         heads=heads,
     )
+
+
+def _onnx(
+    name: str | None, weights: Path, asked: str | None, output: str | None, device: Any
+) -> Network:
+    """An ONNX file; what is assumed of it is a doubt."""
+    if name not in (None, onnx_network.NAME):
+        raise EvaluationError(f"--backbone {name}: {weights} is an ONNX file; leave --backbone out")
+    graph = read_graph(weights)
+    module = OnnxNetwork(graph, asked, output, device)
+    network = Network(
+        onnx_network.NAME, module, graph.sha256, source=weights,
+        colour=Colour(module.input_spec.colour, "option" if graph.colour is None else "file"),
+        output=None if output is None else module.output,
+    )  # fmt: skip
+    if graph.scale_from == "assumed":
+        network.doubts.add("scale_assumed", f"{weights}: its pixels as (x - 127.5) / 127.5")
+    return network
 
 
 def _own(reference: str, weights: Path, asked: str | None) -> Network:

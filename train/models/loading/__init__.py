@@ -1,0 +1,1 @@
+"""From what lies on disk to a network that works."""

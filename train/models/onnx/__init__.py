@@ -1,0 +1,1 @@
+"""ONNX files: read as black boxes, and written from networks here."""
