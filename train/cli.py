@@ -126,11 +126,14 @@ def oaml_command(
 
     from faceguide.cache.reader import FaceCache
     from faceguide.train.distributed import joined
+    from faceguide.train.oaml.oaml_models import network_of
     from faceguide.train.oaml.oaml_run import run_oaml
     from faceguide.train.run.run_context import RunContext
 
     context = RunContext.of(source, output, asked, loop, machine)
     run = replace(run, rate=run.start_rate)
+    if run.init is not None and origin is ParameterSource.DEFAULT:
+        run = replace(run, backbone=network_of(run.init))
     masked = ["faces", "occlusion"]
     record = record_of(
         {"cache_directory": masked, "niqab": masked, "eval_cache": ["faces"]},

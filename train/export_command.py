@@ -38,7 +38,7 @@ def export_command(options: ExportOptions, output: Output) -> None:
     from faceguide.train.models.loading.network import load_network
     from faceguide.train.models.onnx.onnx_export import export_onnx
 
-    network = load_network(options.backbone, options.weights, "cpu", options.colour)
+    network = load_network(options.backbone, options.weights, "cpu", options.colour, options.heads)
     for note in network.notes:
         say(note)
     network.doubts.say()

@@ -36,6 +36,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mbf": ArcFaceMobileFaceNet,
     "mbf_large": functools.partial(ArcFaceMobileFaceNet, (2, 8, 12, 4), 4),
     **{f"edgeface_{size}": functools.partial(EdgeFace, size) for size in SIZES},
+    "edgeface_xs_gamma_06": functools.partial(EdgeFace, "xs", 0.6),
+    "edgeface_s_gamma_05": functools.partial(EdgeFace, "s", 0.5),
     "inception_resnet_v1": InceptionResnetV1,
     "vit_tiny": functools.partial(ViT, 192, 12, 3, 16),
     "vit_t": functools.partial(ViT, 256, 12, 8),

@@ -137,6 +137,9 @@ def _edgeface(shapes: Shapes) -> tuple[str, dict[str, Any]]:
     outputs = shapes["head.fc.linear2.weight"][0]
     # rank = int(gamma · least), so gamma lies in a narrow span: its two digits are in the middle.
     gamma = round((rank + 0.5) / min(inputs, outputs), 2)
+    if (size, gamma) in (("xs", 0.6), ("s", 0.5)):  # the published ones
+        name = f"edgeface_{size}_gamma_{gamma:.1f}".replace(".", "")
+        return name, {"embedding_size": outputs}
     return f"edgeface_{size}", {"rank_ratio": gamma, "embedding_size": outputs}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ __all__ = [
 ]  # fmt: skip
 
 # Last layers whose shape follows the number of classes: another number drops them.
+_ABOUT = ("model.yaml", "pretrained_model/model.yaml")
+_ABOUT_BYTES = 1 << 16
+_COLOUR = re.compile(r"^\s*color_space:\s*['\"]?(RGB|BGR)\b", re.MULTILINE)
 CLASS_LAYERS = ("kernel", "head.kernel", "fc.weight", "fc.bias")
 
 
@@ -47,6 +51,18 @@ def _first_line(fault: BaseException) -> str:
     return text[0][:160] if text else type(fault).__name__
 
 
+def _about(path: Path) -> dict[str, str]:
+    """What CVLFace's model.yaml beside a file, or in the folder below it, says of its colours."""
+    for name in _ABOUT:
+        beside = path.parent / name
+        if beside.is_file():
+            with beside.open("rb") as opened:
+                text = opened.read(_ABOUT_BYTES).decode("utf-8", "replace")
+            if found := _COLOUR.search(text):
+                return {"colour": found[1]}
+    return {}
+
+
 def read_tables(path: Path | str) -> list[Table]:
     """Every table of named tensors in a weights file, on the CPU.
 
@@ -63,8 +79,9 @@ def read_tables(path: Path | str) -> list[Table]:
     if path.suffix == ".onnx":
         raise CheckpointError(f"{path}: an ONNX graph can be evaluated, not trained")
     if path.suffix == ".safetensors":
-        return tables(*read_safetensors(path))
-    found = tables(_load(path))
+        tensors, metadata = read_safetensors(path)
+        return tables(tensors, {**_about(path), **metadata})
+    found = tables(_load(path), _about(path))
     if not found:
         raise CheckpointError(
             "expected a state_dict, or a checkpoint that holds one, found no named tensors in "

@@ -20,10 +20,11 @@ from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.colour import ORDERS, colour_of, feed
 from faceguide.train.models.layout import find
+from faceguide.train.models.loading.network_file import name_in
 from faceguide.train.models.margin_heads import MarginHead
 from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.weights import fill, find_state, load_weights, read_tables, untrained
-from faceguide.train.oaml.oaml_settings import OamlRun
+from faceguide.train.oaml.oaml_settings import BACKBONES, OamlRun
 from faceguide.train.oaml.oaml_step import OamlTrainee
 from faceguide.train.training_settings import LoopSettings
 
@@ -144,6 +145,19 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
     if speak:
         for line in lines:
             say(line)
+
+
+def network_of(init: Path) -> str:
+    """The name of the network in weights to start from.
+
+    Raises:
+        CheckpointError: when they do not say it.
+        TrainError: for a network that is not trained here.
+    """
+    name = name_in(init / "backbone.safetensors" if init.is_dir() else init)
+    if name not in BACKBONES:
+        raise TrainError(f"{init}: holds {name}; train oaml trains {', '.join(BACKBONES)}")
+    return name
 
 
 def feed_as_before(directory: Path, backbone: nn.Module) -> None:

@@ -14,7 +14,14 @@ from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FOLDER
 from faceguide.train.training_settings import Fit, Recipe
 
-BACKBONES = ("mobilefacenet", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
+# Those with a map that matcher and occlusion head can look at, and no further input.
+BACKBONES = (
+    *("mobilefacenet", "mbf", "mbf_large", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50"),
+    *("iresnet_18", "iresnet_34", "iresnet_50", "iresnet_100", "iresnet_200"),
+    *("edgeface_xxs", "edgeface_xs", "edgeface_s", "edgeface_base", "edgeface_xs_gamma_06"),
+    *("edgeface_s_gamma_05", "vit_tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h"),
+    *("cvlface_vit_small", "cvlface_vit_base"),
+)
 KINDS = ("medical", "band", "rectangle")  # of drawn covers
 # The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
 RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
@@ -57,8 +64,11 @@ class OamlSettings(Recipe):
         "all", "all; heads on a frozen backbone; only the occlusion head, on the masks of CACHE.",
         "--train",
     )  # fmt: skip
-    map_size: Literal[7, 14] = option(
-        7, "Side of the feature map that matcher and occlusion head see.", "--map"
+    map_size: Literal[7, 12, 14] = option(
+        7,
+        "Side of the feature map that matcher and occlusion head see; of vision transformers the "
+        "side of their grid of tokens.",
+        "--map",
     )
     recognition_weight: float = option(1.0, "Weight of the margin head's loss.", type=WEIGHT)
     pairwise_weight: float = option(1.0, "Weight of the matcher's pairwise loss.", type=WEIGHT)
@@ -85,9 +95,13 @@ class OamlRun(Fit):
     """What is learnt, and how; the options say what each field means."""
 
     backbone: str = option(
-        "ir_50", f"One of {', '.join(BACKBONES)}, or a function that makes your own network.",
-        type=Backbone(), metavar="NAME|module:function",
-    )  # fmt: skip
+        "ir_50",
+        f"One of {', '.join(BACKBONES)}, or a function that makes your own network; what --init "
+        "holds is checked.  [default: as --init says, else ir_50]",
+        type=Backbone(),
+        metavar="NAME|module:function",
+        show_default=False,
+    )
     init: Path | None = option(
         None, "Start from weights, such as an AdaFace .ckpt, or from a finished run of train oaml.",
         type=Start(exists=True, path_type=Path),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,6 @@ from faceguide.train.models.weights import LoadReport, fill, find_state, read_ta
 
 # Where downloaded folders (CVLFace's, and resume folders of arcface_torch) have their weights.
 _IN_FOLDERS = ("model.safetensors", "pretrained_model/model.pt", "model.pt")
-_ABOUT = ("model.yaml", "pretrained_model/model.yaml")
-_COLOUR = re.compile(r"^\s*color_space:\s*['\"]?(RGB|BGR)\b", re.MULTILINE)
-_ABOUT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,9 @@ def read_network(
             `name`, or is not whole.
     """
     file = weights_in(path)
-    there = [_with_colour(table, file) for table in read_tables(file)]
-    name, arguments = _network_in(there, name, file, heads)
+    there = read_tables(file)
+    name, arguments = _network_in(there, name, file)
+    arguments = _with_heads(name, arguments, file, heads)
     empty = _built(name, arguments, file)
     state = find(there, empty) or find_state(file, empty)  # the latter says why there is none
     module: nn.Module = blank(name, **arguments)
@@ -95,21 +92,16 @@ def read_network(
     return NetworkFile(file, name, arguments, module, known, report)
 
 
-def _with_colour(table: Table, file: Path) -> Table:
-    """A table with the colour order that CVLFace's model.yaml beside its file states."""
-    for name in _ABOUT:
-        beside = file.parent / name
-        if beside.is_file():
-            with beside.open("rb") as opened:
-                text = opened.read(_ABOUT_BYTES).decode("utf-8", "replace")
-            if found := _COLOUR.search(text):
-                return replace(table, metadata={"colour": found[1], **table.metadata})
-    return table
+def name_in(file: Path) -> str:
+    """The name of the network in a weights file.
+
+    Raises:
+        CheckpointError: as `read_network`.
+    """
+    return _network_in(read_tables(file), None, file)[0]
 
 
-def _network_in(
-    there: list[Table], asked: str | None, file: Path, heads: int | None
-) -> tuple[str, dict[str, Any]]:
+def _network_in(there: list[Table], asked: str | None, file: Path) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the network in a file."""
     about = there[0].metadata if there else {}
     stated = about.get("arch")
@@ -135,23 +127,29 @@ def _network_in(
             )
         least = {"num_classes": 1} if asked.startswith("cal_") else {}
         return asked, least
-    arguments = dict(found.arguments)
-    if found.name == "vit" and "heads" not in arguments:
+    return found.name, dict(found.arguments)
+
+
+def _with_heads(
+    name: str, arguments: dict[str, Any], file: Path, heads: int | None
+) -> dict[str, Any]:
+    """The arguments with the number of heads that the user says, where no shape tells it."""
+    if name == "vit" and "heads" not in arguments:
         if heads is None:
             raise UnsaidError(
                 "--heads",
                 f"{file}: a vision transformer of {arguments['depth']} blocks of width "
                 f"{arguments['width']}, whose number of heads no shape tells: give --heads",
             )
-        arguments["heads"] = heads
-    elif heads is not None:
-        made = outline(found.name, **arguments)
+        return {**arguments, "heads": heads}
+    if heads is not None:
+        made = outline(name, **arguments)
         own = made.heads if isinstance(made, ViT) else None
         if own != heads:
             raise CheckpointError(
-                f"--heads {heads}: {found.name} has {own or 'no such'} heads; leave --heads out"
+                f"--heads {heads}: {name} has {own or 'no such'} heads; leave --heads out"
             )
-    return found.name, arguments
+    return arguments
 
 
 def outline_within(name: str, arguments: dict[str, Any], file: Path) -> nn.Module:

@@ -7,7 +7,6 @@ no reader has to know them. torch.onnx traces the network once, with any number 
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -84,7 +83,7 @@ def export_onnx(
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         package(name)
-    if "keypoints" in inspect.signature(backbone.forward).parameters:
+    if getattr(backbone, "needs_keypoints", False):
         raise ModelError(f"{arch} looks at landmarks too and cannot be exported to ONNX yet")
     spec: InputSpec = backbone.input_spec  # type: ignore[assignment]
     whole = _Whole(backbone, head, map_side).eval()
