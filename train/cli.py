@@ -131,9 +131,8 @@ def oaml_command(
     from faceguide.train.run.run_context import RunContext
 
     context = RunContext.of(source, output, asked, loop, machine)
-    run = replace(run, rate=run.start_rate)
-    if run.init is not None and origin is ParameterSource.DEFAULT:
-        run = replace(run, backbone=network_of(run.init))
+    start = run.init if origin is ParameterSource.DEFAULT else None
+    run = replace(run, rate=run.start_rate, backbone=network_of(start) if start else run.backbone)
     masked = ["faces", "occlusion"]
     record = record_of(
         {"cache_directory": masked, "niqab": masked, "eval_cache": ["faces"]},

@@ -32,7 +32,7 @@ def works_with(module: nn.Module) -> list[str]:
         found.append("rollout")
     if isinstance(module, WSDANCAL):
         found += ["attention-cam", "train cal"]
-    elif isinstance(module, FaceBackbone):
+    elif isinstance(module, FaceBackbone) and not module.needs_keypoints:
         found.append("train oaml")
     return found
 
