@@ -116,9 +116,9 @@ def oaml_command(
       train oaml cache/ --out runs/own --backbone my_networks:build --lr 0.01
       train oaml --from runs/oaml/run.json --out runs/rerun
     """
-    origin = click.get_current_context().get_parameter_source("backbone")
+    given = click.get_current_context().get_parameter_source("backbone")
     # A record that names code of the user is no reason to run it; the command line is.
-    if ":" in run.backbone and origin is not ParameterSource.COMMANDLINE:
+    if ":" in run.backbone and given is not ParameterSource.COMMANDLINE:
         raise click.UsageError(
             f"that run trained a network of your own, {run.backbone}; give --backbone "
             f"{run.backbone} to import it"
@@ -126,13 +126,12 @@ def oaml_command(
 
     from faceguide.cache.reader import FaceCache
     from faceguide.train.distributed import joined
-    from faceguide.train.oaml.oaml_models import network_of
+    from faceguide.train.oaml.oaml_models import name_of
     from faceguide.train.oaml.oaml_run import run_oaml
     from faceguide.train.run.run_context import RunContext
 
     context = RunContext.of(source, output, asked, loop, machine)
-    start = run.init if origin is ParameterSource.DEFAULT else None
-    run = replace(run, rate=run.start_rate, backbone=network_of(start) if start else run.backbone)
+    run = replace(run, rate=run.start_rate, backbone=name_of(run, given))
     masked = ["faces", "occlusion"]
     record = record_of(
         {"cache_directory": masked, "niqab": masked, "eval_cache": ["faces"]},

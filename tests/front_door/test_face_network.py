@@ -25,7 +25,7 @@ from tests.evaluate.builder import (
 import faceguide as fg
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.cells import pool
-from faceguide.evaluate.attribution.protocol.blocks import gather
+from faceguide.evaluate.attribution.protocol.blocks import gather_blocks
 from faceguide.evaluate.attribution.protocol.preparation import plan_pairs
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.evaluation_options import PairOptions
@@ -182,7 +182,7 @@ def test_maps_are_those_of_evaluate_attribution(
         cache, PairOptions(pairs=listed), options, inner.sha256, inner.input_spec.colour
     )
     for name in methods:
-        stored = gather(tmp_path / "maps", plan, name, plan.key)
+        stored = gather_blocks(tmp_path / "maps", plan, name)
         for place in range(3):
             probe, reference = (int(part[place]) for part in (plan.probe, plan.reference))
             found = fg.explain(net, cache[probe], cache[reference], name, steps=4)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from click.core import ParameterSource
 from torch import nn
 
 from faceguide.cache.plan import read_identities
@@ -147,13 +148,16 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
             say(line)
 
 
-def network_of(init: Path) -> str:
-    """The name of the network in weights to start from.
+def name_of(run: OamlRun, given: ParameterSource | None) -> str:
+    """The name of the network to train: where none was given, that in the weights to start from.
 
     Raises:
         CheckpointError: when they do not say it.
         TrainError: for a network that is not trained here.
     """
+    init = run.init if given is ParameterSource.DEFAULT else None
+    if init is None:
+        return run.backbone
     name = name_in(init / "backbone.safetensors" if init.is_dir() else init)
     if name not in BACKBONES:
         raise TrainError(f"{init}: holds {name}; train oaml trains {', '.join(BACKBONES)}")
