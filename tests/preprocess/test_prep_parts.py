@@ -147,7 +147,6 @@ def test_only_some_indices_and_typed_values(
         (["--indices", "64"], "64 is not among 0 to 63"),
         (["--indices", "1", "--overwrite"], "--overwrite starts over"),
         (["--indices", "1;2"], "expected numbers of parts"),
-        (["--time", "soon"], "expected H:MM:SS"),
     ):
         refused = prep(*command, *wrong)
         assert refused.exit_code == 2

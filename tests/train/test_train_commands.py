@@ -34,7 +34,7 @@ def test_help_has_two_examples() -> None:
     text = call("cal", "--help").output
     assert "Examples:\n    train cal cache/ --out" in text
     assert "torchrun --nproc-per-node 4 -m faceguide train cal" in text
-    assert "multiplied by 0.9 every two epochs." in text
+    assert "multiplied by 0.9 every two epochs." in " ".join(text.split())
     assert call().exit_code == 2
 
 

@@ -179,7 +179,7 @@ def test_a_few_rows_elsewhere_are_doubted(
     points = [found[0] + np.array([60, 20]), *found[1:]]
     result = imported(photos, write(tmp_path / "table.txt", points))
     assert result.exit_code == 0
-    assert "lie elsewhere than detection finds them (the first: 0.png)" in result.stderr
+    assert "elsewhere than detection finds it (the first: 0.png)" in result.stderr
     assert Doubts.kept(tmp_path / "cache", "faces").counts() == {"landmarks_elsewhere": 1}
     again = imported(photos, tmp_path / "table.txt", "--json")
     assert again.stderr.count("the first: 0.png") == 1
