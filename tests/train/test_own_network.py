@@ -16,7 +16,7 @@ from tests.train.oaml.test_oaml_run import make_caches
 from tests.train.own_networks import write
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.errors import EvaluationError, ModelError
+from faceguide.core.errors import CheckpointError, EvaluationError, ModelError
 from faceguide.core.files import write_json
 from faceguide.evaluate.attribution.methods.target import pair_score
 from faceguide.evaluate.cli import main as evaluate
@@ -173,7 +173,7 @@ def test_a_file_that_names_code_imports_nothing(
         load_network(None, foreign)
     with pytest.raises(EvaluationError, match="was trained with my_trap:build, not mobilefacenet"):
         load_network("mobilefacenet", foreign)
-    with pytest.raises(EvaluationError, match="trained with a network of your own"):
+    with pytest.raises(CheckpointError, match="trained with a network of your own"):
         load_network(None, run / "backbone.safetensors")
     assert not marker.exists()
 
