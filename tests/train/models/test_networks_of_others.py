@@ -18,6 +18,7 @@ from faceguide.core.errors import CheckpointError, ModelError
 from faceguide.train.models import blank, create, outline
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.layout import find, tables
+from faceguide.train.models.loading.description import describe_file
 from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.loading.network_file import read_network
 from faceguide.train.models.recognise import recognised, the_network
@@ -358,3 +359,18 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, kind:
         read_network(path)
     assert "\n" not in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+def test_what_only_the_user_can_say_is_described_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(small_vit().state_dict(), path)
+    found = describe_file(path)
+    assert (found["network"], found["colour"]) == ("vit", "RGB")
+    assert found["assumed"] == [
+        "heads: no shape tells how many its attention has; --heads is needed"
+    ]
+    assert describe_file(path, heads=3)["assumed"] == []
+    torch.save(create("ir_18").state_dict(), path)
+    found = describe_file(path)
+    assert (found["network"], found["side"], found["colour"]) == ("ir_18", 112, None)
+    assert "--colour rgb or bgr is needed" in found["assumed"][0]
