@@ -177,6 +177,17 @@ def test_a_run_is_exported_with_its_head(exported: tuple[Path, Path, dict]) -> N
     np.testing.assert_allclose(np.linalg.norm(raw, axis=1), plain["plain_norm"], rtol=1e-4)
 
 
+def test_a_weights_file_is_exported(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    torch.save(random_module("cal_mobilefacenet", num_classes=3).state_dict(), tmp_path / "cal.pt")
+    words = ["export", str(tmp_path / "cal.pt"), "--onnx", str(tmp_path / "cal.onnx")]
+    found = CliRunner().invoke(train, words)
+    assert found.exit_code == 0, found.output
+    assert "cal.onnx: cal_mobilefacenet with embedding (differs from torch by" in found.output
+    wanted = fg.load(tmp_path / "cal.pt").embed(CROPS)
+    np.testing.assert_allclose(fg.load(tmp_path / "cal.onnx").embed(CROPS), wanted, atol=1e-5)
+
+
 def test_what_is_exported_is_told_apart(exported: tuple[Path, Path, dict]) -> None:
     _, file, printed = exported
     found = run("describe", file, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from faceguide.train.models.backbones.backbone import FaceBackbone
@@ -26,7 +27,7 @@ def embed(
     """
     if isinstance(backbone, WSDANCAL):
         features = backbone(pixels).features.float()
-        return features, features.new_ones(len(features), 1), None
+        return features, torch.ones_like(features[:, :1]), None
     if isinstance(backbone, FaceBackbone) and map_side in backbone.map_channels:
         found = backbone.forward_all(pixels, map_side, **beside)
         return found.embedding.float(), found.norm.float(), found.feature_map

@@ -139,8 +139,14 @@ def _compared(
     is away from double precision.
     """
     runtime = package("onnxruntime")
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    given = session.run(names, {_INPUT: pictures.numpy()})
+    try:
+        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        given = session.run(names, {_INPUT: pictures.numpy()})
+    except Exception as fault:  # ONNX Runtime raises classes of its own
+        text = " ".join(str(fault).split())[:200]
+        raise ModelError(
+            f"{arch}: ONNX Runtime cannot run what torch.onnx made of it on {_TRIED} images: {text}"
+        ) from None
     with torch.no_grad():
         wanted = whole(pictures)
     found = {}
