@@ -113,9 +113,11 @@ def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
     from faceguide.core.commands.run_directory import versions
     from faceguide.train.distributed import from_environment
 
+    here = from_environment().world
     if record is None:
-        return {**versions(), "processes": from_environment().world}
-    return {**record["versions"], "processes": record["fixed"]["processes"]}
+        return {**versions(), "processes": here}
+    # Absent where batches are those of all processes together.
+    return {**record["versions"], "processes": record["fixed"].get("processes", here)}
 
 
 def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
