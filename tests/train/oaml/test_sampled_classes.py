@@ -114,7 +114,8 @@ def test_centres_find_their_place_in_another_number_of_processes(tmp_path: Path)
     for part in three:
         part.momentum.normal_()
         part.keep(tmp_path, "best.pt", 39)
-        for step in (39, 40, 41):
+    for step in (39, 40, 41):
+        for part in three:
             part.keep(tmp_path, "last.pt", step)
     # Those of the checkpoint before are there until it is replaced.
     assert sorted(path.name for path in tmp_path.iterdir()) == [
