@@ -8,6 +8,7 @@ import click
 
 from faceguide import __version__
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.allocator import keep_freed_memory
 from faceguide.core.commands.console import Group, echo_json, interruptible, printable
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import (
@@ -47,6 +48,7 @@ def main() -> None:
       evaluate verification cache/ --pairs pairs.txt --backbone ir_50 --weights ir50.ckpt --out lfw/
       evaluate report lfw/ --out lfw.html
     """
+    keep_freed_memory()
 
 
 @main.command("embed")
