@@ -140,7 +140,12 @@ class RunOptions(Place):
         merging: compute nothing, make the results of what is there.
     """
 
-    batch_size: int = option(64, "Crops of one forward pass.", free=True, type=click.IntRange(1))
+    batch_size: int | None = option(
+        None,
+        "Crops of one forward pass.  [default: 16 a core, 128 on a GPU]",
+        free=True,
+        type=click.IntRange(1),
+    )
     embeddings: Path | None = None
     overwrite: bool = False
     merging: bool = field(default=False, metadata=FREE)

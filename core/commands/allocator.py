@@ -31,4 +31,5 @@ def keep_freed_memory() -> bool:
         (_TOP_PAD, _PAD),
         (_ARENA_MAX, 1),  # a thread's own arena would still be returned block by block
     )
-    return all([libc.mallopt(name, value) == 1 for name, value in settings])
+    done = [libc.mallopt(name, value) for name, value in settings]
+    return all(done)

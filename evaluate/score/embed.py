@@ -7,7 +7,9 @@ process computes it, or on what else that process does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,11 @@ from faceguide.cache.stream import Stream
 from faceguide.core.commands.parts import WHOLE, shards_of
 from faceguide.core.faces import align
 from faceguide.evaluate.score.face_store import GROUPS, FaceStore
+from faceguide.evaluate.score.quick_forward import batch_size_of, quickened, workers_of
 from faceguide.train.models.loading.network import Network, NotFiniteError
 from faceguide.train.models.own_check import check_own
 from faceguide.train.run.training_data import cache_hash
 
-BATCH = 64
 _BLOCKS = 256  # so many at least, as far as they have 64 rows: work for as many parts
 _BLOCK_ROWS = 64, 1024
 
@@ -85,7 +87,7 @@ def embed_rows(
     groups: frozenset[str],
     *,
     part: tuple[int, int] = WHOLE,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> int:
     """Compute what the store lacks of these rows.
@@ -97,7 +99,7 @@ def embed_rows(
         rows: rows of the cache that have a face.
         groups: names in `store.GROUPS`.
         part: (i, N): blocks i, i + N, … of the rows.
-        batch_size: crops of one forward pass.
+        batch_size: crops of one forward pass; None = as suits the device.
         progress: called with the number of rows done.
 
     Returns:
@@ -113,7 +115,7 @@ def embed_rows(
 
     def batches(wanted: Sequence[Rows]) -> Iterator[tuple[Rows, torch.Tensor, Beside]]:
         for batch in Stream(cache, columns=columns, batches=wanted):  # type: ignore[arg-type]
-            yield batch["row"].numpy().copy(), batch["image"], beside_of(network, batch)
+            yield batch["row"].numpy().copy(), batch["image"].clone(), beside_of(network, batch)
 
     def name(row: int) -> str:
         return cache.texts("key", [row])[0]
@@ -132,7 +134,7 @@ def fill(
     batches: Batches,
     *,
     part: tuple[int, int] = WHOLE,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: Callable[[int], object] = lambda count: None,
     name: Callable[[int], str] = lambda row: f"image {row}",
 ) -> int:
@@ -145,7 +147,7 @@ def fill(
         groups: names in `store.GROUPS`.
         batches: reads crops.
         part: (i, N): blocks i, i + N, …
-        batch_size: crops of one forward pass.
+        batch_size: crops of one forward pass; None = as suits the device.
         progress: called with the number of rows done.
         name: of a row, for messages.
 
@@ -158,25 +160,62 @@ def fill(
     """
     lacking, todo = _lacking(store, rows, groups), unfinished(store, rows, groups)
     mine = [todo[n] for n in shards_of(part, len(blocks_of(rows))) if n in todo]
-    cuts = [
-        [block[start : start + batch_size] for start in range(0, len(block), batch_size)]
+    if not mine:
+        return 0
+    step = batch_size or batch_size_of(network)
+    cuts = [[block[at : at + step] for at in range(0, len(block), step)] for block in mine]
+    needed = [
+        frozenset(group for group in groups if len(_within(lacking[group], block)))
         for block in mine
     ]
     crops = batches([chunk for chunks in cuts for chunk in chunks])
-    tried = not network.is_foreign
-    for block, chunks in zip(mine, cuts, strict=True):
-        needed = frozenset(group for group in groups if len(_within(lacking[group], block)))
+    wanted = (groups for groups, chunks in zip(needed, cuts, strict=True) for _ in chunks)
+    found = _all_described(network, zip(crops, wanted, strict=False), name)
+    for columns, chunks in zip(needed, cuts, strict=True):
         held = []
-        for chunk, (there, images, beside) in zip(chunks, crops, strict=False):
+        for chunk, (there, values) in zip(chunks, found, strict=False):
             if len(there):
-                if not tried:
-                    check_own(network.backbone, network.name, images)
-                    tried = True
-                held.append((there, _described(network, there, images, beside, needed, name)))
+                held.append((there, values))
             progress(len(chunk))
         if held:
-            _write(store, lacking, needed, held)
+            _write(store, lacking, columns, held)
     return sum(map(len, mine))
+
+
+def _all_described(
+    network: Network,
+    batches: Iterable[tuple[tuple[Rows, torch.Tensor, Beside], frozenset[str]]],
+    name: Callable[[int], str],
+) -> Iterator[tuple[Rows, dict[str, NDArray[Any]]]]:
+    """Rows and columns of each batch, in order; several threads each work at one.
+
+    Args:
+        network: what looks at them.
+        batches: rows, their crops and what the network takes besides, and the groups wanted.
+        name: of a row, for messages.
+    """
+    workers, tried = workers_of(network), not network.is_foreign
+    quick = quickened(network)
+
+    def one(
+        rows: Rows, images: torch.Tensor, beside: Beside, groups: frozenset[str]
+    ) -> dict[str, NDArray[Any]]:
+        if workers > 1:
+            torch.set_num_threads(1)  # of this thread
+        return _described(quick, rows, images, beside, groups, name) if len(rows) else {}
+
+    waiting: deque[tuple[Rows, Future[dict[str, NDArray[Any]]]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for (rows, images, beside), groups in batches:
+            if not tried and len(rows):
+                check_own(network.backbone, network.name, images)
+                tried = True
+            waiting.append((rows, pool.submit(one, rows, images, beside, groups)))
+            if len(waiting) > workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
 
 
 def describe_crops(
@@ -202,8 +241,9 @@ def describe_crops(
         EvaluationError: naming a crop whose result is not finite.
     """
     parts = []
-    for start in range(0, len(crops), BATCH):
-        images = torch.from_numpy(np.stack(crops[start : start + BATCH]))
+    step = batch_size_of(network)
+    for start in range(0, len(crops), step):
+        images = torch.from_numpy(np.stack(crops[start : start + step]))
         places = np.arange(start, start + len(images))
         told = {name: values[places] for name, values in (beside or {}).items()}
         parts.append(_described(network, places, images, told, groups, names.__getitem__))

@@ -18,7 +18,7 @@ from faceguide.core.faces.align import five_points
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.pair_map import pair_map
 from faceguide.evaluate.score import fusion
-from faceguide.evaluate.score.embed import BATCH, Beside, describe_crops
+from faceguide.evaluate.score.embed import Beside, describe_crops
 from faceguide.evaluate.score.face_reader import (
     HeldFaces,
     groups_for,
@@ -40,6 +40,8 @@ from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.loading.network import Network, load_network, on_device
 from faceguide.train.models.own_check import TRIED, check_own
+
+_BATCH = 16
 
 
 def load(
@@ -179,7 +181,7 @@ class FaceNetwork:
         device = next(model.parameters()).device
         parts = [
             model(self.input_spec.prepare(torch.from_numpy(batch).to(device)), parts=True).maps
-            for batch in np.split(crops, range(BATCH, len(crops), BATCH))
+            for batch in np.split(crops, range(_BATCH, len(crops), _BATCH))
         ]
         return torch.cat(parts).float().cpu().numpy()
 
