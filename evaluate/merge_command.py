@@ -98,6 +98,7 @@ def merge_run(out: Path) -> tuple[str, dict[str, Any]]:
         colour=colour,
         heads=about.get("heads"),
         output=about.get("onnx_output"),
+        precision=about["precision"],
     )
     unchanged(about["weights"], network.sha256, about["weights_sha256"])
     place = {"out": str(out), "embeddings": about["embeddings"], "merging": True}

@@ -1,28 +1,28 @@
-"""The forward passes of a network as one optimised graph, for the many faces of an evaluation.
+"""The forward passes of a network as one frozen graph, for the many faces of an evaluation.
 
-Each graph is traced once and frozen: normalisation is folded into the convolutions before it,
-activations are fused. Networks of depthwise convolutions run in oneDNN's own layout, all others
-with channels last. The numbers differ from those of the network itself by rounding (1e-6).
+A graph is traced once: normalisation is folded into the convolutions before it, activations are
+fused. Networks with depthwise convolutions run in oneDNN's own layout, all others with channels
+last. The numbers differ from those of the network itself by rounding (1e-6).
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from faceguide.evaluate.score.network import Network
-from faceguide.train.models.backbones.backbone import BackboneOutput, FaceBackbone
-from faceguide.train.models.own_networks import is_own
+from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.loading.network import Network
 
-BATCH_CPU, BATCH_GPU = 16, 128  # larger batches leave a core's cache
+_BATCH_CPU, _BATCH_GPU = 16, 128  # larger batches leave a core's cache
 
 
 def batch_size_of(network: Network) -> int:
     """Crops of one forward pass where nobody says how many."""
-    return BATCH_CPU if network.device.type == "cpu" else BATCH_GPU
+    return _BATCH_CPU if network.device.type == "cpu" else _BATCH_GPU
 
 
 def workers_of(network: Network) -> int:
@@ -31,57 +31,70 @@ def workers_of(network: Network) -> int:
     That is faster than one pass on all cores, and its numbers do not depend on how many there
     are. A network that is not ours may not be safe to call so.
     """
-    alone = network.device.type != "cpu" or not isinstance(network.backbone, FaceBackbone)
-    return 1 if alone or is_own(network.name) else torch.get_num_threads()
+    return torch.get_num_threads() if _is_ours(network) else 1
 
 
 def quickened(network: Network) -> Network:
     """The network with its passes as a graph, where it is one of ours on a processor."""
-    if network.device.type != "cpu" or is_own(network.name):
+    # Which tokens are left out differs from face to face: that is no one graph.
+    if not _is_ours(network) or network.hidden == "drop":
         return network
-    if not isinstance(network.backbone, FaceBackbone):
-        return network
+    assert isinstance(network.backbone, FaceBackbone)
     return replace(network, backbone=_Graph(network.backbone, network.map_side))
 
 
-class _Whole(nn.Module):
-    """`forward_all` with plain tensors in and out, as a tracer needs it."""
+def _is_ours(network: Network) -> bool:
+    ours = isinstance(network.backbone, FaceBackbone) and not network.is_foreign
+    return ours and network.device.type == "cpu"
 
-    def __init__(self, backbone: FaceBackbone, map_side: int) -> None:
+
+class _Run(nn.Module):
+    """`FaceBackbone.run` with plain tensors in and out, as a tracer needs it."""
+
+    def __init__(self, backbone: FaceBackbone, sides: Collection[int]) -> None:
         super().__init__()
-        self.backbone, self.map_side = backbone, map_side
+        self.backbone, self.sides = backbone, sides
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        unit, norm, feature_map = self.backbone.forward_all(pixels, self.map_side)
-        return unit, norm, feature_map
+    def forward(self, pixels: Tensor, *keypoints: Tensor) -> tuple[Tensor, ...]:
+        named = {"keypoints": keypoints[0]} if keypoints else {}
+        raw, maps = self.backbone.run(pixels, self.sides, **named)
+        return (raw, *(maps[side] for side in self.sides))
 
 
 class _Graph(FaceBackbone):
-    """A backbone whose passes run as one frozen graph."""
+    """A backbone whose passes run as one graph, which gives at most one map."""
 
     def __init__(self, backbone: FaceBackbone, map_side: int) -> None:
         super().__init__()
-        self.input_spec, self.map_channels = backbone.input_spec, backbone.map_channels
-        self.embedding_size, self.backbone = backbone.embedding_size, backbone
+        self.input_spec, self.embedding_size = backbone.input_spec, backbone.embedding_size
+        self.needs_keypoints, self.map_side = backbone.needs_keypoints, map_side
+        self.map_channels = {
+            side: channels for side, channels in backbone.map_channels.items() if side == map_side
+        }
+        self.backbone = backbone
         depthwise = any(
             isinstance(module, nn.Conv2d) and module.groups > 1 for module in backbone.modules()
         )
         self.layout = torch.contiguous_format if depthwise else torch.channels_last
         backbone.to(memory_format=self.layout)  # type: ignore[call-overload]
         side = backbone.input_spec.size
-        pixels = torch.zeros(2, 3, side, side).contiguous(memory_format=self.layout)
-        whole = _Whole(backbone, map_side).eval()
+        given = [torch.zeros(2, 3, side, side).contiguous(memory_format=self.layout)]
+        if self.needs_keypoints:
+            given.append(torch.zeros(2, 5, 2))
+        whole = _Run(backbone, tuple(self.map_channels)).eval()
         optimise = torch.jit.optimize_for_inference if depthwise else torch.jit.freeze
         with warnings.catch_warnings(), torch.no_grad():
-            # Shapes are checked in Python, and the tracer says that it keeps what it saw. What is
-            # to take the tracer's place needs a C++ compiler on the user's machine.
+            # The tracer is to be replaced by one that needs a C++ compiler on the user's machine.
             warnings.simplefilter("ignore")
-            self.graph = optimise(torch.jit.trace(whole, pixels, check_trace=False))
+            self.graph = optimise(torch.jit.trace(whole, tuple(given), check_trace=False))
 
-    def forward_all(self, images: Tensor, map_size: int = 7) -> BackboneOutput:
-        """See `FaceBackbone.forward_all`."""
-        return BackboneOutput(*self.graph(images.contiguous(memory_format=self.layout)))
+    def run(
+        self, images: Tensor, sides: Collection[int] = (), **beside: Tensor
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """See `FaceBackbone.run`."""
+        raw, *maps = self.graph(images.contiguous(memory_format=self.layout), *beside.values())
+        return raw, dict(zip(self.map_channels, maps, strict=True))
 
-    def feature_map(self, images: Tensor, map_size: int = 7) -> Tensor:
+    def feature_map(self, images: Tensor, map_size: int | None = None, **beside: Tensor) -> Tensor:
         """See `FaceBackbone.feature_map`."""
-        return self.forward_all(images).feature_map
+        return self.forward_all(images, map_size, **beside).feature_map

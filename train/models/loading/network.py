@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class Network:
         heads: of its attention, where the user had to say it.
         hidden: what becomes of occluded cells: "zero", they do not count; or "drop", a vision
             transformer does not see them.
+        precision: "float32", or "bf16": forward passes in bfloat16 where torch allows it.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Network:
     doubts: Doubts = field(default_factory=Doubts)
     heads: int | None = None
     hidden: str = "zero"
+    precision: str = "float32"
 
     @property
     def needs_keypoints(self) -> bool:
@@ -142,6 +144,8 @@ class Network:
             key["heads"] = self.heads
         if self.hidden != "zero":
             key["hidden"] = self.hidden
+        if self.precision != "float32":
+            key["precision"] = self.precision
         if self.output is not None:
             key["output"] = self.output
         return key
@@ -157,6 +161,7 @@ class Network:
             "colour": self.input_spec.colour,
             "colour_from": "network" if self.colour is None else self.colour.source,
             **({} if self.heads is None else {"heads": self.heads}),
+            "precision": self.precision,
         }
 
     def check_size(self, size: int, where: str) -> None:
@@ -200,6 +205,29 @@ class Network:
             beside["seen"] = self.backbone.seen_cells(visible)
             mirror["seen"] = self.backbone.seen_cells(visible.flip(2))
         pixels = self.input_spec.prepare(images.to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            out = self._columns(pixels, groups, beside, mirror)
+        for column, values in out.items():
+            finite = torch.isfinite(values)
+            if not finite.all():
+                raise NotFiniteError(self.name, column, int((~finite).nonzero()[0, 0]))
+        return {column: values.cpu().numpy() for column, values in out.items()}
+
+    def _columns(
+        self,
+        pixels: torch.Tensor,
+        groups: frozenset[str],
+        beside: dict[str, torch.Tensor],
+        mirror: dict[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """As `describe`, of prepared pixels.
+
+        Args:
+            pixels: (N, 3, S, S).
+            groups: names in `store.GROUPS`.
+            beside: what the network takes besides pixels.
+            mirror: the same of the mirrored images.
+        """
         out: dict[str, torch.Tensor] = {}
         maps: torch.Tensor | None = None
         if groups & {"plain", "embedding"}:
@@ -225,11 +253,7 @@ class Network:
                     "no occlusion head in these weights; give a training run, or --visibility cache"
                 )
             out["visibility"] = self.occlusion_head(maps)[:, 0].to(torch.float16)
-        for column, values in out.items():
-            finite = torch.isfinite(values)
-            if not finite.all():
-                raise NotFiniteError(self.name, column, int((~finite).nonzero()[0, 0]))
-        return {column: values.cpu().numpy() for column, values in out.items()}
+        return out
 
 
 def load_network(
@@ -239,6 +263,7 @@ def load_network(
     colour: str | None = None,
     heads: int | None = None,
     output: str | None = None,
+    precision: str = "float32",
 ) -> Network:
     """Load a weights file, a downloaded folder or a training run.
 
@@ -251,6 +276,7 @@ def load_network(
             as the file or the network says.
         heads: of a vision transformer whose shape is not known.
         output: of an ONNX file, the result that is the embedding; None where there is one.
+        precision: "float32" or "bf16".
 
     Raises:
         EvaluationError: when there is no such name or the run does not describe its models.
@@ -273,7 +299,9 @@ def load_network(
     for part in (network.backbone, network.matcher, network.occlusion_head):
         if part is not None:
             part.eval().requires_grad_(False).to(device)
-    return network
+    if precision != "float32" and isinstance(network.backbone, OnnxNetwork):
+        raise EvaluationError(f"--precision {precision}: {weights} has the precision of its graph")
+    return replace(network, precision=precision)
 
 
 def _ours(name: str | None, weights: Path, asked: str | None, heads: int | None) -> Network:
