@@ -9,7 +9,6 @@ import click
 from click.core import ParameterSource
 
 from faceguide import __version__
-from faceguide.core.commands.allocator import keep_freed_memory
 from faceguide.core.commands.console import Group, echo_json
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import Device
@@ -30,7 +29,6 @@ def main() -> None:
     Example:
       train cal cache/ --out runs/cal --guide regions-log
     """
-    keep_freed_memory()
 
 
 @main.command("cal")

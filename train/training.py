@@ -90,8 +90,6 @@ class Trainer(Protocol):
 class Training(contextlib.AbstractContextManager["Training"]):
     """A run between two optimiser steps, made from its last checkpoint if there is one.
 
-    Args: as `loop.train`.
-
     Attributes:
         step: optimiser steps done, of `steps`; `saved`, those of the last checkpoint.
         best: highest score so far, or −inf.

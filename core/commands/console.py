@@ -53,12 +53,23 @@ def _say_system_error(error: OSError) -> None:
     say(f"Error: {where}{remedy(error)}")
 
 
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class Command(click.Command):
+    """A command with `-h`, also where it is read without its group."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": _HELP, **kwargs})
+
+
 class Group(click.Group):
     """A command group that turns our errors into one line and the promised exit code."""
 
+    command_class = Command
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"context_settings": _HELP, **kwargs})
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a program: also help, and what is left to write at the end, may meet a full disk.

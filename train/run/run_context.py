@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from faceguide.cache.plan import IDENTITIES
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands import settings
+from faceguide.core.commands.allocator import keep_freed_memory
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import begin_training
 from faceguide.core.commands.shared_options import Device
@@ -58,6 +59,7 @@ class RunContext:
             click.UsageError: when options contradict each other or the device.
             TrainError, CacheError: in one line each.
         """
+        keep_freed_memory()
         if asked.eval_cache and not asked.pairs:
             raise click.UsageError("--eval-cache belongs to --pairs")
         processes = from_environment()
