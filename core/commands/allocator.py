@@ -10,10 +10,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # malloc.h
-_LARGEST_MMAP_THRESHOLD = 1 << 30
-_KEPT = (1 << 31) - 1
-_PAD = 64 << 20
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 def keep_freed_memory() -> bool:
@@ -25,11 +22,6 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    settings = (
-        (_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD),
-        (_TRIM_THRESHOLD, _KEPT),
-        (_TOP_PAD, _PAD),
-        (_ARENA_MAX, 1),  # a thread's own arena would still be returned block by block
-    )
-    done = [libc.mallopt(name, value) for name, value in settings]
+    settings = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD: 64 << 20}
+    done = [libc.mallopt(name, value) for name, value in settings.items()]
     return all(done)

@@ -1,0 +1,73 @@
+"""The frozen graph of a network gives the network's own numbers, whatever the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tests.cache.builder import build
+
+from faceguide.evaluate.cli import main
+from faceguide.evaluate.score.quick_forward import quickened, workers_of
+from faceguide.train.models import create
+from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.loading.network import Network
+from faceguide.train.models.safetensors_file import write_weights
+
+
+def network(name: str, **more: object) -> Network:
+    torch.manual_seed(0)
+    return Network(name, create(name).eval().requires_grad_(False), "0" * 64, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "ir_18", "cvlface_kprpe_small"])
+def test_a_graph_gives_the_numbers_of_its_network(name: str) -> None:
+    plain = network(name)
+    groups = frozenset({"plain", "embedding"} | ({"map"} if plain.has_maps else set()))
+    images = torch.randint(0, 256, (5, 112, 112, 3), dtype=torch.uint8)
+    points = torch.rand(5, 5, 2) if plain.needs_keypoints else None
+    expected = plain.describe(images, groups, keypoints=points)
+    quick = quickened(plain)
+    assert quick.backbone is not plain.backbone
+    for count in (5, 2):
+        some = None if points is None else points[:count]
+        found = quick.describe(images[:count], groups, keypoints=some)
+        assert found.keys() == expected.keys()
+        for column, values in found.items():
+            scale = abs(expected[column]).max()
+            assert values == pytest.approx(expected[column][:count], abs=2e-3 * scale)
+            if values.dtype != "float16":
+                assert values == pytest.approx(expected[column][:count], abs=2e-5 * scale)
+
+
+def test_networks_of_others_run_as_they_are() -> None:
+    one = network("mobilefacenet")
+    own = Network("nets:small", one.backbone, "0" * 64)
+    assert quickened(own) is own
+    assert workers_of(own) == 1
+    assert workers_of(one) == torch.get_num_threads()
+
+
+def test_bf16_says_what_it_changes_and_fills_a_store_of_its_own(tmp_path: Path) -> None:
+    build(tmp_path / "cache", rows=12, shard_rows=12, size=112)
+    torch.manual_seed(0)
+    module = create("mobilefacenet")
+    assert isinstance(module, FaceBackbone)
+    weights = tmp_path / "w.safetensors"
+    write_weights(weights, module.state_dict(), "mobilefacenet", {}, module.input_spec)
+
+    def embed(*more: str) -> str:
+        words = ["embed", tmp_path / "cache", "--weights", weights, "--out", tmp_path / "out"]
+        done = CliRunner().invoke(main, [*map(str, words), "--json", *more])
+        assert done.exit_code == 0, done.stderr
+        json.loads(done.stdout)
+        return done.stderr
+
+    assert "--precision" not in embed()
+    said = embed("--precision", "bf16")
+    assert "--precision bf16 changes the cosines of the first" in said
+    stores = list((tmp_path / "out").glob("embeddings-*"))
+    assert len(stores) == 2
