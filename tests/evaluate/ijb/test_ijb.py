@@ -161,7 +161,7 @@ def test_pooling_within_and_over_media(place: Path, flip, norm, detector_score) 
     found = load_file(place / out / "ijb_scores.safetensors")
     assert len(found["score"]) == 153  # 18 templates
     for (a, b), score in zip(found["template"].tolist(), found["score"], strict=True):
-        assert score == pytest.approx(float(pooled[a] @ pooled[b]), abs=1e-5)
+        assert score == pytest.approx(float(pooled[a] @ pooled[b]), abs=1e-4)
     record = json.loads(result.stdout)["verification"]
     assert (record["pairs"], record["genuine"], record["impostors"]) == (153, 18, 135)
     assert record["tar"]["1e-1"] is not None
