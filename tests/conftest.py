@@ -29,6 +29,8 @@ SLOW = (
     *("evaluate/attribution/methods/test_gradients", "evaluate/attribution/methods/test_rules"),
     *("evaluate/attribution/protocol/test_separation", "evaluate/ijb", "evaluate/report"),
     *("evaluate/score/test_fusion_fit", "evaluate/score/test_network"),
+    *("evaluate/score/test_quick_forward", "evaluate/test_networks_in_commands"),
+    "train/oaml/test_oaml_networks",
     *("evaluate/score/test_real_faces", "evaluate/score/test_scores"),
     *(
         "evaluate/test_doubtful_pairs",
