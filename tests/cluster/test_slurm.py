@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def test_a_plain_array_needs_no_part(slurm: Slurm, photos: Path, undisturbed: Pa
         shutil.copytree(undisturbed, cache)
     assert prep(*masks, alone).returncode == 0
 
-    wrapped = f"{' '.join([*PREP, *masks])} {array}"
+    wrapped = shlex.join([*PREP, *masks, str(array)])
     job = slurm(
         "sbatch", "--parsable", "--array=10-12:2", f"--output={array}-%a.log", "--wrap", wrapped
     ).strip()
