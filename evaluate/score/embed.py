@@ -214,7 +214,7 @@ def _all_described(
                 check_own(network.backbone, network.name, images)
                 tried = True
             if not compared and len(rows):
-                _say_change(network, images, beside)
+                _say_change(quick, network, images, beside)
                 compared = True
             waiting.append((rows, pool.submit(one, rows, images, beside, groups)))
             if len(waiting) > workers:
@@ -224,12 +224,12 @@ def _all_described(
             yield first, future.result()
 
 
-def _say_change(network: Network, images: torch.Tensor, beside: Beside) -> None:
-    """What the network's precision changes in the scores of some faces, on stderr."""
+def _say_change(quick: Network, network: Network, images: torch.Tensor, beside: Beside) -> None:
+    """What the precision of what is run changes in the scores of some faces, on stderr."""
     plain = frozenset({"plain"})
     rough, exact = (
         one.describe(images, plain, **beside)["plain_embedding"]
-        for one in (network, replace(network, precision="float32"))
+        for one in (quick, replace(network, precision="float32"))
     )
     change = np.abs(rough @ rough.T - exact @ exact.T)[np.triu_indices(len(images), 1)]
     if len(change):

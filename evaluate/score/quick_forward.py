@@ -1,8 +1,8 @@
 """The forward passes of a network as one frozen graph, for the many faces of an evaluation.
 
-A graph is traced once: normalisation is folded into the convolutions before it, activations are
-fused. Networks with depthwise convolutions run in oneDNN's own layout, all others with channels
-last. The numbers differ from those of the network itself by rounding (1e-6).
+A graph is traced once, and normalisation is folded into the convolutions before it. In float32,
+networks with depthwise convolutions run in oneDNN's own layout, all others with channels last. The
+numbers differ from those of the network itself by rounding.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ def quickened(network: Network) -> Network:
     if not _is_ours(network) or network.hidden == "drop":
         return network
     assert isinstance(network.backbone, FaceBackbone)
-    return replace(network, backbone=_Graph(network.backbone, network.map_side))
+    # Operations in oneDNN's own layout keep their precision, whatever autocast says.
+    blocked = network.precision == "float32" and any(
+        isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.backbone.modules()
+    )
+    return replace(network, backbone=_Graph(network.backbone, network.map_side, blocked))
 
 
 def _is_ours(network: Network) -> bool:
@@ -62,9 +66,15 @@ class _Run(nn.Module):
 
 
 class _Graph(FaceBackbone):
-    """A backbone whose passes run as one graph, which gives at most one map."""
+    """A backbone whose passes run as one graph, which gives at most one map.
 
-    def __init__(self, backbone: FaceBackbone, map_side: int) -> None:
+    Args:
+        backbone: whose passes; it is laid out anew.
+        map_side: of the map.
+        blocked: in oneDNN's own layout, else with channels last.
+    """
+
+    def __init__(self, backbone: FaceBackbone, map_side: int, blocked: bool) -> None:
         super().__init__()
         self.input_spec, self.embedding_size = backbone.input_spec, backbone.embedding_size
         self.needs_keypoints, self.map_side = backbone.needs_keypoints, map_side
@@ -72,17 +82,14 @@ class _Graph(FaceBackbone):
             side: channels for side, channels in backbone.map_channels.items() if side == map_side
         }
         self.backbone = backbone
-        depthwise = any(
-            isinstance(module, nn.Conv2d) and module.groups > 1 for module in backbone.modules()
-        )
-        self.layout = torch.contiguous_format if depthwise else torch.channels_last
+        self.layout = torch.contiguous_format if blocked else torch.channels_last
         backbone.to(memory_format=self.layout)  # type: ignore[call-overload]
         side = backbone.input_spec.size
         given = [torch.zeros(2, 3, side, side).contiguous(memory_format=self.layout)]
         if self.needs_keypoints:
             given.append(torch.zeros(2, 5, 2))
         whole = _Run(backbone, tuple(self.map_channels)).eval()
-        optimise = torch.jit.optimize_for_inference if depthwise else torch.jit.freeze
+        optimise = torch.jit.optimize_for_inference if blocked else torch.jit.freeze
         with warnings.catch_warnings(), torch.no_grad():
             # The tracer is to be replaced by one that needs a C++ compiler on the user's machine.
             warnings.simplefilter("ignore")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.train.cal.scenario import EVERYTHING, tiny_run, train_tiny
+from tests.train.processes import free_port
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import TrainError
@@ -149,13 +150,6 @@ def test_devices() -> None:
         assert choose_device("auto", Processes()) == torch.device("cpu")
         with pytest.raises(TrainError, match="no CUDA device here; choose cpu"):
             choose_device("cuda", Processes())
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port: int = server.getsockname()[1]
-    return port
 
 
 def start(small_cache: FaceCache, out: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cache.builder import build, number
+from tests.cache.builder import build, build_keys, number
 from tests.evaluate.builder import key
 
 from faceguide.cache.pairs.pair_lists import PairList
@@ -53,23 +53,8 @@ def test_dots_in_names_are_no_suffix(cache: FaceCache) -> None:
 
 
 def test_a_name_of_several_keys_is_ambiguous_unless_a_stricter_form_decides(tmp_path) -> None:
-    from tests.cache import builder
-
-    from faceguide.cache import manifest
-    from faceguide.cache.new_plan import Row, make_plan
-
     keys = ["a/00001.jpg", "b/00001.jpg", "c/00001.png", "c/00001.jpg"]
-    plan = make_plan(
-        tmp_path / "c",
-        lambda: [Row(name, name[0], meta=("s",)) for name in keys],
-        recipe=builder.RECIPE,
-        meta=("split",),
-        seed=0,
-        shard_rows=8,
-    )
-    builder.write_faces(tmp_path / "c", plan, 0)
-    manifest.seal(tmp_path / "c", "faces")
-    cache = FaceCache.open(tmp_path / "c")
+    cache = build_keys(tmp_path / "c", keys)
     found = find_rows(cache, ["00001.jpg", "x/a/00001", "c/00001", "c/00001.png"])
     assert found["00001.jpg"] == "ambiguous"
     assert found["c/00001"] == "ambiguous"
@@ -118,22 +103,8 @@ def test_clusters_are_the_labels(cache: FaceCache) -> None:
 
 
 def test_without_labels_genuine_pairs_connect_images(tmp_path: Path) -> None:
-    from tests.cache import builder
-
-    from faceguide.cache import manifest
-    from faceguide.cache.new_plan import Row, make_plan
-
-    plan = make_plan(
-        tmp_path / "c",
-        lambda: [Row(f"{n:05d}.jpg", "", meta=("s",)) for n in range(1, 8)],
-        recipe=builder.RECIPE,
-        meta=("split",),
-        seed=0,
-        shard_rows=8,
-    )
-    builder.write_faces(tmp_path / "c", plan, 0)
-    manifest.seal(tmp_path / "c", "faces")
-    cache = FaceCache.open(tmp_path / "c")
+    keys = [f"{number:05d}.jpg" for number in range(1, 8)]
+    cache = build_keys(tmp_path / "c", keys, lambda key: "")
     probe, reference = np.array([0, 1, 3, 0]), np.array([1, 2, 4, 5])
     people, source = clusters(cache, probe, reference, np.array([True, True, False, False]))
     assert source == "genuine pairs"

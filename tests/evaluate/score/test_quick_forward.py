@@ -43,6 +43,21 @@ def test_a_graph_gives_the_numbers_of_its_network(name: str) -> None:
                 assert values == pytest.approx(expected[column][:count], abs=2e-5 * scale)
 
 
+@pytest.mark.parametrize("name", ["mobilefacenet", "ir_18"])
+def test_a_graph_has_the_precision_that_is_asked_for(name: str) -> None:
+    images = torch.randint(0, 256, (5, 112, 112, 3), dtype=torch.uint8)
+    exact, plain, quick = (
+        one.describe(images, frozenset({"plain"}))["plain_embedding"]
+        for one in (
+            network(name), network(name, precision="bf16"),
+            quickened(network(name, precision="bf16")),
+        )
+    )  # fmt: skip
+    change = abs(plain - exact).max()
+    assert change > 1e-4
+    assert change / 3 < abs(quick - exact).max() < 3 * change
+
+
 def test_networks_of_others_run_as_they_are() -> None:
     one = network("mobilefacenet")
     own = Network("nets:small", one.backbone, "0" * 64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -25,18 +24,6 @@ from faceguide.preprocess.detect.face_mesh import BoxDetector, FaceLandmarker, F
 
 # Read off the photograph by eye: both irises, nose tip, corners of the mouth.
 ASTRONAUT = np.array([(203, 101), (246, 103), (223, 129), (202, 139), (245, 140)])
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[FaceMesh]:
-    mesh = FaceMesh()
-    yield mesh
-    mesh.close()
-
-
-@pytest.fixture(scope="module")
-def boxes() -> BoxDetector:
-    return BoxDetector()
 
 
 def small_in_a_scene(tilt: float = 0.0) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

@@ -31,18 +31,6 @@ MIRRORED = [1, 0, 2, 4, 3]
 
 
 @pytest.fixture(scope="module")
-def mesh() -> Iterator[FaceMesh]:
-    mesh = FaceMesh()
-    yield mesh
-    mesh.close()
-
-
-@pytest.fixture(scope="module")
-def boxes() -> BoxDetector:
-    return BoxDetector()
-
-
-@pytest.fixture(scope="module")
 def landmarker(shared: Path) -> Iterator[FaceLandmarker]:
     landmarker = FaceLandmarker(shared / "data" / "mediapipe" / "face_landmarker.task")
     yield landmarker

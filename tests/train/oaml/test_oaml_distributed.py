@@ -8,15 +8,13 @@ process's batch, and on the CPU has no equal.
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tests.cache.builder import build
 from tests.train.oaml.scenario import tiny_run
-from torch import multiprocessing
+from tests.train.processes import in_two_processes
 
 from faceguide.cache.reader import FaceCache
 from faceguide.train.distributed import Processes, joined
@@ -64,13 +62,7 @@ def work(rank: int, folder: Path, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
-    build(folder / "faces", rows=40, shard_rows=16, occlusion=False, size=112)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (folder, port), nprocs=2)
-    return folder
+    return in_two_processes(work, tmp_path_factory.mktemp("two"))
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
