@@ -44,14 +44,18 @@ class _Books:
         self.absorbed = self.absorbed + total
 
 
-def _share(relevance: Tensor, total: Tensor, where: Tensor) -> Tensor:
-    """relevance / total in the places `where`, 0 elsewhere; totals there are not 0."""
-    safe = torch.where(where & (total.abs() > _LEAST), total, torch.ones_like(total))
-    return torch.where(where & (total.abs() > _LEAST), relevance / safe, torch.zeros_like(total))
+def _share(relevance: Tensor, total: Tensor) -> Tensor:
+    """relevance / total, 0 where the total is."""
+    safe = total.abs() > _LEAST
+    return torch.where(safe, relevance / torch.where(safe, total, 1.0), 0.0)
 
 
 class _GammaRule(torch.autograd.Function):
-    """A linear layer under the generalised γ-rule; backward turns R_z/z into R_x/x."""
+    """A linear layer under the generalised γ-rule; backward turns R_z/z into R_x/x.
+
+    What agrees in sign with z counts 1 + γ times. Of z = W·x + b that is (z ± (|W|·|x| + |b|)) / 2,
+    so one more product with |W| gives all totals, and one with each transposed all shares.
+    """
 
     @staticmethod
     def forward(
@@ -65,43 +69,33 @@ class _GammaRule(torch.autograd.Function):
     ) -> Tensor:
         # The bias as it is added to an output: along dimension 1.
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        z = linear(x, weight)
-        if bias is not None:
-            z = z + bias.reshape(shape)
-        ctx.save_for_backward(x, weight, bias, z)
-        ctx.linear, ctx.gamma, ctx.books, ctx.bias_shape = linear, gamma, books, shape
+        leaf = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            product = linear(leaf, weight)
+        z = product.detach().clone() if bias is None else product.detach() + bias.reshape(shape)
+        ctx.save_for_backward(weight, bias, z)
+        ctx.leaf, ctx.product, ctx.linear = leaf, product, linear
+        ctx.gamma, ctx.books, ctx.bias_shape = gamma, books, shape
         return z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, carried: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        x, weight, bias, z = ctx.saved_tensors
-        linear, gamma = ctx.linear, ctx.gamma
+        weight, bias, z = ctx.saved_tensors
+        x, half, sign = ctx.leaf.detach(), ctx.gamma / 2, z.sign()
+        leaf = x.abs().requires_grad_(True)
+        with torch.enable_grad():
+            product = ctx.linear(leaf, weight.abs())
+        reach = product.detach()
+        if bias is not None:
+            reach = reach + bias.abs().reshape(ctx.bias_shape)
         relevance = carried * z
-        raised = weight + gamma * weight.clamp_min(0), weight + gamma * weight.clamp_max(0)
-        positive, negative = x.clamp_min(0), x.clamp_max(0)
-        to_positive, to_negative = torch.zeros_like(x), torch.zeros_like(x)
-        for sign in (1, -1):
-            # Weights by which positive and negative inputs push z in the direction of `sign`.
-            for_positive, for_negative = raised if sign > 0 else raised[::-1]
-            total = linear(positive, for_positive) + linear(negative, for_negative)
-            if bias is not None:
-                pushed = bias.clamp_min(0) if sign > 0 else bias.clamp_max(0)
-                total = total + (bias + gamma * pushed).reshape(ctx.bias_shape)
-            share = _share(relevance, total, z * sign > 0)
-            to_positive += _transposed(linear, share, x, for_positive)
-            to_negative += _transposed(linear, share, x, for_negative)
-        found = torch.where(x >= 0, to_positive, to_negative)
+        share = _share(relevance, z + half * (z + sign * reach))
+        (plain,) = torch.autograd.grad(ctx.product, ctx.leaf, share)
+        (sized,) = torch.autograd.grad(product, leaf, sign * share)
+        found = (1 + half) * plain + half * torch.where(x >= 0, sized, -sized)
         ctx.books.add(relevance, found * x)
         return found, None, None, None, None, None
-
-
-def _transposed(linear: Linear, share: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Wᵀ · share."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_(True)
-        (found,) = torch.autograd.grad(linear(leaf, weight), leaf, share)
-    return found
 
 
 class _Pass(torch.autograd.Function):
