@@ -71,7 +71,8 @@ class Counter:
 
     def __init__(self, score: PairScore) -> None:
         self.images = self.backward = 0
-        score.backbone.register_forward_pre_hook(self._count)
+        for backbone in {score.backbone, score.quick.backbone}:
+            backbone.register_forward_pre_hook(self._count)
 
     def _count(self, module: object, inputs: tuple[Tensor, ...]) -> None:
         self.images += len(inputs[0])
@@ -264,8 +265,8 @@ def main() -> None:
         def table() -> None:
             job.described.clear()
             responses = table_of(job, 0)
-            for name in NAMES:
-                maps_of(job, METHODS[name], 0, responses)
+            for _ in maps_of(job, [METHODS[name] for name in NAMES], 0, responses):
+                pass
 
         def by_hand(cost: Cost, batch: Batch, own: Settings, timed: int, size: int) -> None:
             found = cost.add(counter, lambda: captum_maps(score, batch, own))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,12 @@ def compute_block(
         table = table_of(job, block)
         write_block(block_path(out, TABLE, block), key, table)
     bar(next(ticks))
-    for method in methods:
-        path = block_path(out, method.name, block)
-        if not is_there(path, key):
-            write_block(path, key, maps_of(job, method, block, table))
+    paths = [block_path(out, method.name, block) for method in methods]
+    lacking = [not is_there(path, key) for path in paths]
+    maps = maps_of(job, list(itertools.compress(methods, lacking)), block, table)
+    for path, lacks in zip(paths, lacking, strict=True):
+        if lacks:
+            write_block(path, key, next(maps))
         bar(next(ticks))
 
 

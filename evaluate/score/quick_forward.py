@@ -1,21 +1,29 @@
-"""The forward passes of a network as one frozen graph, for the many faces of an evaluation.
+"""The passes of a network as one frozen graph, for the many faces of an evaluation.
 
-A graph is traced once, and normalisation is folded into the convolutions before it. In float32,
-networks with depthwise convolutions run in oneDNN's own layout, all others with channels last. The
-numbers differ from those of the network itself by rounding.
+Normalisation is folded into the convolutions before it. What needs gradients runs so with channels
+last; the other passes are traced once, and in float32 networks with depthwise convolutions run in
+oneDNN's own layout. The numbers differ from those of the network itself by rounding.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from queue import SimpleQueue
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.loading.network import Network
+
+Worker = TypeVar("Worker")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 _BATCH_CPU, _BATCH_GPU = 16, 128  # larger batches leave a core's cache
 
@@ -32,6 +40,38 @@ def workers_of(network: Network) -> int:
     are. A network that is not ours may not be safe to call so.
     """
     return torch.get_num_threads() if _is_ours(network) else 1
+
+
+def in_threads(
+    work: Callable[[Worker, Item], Found], items: Iterable[Item], crew: Sequence[Worker]
+) -> Iterator[Found]:
+    """work(worker, item) of each item, in order; a worker has a thread and a core of its own.
+
+    Args:
+        work: is called by one thread at a time with the same worker.
+        items: each for one call.
+        crew: at least one; a single one has the caller's thread and all cores.
+    """
+    if len(crew) == 1:
+        yield from (work(crew[0], item) for item in items)
+        return
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    for worker in crew:
+        idle.put(worker)
+
+    def one(item: Item) -> Found:
+        torch.set_num_threads(1)  # of this thread
+        worker = idle.get()
+        try:
+            return work(worker, item)
+        finally:
+            idle.put(worker)
+
+    pool = ThreadPoolExecutor(len(crew))
+    try:
+        yield from pool.map(one, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def quickened(network: Network) -> Network:
@@ -59,19 +99,44 @@ class _Run(nn.Module):
         super().__init__()
         self.backbone, self.sides = backbone, sides
 
-    def forward(self, pixels: Tensor, *keypoints: Tensor) -> tuple[Tensor, ...]:
-        named = {"keypoints": keypoints[0]} if keypoints else {}
-        raw, maps = self.backbone.run(pixels, self.sides, **named)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        raw, maps = self.backbone.run(pixels, self.sides)
         return (raw, *(maps[side] for side in self.sides))
+
+
+class _RunToldKeypoints(_Run):
+    """The same of a network that is told landmarks."""
+
+    def forward(self, pixels: Tensor, keypoints: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        raw, maps = self.backbone.run(pixels, self.sides, keypoints=keypoints)
+        return (raw, *(maps[side] for side in self.sides))
+
+
+def _folded(run: nn.Module) -> fx.GraphModule:
+    """The same with every BatchNorm that follows a convolution inside its weights."""
+    found = fx.symbolic_trace(run)
+    modules: dict[object, nn.Module] = dict(found.named_modules())
+    for node in found.graph.nodes:
+        norm = modules.get(node.target)
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        conv = modules.get(before.target)
+        if isinstance(conv, nn.Conv2d) and len(before.users) == 1:
+            found.set_submodule(before.target, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
+            node.replace_all_uses_with(before)
+            found.graph.erase_node(node)
+    found.recompile()
+    return found
 
 
 class _Graph(FaceBackbone):
     """A backbone whose passes run as one graph, which gives at most one map.
 
     Args:
-        backbone: whose passes; it is laid out anew.
+        backbone: whose passes.
         map_side: of the map.
-        blocked: in oneDNN's own layout, else with channels last.
+        blocked: without gradients in oneDNN's own layout, else with channels last.
     """
 
     def __init__(self, backbone: FaceBackbone, map_side: int, blocked: bool) -> None:
@@ -81,25 +146,31 @@ class _Graph(FaceBackbone):
         self.map_channels = {
             side: channels for side, channels in backbone.map_channels.items() if side == map_side
         }
-        self.backbone = backbone
+        run = _RunToldKeypoints if self.needs_keypoints else _Run
+        whole: nn.Module = run(backbone, tuple(self.map_channels)).eval()
+        if any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
+            whole = _folded(whole)
         self.layout = torch.contiguous_format if blocked else torch.channels_last
-        backbone.to(memory_format=self.layout)  # type: ignore[call-overload]
+        whole.to(memory_format=self.layout)  # type: ignore[call-overload]
         side = backbone.input_spec.size
         given = [torch.zeros(2, 3, side, side).contiguous(memory_format=self.layout)]
         if self.needs_keypoints:
             given.append(torch.zeros(2, 5, 2))
-        whole = _Run(backbone, tuple(self.map_channels)).eval()
         optimise = torch.jit.optimize_for_inference if blocked else torch.jit.freeze
         with warnings.catch_warnings(), torch.no_grad():
             # The tracer is to be replaced by one that needs a C++ compiler on the user's machine.
             warnings.simplefilter("ignore")
             self.graph = optimise(torch.jit.trace(whole, tuple(given), check_trace=False))
+        self.whole = whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(
         self, images: Tensor, sides: Collection[int] = (), **beside: Tensor
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """See `FaceBackbone.run`."""
-        raw, *maps = self.graph(images.contiguous(memory_format=self.layout), *beside.values())
+        if torch.is_grad_enabled() and images.requires_grad:
+            raw, *maps = self.whole(images, *beside.values())
+        else:
+            raw, *maps = self.graph(images.contiguous(memory_format=self.layout), *beside.values())
         return raw, dict(zip(self.map_channels, maps, strict=True))
 
     def feature_map(self, images: Tensor, map_size: int | None = None, **beside: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _each(
 ) -> list[tuple[Tensor, Tensor, Reference, Tensor]]:
     """Probe (3, S, S), baseline (3, S, S), reference of one row and score () of each pair."""
     with torch.no_grad():
-        clean = score(batch.probe, *batch.reference)
+        clean = score.quick(batch.probe, *batch.reference)
     empty = baseline_for(score, batch.probe, settings.baseline)
     rows = [tuple(part[n : n + 1] for part in batch.reference) for n in range(len(clean))]
     return list(zip(batch.probe, empty, rows, clean, strict=True))
@@ -69,7 +69,7 @@ def _covered(
     for some in covers.split(chunk):
         shown = torch.lerp(probe[None], empty[None], some[:, None])
         repeated = (part.expand(len(some), *part.shape[1:]) for part in reference)
-        scores.append(score(shown, *repeated))
+        scores.append(score.quick(shown, *repeated))
     return torch.cat(scores)
 
 

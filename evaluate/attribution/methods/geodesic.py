@@ -33,7 +33,7 @@ _WHY = "Geodesic IG follows the embedding on its sphere"
 @torch.no_grad()
 def _embeddings(score: PairScore, images: Tensor, beside: Reference, chunk: int) -> Tensor:
     split = zip(*(one.split(chunk) for one in (images, *beside)), strict=True)
-    return torch.cat([unit_embedding(score.backbone, *parts) for parts in split])
+    return torch.cat([unit_embedding(score.quick.backbone, *parts) for parts in split])
 
 
 def arc_nodes(
@@ -75,7 +75,7 @@ def geodesic_arc(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     widths = nodes[:, 1:] - nodes[:, :-1]  # (N, steps)
     images = along(baseline, batch.probe, middles)
     _, gradient = chunked_gradient(
-        score, images, repeat(batch.reference, settings.steps), settings.chunk
+        score.quick, images, repeat(batch.reference, settings.steps), settings.chunk
     )
     gradient = gradient.unflatten(0, middles.shape)  # (N, steps, 3, S, S)
     mean = (gradient * widths[:, :, None, None, None]).sum(1)
@@ -112,7 +112,7 @@ def geodesic_weighted(score: PairScore, batch: Batch, settings: Settings) -> Map
 
     def recording(points: Tensor, *reference: Tensor) -> Tensor:
         # The forward pass of the gradient also gives the embedding.
-        described = score.describe(points, *score.beside(reference))
+        described = score.quick.describe(points, *score.beside(reference))
         seen.append(described[0].detach())
         return score.compare(described, reference)
 

@@ -39,7 +39,7 @@ def saliency(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """∂s/∂x, signed, summed over channels."""
     from captum.attr import Saliency  # here: it takes half a second to import
 
-    found = Saliency(score).attribute(
+    found = Saliency(score.quick).attribute(
         batch.leaf(), abs=False, additional_forward_args=batch.reference
     )
     return Maps(found.detach().sum(1))
@@ -49,7 +49,9 @@ def gradient_input(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """x ⊙ ∂s/∂x on prepared pixels, so mid-grey is 0."""
     from captum.attr import InputXGradient
 
-    found = InputXGradient(score).attribute(batch.leaf(), additional_forward_args=batch.reference)
+    found = InputXGradient(score.quick).attribute(
+        batch.leaf(), additional_forward_args=batch.reference
+    )
     return Maps(found.detach().sum(1))
 
 
@@ -75,6 +77,6 @@ def smoothgrad(
     sigma = settings.noise * pixel_range(score.input_spec)
     noisy = (batch.probe[:, None] + sigma * noise).flatten(0, 1)
     reference = repeat(batch.reference, noise.shape[1])
-    _, gradient = chunked_gradient(score, noisy, reference, settings.chunk)
+    _, gradient = chunked_gradient(score.quick, noisy, reference, settings.chunk)
     # (N·samples, 3, S, S) -> (N, samples, 3, S, S)
     return Maps(gradient.unflatten(0, noise.shape[:2]).mean(1).sum(1))

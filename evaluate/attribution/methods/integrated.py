@@ -69,7 +69,7 @@ def integrated_gradients(score: PairScore, batch: Batch, settings: Settings) -> 
         """Scores (R, K) and (x − b) ⊙ gradient (R, K, S, S) of some pairs at places (R, K)."""
         images = along(baseline[rows], batch.probe[rows], places.to(batch.probe.dtype))
         reference = repeat(tuple(part[rows] for part in batch.reference), places.shape[1])
-        value, gradient = chunked_gradient(score, images, reference, settings.chunk)
+        value, gradient = chunked_gradient(score.quick, images, reference, settings.chunk)
         products = gradient.unflatten(0, places.shape) * step[rows][:, None]
         return value.unflatten(0, places.shape).double(), products.sum(2)
 

@@ -8,6 +8,8 @@ pixels (KP-RPE), those of the probe are the last of these tensors.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError, ScoreError
 from faceguide.core.faces.align import five_points
+from faceguide.evaluate.score.quick_forward import quickened
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
     MAP,
@@ -108,6 +111,24 @@ class PairScore(nn.Module):
                 f"{type(backbone).__name__} has not; choose cosine"
             )
         self._parts = tuple(part for part in (EMBEDDING, MAP, VISIBILITY) if part in needs)
+        self.network: Network | None = None  # whose passes may be made quick
+
+    @functools.cached_property
+    def quick(self) -> PairScore:
+        """The same score, faster and equal up to rounding, for whoever does not look at layers."""
+        if self.network is None:
+            return self
+        # Also where a pass without gradients asks: its own tensors must take gradients.
+        with torch.inference_mode(False):
+            fast = quickened(self.network)
+        if fast is self.network:
+            return self
+        return PairScore(fast.backbone, self.matcher, self.map_side, self.head).eval()
+
+    def replica(self) -> PairScore:
+        """The same score and weights with hooks of its own, for a thread beside others."""
+        kept = (self.quick, self.network, *self.parameters(), *self.buffers())
+        return copy.deepcopy(self, {id(one): one for one in kept if one is not self})
 
     @property
     def input_spec(self) -> InputSpec:
@@ -207,10 +228,12 @@ def pair_score(network: Network, matcher: str) -> PairScore:
     network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if matcher == "cosine":
         # A user's network itself: methods know its layers by the names that it gave them.
-        return PairScore(inner(network.backbone))
-    return PairScore(
-        network.backbone, make_matcher(matcher, network), network.map_side, network.occlusion_head
-    ).eval()
+        score = PairScore(inner(network.backbone), map_side=network.map_side)
+    else:
+        made = make_matcher(matcher, network)
+        score = PairScore(network.backbone, made, network.map_side, network.occlusion_head).eval()
+    score.network = network
+    return score
 
 
 def told(

@@ -26,6 +26,7 @@ from faceguide.evaluate.attribution.protocol.explain import CURVES, Job
 from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, table_forwards
 from faceguide.evaluate.attribution.threshold import DRAWS
 from faceguide.evaluate.metrics.bootstrap import PairWeights, replicate
+from faceguide.evaluate.score.quick_forward import in_threads
 
 _BACKWARD = 3  # a forward and backward pass, in forwards
 # Operations of a minute on a core, between those of small layers and of large ones.
@@ -103,16 +104,19 @@ def measure_forwards(methods: Sequence[Method], measures: Sequence[str], s: Sett
     return total + fresh * sum(again[name] for name in wanted & set(again))
 
 
-def _seconds(work: Callable[[Tensor], object], images: Tensor) -> float:
-    """Per image; a call with two images warms up."""
-    work(images[:2])
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    start = time.perf_counter()
-    work(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return (time.perf_counter() - start) / len(images)
+def _seconds(job: Job, work: Callable[[Job, Tensor], object], images: Tensor) -> float:
+    """Per image, where the whole crew is at work; calls with two images warm up."""
+
+    def timed(some: Tensor) -> float:
+        start = time.perf_counter()
+        for _ in in_threads(work, [some] * len(job.crew), job.crew):
+            pass
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        return time.perf_counter() - start
+
+    timed(images[:2])
+    return timed(images) / (len(images) * len(job.crew))
 
 
 def results_seconds(
@@ -150,17 +154,18 @@ def estimate(
     wide, narrow = (TABLE_CHUNK, job.options.chunk) if batch.probe.is_cuda else (16, 8)
 
     @torch.inference_mode()
-    def forward(images: Tensor) -> object:
-        return job.score.describe(images, *job.score.beside(repeat(batch.reference, len(images))))
+    def forward(own: Job, images: Tensor) -> object:
+        beside = own.score.beside(repeat(batch.reference, len(images)))
+        return own.score.quick.describe(images, *beside)
 
-    def backward(images: Tensor) -> object:
-        return score_gradient(job.score, images, repeat(batch.reference, len(images)))
+    def backward(own: Job, images: Tensor) -> object:
+        return score_gradient(own.score.quick, images, repeat(batch.reference, len(images)))
 
-    per_forward = _seconds(forward, batch.probe.expand(wide, -1, -1, -1))
+    per_forward = _seconds(job, forward, batch.probe.expand(wide, -1, -1, -1))
     per_gradient = (
         per_forward * _BACKWARD
         if job.score.is_black_box
-        else _seconds(backward, batch.probe.expand(narrow, -1, -1, -1))
+        else _seconds(job, backward, batch.probe.expand(narrow, -1, -1, -1))
     )
     pairs, probes = len(places), len(np.unique(job.plan.probe[places]))
     table = probes * table_forwards(len(job.options.infills))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,9 @@ from faceguide.evaluate.attribution.methods.target import PairScore, Reference, 
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 from faceguide.evaluate.attribution.protocol.infill import Donors, fill_pictures
-from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, measure
+from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, Responses, measure
 from faceguide.evaluate.attribution.threshold import threshold_outcome
+from faceguide.evaluate.score.quick_forward import in_threads, workers_of
 
 CURVES = {"deletion", "insertion", "srg"}  # measures that are read off curves of removal
 THUMB = 28  # side of the maps that are kept for pictures
@@ -55,6 +58,25 @@ class Job:
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.score.parameters()).device
+
+    @functools.cached_property
+    def crew(self) -> tuple[Job, ...]:
+        """Jobs that may work side by side, one a core; only this one where the network forbids it.
+
+        Their scores share weights, and have hooks of their own.
+        """
+        network = self.score.network
+        count = 1 if network is None else workers_of(network)
+        if count == 1:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                score=self.score.replica(),
+                random=None if self.random is None else self.random.replica(),
+            )
+            for _ in range(count)
+        )
 
     @property
     def forward_images(self) -> int:
@@ -110,15 +132,9 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
     places = job.plan.pairs_of(block)
     found: dict[str, list[Any]] = {name: [] for name in ("clean", "masked", "angle")}
     probes, embeddings = np.unique(job.plan.probe[places]), []
-    for row in probes:
-        here = places[job.plan.probe[places] == row]
-        one = job.cache.read([int(row)], ["image", "label"])
-        pictures = fill_pictures(
-            *(one["image"][0], job.options.infills, int(row), int(one["label"][0])),
-            *(job.donors, job.options.seed),
-        )
-        fills, batch = job.prepared(pictures), job.batch(here)
-        measured = measure(job.score, batch.probe[0], batch.reference, fills, job.forward_images)
+    per_probe = [places[job.plan.probe[places] == row] for row in probes]
+    job.batch(places[:1])  # describes the references before threads ask for them
+    for here, measured in zip(per_probe, in_threads(_measured, per_probe, job.crew), strict=True):
         found["clean"].append(measured.clean)
         found["masked"].append(measured.masked)
         found["angle"].append(np.repeat(measured.angle[None], len(here), 0))
@@ -131,6 +147,18 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _measured(job: Job, places: NDArray[np.int64]) -> Responses:
+    """The responses of the probe that the pairs at these places share."""
+    row = int(job.plan.probe[places[0]])
+    one = job.cache.read([row], ["image", "label"])
+    pictures = fill_pictures(
+        *(one["image"][0], job.options.infills, row, int(one["label"][0])),
+        *(job.donors, job.options.seed),
+    )
+    fills, batch = job.prepared(pictures), job.batch(places)
+    return measure(job.score, batch.probe[0], batch.reference, fills, job.forward_images)
+
+
 def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[Any]]) -> Maps:
     if method.explain is not None:
         return method.explain(job.score, batch, job.options)
@@ -140,11 +168,11 @@ def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[
 
 
 def maps_of(
-    job: Job, method: Method, block: int, table: dict[str, NDArray[Any]]
-) -> dict[str, NDArray[Any]]:
-    """Maps of a method for the pairs of a block; a failure becomes an error row, never zeros.
+    job: Job, methods: Sequence[Method], block: int, table: dict[str, NDArray[Any]]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Maps of each method for the pairs of a block; a failure becomes an error row, never zeros.
 
-    Returns:
+    Yields:
         Per pair: `cells` (n, 49), `signed` (n, 49), `energy` (n,) max|a|, `thumb` (n, 28, 28)
         float16, `completeness` and `quadrature` (n,) errors, `error` (n, 200) text as
         uint8, a column per further measure and, under `threshold`, `threshold` (n, 6): rate,
@@ -154,19 +182,26 @@ def maps_of(
         AttributionError: when the method does not suit the network.
     """
     places = job.plan.pairs_of(block)
+    job.batch(places[:1])  # describes the references before threads ask for them
     step = max(1, job.options.chunk // 4)
-    parts = []
-    for start in range(0, len(places), step):
+    starts = range(0, len(places), step)
+
+    def work(own: Job, task: tuple[Method, int]) -> dict[str, NDArray[Any]]:
+        method, start = task
         chosen = places[start : start + step]
         rows = {name: table[name][start : start + step] for name in ("clean", "masked", "angle")}
-        batch = job.batch(chosen)
+        batch = own.batch(chosen)
         try:
-            parts.append(_columns(job, method, batch, chosen, rows))
+            return _columns(own, method, batch, chosen, rows)
         except AttributionError:
             raise
         except (RuntimeError, ValueError, ArithmeticError, TypeError) as fault:
-            parts.append(_failed(job, len(chosen), f"{type(fault).__name__}: {fault}"))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return _failed(own, len(chosen), f"{type(fault).__name__}: {fault}")
+
+    found = in_threads(work, [(method, start) for method in methods for start in starts], job.crew)
+    for _ in methods:
+        parts = [next(found) for _ in starts]
+        yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _failed(job: Job, count: int, text: str) -> dict[str, NDArray[Any]]:
@@ -234,7 +269,7 @@ def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
                 full[place, 0].cpu().numpy(),
                 batch.probe[place] * std + mean,
                 lambda images, own=own: unit_embedding(  # type: ignore[misc]
-                    job.score.backbone, (images - mean) / std, *repeat(own, len(images))
+                    job.score.quick.backbone, (images - mean) / std, *repeat(own, len(images))
                 ),
                 pair_rng(pair, job.options.seed, "threshold"),
                 batch=job.forward_images,

@@ -66,7 +66,7 @@ def removal_curves(
             part[place : place + 1].expand(len(stacked), *part.shape[1:])
             for part in batch.reference
         )
-        values = score(stacked, *reference).double().cpu().numpy().reshape(3, STEPS + 1)
+        values = score.quick(stacked, *reference).double().cpu().numpy().reshape(3, STEPS + 1)
         for kind, row in zip(curves, values, strict=True):
             curves[kind].append(row)
     return {kind: np.stack(rows) for kind, rows in curves.items()}
@@ -154,7 +154,8 @@ def randomised(score: PairScore, seed: int) -> PairScore:
 
     Each keeps the mean and the deviation of its weights, so that activations stay in range.
     """
-    other = copy.deepcopy(score)
+    # Without the network, whose quick passes have the weights that were learnt.
+    other = copy.deepcopy(PairScore(score.backbone, score.matcher, score.map_side, score.head))
     generator = torch.Generator().manual_seed(seed)
     for module in other.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -68,7 +68,7 @@ def _scores(
         some = used[start : start + batch]
         images = torch.from_numpy(cache.read(some, ["image"])["image"])
         beside = told(score, cache, some, device)
-        parts.append(score.describe(score.input_spec.prepare(images.to(device)), *beside))
+        parts.append(score.quick.describe(score.input_spec.prepare(images.to(device)), *beside))
     described = [torch.cat(columns) for columns in zip(*parts, strict=True)]
     sides = [tuple(part[side] for part in described) for side in at.reshape(2, -1)]
     return score.compare(*sides).double().cpu().numpy()

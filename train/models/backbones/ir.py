@@ -154,12 +154,16 @@ class IR(FaceBackbone):
         return renamed
 
     def to_map14(self, images: Tensor) -> Tensor:
-        map14: Tensor = self.body[: self.last_stage](self.input_layer(images))
-        return map14
+        x: Tensor = self.input_layer(images)
+        for unit in self.body[: self.last_stage].children():
+            x = unit(x)
+        return x
 
     def map14_to_map7(self, map14: Tensor) -> Tensor:
-        map7: Tensor = self.body[self.last_stage :](map14)
-        return map7
+        x = map14
+        for unit in self.body[self.last_stage :].children():
+            x = unit(x)
+        return x
 
     def map7_to_embedding(self, map7: Tensor) -> Tensor:
         raw: Tensor = self.output_layer(map7)

@@ -159,11 +159,16 @@ class MobileFaceNet(FaceBackbone):
         self.bn = nn.BatchNorm1d(embedding_size)
 
     def to_map14(self, images: Tensor) -> Tensor:
-        map14: Tensor = self.features[:LAST_STAGE](self.dw_conv(self.conv1(images)))
-        return map14
+        x: Tensor = self.dw_conv(self.conv1(images))
+        for block in self.features[:LAST_STAGE].children():
+            x = block(x)
+        return x
 
     def map14_to_map7(self, map14: Tensor) -> Tensor:
-        map7: Tensor = self.conv2(self.features[LAST_STAGE:](map14))
+        x = map14
+        for block in self.features[LAST_STAGE:].children():
+            x = block(x)
+        map7: Tensor = self.conv2(x)
         return map7
 
     def map7_to_embedding(self, map7: Tensor) -> Tensor:
