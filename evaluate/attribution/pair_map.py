@@ -54,6 +54,7 @@ def pair_map(
             "choose another method"
         )
     score = pair_score(network, matcher)
+    score.network = None  # one map does not repay a quick score
     images = torch.from_numpy(np.stack([probe, reference])).to(network.device)
     first, second = score.input_spec.prepare(images).split(1)
     beside = () if keypoints is None else keypoints.to(network.device).split(1)

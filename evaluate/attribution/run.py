@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,11 +94,12 @@ def compute_block(
     bar(next(ticks))
     paths = [block_path(out, method.name, block) for method in methods]
     lacking = [not is_there(path, key) for path in paths]
-    maps = maps_of(job, list(itertools.compress(methods, lacking)), block, table)
-    for path, lacks in zip(paths, lacking, strict=True):
-        if lacks:
-            write_block(path, key, next(maps))
-        bar(next(ticks))
+    wanted = list(itertools.compress(methods, lacking))
+    with contextlib.closing(maps_of(job, wanted, block, table)) as maps:
+        for path, lacks in zip(paths, lacking, strict=True):
+            if lacks:
+                write_block(path, key, next(maps))
+            bar(next(ticks))
 
 
 def _merge(

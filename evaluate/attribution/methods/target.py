@@ -268,6 +268,19 @@ def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[T
     return value.detach(), gradient
 
 
+def bytes_of_graph(score: Score, probe: Tensor, reference: Reference) -> int:
+    """Bytes that a pass keeps until its gradient is taken."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        score_gradient(score, probe, reference)
+    return sum(kept.values())
+
+
 def check_gradient(name: str, score: PairScore, probe: Tensor, *beside: Tensor) -> None:
     """Refuse a network that no gradient passes; of a black box, one that is blind to the pixels.
 

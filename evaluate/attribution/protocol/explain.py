@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.allocator import physical_memory
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng, pool
@@ -23,7 +24,13 @@ from faceguide.evaluate.attribution.methods.controls import (
 )
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred, repeat
 from faceguide.evaluate.attribution.methods.method_table import Method
-from faceguide.evaluate.attribution.methods.target import PairScore, Reference, told, unit_embedding
+from faceguide.evaluate.attribution.methods.target import (
+    PairScore,
+    Reference,
+    bytes_of_graph,
+    told,
+    unit_embedding,
+)
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 from faceguide.evaluate.attribution.protocol.infill import Donors, fill_pictures
@@ -32,6 +39,8 @@ from faceguide.evaluate.attribution.threshold import threshold_outcome
 from faceguide.evaluate.score.quick_forward import in_threads, workers_of
 
 CURVES = {"deletion", "insertion", "srg"}  # measures that are read off curves of removal
+# Memory for a job beside others, in graphs of one pass: LRP keeps most, and half stays free.
+_PASSES = 6
 THUMB = 28  # side of the maps that are kept for pictures
 
 
@@ -61,13 +70,21 @@ class Job:
 
     @functools.cached_property
     def crew(self) -> tuple[Job, ...]:
-        """Jobs that may work side by side, one a core; only this one where the network forbids it.
+        """Jobs that work side by side, one a core as far as memory allows; or only this one.
 
         Their scores share weights, and have hooks of their own.
         """
         network = self.score.network
         count = 1 if network is None else workers_of(network)
-        if count == 1:
+        if count > 1:
+            first = self.batch(self.plan.pairs_of(0)[:1])
+            each = (
+                _PASSES
+                * self.options.chunk
+                * bytes_of_graph(self.score.quick, first.probe, first.reference)
+            )
+            count = min(count, physical_memory() // each)
+        if count <= 1:
             return (self,)
         return tuple(
             replace(
@@ -134,7 +151,9 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
     probes, embeddings = np.unique(job.plan.probe[places]), []
     per_probe = [places[job.plan.probe[places] == row] for row in probes]
     job.batch(places[:1])  # describes the references before threads ask for them
-    for here, measured in zip(per_probe, in_threads(_measured, per_probe, job.crew), strict=True):
+    for here, measured in zip(
+        per_probe, list(in_threads(_measured, per_probe, job.crew)), strict=True
+    ):
         found["clean"].append(measured.clean)
         found["masked"].append(measured.masked)
         found["angle"].append(np.repeat(measured.angle[None], len(here), 0))
@@ -169,7 +188,7 @@ def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[
 
 def maps_of(
     job: Job, methods: Sequence[Method], block: int, table: dict[str, NDArray[Any]]
-) -> Iterator[dict[str, NDArray[Any]]]:
+) -> Generator[dict[str, NDArray[Any]]]:
     """Maps of each method for the pairs of a block; a failure becomes an error row, never zeros.
 
     Yields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from tests.cache.builder import build
 
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.score.quick_forward import quickened, workers_of
+from faceguide.evaluate.score.quick_forward import in_threads, quickened, workers_of
 from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.loading.network import Network
@@ -64,6 +65,22 @@ def test_networks_of_others_run_as_they_are() -> None:
     assert quickened(own) is own
     assert workers_of(own) == 1
     assert workers_of(one) == torch.get_num_threads()
+
+
+def test_a_crew_gives_results_in_order_and_shares_no_worker() -> None:
+    busy: set[str] = set()
+
+    def work(worker: str, item: int) -> tuple[int, int]:
+        assert worker not in busy
+        busy.add(worker)
+        time.sleep(0.001 * (item % 3))
+        busy.remove(worker)
+        return item, torch.get_num_threads()
+
+    assert [item for item, _ in in_threads(work, range(20), ["a"])] == list(range(20))
+    assert list(in_threads(work, range(20), ["a", "b"])) == [(item, 1) for item in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda worker, item: 1 // item, [2, 1, 0], ["a", "b"]))
 
 
 def test_bf16_says_what_it_changes_and_fills_a_store_of_its_own(tmp_path: Path) -> None:

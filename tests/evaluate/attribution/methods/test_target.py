@@ -11,10 +11,12 @@ from faceguide.core.errors import AttributionError, ScoreError
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     check_depends,
+    pair_score,
     score_gradient,
     unit_embedding,
 )
 from faceguide.evaluate.score.scores import LocalMatcher
+from faceguide.train.models.loading.network import Network
 from faceguide.train.models.matchers.qaconv import QAConv
 
 
@@ -87,3 +89,34 @@ def test_one_black_picture_does_not_condemn_a_score(score: PairScore) -> None:
     probe = pixels(2)
     probe[0] = 0
     check_depends(score, probe, score.reference(pixels(2, 1)))
+
+
+@pytest.fixture(scope="module")
+def made() -> PairScore:
+    network = Network("mobilefacenet", settled("mobilefacenet"), "0" * 64)
+    return pair_score(network, "cosine")
+
+
+def test_a_quick_score_has_the_same_values_and_gradients(made: PairScore) -> None:
+    probe, reference = pixels(3), made.reference(pixels(3, 1))
+    assert made.quick is not made
+    torch.testing.assert_close(made.quick.reference(pixels(3, 1)), reference)
+    value, gradient = score_gradient(made, probe, reference)
+    found, other = score_gradient(made.quick, probe, reference)
+    torch.testing.assert_close(found, value)
+    # Where an activation is all but 0, rounding decides on which side of its kink it lies: against
+    # float64 either gradient is off by as much.
+    apart = (other - gradient).flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)
+    assert apart.max() < 0.05
+
+
+def test_hooks_of_a_replica_are_its_own_and_weights_are_not(made: PairScore) -> None:
+    other, seen = made.replica(), []
+    other.backbone.register_forward_hook(lambda module, given, found: seen.append(module))
+    made.describe(pixels(1))
+    assert not seen
+    other.describe(pixels(1))
+    assert seen == [other.backbone]
+    assert other.quick is made.quick
+    for own, shared in zip(other.parameters(), made.parameters(), strict=True):
+        assert own is shared
