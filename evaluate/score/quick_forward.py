@@ -126,6 +126,7 @@ def _folded(run: nn.Module) -> fx.GraphModule:
             found.set_submodule(before.target, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
             node.replace_all_uses_with(before)
             found.graph.erase_node(node)
+    found.delete_all_unused_submodules()
     found.recompile()
     return found
 

@@ -59,6 +59,11 @@ def test_a_graph_has_the_precision_that_is_asked_for(name: str) -> None:
     assert change / 3 < abs(quick - exact).max() < 3 * change
 
 
+def test_normalisation_after_a_convolution_is_folded() -> None:
+    left = quickened(network("mobilefacenet")).backbone.modules()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in left)
+
+
 def test_networks_of_others_run_as_they_are() -> None:
     one = network("mobilefacenet")
     own = Network("nets:small", one.backbone, "0" * 64)
