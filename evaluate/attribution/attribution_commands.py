@@ -58,7 +58,7 @@ def attribution_command(
     loaded = network.load()
     out, part = place.out, place.part
     with interruptible():
-        ready = prepare(cache, loaded, listed, place.methods, options, part)
+        ready = prepare(cache, loaded, listed, place.methods, options, part, place.anyway)
         cost = ready.estimate(out, options.replicates, time.perf_counter() - start)
         if place.dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
@@ -141,10 +141,15 @@ def show_results(
         SomeFailed: when pairs were left out or maps failed and that is not allowed, or when more
             pairs contradict the labels than noise explains.
     """
-    from faceguide.evaluate.attribution.pages import attribution_tables
+    from faceguide.evaluate.attribution.pages import attribution_tables, chimera_tables
     from faceguide.evaluate.attribution.protocol import separation
 
-    echo_json(record) if output.as_json else click.echo(attribution_tables.method_text(record))
+    if output.as_json:
+        echo_json(record)
+    elif record["protocol"] == "chimera":
+        click.echo(chimera_tables.chimera_text(record))
+    else:
+        click.echo(attribution_tables.method_text(record))
     separation.other_doubts(record["doubts"]).say(but=said.counts() if said else ())
     if said is None and output.as_json and (text := separation.sentence(record["network"])):
         say(f"Warning: {text}")

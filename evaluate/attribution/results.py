@@ -29,7 +29,7 @@ from faceguide.evaluate.attribution.protocol.separation import doubts_of, with_e
 from faceguide.evaluate.attribution.summary import Judged
 
 RESULTS, PAIRS, SEPARATION = "results.json", "pairs.csv", "separation.json"
-SCHEMA = 1
+SCHEMA = 2
 COLUMNS = (
     *("number", "probe", "reference", "same", "score", "method", "verdict", "cause", "fr"),
     *("fr_embedding", "margin", "margin_low", "margin_high", "falsified", "falsifiable"),

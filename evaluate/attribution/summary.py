@@ -224,8 +224,8 @@ def summarise(
         if finite
         else None,
         "variation_n": len(finite),
-        "completeness_error": _errors(maps["completeness"]),
-        "quadrature_error": _errors(maps["quadrature"]),
+        "completeness_error": errors_of(maps["completeness"]),
+        "quadrature_error": errors_of(maps["quadrature"]),
         "measures": {name: mean(maps[name]) for name in options.measures},
     }
     if "threshold" in maps:
@@ -246,7 +246,8 @@ def summarise(
     return record
 
 
-def _errors(values: NDArray[np.float64]) -> dict[str, Any] | None:
+def errors_of(values: NDArray[np.float64]) -> dict[str, Any] | None:
+    """Median, largest, share within 1 % and number of the errors (N,) that there are."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None

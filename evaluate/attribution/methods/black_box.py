@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,10 +26,10 @@ def occlusion(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     cells = torch.from_numpy(cell_index(side)).to(batch.probe.device)
     covers = (cells[None] == torch.arange(CELLS, device=cells.device)[:, None, None]).float()
     found = [
-        clean - _covered(score, probe, empty, covers, reference, settings.chunk)
-        for probe, empty, reference, clean in _each(score, batch, settings)
+        clean[:, None] - _covered(score, probe, empty, covers, reference, settings.chunk)
+        for _, probe, empty, reference, clean in _each(score, batch, settings)
     ]
-    return Maps(torch.stack(found).unflatten(1, (GRID, GRID)))
+    return Maps(torch.cat(found).unflatten(1, (GRID, GRID)))
 
 
 def corrrise(score: PairScore, batch: Batch, settings: Settings) -> Maps:
@@ -37,40 +40,56 @@ def corrrise(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """
     side = batch.probe.shape[-1]
     maps = []
-    each = zip(batch.pairs, _each(score, batch, settings), strict=True)
-    for pair, (probe, empty, reference, _) in each:
-        rng = pair_rng(pair, settings.seed, "corrrise")
+    for key, probe, empty, reference, _ in _each(score, batch, settings):
+        rng = pair_rng(key, settings.seed, "corrrise")
         seen = _soft_masks(rng, side).to(probe)
         scores = _covered(score, probe, empty, 1 - seen, reference, settings.chunk)
-        moved, shown = scores - scores.mean(), seen - seen.mean(0)
-        both = torch.einsum("m,mhw->hw", moved, shown)
-        spread = moved.square().sum().sqrt() * shown.square().sum(0).sqrt()
+        moved, shown = scores - scores.mean(1, keepdim=True), seen - seen.mean(0)
+        both = torch.einsum("pm,mhw->phw", moved, shown)
+        spread = moved.square().sum(1).sqrt()[:, None, None] * shown.square().sum(0).sqrt()
         maps.append(both / spread.clamp_min(1e-12))
-    return Maps(torch.stack(maps))
+    return Maps(torch.cat(maps))
 
 
 def _each(
     score: PairScore, batch: Batch, settings: Settings
-) -> list[tuple[Tensor, Tensor, Reference, Tensor]]:
-    """Probe (3, S, S), baseline (3, S, S), reference of one row and score () of each pair."""
+) -> Iterator[tuple[int, Tensor, Tensor, Reference, Tensor]]:
+    """Key, probe (3, S, S), baseline (3, S, S), references (P rows) and scores (P,) of a picture.
+
+    Pairs of one picture that follow each other share its masked copies.
+    """
     with torch.no_grad():
-        clean = score(batch.probe, *batch.reference)
+        clean = score.quick(batch.probe, *batch.reference)
     empty = baseline_for(score, batch.probe, settings.baseline)
-    rows = [tuple(part[n : n + 1] for part in batch.reference) for n in range(len(clean))]
-    return list(zip(batch.probe, empty, rows, clean, strict=True))
+    start = 0
+    for key, group in itertools.groupby(batch.keys):
+        rows = slice(start, start + len(list(group)))
+        reference = tuple(part[rows] for part in batch.reference)
+        yield key, batch.probe[start], empty[start], reference, clean[rows]
+        start = rows.stop
 
 
 @torch.no_grad()
 def _covered(
     score: PairScore, probe: Tensor, empty: Tensor, covers: Tensor, reference: Reference, chunk: int
 ) -> Tensor:
-    """(M,) scores of the probe under covers (M, S, S), 1 = the baseline shows."""
-    scores = []
+    """(P, M) scores of the probe under covers (M, S, S), 1 = the baseline shows."""
+    scores, score = [], score.quick
     for some in covers.split(chunk):
         shown = torch.lerp(probe[None], empty[None], some[:, None])
-        repeated = (part.expand(len(some), *part.shape[1:]) for part in reference)
-        scores.append(score(shown, *repeated))
-    return torch.cat(scores)
+        beside = (one[:1].expand(len(some), *one.shape[1:]) for one in score.beside(reference))
+        described = score.describe(shown, *beside)
+        scores.append(
+            torch.stack(
+                [
+                    score.compare(
+                        described, tuple(one.expand(len(some), *one.shape[1:]) for one in row)
+                    )
+                    for row in zip(*(part.split(1) for part in reference), strict=True)
+                ]
+            )
+        )
+    return torch.cat(scores, 1)
 
 
 def _soft_masks(rng: np.random.Generator, side: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Class activation maps of a pair score: which cells of a layer raise the similarity.
 
-Grad-CAM: Selvaraju et al., 2017. LayerCAM: Jiang et al., 2021. Attention CAM: Grad-CAM of a
-network's explicit attention maps (CAL's, or the occlusion head's visibility). Gradients and
-activations of layers are captum's.
+Grad-CAM: Selvaraju et al., 2017. HiResCAM: Draelos and Carin, 2020. LayerCAM: Jiang et al., 2021.
+Attention CAM: Grad-CAM of a network's explicit attention maps (CAL's, or the occlusion head's
+visibility). Gradients and activations of layers are captum's.
 
 Layers are chosen by name and by the order in which they run, never "the last Conv2d registered",
 and are at least 7×7.
@@ -110,6 +110,22 @@ def grad_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     would kill can be distinguished from a dead one.
     """
     return Maps(on_crop(_grad_cam(score, batch, cam_layers(score, batch.probe)[-1]), score))
+
+
+def hirescam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Σ_k ∂s/∂A_k ⊙ A_k of the finest layer, (N, h, w), without a ReLU.
+
+    Unlike Grad-CAM's, the gradient is not averaged over the map first, so what opposes the match
+    in one place cannot be drawn as support in another.
+    """
+    from captum.attr import LayerGradientXActivation
+
+    name = cam_layers(score, batch.probe)[0]
+    with _of_layers((name,)):
+        found = LayerGradientXActivation(score, score.backbone.get_submodule(name)).attribute(
+            batch.leaf(), additional_forward_args=batch.reference
+        )
+    return Maps(on_crop(found.detach().sum(1), score))
 
 
 def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:

@@ -58,7 +58,7 @@ def keyed_noise(batch: Batch, settings: Settings) -> Tensor:
     shape = (settings.samples, *batch.probe.shape[1:])
     drawn = [
         pair_rng(pair, settings.seed, "smoothgrad").standard_normal(shape, np.float32)
-        for pair in batch.pairs
+        for pair in batch.keys
     ]
     return torch.from_numpy(np.stack(drawn)).to(batch.probe)
 

@@ -25,12 +25,22 @@ class Batch:
     Attributes:
         probe: (N, 3, S, S) prepared pixels.
         reference: described references, N rows each.
-        pairs: numbers of the pairs, which key all random numbers.
+        pairs: numbers of the pairs.
+        other: (N, 3, S, S) prepared pixels of the references, for methods that look at them.
+        pictures: numbers of the probes, which key what is random about a map: pairs of one picture
+            get the same noise and masks. Default: the pairs'.
     """
 
     probe: Tensor
     reference: Reference
     pairs: tuple[int, ...]
+    other: Tensor | None = None
+    pictures: tuple[int, ...] = ()
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """What keys the random numbers of a map: the picture, else the pair."""
+        return self.pictures or self.pairs
 
     def leaf(self) -> Tensor:
         """The probes as a leaf of a new graph."""

@@ -8,6 +8,7 @@ pixels (KP-RPE), those of the probe are the last of these tensors.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError, ScoreError
 from faceguide.core.faces.align import five_points
+from faceguide.evaluate.score.quick_forward import quickened
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
     MAP,
@@ -108,6 +110,21 @@ class PairScore(nn.Module):
                 f"{type(backbone).__name__} has not; choose cosine"
             )
         self._parts = tuple(part for part in (EMBEDDING, MAP, VISIBILITY) if part in needs)
+        self.network: Network | None = None  # whose passes may be made quick
+
+    @functools.cached_property
+    def quick(self) -> PairScore:
+        """The same for passes without gradients: faster, and equal up to rounding."""
+        if self.network is None:
+            return self
+        # Also where a pass without gradients asks: the network's own tensors must take gradients.
+        with torch.inference_mode(False):
+            fast = quickened(self.network)
+            # That laid out the network anew, which is to stay as it was for gradients.
+            self.network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fast is self.network:
+            return self
+        return PairScore(fast.backbone, self.matcher, self.map_side, self.head).eval()
 
     @property
     def input_spec(self) -> InputSpec:
@@ -207,10 +224,12 @@ def pair_score(network: Network, matcher: str) -> PairScore:
     network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if matcher == "cosine":
         # A user's network itself: methods know its layers by the names that it gave them.
-        return PairScore(inner(network.backbone))
-    return PairScore(
-        network.backbone, make_matcher(matcher, network), network.map_side, network.occlusion_head
-    ).eval()
+        score = PairScore(inner(network.backbone), map_side=network.map_side)
+    else:
+        made = make_matcher(matcher, network)
+        score = PairScore(network.backbone, made, network.map_side, network.occlusion_head).eval()
+    score.network = network
+    return score
 
 
 def told(

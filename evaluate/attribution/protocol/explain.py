@@ -14,13 +14,14 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng, pool
+from faceguide.evaluate.attribution.chimera.chimera_list import Chimeras
 from faceguide.evaluate.attribution.methods.controls import (
     cells_as_maps,
     oracle_cells,
     reversed_cells,
 )
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred, repeat
-from faceguide.evaluate.attribution.methods.method_table import Method
+from faceguide.evaluate.attribution.methods.method_table import METHODS, Method
 from faceguide.evaluate.attribution.methods.target import PairScore, Reference, told, unit_embedding
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
@@ -40,6 +41,8 @@ class Job:
         options: of the methods and of the protocol.
         donors: faces that lend pixels.
         random: the score with random parameters, for "randomisation".
+        chimeras: the composed faces that are explained; None = the rows of the plan.
+        scores: (N, 6) of the chimeras, see `exchange.SCORES`.
         described: the references of the block in hand.
     """
 
@@ -49,6 +52,8 @@ class Job:
     options: Options
     donors: Donors
     random: PairScore | None = None
+    chimeras: Chimeras | None = None
+    scores: NDArray[np.float64] | None = None
     described: dict[int, tuple[NDArray[np.int64], Reference]] = field(default_factory=dict)
 
     @property
@@ -77,13 +82,22 @@ class Job:
         """The pairs at these places of the plan, all of one block."""
         rows, parts = self._references(int(self.plan.block[places[0]]))
         found = torch.from_numpy(np.searchsorted(rows, self.plan.reference[places]))
+        numbers, pictures = self.plan.number[places], ()
+        if self.chimeras is None:
+            probe = self.pixels(self.plan.probe[places])
+        else:
+            composed, at = np.unique(numbers // 2, return_inverse=True)
+            probe = self.prepared(self.chimeras.images(self.cache, composed))[at]
+            pictures = tuple((numbers // 2).tolist())
         return Batch(
-            self.pixels(self.plan.probe[places]),
+            probe,
             (
                 *(part[found.to(part.device)] for part in parts),
                 *self.beside(self.plan.probe[places]),
             ),
-            tuple(self.plan.number[places].tolist()),
+            tuple(numbers.tolist()),
+            self.pixels(self.plan.reference[places]),
+            pictures,
         )
 
     def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
@@ -105,9 +119,16 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
     Returns:
         `clean` (n,), `masked` (n, 49, R) and `angle` (n, 49, R) per pair; `probe` (P,) and, for
         embeddings, `embedding` (P, 49, R, E) per probe, from which the response against any other
-        reference is a product away.
+        reference is a product away. Of chimeras, `image` (n, S, S, 3) and `scores` (n, 6).
     """
     places = job.plan.pairs_of(block)
+    if job.chimeras is not None:
+        assert job.scores is not None
+        composed = np.unique(job.plan.number[places] // 2)
+        return {
+            "image": job.chimeras.images(job.cache, composed),
+            "scores": job.scores[composed],
+        }
     found: dict[str, list[Any]] = {name: [] for name in ("clean", "masked", "angle")}
     probes, embeddings = np.unique(job.plan.probe[places]), []
     for row in probes:
@@ -145,26 +166,28 @@ def maps_of(
     """Maps of a method for the pairs of a block; a failure becomes an error row, never zeros.
 
     Returns:
-        Per pair: `cells` (n, 49), `signed` (n, 49), `energy` (n,) max|a|, `thumb` (n, 28, 28)
-        float16, `completeness` and `quadrature` (n,) errors, `error` (n, 200) text as
-        uint8, a column per further measure and, under `threshold`, `threshold` (n, 6): rate,
-        falsified, two angles, two areas.
+        Per pair: `cells` (n, 49) what the map calls important, `signed` (n, 49), `energy` (n,)
+        max|a|, `thumb` (n, 28, 28) float16, signed, −1 to 1, `completeness` and `quadrature` (n,)
+        errors, `error` (n, 200) text as uint8, a column per further measure and, under
+        `threshold`, `threshold` (n, 6): rate, falsified, two angles, two areas.
 
     Raises:
         AttributionError: when the method does not suit the network.
     """
     places = job.plan.pairs_of(block)
-    step = max(1, job.options.chunk // 4)
+    step = max(1, job.options.chunk // 8) * 2  # pairs of one chimera stay together
     parts = []
     for start in range(0, len(places), step):
         chosen = places[start : start + step]
-        rows = {name: table[name][start : start + step] for name in ("clean", "masked", "angle")}
+        kept = () if job.chimeras is not None else ("clean", "masked", "angle")
+        rows = {name: table[name][start : start + step] for name in kept}
         batch = job.batch(chosen)
         try:
             parts.append(_columns(job, method, batch, chosen, rows))
-        except AttributionError:
-            raise
-        except (RuntimeError, ValueError, ArithmeticError, TypeError) as fault:
+        except (RuntimeError, ValueError, ArithmeticError, TypeError, AttributionError) as fault:
+            # Ours were tried on this network; a user's may fail for some pictures.
+            if isinstance(fault, AttributionError) and method.name in METHODS:
+                raise
             parts.append(_failed(job, len(chosen), f"{type(fault).__name__}: {fault}"))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -203,9 +226,8 @@ def _columns(
     found["cells"] = cells.cpu().numpy().astype(np.float32)
     found["signed"] = pool(values).cpu().numpy().astype(np.float32)
     found["energy"] = values.abs().flatten(1).amax(1).cpu().numpy()
-    shown = values.clamp_min(0) if method.rectify else values.abs()
-    shown = shown / shown.amax((1, 2), keepdim=True).clamp_min(1e-30)
-    thumb = torch.nn.functional.adaptive_avg_pool2d(shown[:, None], THUMB)[:, 0]
+    thumb = torch.nn.functional.adaptive_avg_pool2d(values[:, None], THUMB)[:, 0]
+    thumb = thumb / thumb.abs().amax((1, 2), keepdim=True).clamp_min(1e-30)
     found["thumb"] = thumb.cpu().numpy().astype(np.float16)
     for column, error in (
         ("completeness", maps.completeness_error()),
@@ -214,7 +236,9 @@ def _columns(
         if error is not None:
             found[column] = error.cpu().numpy()
     if job.options.protocol == "threshold":
-        found["threshold"] = _threshold(job, batch, shown)
+        shown = values.clamp_min(0) if method.rectify else values.abs()
+        top = shown.amax((1, 2), keepdim=True).clamp_min(1e-30)
+        found["threshold"] = _threshold(job, batch, shown / top)
     _measure(job, method, batch, places, values, found, table)
     return found
 
@@ -276,7 +300,8 @@ def _measure(
         """(N,) rank correlation of the cells with those by another network or reference."""
         assert method.explain is not None
         described = score.reference(pixels, *job.beside(references))
-        other = Batch(batch.probe, (*described, *score.beside(batch.reference)), batch.pairs)
+        described = (*described, *score.beside(batch.reference))
+        other = Batch(batch.probe, described, batch.pairs, pixels)
         maps = method.explain(score, other, job.options).values
         return map_metrics.rank_correlation(
             cells, cell_attribution(maps, method.rectify).cpu().numpy()

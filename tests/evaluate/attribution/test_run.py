@@ -23,7 +23,7 @@ from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.score import block_files
 
-CONTROLS = ("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
+CONTROLS = ("random", "centre", "edges", "pixels", "constant", "oracle", "oracle_reversed")
 METHODS = "saliency,grad-cam,geodesic-arc"
 PAIRS = 24
 
@@ -89,7 +89,7 @@ def attribution(place: Path, out: Path, *more: object, methods: str = METHODS) -
     arguments = ["--pairs", place / "pairs.csv", "--weights", place / "none.pt", "--out", out]
     backbone = () if "--backbone" in more else ("--backbone", "my_networks:smooth")
     fixed = ["--methods", methods, "--bootstrap", 50, "--steps", 4, "--block", 5]
-    return invoke("attribution", place / "cache", *arguments, *backbone, *fixed, *more)
+    return invoke("attribution", place / "cache", "--anyway", *arguments, *backbone, *fixed, *more)
 
 
 @pytest.fixture(scope="module")
