@@ -135,4 +135,5 @@ def merge_run(out: Path) -> dict[str, Any]:
     planned.doubts.update(Doubts.of(about["doubts_of_weights"]))
     # Controls come by themselves; a method that was left out of "all" is not in the list.
     names = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]
-    return _merge(out, cache, planned, choose(names, planned.chimeras is None))
+    methods = choose(names, planned.chimeras is None)
+    return _merge(out, cache, planned, [m for m in methods if m.name in about["methods"]])

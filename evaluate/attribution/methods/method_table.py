@@ -166,6 +166,7 @@ _LISTED = (
     _control("edges", controls.edges),
     _control("pixels", controls.patch_likeness),
     _control("constant", controls.constant),
+    _control("angle", None, "turn of the probe's embedding; knows no reference"),
     _control("oracle", None, "occlusion of Zeiler and Fergus, 2013, arXiv 1311.2901"),
     _control("oracle_reversed", None),
 )

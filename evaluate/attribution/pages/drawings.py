@@ -1,4 +1,4 @@
-"""Figures of a run: pass rates with intervals, rates per pair, strata; and overlays of maps."""
+"""Figures of a run: skill with intervals, rates per pair, strata; and overlays of maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.cells import GRID, cell_bounds
-from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
+from faceguide.evaluate.attribution.pages.attribution_tables import ordered
 from faceguide.evaluate.attribution.pages.chimera_tables import groups
 from faceguide.evaluate.attribution.pages.chimera_tables import ordered as chimera_order
 
@@ -21,12 +21,6 @@ SUPPORTS, OPPOSES = (213, 94, 0), (0, 114, 178)  # RGB
 HIGH, LOW = (20, 20, 20), (255, 255, 255)  # of the outlines of cells
 _STRONGEST = 0.75  # share of a colour where a map is largest
 _SIDE = 196  # of an overlay, a multiple of 7
-
-
-def ordered(record: dict[str, Any]) -> list[str]:
-    """Methods, best pass rate first, controls last."""
-    methods = record["methods"]
-    return sorted(methods, key=lambda name: (methods[name]["control"], -methods[name]["pass_rate"]))
 
 
 def _rows(names: list[str], height: float) -> tuple[Figure, Axes]:
@@ -41,19 +35,24 @@ def _rows(names: list[str], height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def forest(record: dict[str, Any]) -> Figure:
-    """Pass rate of every method with the interval of `pass_interval`."""
-    names = ordered(record)
-    figure, axes = _rows(names, 0.8)
-    for place, name in enumerate(names):
-        found = record["methods"][name]
-        ends = pass_interval(found) or (found["pass_rate"],) * 2
-        colour = "0.55" if found["control"] else "#0072B2"
-        axes.plot(ends, [place, place], color=colour, linewidth=2)
-        axes.plot(found["pass_rate"], place, "o", color=colour, markersize=5)
-    axes.set_xlim(-0.02, 1.02)
-    axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
-    axes.set_xlabel(f"pass rate, higher is better ({record['pairs']['n']} pairs)")
+def skill_figure(record: dict[str, Any]) -> Figure:
+    """Skill of every method that claims a direction, with intervals, and the ceilings."""
+    names = [name for name in ordered(record) if record["methods"][name]["signed"]]
+    figure, axes = _rows(names, 0.9)
+    for kind, colour, shift in (("genuine", "#0072B2", -0.13), ("impostor", "#D55E00", 0.13)):
+        for place, name in enumerate(names):
+            value = record["methods"][name][f"skill_{kind}"]
+            if value is None:
+                continue
+            ends = record["methods"][name][f"skill_{kind}_interval"] or (value, value)
+            axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
+            label = f"{kind} pairs" if place == 0 else None
+            axes.plot(value, place + shift, "o", color=colour, markersize=4.5, label=label)
+        if (top := record["ceiling"][f"signed_{kind}"]) is not None:
+            axes.axvline(top, color=colour, linestyle=":", linewidth=1)
+    axes.axvline(0, color="0.6", linewidth=1, zorder=0)
+    axes.set_xlabel(f"pair-specific skill ({record['pairs']['n']} pairs); dotted: ceiling")
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
     axes.grid(True, axis="x", color="0.92")
     return figure
 
@@ -77,10 +76,10 @@ def rate_bars(record: dict[str, Any]) -> Figure:
 
 
 def strata_heatmap(record: dict[str, Any]) -> Figure | None:
-    """Pass rate by method and stratum; cells with fewer than 20 pairs are blank."""
+    """Mean FR by method and stratum; cells with fewer than 20 pairs are blank."""
     from matplotlib.figure import Figure
 
-    cells = [found for found in record["strata"] if found["pass_rate"] is not None]
+    cells = [found for found in record["strata"] if found["mean_fr"] is not None]
     if not cells:
         return None
     columns = list(dict.fromkeys((found["stratum"], found["bin"]) for found in cells))
@@ -88,7 +87,7 @@ def strata_heatmap(record: dict[str, Any]) -> Figure | None:
     values = np.full((len(names), len(columns)), np.nan)
     for found in cells:
         place = columns.index((found["stratum"], found["bin"]))
-        values[names.index(found["method"]), place] = found["pass_rate"]
+        values[names.index(found["method"]), place] = found["mean_fr"]
     size = (2.6 + 0.42 * len(columns), 1.9 + 0.3 * len(names))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()

@@ -155,6 +155,8 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
 def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[Any]]) -> Maps:
     if method.explain is not None:
         return method.explain(job.score, batch, job.options)
+    if method.name == "angle":
+        return Maps(cells_as_maps(table["angle"].mean(2)))
     change = np.abs(table["masked"] - table["clean"][:, None, None])
     cells = oracle_cells(change)
     return Maps(cells_as_maps(reversed_cells(cells) if "reversed" in method.name else cells))

@@ -271,6 +271,8 @@ def _suited(job: Job, methods: list[Method], everything: bool) -> list[Method]:
     quick = Settings(steps=1, samples=1, seed=job.options.seed)
     suited, blind = [], []
     for method in methods:
+        if method.name == "angle" and not job.score.has_embedding:
+            continue  # nothing turns
         if everything and not method.suits(job.score):
             blind.append(method.name)
             continue

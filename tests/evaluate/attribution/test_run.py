@@ -23,7 +23,9 @@ from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.score import block_files
 
-CONTROLS = ("random", "centre", "edges", "pixels", "constant", "oracle", "oracle_reversed")
+CONTROLS = (
+    *("random", "centre", "edges", "pixels", "constant", "angle", "oracle", "oracle_reversed"),
+)
 METHODS = "saliency,grad-cam,geodesic-arc"
 PAIRS = 24
 
@@ -133,6 +135,14 @@ def test_controls_behave_as_they_must(finished: Path) -> None:
     assert methods["oracle"]["verdict_fr"] == 0
     assert methods["oracle_reversed"]["mean_fr"] > 0.75
     assert 0.3 < methods["random"]["mean_fr"] < 0.7
+    ceiling = results(finished)["ceiling"]
+    for kind in ("genuine", "impostor"):
+        assert methods["centre"][f"skill_{kind}"] == 0
+        assert methods["constant"][f"skill_{kind}"] == 0
+        assert methods["saliency"][f"unsigned_skill_{kind}"] is not None
+        assert -1 <= ceiling[f"signed_{kind}"] <= 1
+        assert methods["angle"][f"skill_{kind}"] is None
+    assert methods["saliency"]["told_apart"] is None
 
 
 def test_every_pair_has_a_line_for_every_method(finished: Path) -> None:
@@ -164,7 +174,7 @@ def test_report_is_one_harmless_file(finished: Path) -> None:
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "https://" not in html
     assert html.count("data:image/jpeg") > 20
-    for name in ("methods.tex", "pass_rates.pdf", "pass_rates.png", "rates.pdf"):
+    for name in ("methods.tex", "skill.pdf", "skill.png", "rates.pdf"):
         assert (finished / name).stat().st_size > 500
 
 
