@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import GRID, pair_rng, pool
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred
@@ -64,12 +63,10 @@ def patch_likeness(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     Raises:
         AttributionError: when the pixels of the references are not given.
     """
-    if batch.other is None:
-        raise AttributionError("needs the pixels of both faces")
     sigma = 3 / 112 * batch.probe.shape[-1]
     first, second = (
         blurred(images.double().mean(1, keepdim=True), sigma)[:, 0]
-        for images in (batch.probe, batch.other)
+        for images in (batch.probe, batch.other_pixels())
     )
     mean = pool(first), pool(second)
     product = pool(first * second) - mean[0] * mean[1]

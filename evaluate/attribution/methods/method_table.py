@@ -46,9 +46,9 @@ class Method:
         signed: a value above 0 says that its place supports the match, one below that it opposes
             it; else the map is a magnitude and claims no direction.
         control: runs with every evaluation and competes with no method.
-        costly: part of "standard" for black boxes only: too expensive for what it adds, or, as
-            maps of occluded cells do, it passes this test by construction.
+        costly: not part of "standard": too expensive for what it adds.
         black_box: works from scores, without gradients and layers.
+        shared: pairs of one picture share its passes.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Method:
     control: bool = False
     costly: bool = False
     black_box: bool = False
+    shared: bool = False
 
     def suits(self, score: PairScore) -> bool:
         """Whether the score has the gradients that the method needs."""
@@ -84,6 +85,7 @@ def _cost(fixed: float = 0.0, per: float = 0.0, of: str = "steps") -> Callable[.
 
 
 _ANY, COSINE, _CNN = "", "cosine", "a convolutional network, cosine"
+_FACES = "faces of other identities"
 _LAYER, _VIT = "a layer of at least 7×7", "a vision transformer, cosine"
 _MAPS = "attention maps: CAL, or an occlusion head that the matcher uses"
 
@@ -113,7 +115,17 @@ _LISTED = (
         *("integrated-gradients", integrated_gradients, _cost(per=3), _ANY),
         "Sundararajan et al., 2017, arXiv 1703.01365",
     ),
+    Method(
+        *("expected-gradients", gradients.expected_gradients, _cost(per=3), _FACES),
+        "Erion et al., 2021, arXiv 1906.10670, from faces of other identities",
+    ),
     _cam("grad-cam", cam.grad_cam, 3, _LAYER, "Selvaraju et al., 2017, arXiv 1610.02391"),
+    _cam("grad-cam-pp", cam.grad_cam_plus_plus, 4, _LAYER, "Chattopadhay et al., 2018, 1710.11063"),
+    Method(
+        *("eigen-cam", cam.eigen_cam, _cost(1), _LAYER),
+        "Muhammad and Yeasin, 2020, arXiv 2008.00299",
+        signed=False,
+    ),
     Method(
         *("hirescam", cam.hirescam, _cost(3), _LAYER),
         "Draelos and Carin, 2020, arXiv 2011.08891",
@@ -123,6 +135,7 @@ _LISTED = (
     Method(
         *("geodesic-arc", geodesic.geodesic_arc, _cost(geodesic.COARSE, per=3), COSINE),
         "Integrated Gradients on nodes of equal embedding arc; see docs/attribution.md",
+        costly=True,
     ),
     Method(
         *("geodesic-weighted", geodesic.geodesic_weighted, _cost(3 * 50 + 1), COSINE),
@@ -151,6 +164,27 @@ _LISTED = (
         "Zeiler, Fergus, 2013, arXiv 1311.2901",
         costly=True,
         black_box=True,
+        shared=True,
+    ),
+    Method(
+        "occlusion-faces",
+        black_box.occlusion_by_faces,
+        _cost(fixed=CELLS + 1),
+        _FACES,
+        "Zeiler, Fergus, 2013, with cells of another identity's face",
+        costly=True,
+        black_box=True,
+        shared=True,
+    ),
+    Method(
+        "minplus",
+        black_box.minplus,
+        _cost(fixed=2 * CELLS + 2),
+        "",
+        "Mery and Morris, 2022, CVPR Workshops",
+        costly=True,
+        black_box=True,
+        shared=True,
     ),
     Method(
         "corrrise",
@@ -158,6 +192,16 @@ _LISTED = (
         _cost(fixed=black_box.MASKS + 1),
         "",
         "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546",
+        costly=True,
+        black_box=True,
+        shared=True,
+    ),
+    Method(
+        "corrrise-both",
+        black_box.corrrise_both,
+        _cost(fixed=2 * black_box.MASKS),
+        "",
+        "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546, with masks on both faces",
         costly=True,
         black_box=True,
     ),
@@ -189,12 +233,14 @@ _OTHER_NAMES = {
     "attentionrollout": "rollout",
 }
 
+# What is standard where there are scores only.
+STANDARD_BLACK_BOX = ("occlusion", "corrrise")
 METHODS = {method.name: method for method in _LISTED}
 CONTROLS = tuple(method.name for method in _LISTED if method.control)
 
 
 def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text.lower()))
+    return "".join(filter(str.isalnum, text.lower().replace("+", "p")))
 
 
 _SPELT = {_letters(name): method for name, method in METHODS.items()}

@@ -175,7 +175,7 @@ def estimate(
     if job.options.protocol == "threshold":
         table += pairs * len(methods) * (2 * DRAWS + 1)
     # Masked copies of a chimera are made once for both references.
-    each = sum(m.cost(job.options) / (2 if chimeras and m.black_box else 1) for m in methods)
+    each = sum(m.cost(job.options) / (2 if chimeras and m.shared else 1) for m in methods)
     maps = pairs * (each + measure_forwards(methods, job.options.measures, job.options))
     unknown = tuple(m.name for m in methods if not m.control and m.cost(job.options) == 0)
     seconds = table * per_forward + maps * per_gradient / _BACKWARD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +99,20 @@ class Job:
             tuple(numbers.tolist()),
             self.pixels(self.plan.reference[places]),
             pictures,
+            functools.partial(self._faces, places, pictures or tuple(numbers.tolist())),
         )
+
+    def _faces(self, places: NDArray[np.int64], keys: tuple[int, ...], count: int) -> Tensor:
+        """(N, K, 3, S, S) faces of other identities than those of these pairs."""
+        sides = [self.plan.probe[places], self.plan.reference[places]]
+        if self.chimeras is not None:
+            sides.append(self.chimeras.donor[self.plan.number[places] // 2])
+        labels = np.stack([self.cache.read(rows, ["label"])["label"] for rows in sides], 1)
+        drawn = [
+            self.donors.several(own.tolist(), key, count, self.options.seed)
+            for own, key in zip(labels, keys, strict=True)
+        ]
+        return self.prepared(np.concatenate(drawn)).unflatten(0, (len(places), count))
 
     def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
         """References of a block, described once for its table and all methods."""

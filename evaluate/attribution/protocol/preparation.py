@@ -28,7 +28,13 @@ from faceguide.evaluate.attribution.chimera.chimera_list import (
     plan_chimeras,
 )
 from faceguide.evaluate.attribution.chimera.exchange import chimera_scores, judge_exchange
-from faceguide.evaluate.attribution.methods.method_table import COSINE, METHODS, Method, choose
+from faceguide.evaluate.attribution.methods.method_table import (
+    COSINE,
+    METHODS,
+    STANDARD_BLACK_BOX,
+    Method,
+    choose,
+)
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     check_depends,
@@ -222,7 +228,11 @@ def prepare(
         name
         for name, method in METHODS.items()
         if not method.control
-        and (list(names) == [ALL] or not method.costly or (score.is_black_box and method.black_box))
+        and (
+            list(names) == [ALL]
+            or not method.costly
+            or (score.is_black_box and name in STANDARD_BLACK_BOX)
+        )
     ]
     network.check_size(cache.require("image").shape[0], str(cache.directory))
     if network.is_foreign:

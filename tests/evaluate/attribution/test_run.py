@@ -276,8 +276,9 @@ def test_methods_that_do_not_suit_are_refused_or_left_out_by_name(
         json.loads(attribution(place, tmp_path / "f", "--dry-run", "--json", methods=names).stdout)
         for names in ("all", "standard")
     ]
-    # geodesic-weighted, occlusion and corrrise.
-    assert dry[0]["forwards"] - dry[1]["forwards"] == PAIRS * (151 + 50 + 301)
+    # geodesic-arc and geodesic-weighted, occlusion twice, minplus, and CorrRISE twice.
+    costly = (32 + 3 * 4) + 151 + 2 * 50 + 100 + 301 + 600
+    assert dry[0]["forwards"] - dry[1]["forwards"] == PAIRS * costly
 
 
 def test_threshold_protocol_reports_areas(place: Path, tmp_path: Path) -> None:
