@@ -35,17 +35,18 @@ def attribution_command(
     options: Options,
     place: AttributionPlace,
 ) -> None:
-    """Test attribution maps of pairs of faces of CACHE: do they name the cells that matter?
+    """Rank attribution methods on faces of CACHE: do their maps know whose part is whose?
 
-    Each cell of a probe is replaced in turn by realistic infills, and the change of the score is
-    kept. A map is falsified if the cells it calls important change the score no more than those
-    it calls unimportant. Control maps are tested alongside. Rerun the same command to resume; with
+    Each face is composed of two identities of the list, and is explained against a photograph of
+    either: a good map finds the part of the one it is asked about. With --protocol matched, and
+    for short lists, the pairs themselves are explained, and maps are compared with what each cell
+    does to the score. Control maps are tested alongside. Rerun the same command to resume; with
     --part, `evaluate merge` writes the results.
 
     \b
     Examples:
       evaluate attribution cache/ --pairs pairs.csv --backbone mobilefacenet \\
-        --weights mobilefacenet.pt --methods grad-cam,lrp --limit 10 --out maps/
+        --weights mobilefacenet.pt --methods hirescam,lrp --limit 100 --out maps/
       evaluate attribution cache/ --pairs pairs.csv --weights run/ --part 3/20 --out maps/
     """
     start = time.perf_counter()

@@ -46,13 +46,14 @@ def skill_figure(record: dict[str, Any]) -> Figure:
                 continue
             ends = record["methods"][name][f"skill_{kind}_interval"] or (value, value)
             axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
-            label = f"{kind} pairs" if place == 0 else None
-            axes.plot(value, place + shift, "o", color=colour, markersize=4.5, label=label)
+            axes.plot(value, place + shift, "o", color=colour, markersize=4.5)
         if (top := record["ceiling"][f"signed_{kind}"]) is not None:
             axes.axvline(top, color=colour, linestyle=":", linewidth=1)
     axes.axvline(0, color="0.6", linewidth=1, zorder=0)
-    axes.set_xlabel(f"pair-specific skill ({record['pairs']['n']} pairs); dotted: ceiling")
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.set_xlabel(
+        f"pair-specific skill ({record['pairs']['n']} pairs); dotted: ceiling\n"
+        "blue: genuine pairs, orange: impostor pairs"
+    )
     axes.grid(True, axis="x", color="0.92")
     return figure
 
