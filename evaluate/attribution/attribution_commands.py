@@ -80,7 +80,7 @@ def attribution_command(
 @click.command("methods")
 @settings(output=Output)
 def methods_command(output: Output) -> None:
-    """List the attribution methods: cost in forwards per probe, needs, source.
+    """List the attribution methods: what they need and claim, forwards per pair, source.
 
     A backward pass counts as two forwards. Controls run with every evaluation.
 
@@ -96,12 +96,16 @@ def methods_command(output: Output) -> None:
     if output.as_json:
         echo_json(rows)
         return
-    header = ["method", "needs", "forwards"]
-    cells = [[row["method"], row["needs"], f"{row['forwards']:.0f}"] for row in rows]
+    header = ["method", "needs", "claims", "forwards"]
+    claims = {True: "direction", False: "magnitude"}
+    cells = [
+        [row["method"], row["needs"], claims[row["signed"]], f"{row['forwards']:.0f}"]
+        for row in rows
+    ]
     click.echo(f"{to_text((header, cells))}\n")
     costly = ", ".join(row["method"] for row in rows if row["costly"])
     click.echo(f"--methods standard leaves out {costly}")
-    click.echo(f"response table, shared by all: {table_forwards(2)} forwards per probe")
+    click.echo(f"--protocol matched, response table of all: {table_forwards(2)} per probe")
     click.echo("\n".join(f"{row['method']}: {row['citation']}" for row in rows))
 
 
