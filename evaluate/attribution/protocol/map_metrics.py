@@ -154,7 +154,9 @@ def randomised(score: PairScore, seed: int) -> PairScore:
     Each keeps the mean and the deviation of its weights, so that activations stay in range.
     """
     other = copy.deepcopy(score)
-    other.network = None  # whose quick passes have the weights that were learnt
+    # Quick passes have the weights that were learnt.
+    other.network = None
+    other.__dict__.pop("quick", None)
     generator = torch.Generator().manual_seed(seed)
     for module in other.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
