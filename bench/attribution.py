@@ -47,6 +47,7 @@ from faceguide.cache.pairs.pair_rows import PairRows, resolve
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
 from faceguide.evaluate.attribution.cells import Q, cell_attribution
+from faceguide.evaluate.attribution.job import Job
 from faceguide.evaluate.attribution.methods import geodesic
 from faceguide.evaluate.attribution.methods.cam import cam_layers
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
@@ -54,7 +55,7 @@ from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_fo
 from faceguide.evaluate.attribution.methods.method_table import METHODS
 from faceguide.evaluate.attribution.methods.target import PairScore, pair_score
 from faceguide.evaluate.attribution.protocol.blocks import make_plan
-from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
+from faceguide.evaluate.attribution.protocol.explain import maps_of, table_of
 from faceguide.evaluate.attribution.protocol.infill import Donors, cell_masks
 from faceguide.train.models.loading.network import load_network
 

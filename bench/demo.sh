@@ -29,7 +29,7 @@ for list in unoccluded veiled; do
   done
 done
 evaluate attribution "$demo/cache" --pairs "$demo/set/unoccluded.csv" --weights "$demo/oaml" \
-  --methods saliency,gradient-input,grad-cam,lrp --limit 8 --bootstrap 100 --out "$demo/attribution"
+  --protocol matched --anyway --methods saliency,gradient-input,hirescam,lrp --limit 8 --bootstrap 100 --out "$demo/attribution"
 python "$bench/demo_report.py" "$demo"
 set +x
 echo "Open $demo/report.html (demo set: no claim about accuracy)."

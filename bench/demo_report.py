@@ -112,9 +112,9 @@ def matcher_table(demo: Path) -> list[dict[str, Any]]:
 
 
 def _some_columns(table: tables.Table) -> tables.Table:
-    """Method, kind, pass rate, uniform share and mean FR: what a first look needs."""
+    """Method, kind, skill, uniform share and mean FR: what a first look needs."""
     header, rows = table
-    kept = (0, 1, 2, 5, 7)
+    kept = (0, 1, 2, 3, 9, 10)
     return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 

@@ -84,6 +84,7 @@ KINDS: Mapping[str, str] = {
     # networks that are explained
     "network_does_not_separate": "[pair was|pairs were] scored by a network that does not tell "
     "[it|them] apart",
+    "unscored_chimeras": "[chimera has|chimeras have] no finite score; their maps count as failed",
     "effects_within_noise": "[pair changes its|pairs change their] score by no more than noise, "
     "whatever is replaced",
 }

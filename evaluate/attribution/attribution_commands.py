@@ -35,17 +35,18 @@ def attribution_command(
     options: Options,
     place: AttributionPlace,
 ) -> None:
-    """Test attribution maps of pairs of faces of CACHE: do they name the cells that matter?
+    """Rank attribution methods on faces of CACHE: do their maps know whose part is whose?
 
-    Each cell of a probe is replaced in turn by realistic infills, and the change of the score is
-    kept. A map is falsified if the cells it calls important change the score no more than those
-    it calls unimportant. Control maps are tested alongside. Rerun the same command to resume; with
+    Each face is composed of two identities of the list, and is explained against a photograph of
+    either: a good map finds the part of the one it is asked about. With --protocol matched, and
+    for short lists, the pairs themselves are explained, and maps are compared with what each cell
+    does to the score. Control maps are tested alongside. Rerun the same command to resume; with
     --part, `evaluate merge` writes the results.
 
     \b
     Examples:
       evaluate attribution cache/ --pairs pairs.csv --backbone mobilefacenet \\
-        --weights mobilefacenet.pt --methods grad-cam,lrp --limit 10 --out maps/
+        --weights mobilefacenet.pt --methods hirescam,lrp --limit 100 --out maps/
       evaluate attribution cache/ --pairs pairs.csv --weights run/ --part 3/20 --out maps/
     """
     start = time.perf_counter()
@@ -58,7 +59,7 @@ def attribution_command(
     loaded = network.load()
     out, part = place.out, place.part
     with interruptible():
-        ready = prepare(cache, loaded, listed, place.methods, options, part)
+        ready = prepare(cache, loaded, listed, place.methods, options, part, place.anyway)
         cost = ready.estimate(out, options.replicates, time.perf_counter() - start)
         if place.dry_run:
             text = "nothing is left to compute" if cost is None else cost.text()
@@ -79,7 +80,7 @@ def attribution_command(
 @click.command("methods")
 @settings(output=Output)
 def methods_command(output: Output) -> None:
-    """List the attribution methods: cost in forwards per probe, needs, source.
+    """List the attribution methods: what they need and claim, forwards per pair, source.
 
     A backward pass counts as two forwards. Controls run with every evaluation.
 
@@ -95,12 +96,16 @@ def methods_command(output: Output) -> None:
     if output.as_json:
         echo_json(rows)
         return
-    header = ["method", "needs", "forwards"]
-    cells = [[row["method"], row["needs"], f"{row['forwards']:.0f}"] for row in rows]
+    header = ["method", "needs", "claims", "forwards"]
+    claims = {True: "direction", False: "magnitude"}
+    cells = [
+        [row["method"], row["needs"], claims[row["signed"]], f"{row['forwards']:.0f}"]
+        for row in rows
+    ]
     click.echo(f"{to_text((header, cells))}\n")
     costly = ", ".join(row["method"] for row in rows if row["costly"])
     click.echo(f"--methods standard leaves out {costly}")
-    click.echo(f"response table, shared by all: {table_forwards(2)} forwards per probe")
+    click.echo(f"--protocol matched, response table of all: {table_forwards(2)} per probe")
     click.echo("\n".join(f"{row['method']}: {row['citation']}" for row in rows))
 
 
@@ -141,10 +146,15 @@ def show_results(
         SomeFailed: when pairs were left out or maps failed and that is not allowed, or when more
             pairs contradict the labels than noise explains.
     """
-    from faceguide.evaluate.attribution.pages import attribution_tables
+    from faceguide.evaluate.attribution.pages import attribution_tables, chimera_tables
     from faceguide.evaluate.attribution.protocol import separation
 
-    echo_json(record) if output.as_json else click.echo(attribution_tables.method_text(record))
+    if output.as_json:
+        echo_json(record)
+    elif record["protocol"] == "chimera":
+        click.echo(chimera_tables.chimera_text(record))
+    else:
+        click.echo(attribution_tables.method_text(record))
     separation.other_doubts(record["doubts"]).say(but=said.counts() if said else ())
     if said is None and output.as_json and (text := separation.sentence(record["network"])):
         say(f"Warning: {text}")

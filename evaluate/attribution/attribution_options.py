@@ -47,13 +47,20 @@ class Options(Settings, Bootstrap, MatcherName):
 
     Attributes:
         delta: margin that a claim must exceed.
-        limit: None = all pairs.
+        protocol: None = what suits the list.
+        limit: None = all pairs or chimeras.
         block: probes per block; None = as many as take about a minute on a core.
     """
 
-    protocol: Literal["matched", "threshold"] = option(
-        "matched",
-        "threshold: an earlier rule with regions of unequal area, to reproduce its figures.",
+    protocol: Literal["chimera", "matched", "threshold"] | None = option(
+        None,
+        "chimera: which identity's part a map finds in a face composed of two; matched: whether "
+        "the cells that a map claims change the score of your pairs; threshold: an earlier rule, "
+        "to reproduce its figures.  [default: chimera where the list has 80 identities of two "
+        "images, else matched]",
+    )
+    composition: Literal["alpha", "poisson"] = option(
+        "alpha", "How a chimera's part is put in: a soft edge, or Poisson's equation."
     )
     infills: tuple[str, ...] = option(
         ("blur", "other"),
@@ -73,11 +80,13 @@ class Options(Settings, Bootstrap, MatcherName):
     tau_low: float = option(0.55, "Radians.")
     epsilon: float = option(0.15, "Radians.")
     limit: int | None = option(
-        None, "Only so many pairs, chosen at random, for a first look.", type=click.IntRange(1)
+        None,
+        "Only so many chimeras or pairs, chosen at random, for a first look.",
+        type=click.IntRange(1),
     )
     block: int | None = option(
         None,
-        "Probes per block, the unit that is saved.  [default: about a minute's]",
+        "Probes or chimeras per block, the unit that is saved.  [default: about a minute's]",
         type=click.IntRange(1),
     )
 
@@ -98,6 +107,8 @@ class Options(Settings, Bootstrap, MatcherName):
                     raise AttributionError(f"no {what} {name!r}; choose from {', '.join(legal)}")
         if not self.infills:
             raise AttributionError("at least one infill is needed")
+        if self.protocol == "chimera" and self.measures:
+            raise AttributionError("--metrics are for --protocol matched; leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,5 +122,8 @@ class AttributionPlace(Overwrite, Place, Output):
         free=True,
         type=Names(),
         multiple=False,
+    )
+    anyway: bool = option(
+        False, "Also test maps of a network that does not separate the identities.", free=True
     )
     dry_run: bool = option(False, "Check, count and estimate the time; no run.", free=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch
-from faceguide.evaluate.attribution.methods.method_table import choose
+from faceguide.evaluate.attribution.methods.method_table import named
 from faceguide.evaluate.attribution.methods.target import (
     check_depends,
     check_gradient,
@@ -46,7 +46,7 @@ def pair_map(
             network or the matcher.
         ScoreError: when the score does not depend on the probe.
     """
-    chosen = next(found for found in choose([method]) if found.name == method)
+    chosen = named(method)
     explain = chosen.explain
     if explain is None:
         raise AttributionError(
@@ -65,7 +65,7 @@ def pair_map(
         check_depends(score, first, described)
     try:
         chosen.check_suits(score)
-        maps = explain(score, Batch(first, described, (0,)), settings or Settings())
+        maps = explain(score, Batch(first, described, (0,), second), settings or Settings())
     except AttributionError as error:
         raise AttributionError(f"{method}: {error}") from None
     values = maps.values.detach().float()[:, None]  # (1, 1, h, w)

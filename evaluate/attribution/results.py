@@ -21,7 +21,7 @@ from faceguide.evaluate.attribution import summary
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.methods.maps import LEAST_CHANGE
 from faceguide.evaluate.attribution.methods.method_table import Method
-from faceguide.evaluate.attribution.protocol import conditions, regions, statistics
+from faceguide.evaluate.attribution.protocol import conditions, regions, skill, statistics
 from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, gather_blocks
 from faceguide.evaluate.attribution.protocol.diagnosis import Limits
 from faceguide.evaluate.attribution.protocol.matched import UNIFORM
@@ -29,7 +29,12 @@ from faceguide.evaluate.attribution.protocol.separation import doubts_of, with_e
 from faceguide.evaluate.attribution.summary import Judged
 
 RESULTS, PAIRS, SEPARATION = "results.json", "pairs.csv", "separation.json"
-SCHEMA = 1
+SCHEMA = 2
+# What only chimeras can say.
+_OF_CHIMERAS = (
+    *("told_apart", "told_apart_interval", "single", "told_share", "blind_share"),
+    *("excess", "excess_interval"),
+)
 COLUMNS = (
     *("number", "probe", "reference", "same", "score", "method", "verdict", "cause", "fr"),
     *("fr_embedding", "margin", "margin_low", "margin_high", "falsified", "falsifiable"),
@@ -65,6 +70,9 @@ def merge(
     for some in (doubts, doubts_of(network)):
         found_doubtful.update(some)
     numbers = plan.number.tolist()
+    effect = skill.effects(table)
+    others = skill.unrelated(people, plan.same)
+    twice = skill.contrasts(plan.probe, plan.same)
     covered = regions.region_cells(cache, plan.probe)
     hidden = regions.hidden_cells(cache, plan.probe)
     records: dict[str, Any] = {}
@@ -74,9 +82,12 @@ def merge(
         found = summary.judge(maps, table, numbers, options, delta)
         judged[method.name] = found
         records[method.name] = {
+            **dict.fromkeys(_OF_CHIMERAS),
+            "signed": method.signed,
             "control": method.control,
             "citation": method.citation,
             **summary.summarise(found, maps, people, numbers, options),
+            **_skill(method, maps, effect, others, twice, people, plan.same, options),
             **regions.region_record(maps["cells"], covered, hidden, plan.same),
             "verification_deletion": verification_deletion(maps, plan.same),
         }
@@ -104,6 +115,7 @@ def merge(
             "probes": len(np.unique(plan.probe)),
         },
         "network": network,
+        "ceiling": _ceiling(effect, others, plan.same),
         "doubts": found_doubtful.counts(),
         "settings": {**fixed(options), "block": plan.per_block},
         "limits": {**asdict(Limits()), "completeness_least_change": LEAST_CHANGE},
@@ -115,6 +127,56 @@ def merge(
     write_pairs(out / PAIRS, cache, plan, table["clean"], judged)
     write_json(out / RESULTS, record)
     return record, judged
+
+
+def _skill(
+    method: Method,
+    maps: Mapping[str, NDArray[Any]],
+    effect: NDArray[np.float64],
+    others: NDArray[np.bool_],
+    twice: tuple[NDArray[np.int64], NDArray[np.int64]],
+    people: NDArray[np.int64],
+    same: NDArray[np.bool_],
+    options: Options,
+) -> dict[str, Any]:
+    """Means of the pair-specific skill, genuine and impostor pairs apart, see `skill`."""
+
+    def mean(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> dict[str, Any]:
+        chosen = np.where(kept, values, np.nan)
+        return summary.mean_interval(chosen, people, options.replicates, options.seed)
+
+    kinds, record = (("genuine", same), ("impostor", ~same)), dict[str, Any]()
+    magnitude = skill.pair_skill(maps["cells"], np.abs(effect).mean(2), others)
+    signed = None
+    if method.signed:
+        signed = skill.pair_skill(maps["signed"], effect.mean(2), others)
+    for kind, kept in kinds:
+        found = {"mean": None, "interval": None} if signed is None else mean(signed, kept)
+        record[f"skill_{kind}"] = found["mean"]
+        record[f"skill_{kind}_interval"] = found["interval"]
+        record[f"unsigned_skill_{kind}"] = _mean_of(magnitude[kept])
+    record["reference_contrast"] = None
+    if method.signed:
+        told = skill.contrast_skill(maps["signed"], effect.mean(2), people, twice)
+        record["reference_contrast"] = _mean_of(told)
+    record["reference_contrast_n"] = len(twice[0])
+    return record
+
+
+def _ceiling(
+    effect: NDArray[np.float64], others: NDArray[np.bool_], same: NDArray[np.bool_]
+) -> dict[str, float | None]:
+    found = skill.ceiling(effect, others)
+    return {
+        f"{name}_{kind}": _mean_of(values[kept])
+        for name, values in found.items()
+        for kind, kept in (("genuine", same), ("impostor", ~same))
+    }
+
+
+def _mean_of(values: NDArray[np.float64]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
 
 
 def verification_deletion(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import begin_evaluation, read_run
@@ -18,11 +17,14 @@ from faceguide.core.commands.settings import fixed, refixed
 from faceguide.core.errors import AttributionError, Unfinished
 from faceguide.core.files import json_bytes, publish
 from faceguide.evaluate.attribution.attribution_options import Options
+from faceguide.evaluate.attribution.chimera.chimera_results import merge_chimeras
+from faceguide.evaluate.attribution.job import Job
 from faceguide.evaluate.attribution.methods.method_table import METHODS, Method, choose
 from faceguide.evaluate.attribution.pages.attribution_page import write_report
-from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, block_path, missing_blocks
-from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
-from faceguide.evaluate.attribution.protocol.preparation import Prepared, plan_pairs
+from faceguide.evaluate.attribution.pages.chimera_page import write_chimera_report
+from faceguide.evaluate.attribution.protocol.blocks import TABLE, block_path, missing_blocks
+from faceguide.evaluate.attribution.protocol.explain import maps_of, table_of
+from faceguide.evaluate.attribution.protocol.preparation import Planned, Prepared, plan_pairs
 from faceguide.evaluate.attribution.protocol.responses import table_forwards
 from faceguide.evaluate.attribution.results import SEPARATION, merge
 from faceguide.evaluate.evaluation_options import PairOptions
@@ -69,7 +71,8 @@ def run(
         compute_block(job, ready.methods, block, out, bar)
     if not ready.whole:
         return None
-    return _merge(out, job.cache, job.plan, ready.rows, ready.doubts, ready.methods, job.options)
+    planned = Planned(job.plan, ready.rows, ready.doubts, job.options, job.chimeras)
+    return _merge(out, job.cache, planned, ready.methods)
 
 
 def compute_block(
@@ -82,7 +85,8 @@ def compute_block(
     """Make the files of a block that are missing; `bar` advances by pairs."""
     key, places = job.plan.key, job.plan.pairs_of(block)
     probes = len(np.unique(job.plan.probe[places]))
-    steps = [float(table_forwards(len(job.options.infills)) * probes)]
+    table_cost = table_forwards(len(job.options.infills)) * probes
+    steps = [float(0 if job.chimeras else table_cost)]
     steps += [len(places) * max(method.cost(job.options), 1.0) for method in methods]
     # Whole pairs, in proportion to the forwards that are done.
     done = np.floor(np.cumsum(steps) / sum(steps) * len(places) + 1e-9).astype(int)
@@ -103,19 +107,19 @@ def compute_block(
 
 
 def _merge(
-    out: Path,
-    cache: FaceCache,
-    plan: Plan,
-    rows: PairRows,
-    doubts: Doubts,
-    methods: Sequence[Method],
-    options: Options,
+    out: Path, cache: FaceCache, planned: Planned, methods: Sequence[Method]
 ) -> dict[str, Any]:
+    plan, rows, doubts, options = planned.plan, planned.rows, planned.doubts, planned.options
     if missing := missing_blocks(out, plan, [method.name for method in methods]):
         raise Unfinished(out, "responses and maps", missing, plan.blocks)
     write_left_out(out, rows.left_out)
-    record, judged = merge(out, cache, plan, methods, options, rows, doubts)
-    write_report(out, cache, plan, judged)
+    if planned.chimeras is not None:
+        chimeras = planned.chimeras
+        record, told = merge_chimeras(out, cache, plan, chimeras, methods, options, rows, doubts)
+        write_chimera_report(out, cache, plan, chimeras, told)
+    else:
+        record, judged = merge(out, cache, plan, methods, options, rows, doubts)
+        write_report(out, cache, plan, judged)
     return record
 
 
@@ -133,10 +137,9 @@ def merge_run(out: Path) -> dict[str, Any]:
         )
     listed, options = refixed(about["settings"], out, PairOptions, Options)
     cache = FaceCache.open(about["cache"])
-    plan, rows, doubts = plan_pairs(
-        cache, listed, options, about["weights_sha256"], about["colour"]
-    )
-    doubts.update(Doubts.of(about["doubts_of_weights"]))
+    planned = plan_pairs(cache, listed, options, about["weights_sha256"], about["colour"])
+    planned.doubts.update(Doubts.of(about["doubts_of_weights"]))
     # Controls come by themselves; a method that was left out of "all" is not in the list.
     names = [name for name in about["methods"] if name not in METHODS or not METHODS[name].control]
-    return _merge(out, cache, plan, rows, doubts, choose(names), options)
+    methods = choose(names, planned.chimeras is None)
+    return _merge(out, cache, planned, [m for m in methods if m.name in about["methods"]])

@@ -18,6 +18,11 @@ from faceguide.evaluate.metrics.strata import wilson
 
 # What each figure means and which way is better; printed next to it wherever it is shown.
 DIRECTIONS = {
+    "skill_genuine": "higher is better; 0 = the same for all pairs",
+    "skill_impostor": "higher is better; 0 = the same for all pairs",
+    "unsigned_skill_genuine": "higher is better; compare with the control `angle`",
+    "unsigned_skill_impostor": "higher is better; compare with the control `angle`",
+    "reference_contrast": "higher is better; 0 = blind to the reference",
     "pass_rate": "higher is better",
     "verdict_fr": "lower is better",
     "mean_fr": "lower is better; 0.5 is chance",
@@ -138,7 +143,7 @@ def _by_threshold(outcome: Outcome, row: NDArray[np.float64]) -> Outcome:
     )  # fmt: skip
 
 
-def _mean_interval(
+def mean_interval(
     values: NDArray[np.float64], people: NDArray[np.int64], replicates: int, seed: int
 ) -> dict[str, Any]:
     """Mean of the finite values with its n and the interval of a bootstrap over identities."""
@@ -174,7 +179,7 @@ def summarise(
     n, seed = len(judged.outcomes), options.seed
 
     def mean(values: NDArray[np.float64]) -> dict[str, Any]:
-        return _mean_interval(values, people, options.replicates, seed)
+        return mean_interval(values, people, options.replicates, seed)
 
     tested = sum(outcome.falsified is not None for outcome in judged.outcomes)
     falsified = sum(outcome.falsified is True for outcome in judged.outcomes)
@@ -224,8 +229,8 @@ def summarise(
         if finite
         else None,
         "variation_n": len(finite),
-        "completeness_error": _errors(maps["completeness"]),
-        "quadrature_error": _errors(maps["quadrature"]),
+        "completeness_error": errors_of(maps["completeness"]),
+        "quadrature_error": errors_of(maps["quadrature"]),
         "measures": {name: mean(maps[name]) for name in options.measures},
     }
     if "threshold" in maps:
@@ -246,7 +251,8 @@ def summarise(
     return record
 
 
-def _errors(values: NDArray[np.float64]) -> dict[str, Any] | None:
+def errors_of(values: NDArray[np.float64]) -> dict[str, Any] | None:
+    """Median, largest, share within 1 % and number of the errors (N,) that there are."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None

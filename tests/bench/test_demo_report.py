@@ -51,6 +51,7 @@ def test_the_page_has_its_sections(tmp_path: Path) -> None:
     run = (
         "--methods",
         "saliency",
+        "--anyway",
         "--infills",
         "blur",
         "--limit",

@@ -182,6 +182,7 @@ STAGES = {
                 1,
                 "--methods",
                 "saliency",
+                "--anyway",
                 "--infills",
                 "blur",
                 "--bootstrap",

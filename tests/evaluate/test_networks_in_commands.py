@@ -185,7 +185,7 @@ def test_attribution_by_gradients_layers_and_attention(
         *("attribution", place / "cache", "--pairs", place / "pairs.csv", "--limit", 2),
         *("--weights", place / weights, "--methods", methods, "--infills", "blur"),
         *("--metrics", "swap,randomisation", "--bootstrap", 0, "--device", "cpu"),
-        *("--steps", 3, "--out", tmp_path / "maps"),
+        *("--anyway", "--steps", 3, "--out", tmp_path / "maps"),
     )
     record: dict[str, Any] = json.loads((tmp_path / "maps" / "results.json").read_text())
     for name in methods.split(","):

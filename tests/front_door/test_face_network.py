@@ -173,15 +173,15 @@ def test_maps_are_those_of_evaluate_attribution(
         *("attribution", tmp_path / "cache", "--pairs", listed, "--out", tmp_path / "maps"),
         *("--backbone", "my_networks:smooth", "--weights", tmp_path / "none.pt"),
         *("--methods", ",".join(methods), "--block", 8, "--steps", 4, "--bootstrap", 0),
-        *("--device", "cpu"),
+        *("--device", "cpu", "--protocol", "matched", "--anyway"),
     )
     cache = fg.open(tmp_path / "cache")
     net = fg.load(tmp_path / "none.pt", "my_networks:smooth", device="cpu")
-    options = Options(block=8, replicates=0, steps=4)
+    options = Options(block=8, replicates=0, steps=4, protocol="matched")
     inner = net.network
-    plan, *_ = plan_pairs(
+    plan = plan_pairs(
         cache, PairOptions(pairs=listed), options, inner.sha256, inner.input_spec.colour
-    )
+    ).plan
     for name in methods:
         stored = gather_blocks(tmp_path / "maps", plan, name)
         for place in range(3):
@@ -210,7 +210,7 @@ def test_maps_follow_matcher_settings_and_network(
     )
     assert np.abs(black - grey).max() > 0
     for arguments, text in (
-        (("gradcam",), "no method 'gradcam'; choose from saliency"),
+        (("gradcamera",), "no method 'gradcamera'; choose from saliency"),
         (("rollout",), "rollout: .*needs a vision transformer"),
         (("oracle",), "oracle is read off the responses"),
     ):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -19,14 +22,44 @@ def occlusion(score: PairScore, batch: Batch, settings: Settings) -> Maps:
 
     (N, 7, 7), s(x) − s(x without the cell).
     """
-    side = batch.probe.shape[-1]
-    cells = torch.from_numpy(cell_index(side)).to(batch.probe.device)
-    covers = (cells[None] == torch.arange(CELLS, device=cells.device)[:, None, None]).float()
+    return _lost(score, batch, settings, baseline_for(score, batch.probe, settings.baseline))
+
+
+def occlusion_by_faces(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """As `occlusion`, with the cell of another identity's face, so that it stays a face."""
+    return _lost(score, batch, settings, batch.other_faces(1)[:, 0])
+
+
+def _cells(side: int, device: torch.device) -> Tensor:
+    """(49, S, S), 1 in the cell."""
+    cells = torch.from_numpy(cell_index(side)).to(device)
+    return (cells[None] == torch.arange(CELLS, device=device)[:, None, None]).float()
+
+
+def _lost(score: PairScore, batch: Batch, settings: Settings, empty: Tensor) -> Maps:
+    covers = _cells(batch.probe.shape[-1], batch.probe.device)
     found = [
-        clean - _covered(score, probe, empty, covers, reference, settings.chunk)
-        for probe, empty, reference, clean in _each(score, batch, settings)
+        clean[:, None] - _covered(score, probe, blank, covers, reference, settings.chunk)
+        for _, probe, blank, reference, clean in _each(score, batch, empty)
     ]
-    return Maps(torch.stack(found).unflatten(1, (GRID, GRID)))
+    return Maps(torch.cat(found).unflatten(1, (GRID, GRID)))
+
+
+def minplus(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """What the full face loses without a cell and an empty one gains by it, averaged, (N, 7, 7).
+
+    MinPlus of Mery and Morris (2022) on cells; empty is the baseline.
+    """
+    covers = _cells(batch.probe.shape[-1], batch.probe.device)
+    # All but one cell covered, and after these everything.
+    rest = torch.cat([1 - covers, torch.ones_like(covers[:1])])
+    found = []
+    empty = baseline_for(score, batch.probe, settings.baseline)
+    for _, probe, blank, reference, clean in _each(score, batch, empty):
+        without = _covered(score, probe, blank, covers, reference, settings.chunk)
+        only = _covered(score, probe, blank, rest, reference, settings.chunk)
+        found.append((clean[:, None] - without + only[:, :-1] - only[:, -1:]) / 2)
+    return Maps(torch.cat(found).unflatten(1, (GRID, GRID)))
 
 
 def corrrise(score: PairScore, batch: Batch, settings: Settings) -> Maps:
@@ -37,40 +70,86 @@ def corrrise(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """
     side = batch.probe.shape[-1]
     maps = []
-    each = zip(batch.pairs, _each(score, batch, settings), strict=True)
-    for pair, (probe, empty, reference, _) in each:
-        rng = pair_rng(pair, settings.seed, "corrrise")
-        seen = _soft_masks(rng, side).to(probe)
-        scores = _covered(score, probe, empty, 1 - seen, reference, settings.chunk)
-        moved, shown = scores - scores.mean(), seen - seen.mean(0)
-        both = torch.einsum("m,mhw->hw", moved, shown)
-        spread = moved.square().sum().sqrt() * shown.square().sum(0).sqrt()
-        maps.append(both / spread.clamp_min(1e-12))
-    return Maps(torch.stack(maps))
+    empty = baseline_for(score, batch.probe, settings.baseline)
+    for key, probe, blank, reference, _ in _each(score, batch, empty):
+        seen = _soft_masks(pair_rng(key, settings.seed, "corrrise"), side).to(probe)
+        scores = _covered(score, probe, blank, 1 - seen, reference, settings.chunk)
+        maps.append(_correlation(scores, seen))
+    return Maps(torch.cat(maps))
+
+
+@torch.no_grad()
+def corrrise_both(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """CorrRISE as published: both faces are masked, each by masks of its own, (N, S, S)."""
+    side, quick, maps = batch.probe.shape[-1], score.quick, []
+    pictures = batch.probe, batch.other_pixels()
+    empty = [baseline_for(score, one, settings.baseline) for one in pictures]
+    for place, (key, pair) in enumerate(zip(batch.keys, batch.pairs, strict=True)):
+        seen = [
+            _soft_masks(pair_rng(number, settings.seed, what), side).to(batch.probe)
+            for number, what in ((key, "corrrise"), (pair, "corrrise reference"))
+        ]
+        beside = tuple(one[place : place + 1] for one in score.beside(batch.reference))
+        scores = []
+        for some in zip(*(masks.split(settings.chunk) for masks in seen), strict=True):
+            described = [
+                quick.describe(
+                    torch.lerp(blank[place], one[place], shown[:, None]),
+                    *(part.expand(len(shown), *part.shape[1:]) for part in beside),
+                )
+                for one, blank, shown in zip(pictures, empty, some, strict=True)
+            ]
+            scores.append(quick.compare(*described))
+        maps.append(_correlation(torch.cat(scores)[None], seen[0]))
+    return Maps(torch.cat(maps))
+
+
+def _correlation(scores: Tensor, seen: Tensor) -> Tensor:
+    """(P, S, S) Pearson's correlation of scores (P, M) with what is seen (M, S, S)."""
+    moved, shown = scores - scores.mean(1, keepdim=True), seen - seen.mean(0)
+    both = torch.einsum("pm,mhw->phw", moved, shown)
+    spread = moved.square().sum(1).sqrt()[:, None, None] * shown.square().sum(0).sqrt()
+    return both / spread.clamp_min(1e-12)
 
 
 def _each(
-    score: PairScore, batch: Batch, settings: Settings
-) -> list[tuple[Tensor, Tensor, Reference, Tensor]]:
-    """Probe (3, S, S), baseline (3, S, S), reference of one row and score () of each pair."""
+    score: PairScore, batch: Batch, empty: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor, Reference, Tensor]]:
+    """Key, probe (3, S, S), its empty picture, references (P rows) and scores (P,) of a picture.
+
+    Pairs of one picture that follow each other share its masked copies.
+    """
     with torch.no_grad():
         clean = score.quick(batch.probe, *batch.reference)
-    empty = baseline_for(score, batch.probe, settings.baseline)
-    rows = [tuple(part[n : n + 1] for part in batch.reference) for n in range(len(clean))]
-    return list(zip(batch.probe, empty, rows, clean, strict=True))
+    start = 0
+    for key, group in itertools.groupby(batch.keys):
+        rows = slice(start, start + len(list(group)))
+        reference = tuple(part[rows] for part in batch.reference)
+        yield key, batch.probe[start], empty[start], reference, clean[rows]
+        start = rows.stop
 
 
 @torch.no_grad()
 def _covered(
     score: PairScore, probe: Tensor, empty: Tensor, covers: Tensor, reference: Reference, chunk: int
 ) -> Tensor:
-    """(M,) scores of the probe under covers (M, S, S), 1 = the baseline shows."""
-    scores = []
+    """(P, M) scores of the probe under covers (M, S, S), 1 = the baseline shows."""
+    scores, score = [], score.quick
     for some in covers.split(chunk):
         shown = torch.lerp(probe[None], empty[None], some[:, None])
-        repeated = (part.expand(len(some), *part.shape[1:]) for part in reference)
-        scores.append(score.quick(shown, *repeated))
-    return torch.cat(scores)
+        beside = (one[:1].expand(len(some), *one.shape[1:]) for one in score.beside(reference))
+        described = score.describe(shown, *beside)
+        scores.append(
+            torch.stack(
+                [
+                    score.compare(
+                        described, tuple(one.expand(len(some), *one.shape[1:]) for one in row)
+                    )
+                    for row in zip(*(part.split(1) for part in reference), strict=True)
+                ]
+            )
+        )
+    return torch.cat(scores, 1)
 
 
 def _soft_masks(rng: np.random.Generator, side: int) -> Tensor:

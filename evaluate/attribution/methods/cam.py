@@ -1,8 +1,8 @@
 """Class activation maps of a pair score: which cells of a layer raise the similarity.
 
-Grad-CAM: Selvaraju et al., 2017. LayerCAM: Jiang et al., 2021. Attention CAM: Grad-CAM of a
-network's explicit attention maps (CAL's, or the occlusion head's visibility). Gradients and
-activations of layers are captum's.
+Grad-CAM: Selvaraju et al., 2017. HiResCAM: Draelos and Carin, 2020. LayerCAM: Jiang et al., 2021.
+Attention CAM: Grad-CAM of a network's explicit attention maps (CAL's, or the occlusion head's
+visibility). Gradients and activations of layers are captum's.
 
 Layers are chosen by name and by the order in which they run, never "the last Conv2d registered",
 and are at least 7×7.
@@ -110,6 +110,70 @@ def grad_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     would kill can be distinguished from a dead one.
     """
     return Maps(on_crop(_grad_cam(score, batch, cam_layers(score, batch.probe)[-1]), score))
+
+
+def hirescam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Σ_k ∂s/∂A_k ⊙ A_k of the finest layer, (N, h, w), without a ReLU.
+
+    Unlike Grad-CAM's, the gradient is not averaged over the map first, so what opposes the match
+    in one place cannot be drawn as support in another.
+    """
+    from captum.attr import LayerGradientXActivation
+
+    name = cam_layers(score, batch.probe)[0]
+    with _of_layers((name,)):
+        found = LayerGradientXActivation(score, score.backbone.get_submodule(name)).attribute(
+            batch.leaf(), additional_forward_args=batch.reference
+        )
+    return Maps(on_crop(found.detach().sum(1), score))
+
+
+def grad_cam_plus_plus(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Σ_k w_k A_k of the coarsest layer, (N, h, w); w_k weighs positive gradients by place.
+
+    w = Σ α ReLU(g), α = g² / (2 g² + Σ A · g³), equation 19 of the paper. The ReLU comes when the
+    map is read.
+    """
+    name = cam_layers(score, batch.probe)[-1]
+    gradient, activation = _gradient_and_activation(score, batch, name)
+    square, total = gradient.square(), activation.sum((2, 3), keepdim=True)
+    below = 2 * square + total * gradient * square
+    share = torch.where(below.abs() > 1e-20, square / below, torch.zeros_like(below))
+    weight = (share * gradient.clamp_min(0)).sum((2, 3), keepdim=True)
+    return Maps(on_crop((weight * activation).sum(1), score))
+
+
+def eigen_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """|First principal component| of the coarsest layer's activations, (N, h, w).
+
+    It knows neither the score nor the reference, and the sign of a component means nothing.
+    """
+    from captum.attr import LayerActivation
+
+    name = cam_layers(score, batch.probe)[-1]
+    with _of_layers((name,)), torch.no_grad():
+        found = LayerActivation(score, score.backbone.get_submodule(name)).attribute(
+            batch.probe, additional_forward_args=batch.reference
+        )
+    cells = found.detach().flatten(2).mT  # (N, h·w, K)
+    cells = cells - cells.mean(1, keepdim=True)
+    left, strength, _ = torch.linalg.svd(cells, full_matrices=False)
+    first = (left[:, :, 0] * strength[:, :1]).abs()
+    return Maps(on_crop(first.unflatten(1, found.shape[2:]), score))
+
+
+def _gradient_and_activation(score: PairScore, batch: Batch, layer: str) -> tuple[Tensor, Tensor]:
+    """∂s/∂A and A of a layer, (N, K, h, w) each."""
+    from captum.attr import LayerActivation, LayerGradientXActivation
+
+    more = {"additional_forward_args": batch.reference}
+    module = score.backbone.get_submodule(layer)
+    with _of_layers((layer,)):
+        gradient = LayerGradientXActivation(score, module, multiply_by_inputs=False).attribute(
+            batch.leaf(), **more
+        )
+        activation = LayerActivation(score, module).attribute(batch.probe, **more)
+    return gradient.detach(), activation.detach()
 
 
 def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.cells import GRID, pair_rng
+from faceguide.evaluate.attribution.cells import GRID, pair_rng, pool
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred
 from faceguide.evaluate.attribution.methods.target import PairScore
 
@@ -53,6 +53,27 @@ def edges(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     across = torch.nn.functional.conv2d(padded, kernel[None, None])
     down = torch.nn.functional.conv2d(padded, kernel.T[None, None])
     return Maps((across.square() + down.square()).sqrt()[:, 0])
+
+
+def patch_likeness(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Correlation of the two pictures in each cell, grey and blurred: knows both, no network.
+
+    (N, 7, 7), −1 to 1; 0 where a cell of either is of one colour.
+
+    Raises:
+        AttributionError: when the pixels of the references are not given.
+    """
+    sigma = 3 / 112 * batch.probe.shape[-1]
+    first, second = (
+        blurred(images.double().mean(1, keepdim=True), sigma)[:, 0]
+        for images in (batch.probe, batch.other_pixels())
+    )
+    mean = pool(first), pool(second)
+    product = pool(first * second) - mean[0] * mean[1]
+    spread = [pool(one.square()) - m.square() for one, m in zip((first, second), mean, strict=True)]
+    both = (spread[0].clamp_min(0) * spread[1].clamp_min(0)).sqrt()
+    found = torch.where(both > 1e-12, product / both.clamp_min(1e-12), torch.zeros_like(both))
+    return Maps(found.unflatten(1, (GRID, GRID)).float())
 
 
 def constant(score: PairScore, batch: Batch, settings: Settings) -> Maps:

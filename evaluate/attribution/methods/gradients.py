@@ -60,7 +60,7 @@ def keyed_noise(batch: Batch, settings: Settings) -> Tensor:
     shape = (settings.samples, *batch.probe.shape[1:])
     drawn = [
         pair_rng(pair, settings.seed, "smoothgrad").standard_normal(shape, np.float32)
-        for pair in batch.pairs
+        for pair in batch.keys
     ]
     return torch.from_numpy(np.stack(drawn)).to(batch.probe)
 
@@ -80,3 +80,25 @@ def smoothgrad(
     _, gradient = chunked_gradient(score.quick, noisy, reference, settings.chunk)
     # (N·samples, 3, S, S) -> (N, samples, 3, S, S)
     return Maps(gradient.unflatten(0, noise.shape[:2]).mean(1).sum(1))
+
+
+def expected_gradients(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Integrated Gradients from other faces: (x − b) ⊙ ∂s/∂x at one place of each line, averaged.
+
+    Of `steps` faces b of other identities; places are spread evenly, one in each part of the line
+    (Erion et al., 2021, with faces for the background).
+    """
+    count = settings.steps
+    faces = batch.other_faces(count)
+    places = torch.from_numpy(
+        np.stack(
+            [
+                (rng.permutation(count) + rng.random(count)) / count
+                for rng in (pair_rng(key, settings.seed, "expected") for key in batch.keys)
+            ]
+        ).astype(np.float32)
+    ).to(batch.probe)
+    step = batch.probe[:, None] - faces
+    images = (faces + places[:, :, None, None, None] * step).flatten(0, 1)
+    _, gradient = chunked_gradient(score, images, repeat(batch.reference, count), settings.chunk)
+    return Maps((step * gradient.unflatten(0, places.shape)).mean(1).sum(1))

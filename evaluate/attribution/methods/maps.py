@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,12 +26,44 @@ class Batch:
     Attributes:
         probe: (N, 3, S, S) prepared pixels.
         reference: described references, N rows each.
-        pairs: numbers of the pairs, which key all random numbers.
+        pairs: numbers of the pairs.
+        other: (N, 3, S, S) prepared pixels of the references, for methods that look at them.
+        pictures: numbers of the probes, which key what is random about a map: pairs of one picture
+            get the same noise and masks. Default: the pairs'.
+        faces: of a count K, (N, K, 3, S, S) prepared pixels of other identities for each pair.
     """
 
     probe: Tensor
     reference: Reference
     pairs: tuple[int, ...]
+    other: Tensor | None = None
+    pictures: tuple[int, ...] = ()
+    faces: Callable[[int], Tensor] | None = None
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """What keys the random numbers of a map: the picture, else the pair."""
+        return self.pictures or self.pairs
+
+    def other_faces(self, count: int) -> Tensor:
+        """(N, K, 3, S, S) faces of other identities.
+
+        Raises:
+            AttributionError: where there is no cache to take them from.
+        """
+        if self.faces is None:
+            raise AttributionError("needs faces of other identities, which only a cache has")
+        return self.faces(count)
+
+    def other_pixels(self) -> Tensor:
+        """(N, 3, S, S) pixels of the references.
+
+        Raises:
+            AttributionError: where only their embeddings are there.
+        """
+        if self.other is None:
+            raise AttributionError("needs the pixels of both faces")
+        return self.other
 
     def leaf(self) -> Tensor:
         """The probes as a leaf of a new graph."""

@@ -42,11 +42,13 @@ class Method:
             backward pass counts 2.
         needs: what network or matcher it needs; empty = any.
         citation: authors, year and where to find it.
-        rectify: only positive values are the claim.
+        rectify: only positive values are the claim that `matched` reads; the map has both.
+        signed: a value above 0 says that its place supports the match, one below that it opposes
+            it; else the map is a magnitude and claims no direction.
         control: runs with every evaluation and competes with no method.
-        costly: part of "standard" for black boxes only: too expensive for what it adds, or, as
-            maps of occluded cells do, it passes this test by construction.
+        costly: not part of "standard": too expensive for what it adds.
         black_box: works from scores, without gradients and layers.
+        shared: pairs of one picture share its passes.
     """
 
     name: str
@@ -55,9 +57,11 @@ class Method:
     needs: str
     citation: str
     rectify: bool = False
+    signed: bool = True
     control: bool = False
     costly: bool = False
     black_box: bool = False
+    shared: bool = False
 
     def suits(self, score: PairScore) -> bool:
         """Whether the score has the gradients that the method needs."""
@@ -81,6 +85,7 @@ def _cost(fixed: float = 0.0, per: float = 0.0, of: str = "steps") -> Callable[.
 
 
 _ANY, COSINE, _CNN = "", "cosine", "a convolutional network, cosine"
+_FACES = "faces of other identities"
 _LAYER, _VIT = "a layer of at least 7×7", "a vision transformer, cosine"
 _MAPS = "attention maps: CAL, or an occlusion head that the matcher uses"
 
@@ -90,7 +95,8 @@ def _cam(name: str, explain: Explain, cost: float, needs: str, citation: str) ->
 
 
 def _control(name: str, explain: Explain | None, citation: str = "of this evaluation") -> Method:
-    return Method(name, explain, _cost(), _ANY, f"control: {citation}", control=True)
+    about = f"control: {citation}"
+    return Method(name, explain, _cost(), _ANY, about, control=True, signed=explain is not None)
 
 
 _LISTED = (
@@ -109,12 +115,27 @@ _LISTED = (
         *("integrated-gradients", integrated_gradients, _cost(per=3), _ANY),
         "Sundararajan et al., 2017, arXiv 1703.01365",
     ),
+    Method(
+        *("expected-gradients", gradients.expected_gradients, _cost(per=3), _FACES),
+        "Erion et al., 2021, arXiv 1906.10670, from faces of other identities",
+    ),
     _cam("grad-cam", cam.grad_cam, 3, _LAYER, "Selvaraju et al., 2017, arXiv 1610.02391"),
+    _cam("grad-cam-pp", cam.grad_cam_plus_plus, 4, _LAYER, "Chattopadhay et al., 2018, 1710.11063"),
+    Method(
+        *("eigen-cam", cam.eigen_cam, _cost(1), _LAYER),
+        "Muhammad and Yeasin, 2020, arXiv 2008.00299",
+        signed=False,
+    ),
+    Method(
+        *("hirescam", cam.hirescam, _cost(3), _LAYER),
+        "Draelos and Carin, 2020, arXiv 2011.08891",
+    ),
     _cam("layer-cam", cam.layer_cam, 4, _LAYER, "Jiang et al., 2021, doi 10.1109/TIP.2021.3089943"),
     _cam("attention-cam", cam.attention_cam, 3, _MAPS, "Grad-CAM over explicit attention maps"),
     Method(
         *("geodesic-arc", geodesic.geodesic_arc, _cost(geodesic.COARSE, per=3), COSINE),
         "Integrated Gradients on nodes of equal embedding arc; see docs/attribution.md",
+        costly=True,
     ),
     Method(
         *("geodesic-weighted", geodesic.geodesic_weighted, _cost(3 * 50 + 1), COSINE),
@@ -129,6 +150,7 @@ _LISTED = (
     Method(
         *("rollout", rollout.attention_rollout, _cost(1), _VIT),
         "Abnar and Zuidema, 2020, arXiv 2005.00928",
+        signed=False,
     ),
     Method(
         *("gradient-rollout", rollout.gradient_rollout, _cost(3), _VIT),
@@ -142,6 +164,27 @@ _LISTED = (
         "Zeiler, Fergus, 2013, arXiv 1311.2901",
         costly=True,
         black_box=True,
+        shared=True,
+    ),
+    Method(
+        "occlusion-faces",
+        black_box.occlusion_by_faces,
+        _cost(fixed=CELLS + 1),
+        _FACES,
+        "Zeiler, Fergus, 2013, with cells of another identity's face",
+        costly=True,
+        black_box=True,
+        shared=True,
+    ),
+    Method(
+        "minplus",
+        black_box.minplus,
+        _cost(fixed=2 * CELLS + 2),
+        "",
+        "Mery and Morris, 2022, CVPR Workshops",
+        costly=True,
+        black_box=True,
+        shared=True,
     ),
     Method(
         "corrrise",
@@ -151,11 +194,23 @@ _LISTED = (
         "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546",
         costly=True,
         black_box=True,
+        shared=True,
+    ),
+    Method(
+        "corrrise-both",
+        black_box.corrrise_both,
+        _cost(fixed=2 * black_box.MASKS),
+        "",
+        "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546, with masks on both faces",
+        costly=True,
+        black_box=True,
     ),
     _control("random", controls.random_smooth),
     _control("centre", controls.centre),
     _control("edges", controls.edges),
+    _control("pixels", controls.patch_likeness),
     _control("constant", controls.constant),
+    _control("angle", None, "turn of the probe's embedding; knows no reference"),
     _control("oracle", None, "occlusion of Zeiler and Fergus, 2013, arXiv 1311.2901"),
     _control("oracle_reversed", None),
 )
@@ -178,12 +233,24 @@ _OTHER_NAMES = {
     "attentionrollout": "rollout",
 }
 
+# What is standard where there are scores only.
+STANDARD_BLACK_BOX = ("occlusion", "corrrise")
 METHODS = {method.name: method for method in _LISTED}
 CONTROLS = tuple(method.name for method in _LISTED if method.control)
 
 
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower().replace("+", "p")))
+
+
+_SPELT = {_letters(name): method for name, method in METHODS.items()}
+
+
 def plugged(reference: str) -> Method:
-    """A user's method: `function(score, probe, reference) -> maps (N, h, w) or (N, C, h, w)`."""
+    """A user's method: `function(score, probe, reference) -> maps (N, h, w) or (N, C, h, w)`.
+
+    It claims a direction unless the function has an attribute `signed` that is false.
+    """
     function = load_object(reference)
     if not callable(function):
         raise AttributionError(f"{reference}: expected a function, found {type(function).__name__}")
@@ -202,40 +269,49 @@ def plugged(reference: str) -> Method:
             )
         return Maps(maps)
 
-    return Method(reference, explain, _cost(), "", "supplied by the user", black_box=True)
+    signed = bool(getattr(function, "signed", True))
+    about = "supplied by the user"
+    return Method(reference, explain, _cost(), "", about, black_box=True, signed=signed)
 
 
 def _meant(name: str, legal: Sequence[str]) -> str:
     """A suggestion for a name that does not exist, or nothing."""
 
-    def letters(text: str) -> str:
-        return "".join(filter(str.isalnum, text.lower()))
-
-    known = {letters(method): method for method in legal} | _OTHER_NAMES
-    close = difflib.get_close_matches(letters(name), known, 1, 0.7)
+    known = {_letters(method): method for method in legal} | _OTHER_NAMES
+    close = difflib.get_close_matches(_letters(name), known, 1, 0.7)
     return f"; did you mean {known[close[0]]}?" if close else ""
 
 
-def choose(names: Sequence[str]) -> list[Method]:
-    """The methods of these names, each once, and all controls after them.
+def named(name: str) -> Method:
+    """The method of a name, in any case, with or without hyphens; or a user's module:function.
 
     Raises:
         AttributionError: for a name that does not exist; the legal ones are listed.
     """
-    chosen: dict[str, Method] = {}
-    for name in names:
-        if ":" in name:
-            chosen[name] = plugged(name)
-        elif name in METHODS:
-            chosen[name] = METHODS[name]
-        else:
-            legal = [name for name, method in METHODS.items() if not method.control]
-            raise AttributionError(
-                f"no method {name!r}; choose from {', '.join(legal)}, or give "
-                f"module:function{_meant(name, legal)}"
-            )
-    competing = {name: method for name, method in chosen.items() if not method.control}
-    return [*competing.values(), *(METHODS[name] for name in CONTROLS)]
+    if ":" in name:
+        return plugged(name)
+    if _letters(name) in _SPELT:
+        return _SPELT[_letters(name)]
+    legal = [name for name, method in METHODS.items() if not method.control]
+    raise AttributionError(
+        f"no method {name!r}; choose from {', '.join(legal)}, or give "
+        f"module:function{_meant(name, legal)}"
+    )
+
+
+def choose(names: Sequence[str], responses: bool = True) -> list[Method]:
+    """The methods of these names, each once, and all controls after them.
+
+    Args:
+        responses: whether the effect of each cell is measured, from which some controls are read.
+
+    Raises:
+        AttributionError: for a name that does not exist; the legal ones are listed.
+    """
+    chosen = {method.name: method for method in map(named, names)}
+    competing = [method for method in chosen.values() if not method.control]
+    controls = [METHODS[name] for name in CONTROLS]
+    return [*competing, *(one for one in controls if responses or one.explain is not None)]
 
 
 def table(settings: Settings | None = None) -> list[dict[str, Any]]:
@@ -246,6 +322,7 @@ def table(settings: Settings | None = None) -> list[dict[str, Any]]:
             "method": method.name,
             "forwards": method.cost(settings),
             "needs": method.needs or "any network",
+            "signed": method.signed,
             "control": method.control,
             "costly": method.costly,
             "black_box": method.black_box,

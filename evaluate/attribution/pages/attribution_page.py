@@ -33,26 +33,26 @@ _CAUSES = {
 
 
 def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judged]) -> Path:
-    """Write report.html, methods.tex, pass_rates.pdf and .png, rates.pdf and .png into a run.
+    """Write report.html, methods.tex, skill.pdf and .png, rates.pdf and .png into a run.
 
     Returns:
         The HTML file. It needs no network and runs no script; names are escaped.
     """
     record = read_json(out / RESULTS)
     drawn = [
-        (f"Pass rates, 95 % intervals {attribution_tables.INTERVALS}", drawings.forest(record)),
+        (f"Skill, 95 % intervals {attribution_tables.INTERVALS}", drawings.skill_figure(record)),
         ("Falsification rates of the pairs", drawings.rate_bars(record)),
     ]
-    figures.save(drawn[0][1], out, "pass_rates")
+    figures.save(drawn[0][1], out, "skill")
     figures.save(drawn[1][1], out, "rates")
     heatmap = drawings.strata_heatmap(record)
     if heatmap is not None:
-        drawn.append(("Pass rate by stratum, per cent (strata of 20 pairs or more)", heatmap))
+        drawn.append(("Mean FR by stratum, per cent (strata of 20 pairs or more)", heatmap))
     write_bytes(out / LATEX, attribution_tables.method_latex(record).encode("utf-8"))
     html = render(
         Path(__file__).with_name("attribution.html"),
         record=record,
-        ordered=drawings.ordered(record),
+        ordered=attribution_tables.ordered(record),
         unfit=sentence(record["network"]),
         doubts=other_doubts(record["doubts"]).lines(),
         reading=attribution_tables.READING,
@@ -79,7 +79,9 @@ def gallery(
 ) -> list[dict[str, Any]]:
     """Pairs with their two crops and, per method, overlay, verdict and the two mean responses."""
     competing = [
-        name for name in drawings.ordered(record) if not record["methods"][name]["control"]
+        name
+        for name in attribution_tables.ordered(record)
+        if not record["methods"][name]["control"]
     ]
     shown = [*competing, "oracle"]
     places = choose_pairs({name: judged[name] for name in competing or shown}, GALLERY)

@@ -7,10 +7,13 @@ from typing import Any
 from faceguide.evaluate.attribution.protocol.separation import sentence
 from faceguide.evaluate.report.tables import Table, percent, to_latex, to_text
 
-INTERVALS = "over identities, Wilson's where all maps pass or none"
+INTERVALS = "over identities"
 READING = (
-    "FR, the falsification rate, counts against a map: 0 is best, 100 worst. In some earlier work "
-    "a rate of this name was best at 100; do not compare the two."
+    "Skill: how well a map predicts what each cell does to the score of its own pair, beyond what "
+    "all pairs have in common; 0 for a map that is the same for all. Unsigned: the same of "
+    "magnitudes; `angle` does it without a reference. Ceiling: one half of the infills about the "
+    "other. FR, the falsification rate, counts against a map: 0 is best, 100 worst. In some "
+    "earlier work a rate of this name was best at 100; do not compare the two."
 )
 
 
@@ -18,59 +21,63 @@ def _between(found: list[float] | None) -> str:
     return f" [{percent(found[0], 1)}, {percent(found[1], 1)}]" if found else ""
 
 
-def pass_interval(found: dict[str, Any]) -> list[float] | None:
-    """95 % interval of a method's pass rate: over identities, else Wilson's.
+def ordered(record: dict[str, Any]) -> list[str]:
+    """Methods by signed skill, then those that claim a magnitude by theirs, controls last."""
 
-    Where every map passes, or none, all resamples of identities are alike and claim no uncertainty;
-    Wilson's interval of the count then says what so many pairs can show.
-    """
-    over_persons: list[float] | None = found["pass_rate_cluster_interval"]
-    counted: list[float] | None = found["pass_rate_interval"]
-    return over_persons if over_persons and over_persons[0] < over_persons[1] else counted
+    def key(name: str) -> tuple[bool, bool, float]:
+        found = record["methods"][name]
+        kind = "skill" if found["signed"] else "unsigned_skill"
+        values = [found[f"{kind}_genuine"] or 0.0, found[f"{kind}_impostor"] or 0.0]
+        return found["control"], not found["signed"], -sum(values)
+
+    return sorted(record["methods"], key=key)
+
+
+def _skill(found: dict[str, Any], name: str) -> str:
+    value, ends = found[name], found.get(f"{name}_interval")
+    if value is None:
+        return "–"
+    return f"{value:.2f}" + (f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "")
 
 
 def method_table(record: dict[str, Any], *, plain: bool = False) -> Table:
-    """A row per method, best pass rate first, controls last; percentages.
+    """A row per method in the order of `ordered`; skill from −1 to 1, the others per cent.
 
     Args:
         plain: words instead of arrows for the direction, for LaTeX.
     """
     up, down = ("(high)", "(low)") if plain else ("↑", "↓")
     header = [
-        "method",
-        "kind",
-        f"pass rate {up}",
-        "n",
-        "tested",
-        f"uniform {down}",
-        f"verdict FR {down}",
-        f"mean FR {down}",
-        f"mean FR, embedding {down}",
+        *("method", "kind", f"skill, genuine {up}", f"skill, impostor {up}"),
+        *(f"unsigned, genuine {up}", f"unsigned, impostor {up}", f"reference contrast {up}"),
+        *("n", "tested", f"uniform {down}", f"mean FR {down}", f"mean FR, embedding {down}"),
         f"completeness error {down}",
     ]
-    methods = record["methods"]
-    order = sorted(
-        methods, key=lambda name: (methods[name]["control"], -methods[name]["pass_rate"])
-    )
     rows = []
-    for name in order:
-        found = methods[name]
+    for name in ordered(record):
+        found = record["methods"][name]
         error = found["completeness_error"]
+        kind = "control" if found["control"] else "" if found["signed"] else "magnitude"
         rows.append(
             [
-                name,
-                "control" if found["control"] else "",
-                percent(found["pass_rate"], 1) + _between(pass_interval(found)),
+                *(name, kind, _skill(found, "skill_genuine"), _skill(found, "skill_impostor")),
+                _skill(found, "unsigned_skill_genuine"),
+                _skill(found, "unsigned_skill_impostor"),
+                _skill(found, "reference_contrast"),
                 str(found["n"]),
                 str(found["n_tested"]),
                 percent(found["uniform_share"], 1),
-                percent(found["verdict_fr"], 1),
                 percent(found["mean_fr"], 1) + _between(found["mean_fr_interval"]),
                 percent(found["mean_fr_embedding"], 1),
                 "–" if error is None else f"{error['median']:.1e}",
             ]
         )
-    return header, rows
+    ends = record["ceiling"]
+    shown = [
+        "–" if ends[name] is None else f"{ends[name]:.2f}"
+        for name in ("signed_genuine", "signed_impostor", "unsigned_genuine", "unsigned_impostor")
+    ]
+    return header, [*rows, ["ceiling", "other infills", *shown, *[""] * 7]]
 
 
 def method_text(record: dict[str, Any]) -> str:
@@ -85,8 +92,7 @@ def method_text(record: dict[str, Any]) -> str:
         f"identities; protocol {record['protocol']}, response: {record['response']}. "
         f"Per cent; brackets: 95 % "
         f"{INTERVALS}.",
-        f"↑ higher is better, ↓ lower is better. {READING} Mean FR: 50 is chance. Uniform and "
-        "failed maps count as not passed.",
+        f"↑ higher is better, ↓ lower is better. {READING} Mean FR: 50 is chance.",
     ]
     warned = [
         f"Warning: {name}: {found['threshold']['warning']}"

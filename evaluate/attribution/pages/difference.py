@@ -10,7 +10,7 @@ from faceguide.core.errors import AttributionError
 from faceguide.core.files import read_json
 from faceguide.evaluate.attribution.results import PAIRS, RESULTS
 
-FIGURES = ("pass_rate", "verdict_fr", "mean_fr", "uniform_share")
+FIGURES = ("told_apart", "single", "pass_rate", "verdict_fr", "mean_fr", "uniform_share")
 
 
 def _pairs(run: Path) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -50,7 +50,7 @@ def compare_runs(first: Path, second: Path, tolerance: float = 1e-6) -> dict[str
     for name in common:
         differing = {}
         for figure in FIGURES:
-            values = [record["methods"][name][figure] for record in records]
+            values = [record["methods"][name].get(figure) for record in records]
             if None in values:
                 same = values[0] is values[1]
             else:

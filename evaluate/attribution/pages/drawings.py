@@ -1,4 +1,4 @@
-"""Figures of a run: pass rates with intervals, rates per pair, strata; and overlays of maps."""
+"""Figures of a run: skill with intervals, rates per pair, strata; and overlays of maps."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.evaluate.attribution.cells import GRID, cell_bounds
-from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
+from faceguide.evaluate.attribution.pages.attribution_tables import ordered
+from faceguide.evaluate.attribution.pages.chimera_tables import groups
+from faceguide.evaluate.attribution.pages.chimera_tables import ordered as chimera_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HIGH, LOW = (213, 94, 0), (0, 114, 178)  # RGB of the outlines
+SUPPORTS, OPPOSES = (213, 94, 0), (0, 114, 178)  # RGB
+HIGH, LOW = (20, 20, 20), (255, 255, 255)  # of the outlines of cells
+_STRONGEST = 0.75  # share of a colour where a map is largest
 _SIDE = 196  # of an overlay, a multiple of 7
-
-
-def ordered(record: dict[str, Any]) -> list[str]:
-    """Methods, best pass rate first, controls last."""
-    methods = record["methods"]
-    return sorted(methods, key=lambda name: (methods[name]["control"], -methods[name]["pass_rate"]))
 
 
 def _rows(names: list[str], height: float) -> tuple[Figure, Axes]:
@@ -37,19 +35,25 @@ def _rows(names: list[str], height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def forest(record: dict[str, Any]) -> Figure:
-    """Pass rate of every method with the interval of `pass_interval`."""
-    names = ordered(record)
-    figure, axes = _rows(names, 0.8)
-    for place, name in enumerate(names):
-        found = record["methods"][name]
-        ends = pass_interval(found) or (found["pass_rate"],) * 2
-        colour = "0.55" if found["control"] else "#0072B2"
-        axes.plot(ends, [place, place], color=colour, linewidth=2)
-        axes.plot(found["pass_rate"], place, "o", color=colour, markersize=5)
-    axes.set_xlim(-0.02, 1.02)
-    axes.axvline(0.5, color="0.8", linewidth=1, zorder=0)
-    axes.set_xlabel(f"pass rate, higher is better ({record['pairs']['n']} pairs)")
+def skill_figure(record: dict[str, Any]) -> Figure:
+    """Skill of every method that claims a direction, with intervals, and the ceilings."""
+    names = [name for name in ordered(record) if record["methods"][name]["signed"]]
+    figure, axes = _rows(names, 0.9)
+    for kind, colour, shift in (("genuine", "#0072B2", -0.13), ("impostor", "#D55E00", 0.13)):
+        for place, name in enumerate(names):
+            value = record["methods"][name][f"skill_{kind}"]
+            if value is None:
+                continue
+            ends = record["methods"][name][f"skill_{kind}_interval"] or (value, value)
+            axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
+            axes.plot(value, place + shift, "o", color=colour, markersize=4.5)
+        if (top := record["ceiling"][f"signed_{kind}"]) is not None:
+            axes.axvline(top, color=colour, linestyle=":", linewidth=1)
+    axes.axvline(0, color="0.6", linewidth=1, zorder=0)
+    axes.set_xlabel(
+        f"pair-specific skill ({record['pairs']['n']} pairs); dotted: ceiling\n"
+        "blue: genuine pairs, orange: impostor pairs"
+    )
     axes.grid(True, axis="x", color="0.92")
     return figure
 
@@ -73,10 +77,10 @@ def rate_bars(record: dict[str, Any]) -> Figure:
 
 
 def strata_heatmap(record: dict[str, Any]) -> Figure | None:
-    """Pass rate by method and stratum; cells with fewer than 20 pairs are blank."""
+    """Mean FR by method and stratum; cells with fewer than 20 pairs are blank."""
     from matplotlib.figure import Figure
 
-    cells = [found for found in record["strata"] if found["pass_rate"] is not None]
+    cells = [found for found in record["strata"] if found["mean_fr"] is not None]
     if not cells:
         return None
     columns = list(dict.fromkeys((found["stratum"], found["bin"]) for found in cells))
@@ -84,7 +88,7 @@ def strata_heatmap(record: dict[str, Any]) -> Figure | None:
     values = np.full((len(names), len(columns)), np.nan)
     for found in cells:
         place = columns.index((found["stratum"], found["bin"]))
-        values[names.index(found["method"]), place] = found["pass_rate"]
+        values[names.index(found["method"]), place] = found["mean_fr"]
     size = (2.6 + 0.42 * len(columns), 1.9 + 0.3 * len(names))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
@@ -106,6 +110,66 @@ def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return found.astype(np.uint8)
 
 
+def told_apart_figure(record: dict[str, Any]) -> Figure:
+    """How well each method tells two identities apart, with intervals, beside chance and pixels."""
+    found = groups(record)
+    names = [name for name in chimera_order(record) if record["methods"][name]["signed"]]
+    figure, axes = _rows(names, 0.8)
+    colours = dict.fromkeys(found["best"], "#009E73") | dict.fromkeys(found["above"], "#0072B2")
+    for place, name in enumerate(names):
+        one = record["methods"][name]
+        value = 100 * one["told_apart"]
+        ends = [100 * end for end in one["told_apart_interval"] or (one["told_apart"],) * 2]
+        colour = colours.get(name, "0.75" if one["control"] else "0.45")
+        axes.plot(ends, [place, place], color=colour, linewidth=2)
+        axes.plot(value, place, "s" if one["control"] else "o", color=colour, markersize=5)
+        text = axes.text(101, place, f"{value:.0f}", fontsize=8, color=colour)
+        text.set(va="center", fontweight="bold" if name in found["best"] else "normal")
+    axes.set_xlim(25, 100)
+    axes.axvline(50, color="0.6", linewidth=1, zorder=0)
+    axes.axvline(100 * record["methods"]["pixels"]["told_apart"], color="0.6", ls=":", zorder=0)
+    axes.set_xlabel(
+        f"tells apart, % of comparisons, higher is better ({record['chimeras']['n']} chimeras)\n"
+        "line: chance; dotted: comparing patches; squares: controls"
+    )
+    axes.grid(True, axis="x", color="0.92")
+    return figure
+
+
+def _tinted(base: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A picture under its map (h, w): what supports the match in orange, what opposes it in blue.
+
+    The largest magnitude has the strongest colour; a map that is not finite leaves it as it is.
+    """
+    values = heat.astype(np.float32)
+    largest = float(np.abs(values).max())
+    if not np.isfinite(values).all() or largest == 0:
+        return base
+    big = cv2.resize(values / largest, base.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+    colour = np.where(big > 0, np.array(SUPPORTS), np.array(OPPOSES))
+    grey = base.mean(2, keepdims=True)  # so that only the map has colour
+    share = _STRONGEST * np.abs(big)
+    return np.round(share * colour + (1 - share) * grey).astype(np.uint8)
+
+
+def two_coloured(
+    image: NDArray[np.uint8], heat: NDArray[np.floating], part: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """A chimera under its map, the donor's part outlined.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+        heat: (h, w) signed.
+        part: (S, S) uint8, 255 in the part.
+    """
+    base = _tinted(enlarged(image), heat)
+    large = cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
+    edge = np.pad(large[1:-1, 1:-1], 1)  # a part that touches the border is closed there
+    outlines, _ = cv2.findContours(edge, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(base, outlines, -1, (255, 255, 255), 2, cv2.LINE_AA)
+    return base
+
+
 def overlay(
     image: NDArray[np.uint8],
     heat: NDArray[np.floating],
@@ -117,25 +181,19 @@ def overlay(
 
     Args:
         image: (S, S, 3) uint8 RGB.
-        heat: (h, w) 0 to 1; not finite = no map.
-        high: (49,) bool, outlined in orange.
-        low: (49,) bool, outlined in blue.
+        heat: (h, w) signed; not finite = no map.
+        high: (49,) bool, outlined in black.
+        low: (49,) bool, outlined in white.
         regions: (3, g, g) uint8 of the cache, or None.
     """
-    base = enlarged(image)
-    if np.isfinite(heat).all():
-        scaled = np.clip(heat.astype(np.float32) / max(float(heat.max()), 1e-6), 0, 1)
-        big = cv2.resize(scaled, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
-        colours = cv2.applyColorMap((255 * big).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        tint = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
-        base = cv2.addWeighted(base, 0.5, tint, 0.5, 0).astype(np.uint8)
+    base = _tinted(enlarged(image), heat)
     if regions is not None:
         for region in regions:
             mask = cv2.resize(region, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
             outlines, _ = cv2.findContours(
                 (mask > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
             )
-            cv2.drawContours(base, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
+            cv2.drawContours(base, outlines, -1, (120, 220, 160), 1, cv2.LINE_AA)
     edges = cell_bounds(_SIDE).tolist()
     for cells, colour in ((low, LOW), (high, HIGH)):
         for cell in np.flatnonzero(cells):

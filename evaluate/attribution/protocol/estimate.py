@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.job import Job
 from faceguide.evaluate.attribution.methods.maps import repeat
 from faceguide.evaluate.attribution.methods.method_table import Method
 from faceguide.evaluate.attribution.methods.target import PairScore, score_gradient
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import Plan
-from faceguide.evaluate.attribution.protocol.explain import CURVES, Job
+from faceguide.evaluate.attribution.protocol.explain import CURVES
 from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, table_forwards
 from faceguide.evaluate.attribution.threshold import DRAWS
 from faceguide.evaluate.metrics.bootstrap import PairWeights, replicate
@@ -49,6 +50,7 @@ class Estimate:
         seconds: on this machine, measured rates.
         fixed: seconds of these that go into the start, intervals, figures and pages.
         unknown: methods whose cost is not known (the user's own) and not counted.
+        chimeras: composed faces; 0 = the pairs are those of a list.
     """
 
     pairs: int
@@ -57,16 +59,19 @@ class Estimate:
     seconds: float
     fixed: float
     unknown: tuple[str, ...]
+    chimeras: int = 0
 
     def text(self) -> str:
         """One line."""
-        each = (self.seconds - self.fixed) / self.pairs
+        count, unit = (self.chimeras, "chimera") if self.chimeras else (self.pairs, "pair")
+        each = (self.seconds - self.fixed) / count
+        probes = "" if self.chimeras else f", {self.probes:,} probes"
         threads = torch.get_num_threads()
         known = f", without {', '.join(self.unknown)}" if self.unknown else ""
         return (
-            f"{self.pairs:,} pairs, {self.probes:,} probes: {self.forwards:,.0f} forwards, about "
+            f"{count:,} {unit}s{probes}: {self.forwards:,.0f} forwards, about "
             f"{duration(self.seconds)} on this machine with {threads} thread"
-            f"{'' if threads == 1 else 's'} ({each:{'.2g' if each < 10 else ',.0f'}} s per pair)"
+            f"{'' if threads == 1 else 's'} ({each:{'.2g' if each < 10 else ',.0f'}} s per {unit})"
             f"{known}"
         )
 
@@ -79,18 +84,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
-def probes_of_a_minute(score: PairScore, side: int, pairs_per_probe: float) -> int:
+def probes_of_a_minute(
+    score: PairScore, side: int, pairs_per_probe: float, table: int = table_forwards(2)
+) -> int:
     """Probes that a core explains in about a minute; the same on every machine.
 
     Args:
         side: of the crops, pixels.
         pairs_per_probe: mean of the list.
+        table: forwards per probe that measure responses.
     """
     image = torch.zeros(1, 3, side, side, device=next(score.parameters()).device)
     beside = (image.new_zeros(1, 5, 2),) if score.needs_keypoints else ()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         score.describe(image, *beside)
-    each = counter.get_total_flops() * (table_forwards(2) + _TYPICAL * pairs_per_probe)
+    each = counter.get_total_flops() * (table + _TYPICAL * pairs_per_probe)
     return max(1, min(_MOST_PROBES, int(_MINUTE / max(each, 1))))
 
 
@@ -168,14 +176,16 @@ def estimate(
         else _seconds(job, backward, batch.probe.expand(narrow, -1, -1, -1))
     )
     pairs, probes = len(places), len(np.unique(job.plan.probe[places]))
-    table = probes * table_forwards(len(job.options.infills))
+    chimeras = 0 if job.chimeras is None else pairs // 2
+    table = 0 if chimeras else probes * table_forwards(len(job.options.infills))
     if job.options.protocol == "threshold":
         table += pairs * len(methods) * (2 * DRAWS + 1)
-    each = sum(method.cost(job.options) for method in methods)
+    # Masked copies of a chimera are made once for both references.
+    each = sum(m.cost(job.options) / (2 if chimeras and m.shared else 1) for m in methods)
     maps = pairs * (each + measure_forwards(methods, job.options.measures, job.options))
     unknown = tuple(m.name for m in methods if not m.control and m.cost(job.options) == 0)
     seconds = table * per_forward + maps * per_gradient / _BACKWARD
     fixed = spent
     if replicates is not None:
         fixed += results_seconds(job.plan, methods, job.options.measures, replicates)
-    return Estimate(pairs, probes, table + maps, seconds + fixed, fixed, unknown)
+    return Estimate(pairs, probes, table + maps, seconds + fixed, fixed, unknown, chimeras)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,130 +10,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceguide.cache.reader import FaceCache
-from faceguide.core.commands.allocator import physical_memory
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng, pool
+from faceguide.evaluate.attribution.job import Job
 from faceguide.evaluate.attribution.methods.controls import (
     cells_as_maps,
     oracle_cells,
     reversed_cells,
 )
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred, repeat
-from faceguide.evaluate.attribution.methods.method_table import Method
+from faceguide.evaluate.attribution.methods.method_table import METHODS, Method
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
-    Reference,
-    bytes_of_graph,
-    told,
     unit_embedding,
 )
 from faceguide.evaluate.attribution.protocol import map_metrics
-from faceguide.evaluate.attribution.protocol.blocks import Plan
-from faceguide.evaluate.attribution.protocol.infill import Donors, fill_pictures
-from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK, Responses, measure
+from faceguide.evaluate.attribution.protocol.infill import fill_pictures
+from faceguide.evaluate.attribution.protocol.responses import Responses, measure
 from faceguide.evaluate.attribution.threshold import threshold_outcome
-from faceguide.evaluate.score.quick_forward import in_threads, workers_of
+from faceguide.evaluate.score.quick_forward import in_threads
 
 CURVES = {"deletion", "insertion", "srg"}  # measures that are read off curves of removal
-# Memory for a job beside others, in graphs of one pass: LRP keeps most, and half stays free.
-_PASSES = 6
 THUMB = 28  # side of the maps that are kept for pictures
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run is made of.
-
-    Attributes:
-        options: of the methods and of the protocol.
-        donors: faces that lend pixels.
-        random: the score with random parameters, for "randomisation".
-        described: the references of the block in hand.
-    """
-
-    cache: FaceCache
-    plan: Plan
-    score: PairScore
-    options: Options
-    donors: Donors
-    random: PairScore | None = None
-    described: dict[int, tuple[NDArray[np.int64], Reference]] = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.score.parameters()).device
-
-    @functools.cached_property
-    def crew(self) -> tuple[Job, ...]:
-        """Jobs that work side by side, one a core as far as memory allows; or only this one.
-
-        Their scores share weights, and have hooks of their own.
-        """
-        network = self.score.network
-        count = 1 if network is None else workers_of(network)
-        if count > 1:
-            first = self.batch(self.plan.pairs_of(0)[:1])
-            each = (
-                _PASSES
-                * self.options.chunk
-                * bytes_of_graph(self.score.quick, first.probe, first.reference)
-            )
-            count = min(count, physical_memory() // each)
-        if count <= 1:
-            return (self,)
-        return tuple(
-            replace(
-                self,
-                score=self.score.replica(),
-                random=None if self.random is None else self.random.replica(),
-            )
-            for _ in range(count)
-        )
-
-    @property
-    def forward_images(self) -> int:
-        """Images of one forward pass without gradients."""
-        return max(self.options.chunk, TABLE_CHUNK)
-
-    def pixels(self, rows: NDArray[np.int64]) -> Tensor:
-        """(N, 3, S, S) prepared pixels of these rows."""
-        return self.prepared(self.cache.read(rows, ["image"])["image"])
-
-    def prepared(self, images: NDArray[np.uint8]) -> Tensor:
-        """(N, 3, S, S) prepared pixels of crops (N, S, S, 3)."""
-        return self.score.input_spec.prepare(torch.from_numpy(images).to(self.device))
-
-    def beside(self, rows: NDArray[np.int64]) -> Reference:
-        """What the network is told of these rows besides their pixels."""
-        return told(self.score, self.cache, rows, self.device)
-
-    def batch(self, places: NDArray[np.int64]) -> Batch:
-        """The pairs at these places of the plan, all of one block."""
-        rows, parts = self._references(int(self.plan.block[places[0]]))
-        found = torch.from_numpy(np.searchsorted(rows, self.plan.reference[places]))
-        return Batch(
-            self.pixels(self.plan.probe[places]),
-            (
-                *(part[found.to(part.device)] for part in parts),
-                *self.beside(self.plan.probe[places]),
-            ),
-            tuple(self.plan.number[places].tolist()),
-        )
-
-    def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
-        """References of a block, described once for its table and all methods."""
-        if block not in self.described:
-            rows = np.unique(self.plan.reference[self.plan.pairs_of(block)])
-            parts = np.split(rows, range(self.forward_images, len(rows), self.forward_images))
-            described = [
-                self.score.reference(self.pixels(part), *self.beside(part)) for part in parts
-            ]
-            self.described.clear()  # one block at a time
-            self.described[block] = rows, tuple(map(torch.cat, zip(*described, strict=True)))
-        return self.described[block]
 
 
 def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
@@ -144,9 +40,16 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
     Returns:
         `clean` (n,), `masked` (n, 49, R) and `angle` (n, 49, R) per pair; `probe` (P,) and, for
         embeddings, `embedding` (P, 49, R, E) per probe, from which the response against any other
-        reference is a product away.
+        reference is a product away. Of chimeras, `image` (n, S, S, 3) and `scores` (n, 6).
     """
     places = job.plan.pairs_of(block)
+    if job.chimeras is not None:
+        assert job.scores is not None
+        composed = np.unique(job.plan.number[places] // 2)
+        return {
+            "image": job.chimeras.images(job.cache, composed),
+            "scores": job.scores[composed],
+        }
     found: dict[str, list[Any]] = {name: [] for name in ("clean", "masked", "angle")}
     probes, embeddings = np.unique(job.plan.probe[places]), []
     per_probe = [places[job.plan.probe[places] == row] for row in probes]
@@ -181,6 +84,8 @@ def _measured(job: Job, places: NDArray[np.int64]) -> Responses:
 def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[Any]]) -> Maps:
     if method.explain is not None:
         return method.explain(job.score, batch, job.options)
+    if method.name == "angle":
+        return Maps(cells_as_maps(table["angle"].mean(2)))
     change = np.abs(table["masked"] - table["clean"][:, None, None])
     cells = oracle_cells(change)
     return Maps(cells_as_maps(reversed_cells(cells) if "reversed" in method.name else cells))
@@ -192,29 +97,31 @@ def maps_of(
     """Maps of each method for the pairs of a block; a failure becomes an error row, never zeros.
 
     Yields:
-        Per pair: `cells` (n, 49), `signed` (n, 49), `energy` (n,) max|a|, `thumb` (n, 28, 28)
-        float16, `completeness` and `quadrature` (n,) errors, `error` (n, 200) text as
-        uint8, a column per further measure and, under `threshold`, `threshold` (n, 6): rate,
-        falsified, two angles, two areas.
+        Per pair: `cells` (n, 49) what the map calls important, `signed` (n, 49), `energy` (n,)
+        max|a|, `thumb` (n, 28, 28) float16, signed, −1 to 1, `completeness` and `quadrature` (n,)
+        errors, `error` (n, 200) text as uint8, a column per further measure and, under
+        `threshold`, `threshold` (n, 6): rate, falsified, two angles, two areas.
 
     Raises:
         AttributionError: when the method does not suit the network.
     """
     places = job.plan.pairs_of(block)
     job.batch(places[:1])  # describes the references before threads ask for them
-    step = max(1, job.options.chunk // 4)
+    step = max(1, job.options.chunk // 8) * 2  # pairs of one chimera stay together
     starts = range(0, len(places), step)
 
     def work(own: Job, task: tuple[Method, int]) -> dict[str, NDArray[Any]]:
         method, start = task
         chosen = places[start : start + step]
-        rows = {name: table[name][start : start + step] for name in ("clean", "masked", "angle")}
+        kept = () if job.chimeras is not None else ("clean", "masked", "angle")
+        rows = {name: table[name][start : start + step] for name in kept}
         batch = own.batch(chosen)
         try:
             return _columns(own, method, batch, chosen, rows)
-        except AttributionError:
-            raise
-        except (RuntimeError, ValueError, ArithmeticError, TypeError) as fault:
+        except (RuntimeError, ValueError, ArithmeticError, TypeError, AttributionError) as fault:
+            # Ours were tried on this network; a user's may fail for some pictures.
+            if isinstance(fault, AttributionError) and method.name in METHODS:
+                raise
             return _failed(own, len(chosen), f"{type(fault).__name__}: {fault}")
 
     found = in_threads(work, [(method, start) for method in methods for start in starts], job.crew)
@@ -257,9 +164,8 @@ def _columns(
     found["cells"] = cells.cpu().numpy().astype(np.float32)
     found["signed"] = pool(values).cpu().numpy().astype(np.float32)
     found["energy"] = values.abs().flatten(1).amax(1).cpu().numpy()
-    shown = values.clamp_min(0) if method.rectify else values.abs()
-    shown = shown / shown.amax((1, 2), keepdim=True).clamp_min(1e-30)
-    thumb = torch.nn.functional.adaptive_avg_pool2d(shown[:, None], THUMB)[:, 0]
+    thumb = torch.nn.functional.adaptive_avg_pool2d(values[:, None], THUMB)[:, 0]
+    thumb = thumb / thumb.abs().amax((1, 2), keepdim=True).clamp_min(1e-30)
     found["thumb"] = thumb.cpu().numpy().astype(np.float16)
     for column, error in (
         ("completeness", maps.completeness_error()),
@@ -268,7 +174,9 @@ def _columns(
         if error is not None:
             found[column] = error.cpu().numpy()
     if job.options.protocol == "threshold":
-        found["threshold"] = _threshold(job, batch, shown)
+        shown = values.clamp_min(0) if method.rectify else values.abs()
+        top = shown.amax((1, 2), keepdim=True).clamp_min(1e-30)
+        found["threshold"] = _threshold(job, batch, shown / top)
     _measure(job, method, batch, places, values, found, table)
     return found
 
@@ -330,7 +238,8 @@ def _measure(
         """(N,) rank correlation of the cells with those by another network or reference."""
         assert method.explain is not None
         described = score.reference(pixels, *job.beside(references))
-        other = Batch(batch.probe, (*described, *score.beside(batch.reference)), batch.pairs)
+        described = (*described, *score.beside(batch.reference))
+        other = Batch(batch.probe, described, batch.pairs, pixels)
         maps = method.explain(score, other, job.options).values
         return map_metrics.rank_correlation(
             cells, cell_attribution(maps, method.rectify).cpu().numpy()

@@ -47,6 +47,21 @@ class Donors:
         found = cache.read(chosen, ["image", "label"])
         return Donors(chosen, found["label"], found["image"])
 
+    def several(self, labels: Sequence[int], key: int, count: int, seed: int) -> NDArray[np.uint8]:
+        """(K, S, S, 3): faces of other identities than these, drawn by key and seed; they recur
+        where there are fewer.
+
+        Raises:
+            AttributionError: when all donors are these identities.
+        """
+        others = np.flatnonzero(~np.isin(self.labels, labels) | (self.labels < 0))
+        if not len(others):
+            raise AttributionError("needs faces of further identities in the pairs")
+        drawn: NDArray[np.uint8] = self.images[
+            np.resize(pair_rng(key, seed, "faces").permutation(others), count)
+        ]
+        return drawn
+
     def another(self, row: int, label: int, seed: int) -> NDArray[np.uint8]:
         """(S, S, 3): a face of another identity than this one, drawn by row and seed.
 

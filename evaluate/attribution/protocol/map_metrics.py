@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -107,9 +108,7 @@ def max_sensitivity(
     length = maps.flatten(1).norm(dim=1)
     worst = torch.zeros_like(length)
     for draw in range(DRAWS):
-        moved = Batch(
-            batch.probe + _uniform(batch, settings, draw, radius), batch.reference, batch.pairs
-        )
+        moved = replace(batch, probe=batch.probe + _uniform(batch, settings, draw, radius))
         change = (explain(score, moved, settings).values - maps).flatten(1).norm(dim=1)
         worst = torch.maximum(worst, change / length)
     return worst.double().cpu().numpy()

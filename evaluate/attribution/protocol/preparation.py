@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,22 @@ from faceguide.core.commands.parts import WHOLE
 from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Options, Settings
-from faceguide.evaluate.attribution.methods.method_table import COSINE, METHODS, Method, choose
+from faceguide.evaluate.attribution.chimera.chimera_list import (
+    ENOUGH,
+    Chimeras,
+    chimeras_of,
+    identities_of,
+    plan_chimeras,
+)
+from faceguide.evaluate.attribution.chimera.exchange import chimera_scores, judge_exchange
+from faceguide.evaluate.attribution.job import Job
+from faceguide.evaluate.attribution.methods.method_table import (
+    COSINE,
+    METHODS,
+    STANDARD_BLACK_BOX,
+    Method,
+    choose,
+)
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     check_depends,
@@ -30,7 +45,6 @@ from faceguide.evaluate.attribution.methods.target import (
 from faceguide.evaluate.attribution.protocol import map_metrics
 from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, block_path, make_plan
 from faceguide.evaluate.attribution.protocol.estimate import Estimate, estimate, probes_of_a_minute
-from faceguide.evaluate.attribution.protocol.explain import Job
 from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.protocol.separation import doubts_of, look, sentence
 from faceguide.evaluate.evaluation_options import PairOptions
@@ -38,6 +52,26 @@ from faceguide.train.models.loading.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
 
 ALL, STANDARD = "all", "standard"
+CHIMERA: Literal["chimera"] = "chimera"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is explained, before a network is asked.
+
+    Attributes:
+        plan: the blocks of the pairs, or of the chimeras.
+        rows: the pairs of the list, with those that are left out.
+        doubts: about the list.
+        options: with the protocol that is meant.
+        chimeras: None where the pairs themselves are explained.
+    """
+
+    plan: Plan
+    rows: PairRows
+    doubts: Doubts
+    options: Options
+    chimeras: Chimeras | None
 
 
 def plan_pairs(
@@ -47,8 +81,8 @@ def plan_pairs(
     weights: str,
     colour: str,
     score: PairScore | None = None,
-) -> tuple[Plan, PairRows, Doubts]:
-    """The blocks of a list's pairs, the pairs with those that are left out, and their doubts.
+) -> Planned:
+    """The pairs or chimeras of a list, in blocks.
 
     Args:
         weights: digest of the network's weights.
@@ -65,16 +99,37 @@ def plan_pairs(
             f"{listed.pairs}: none of its {rows.listed} pairs can be explained; the first: "
             f"{rows.left_out[0].reason}"
         )
+    options = replace(options, protocol=options.protocol or _meant(cache, rows, options))
     # Replicates and margins change no map and no response.
     later = ("replicates", "delta", "tau_high", "tau_low", "epsilon", "chunk", "block")
     depends = {name: value for name, value in fixed(options).items() if name not in later}
     depends |= {"weights": weights, "colour": colour}
+    composed = options.protocol == CHIMERA
     block = options.block
     if block is None:
         assert score is not None
         side = cache.require("image").shape[0]
-        block = probes_of_a_minute(score, side, len(rows) / len(np.unique(rows.probe)))
-    return make_plan(rows, depends, block, options.limit, options.seed), rows, doubts
+        each = 2.0 if composed else len(rows) / len(np.unique(rows.probe))
+        block = probes_of_a_minute(score, side, each, *((0,) if composed else ()))
+    if composed:
+        chimeras = chimeras_of(cache, rows, options.limit, options.seed, options.composition)
+        return Planned(plan_chimeras(chimeras, depends, block), rows, doubts, options, chimeras)
+    plan = make_plan(rows, depends, block, options.limit, options.seed)
+    return Planned(plan, rows, doubts, options, None)
+
+
+def _meant(cache: FaceCache, rows: PairRows, options: Options) -> Literal["chimera", "matched"]:
+    """The protocol of a run that names none; `matched` is said."""
+    if options.measures or options.infills != Options().infills:
+        return "matched"  # these are of its responses
+    count = len(identities_of(cache, rows))
+    if count >= ENOUGH:
+        return CHIMERA
+    say(
+        f"--protocol matched: the list has {count} identities of two images; --protocol chimera, "
+        f"which ranks methods, takes {ENOUGH}"
+    )
+    return "matched"
 
 
 def explainable(cache: FaceCache, pairs: PairList, rows: PairRows) -> tuple[PairRows, Doubts]:
@@ -111,6 +166,7 @@ class Prepared:
         rows: the pairs, with those that are left out.
         separation: how the network scores them.
         doubts: about the list and the weights.
+        options: as they are recorded.
     """
 
     job: Job
@@ -151,10 +207,12 @@ def prepare(
     names: Sequence[str],
     options: Options,
     part: tuple[int, int] = WHOLE,
+    anyway: bool = False,
 ) -> Prepared:
     """Check everything that can be checked before the work begins; doubts are said.
 
     Args:
+        anyway: explain also a network that does not separate the identities.
         names: of methods, or "all": every one that suits the network, or "standard": those of
             them that are not costly, and of a black box all.
 
@@ -170,17 +228,24 @@ def prepare(
         name
         for name, method in METHODS.items()
         if not method.control
-        and (list(names) == [ALL] or not method.costly or (score.is_black_box and method.black_box))
+        and (
+            list(names) == [ALL]
+            or not method.costly
+            or (score.is_black_box and name in STANDARD_BLACK_BOX)
+        )
     ]
-    methods = choose(offered if everything else names)
     network.check_size(cache.require("image").shape[0], str(cache.directory))
     if network.is_foreign:
         few = cache.select()[:TRIED]
         crops = torch.from_numpy(cache.read(few, ["image"])["image"])
         check_own(network.backbone, network.name, crops)
-    plan, rows, doubts = plan_pairs(
+    chosen = offered if everything else names
+    choose(chosen)  # a name that does not exist is said before the list is read
+    planned = plan_pairs(
         *(cache, listed, options, network.sha256, network.input_spec.colour), score
     )
+    plan, rows, doubts, options = planned.plan, planned.rows, planned.doubts, planned.options
+    methods = choose(chosen, planned.chimeras is None)
     donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
     wanted = "randomisation" in options.measures
     if wanted and score.is_black_box:
@@ -189,16 +254,22 @@ def prepare(
             "leave it out"
         )
     random = map_metrics.randomised(score, options.seed) if wanted else None
-    job = Job(cache, plan, score, options, donors, random)
+    job = Job(cache, plan, score, options, donors, random, planned.chimeras)
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe, *score.beside(first.reference))
     separation = look(score, cache, rows, job.device, options.seed)
+    if planned.chimeras is not None:
+        scores = chimera_scores(score, cache, planned.chimeras, job.device)
+        job = replace(job, scores=scores)
+        separation = judge_exchange(scores, separation["noise"], options.seed)
     # Else the cause is known, and said.
     if separation["separates"] is not False and not score.is_black_box:
         check_depends(score, first.probe, first.reference)
     doubts.say()
     doubts.update(network.doubts)  # said when the weights were read
     if (text := sentence(separation)) is not None:
+        if not anyway:
+            raise AttributionError(f"{text}; --anyway explains it all the same")
         say(f"Warning: {text}")
     methods = _suited(job, methods, everything)
     mine = range(part[0], plan.blocks, part[1])
@@ -210,6 +281,8 @@ def _suited(job: Job, methods: list[Method], everything: bool) -> list[Method]:
     quick = Settings(steps=1, samples=1, seed=job.options.seed)
     suited, blind = [], []
     for method in methods:
+        if method.name == "angle" and not job.score.has_embedding:
+            continue  # nothing turns
         if everything and not method.suits(job.score):
             blind.append(method.name)
             continue

@@ -23,7 +23,9 @@ from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.score import block_files
 
-CONTROLS = ("random", "centre", "edges", "constant", "oracle", "oracle_reversed")
+CONTROLS = (
+    *("random", "centre", "edges", "pixels", "constant", "angle", "oracle", "oracle_reversed"),
+)
 METHODS = "saliency,grad-cam,geodesic-arc"
 PAIRS = 24
 
@@ -89,7 +91,7 @@ def attribution(place: Path, out: Path, *more: object, methods: str = METHODS) -
     arguments = ["--pairs", place / "pairs.csv", "--weights", place / "none.pt", "--out", out]
     backbone = () if "--backbone" in more else ("--backbone", "my_networks:smooth")
     fixed = ["--methods", methods, "--bootstrap", 50, "--steps", 4, "--block", 5]
-    return invoke("attribution", place / "cache", *arguments, *backbone, *fixed, *more)
+    return invoke("attribution", place / "cache", "--anyway", *arguments, *backbone, *fixed, *more)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,14 @@ def test_controls_behave_as_they_must(finished: Path) -> None:
     assert methods["oracle"]["verdict_fr"] == 0
     assert methods["oracle_reversed"]["mean_fr"] > 0.75
     assert 0.3 < methods["random"]["mean_fr"] < 0.7
+    ceiling = results(finished)["ceiling"]
+    for kind in ("genuine", "impostor"):
+        assert methods["centre"][f"skill_{kind}"] == 0
+        assert methods["constant"][f"skill_{kind}"] == 0
+        assert methods["saliency"][f"unsigned_skill_{kind}"] is not None
+        assert -1 <= ceiling[f"signed_{kind}"] <= 1
+        assert methods["angle"][f"skill_{kind}"] is None
+    assert methods["saliency"]["told_apart"] is None
 
 
 def test_every_pair_has_a_line_for_every_method(finished: Path) -> None:
@@ -164,7 +174,7 @@ def test_report_is_one_harmless_file(finished: Path) -> None:
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "https://" not in html
     assert html.count("data:image/jpeg") > 20
-    for name in ("methods.tex", "pass_rates.pdf", "pass_rates.png", "rates.pdf"):
+    for name in ("methods.tex", "skill.pdf", "skill.png", "rates.pdf"):
         assert (finished / name).stat().st_size > 500
 
 
@@ -266,8 +276,9 @@ def test_methods_that_do_not_suit_are_refused_or_left_out_by_name(
         json.loads(attribution(place, tmp_path / "f", "--dry-run", "--json", methods=names).stdout)
         for names in ("all", "standard")
     ]
-    # geodesic-weighted, occlusion and corrrise.
-    assert dry[0]["forwards"] - dry[1]["forwards"] == PAIRS * (151 + 50 + 301)
+    # geodesic-arc and geodesic-weighted, occlusion twice, minplus, and CorrRISE twice.
+    costly = (32 + 3 * 4) + 151 + 2 * 50 + 100 + 301 + 600
+    assert dry[0]["forwards"] - dry[1]["forwards"] == PAIRS * costly
 
 
 def test_threshold_protocol_reports_areas(place: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def results(place: Path, out: Path, *more: object, cache: str = "cache") -> dict
     group = Group(name="evaluate")
     register(group)
     command = ["attribution", place / cache, "--pairs", place / "pairs.csv", "--limit", LIMIT]
-    command += ["--infills", "blur", "--bootstrap", 0, "--out", out, *more]
+    command += ["--infills", "blur", "--bootstrap", 0, "--anyway", "--out", out, *more]
     result = CliRunner().invoke(group, [str(argument) for argument in command])
     assert result.exit_code == 0, result.output
     record: dict[str, Any] = json.loads((out / "results.json").read_text())

@@ -13,7 +13,6 @@ from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.core.errors import CacheError, Unfinished
 from faceguide.evaluate.attribution import summary
 from faceguide.evaluate.attribution.attribution_options import Options
-from faceguide.evaluate.attribution.pages.attribution_tables import pass_interval
 from faceguide.evaluate.attribution.protocol import blocks
 from faceguide.evaluate.score import block_files
 
@@ -117,10 +116,3 @@ def test_methods_of_users_have_files_of_their_own(tmp_path: Path) -> None:
     path = blocks.block_path(tmp_path, "my_methods:best/../x", 3)
     assert path.parent == tmp_path / "blocks"
     assert path.name == "maps-my_methods.best....x-00003.safetensors"
-
-
-def test_a_pass_rate_of_all_or_none_shows_what_so_many_pairs_can_tell() -> None:
-    counted = [0.88, 1.0]
-    for over_persons, shown in (([1.0, 1.0], counted), (None, counted), ([0.5, 0.9], [0.5, 0.9])):
-        found = {"pass_rate_cluster_interval": over_persons, "pass_rate_interval": counted}
-        assert pass_interval(found) == shown

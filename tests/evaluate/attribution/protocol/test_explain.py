@@ -14,12 +14,13 @@ from tests.evaluate.attribution.networks import settled
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.cache.pairs.pair_rows import resolve
 from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.attribution import job as jobs
 from faceguide.evaluate.attribution.attribution_options import Options
+from faceguide.evaluate.attribution.job import Job
 from faceguide.evaluate.attribution.methods.method_table import METHODS
 from faceguide.evaluate.attribution.methods.target import pair_score
-from faceguide.evaluate.attribution.protocol import explain
 from faceguide.evaluate.attribution.protocol.blocks import make_plan
-from faceguide.evaluate.attribution.protocol.explain import Job, maps_of, table_of
+from faceguide.evaluate.attribution.protocol.explain import maps_of, table_of
 from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.train.models.loading.network import Network
 
@@ -67,5 +68,5 @@ def test_a_machine_with_little_memory_has_a_crew_of_one(
     job: Job, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(2)
-    monkeypatch.setattr(explain, "physical_memory", lambda: 100 << 20)
+    monkeypatch.setattr(jobs, "physical_memory", lambda: 100 << 20)
     assert [one is job for one in job.crew] == [True]
