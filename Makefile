@@ -20,6 +20,8 @@ $(STAMP): setup.cfg constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null \
 	  || { echo "OpenCV lacks system libraries: sudo apt-get install libgl1 libglib2.0-0"; exit 1; }
+	@$(BIN)/python -c 'import sys; from faceguide.preprocess.detect.finders import mediapipe_package; \
+	  sys.exit(mediapipe_package.fault() or 0)'
 	touch $(STAMP)
 
 demo: $(STAMP)

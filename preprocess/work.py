@@ -86,6 +86,7 @@ class Work:
         Args:
             started: `time.monotonic()` at the beginning.
         """
+        faces = "faces" in self.groups
         sealed = [
             manifest.seal_if_complete(self.directory, group, self.plan) for group in self.groups
         ]
@@ -95,7 +96,7 @@ class Work:
             sidecar = read_json(sidecar_path(self.directory, self.groups[0], shard))
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
-        if "faces" in self.groups and all(sealed):
+        if faces and all(sealed):
             repeated_rows(FaceCache.open(self.directory)).keep(self.directory, "images")
         doubts = Doubts()
         for stage in (stage for group in self.groups for stage in STAGES[group]):
@@ -104,6 +105,7 @@ class Work:
                 kept.say()
             doubts.update(kept)
         return {
+            **({"finder": self.plan.recipe["finder"]["tool"]} if faces else {}),
             "images": sum(status.values()),
             "rows": self.plan.rows,
             "shards": self.plan.shards,

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests import models
+
+models.hide_models()
 
 # The same examples in every CI run: a new find belongs to whoever looks for it, not to the change
 # that happens to meet it.
@@ -40,8 +43,9 @@ SLOW = (
     ),
     "evaluate/test_sface",
     *("evaluate/test_own_networks", "evaluate/test_parts", "evaluate/test_verification_command"),
-    *("front_door/test_face_network", "preprocess/detect/test_detect"),
-    *("preprocess/detect/test_face_mesh", "preprocess/detect/test_landmark_check"),
+    *("front_door/test_face_network", "preprocess/detect/test_boxes"),
+    *("preprocess/detect/test_cascade", "preprocess/test_second_looks"),
+    *("preprocess/detect/test_finders", "preprocess/detect/test_landmark_check"),
     *("preprocess/masks/test_mask_match", "preprocess/test_landmarks_with_masks"),
     *("preprocess/test_prep_commands", "preprocess/test_prep_parts"),
     *("train/cal/test_cal_golden", "train/oaml/test_oaml_distributed"),
@@ -84,3 +88,15 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("no folder ../shared with real data and reference numbers")
     return folder
+
+
+@pytest.fixture(scope="session")
+def centerface() -> Path:
+    """The user's CenterFace."""
+    return models.model("centerface")
+
+
+@pytest.fixture(scope="session")
+def yunet() -> Path:
+    """The user's YuNet."""
+    return models.model("yunet")

@@ -34,6 +34,7 @@ from faceguide.cache.plan import (
 )
 from faceguide.cache.schema import (
     GROUPS,
+    OF_DETECTION,
     ORIGINS,
     SCHEMA,
     STATUS_CODE,
@@ -282,9 +283,9 @@ def _faces(values: dict[str, NDArray[Any]], plan: Plan) -> Iterator[str]:
         yield "a good row has a transform that is not finite"
     if (values["origin"][good] == 0).any() or (values["origin"][~good] != 0).any():
         yield "origin and status contradict each other"
-    quality = values.get("quality", np.empty(0))
-    if ((quality < 0) | (quality > 1)).any():
-        yield "a quality is outside 0 … 1"
+    for name in (column.name for column in OF_DETECTION if column.name in values):
+        if ((values[name] < 0) | (values[name] > 1)).any():
+            yield f"a {name} is outside 0 … 1"
 
 
 def _guidance(values: dict[str, NDArray[Any]], plan: Plan) -> Iterator[str]:

@@ -415,16 +415,6 @@ def test_aligned_images_without_a_face_get_the_template(tmp_path: Path) -> None:
     assert (sample["image"] == 90).all()
 
 
-def test_the_tasks_model_is_another_recipe(demo: Path, tmp_path: Path, shared: Path) -> None:
-    model = shared / "data" / "mediapipe" / "face_landmarker.task"
-    cache = tmp_path / "cache"
-    arguments = ["landmarks", demo / "photos", "--out", cache, "--limit", 3, "--allow-failures"]
-    assert prep(*arguments, "--model", model).exit_code == 0
-    result = prep(*arguments)
-    assert result.exit_code == 1
-    assert "finder:" in result.stderr
-
-
 def test_a_dry_run_says_everything_and_writes_nothing(demo: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(demo / "photos" / "person_00", photos / "person_00")
