@@ -284,5 +284,5 @@ def test_other_photos_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "set").write_text("a file")
-    with pytest.raises(FaceguideError, match=r"cannot write the demo photographs to .*set: Not a"):
+    with pytest.raises(FaceguideError, match=r"set: Not a"):
         write_demo_photos(tmp_path / "set")

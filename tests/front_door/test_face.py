@@ -123,7 +123,7 @@ def test_rows_and_batches_of_a_cache_are_faces(tmp_path: Path) -> None:
     failed = int(cache.select(status="no_face")[0])
     with pytest.raises(fg.FaceguideError, match=r"\.jpg: no face here \(no_face\); cache\.select"):
         list(faces_of(cache[failed], 16))
-    with pytest.raises(fg.FaceguideError, match="row 3: a row without the column image"):
+    with pytest.raises(fg.FaceguideError, match=r"row 3: .*column image"):
         list(faces_of({"row": 3}, 16))
-    with pytest.raises(fg.FaceguideError, match="int is no face: give a file"):
+    with pytest.raises(fg.FaceguideError, match="int is no face"):
         list(faces_of(3, 16))

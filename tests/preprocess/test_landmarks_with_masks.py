@@ -97,7 +97,7 @@ def test_masks_of_other_settings_are_refused_before_any_face_is_looked_for(
                   photos / "masks", "--polarity", "occluded")  # fmt: skip
     assert result.exit_code == 1
     assert "polarity: visible there, occluded wanted" in result.stderr
-    assert "`prep masks … --overwrite` rebuilds only the masks" in result.stderr
+    assert "`prep masks … --overwrite`" in result.stderr
     assert not (tmp_path / "cache" / "faces-00001.h5").exists()
 
 

@@ -181,10 +181,8 @@ def test_points_say_what_the_regions_make_of_them(demo: Path, tmp_path: Path) ->
     words = ("guidance", "--cache", cache, "--points", mine)
     hull = prep(*words)
     assert hull.exit_code == 0
-    assert (
-        f"Note: {mine}: points and radius of this file count with --regions points only, and "
-        "--regions is hull\n"
-    ) in hull.stderr
+    (note,) = (line for line in hull.stderr.splitlines() if line.startswith(f"Note: {mine}: "))
+    assert "--regions is hull" in note
     assert "Note" not in prep(*words, "--regions", "points").stderr
     rows = FaceCache.open(cache).select()
     small = FaceCache.open(cache).read(rows, ["regions"])["regions"].astype(float)
@@ -298,7 +296,7 @@ def test_a_full_disk_keeps_what_is_finished(
         ]  # fmt: skip
         result = prep(*arguments)
         assert result.exit_code == 1
-        assert "the disk is full; free some space and rerun the same command" in result.stderr
+        assert "the disk is full" in result.stderr
         finished = {path.name for path in disk.glob("cache/faces-*.json")}
         assert finished
         assert not list(disk.glob("cache/.*.tmp"))

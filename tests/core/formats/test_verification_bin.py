@@ -195,7 +195,7 @@ def test_an_array_whose_shape_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "lfw.bin"
     path.write_bytes(data.replace(b"K\x08K\x08K\x03\x87", b"K\xffK\xffK\xff\x87"))
     assert path.read_bytes() != data
-    with pytest.raises(VerificationBinError, match="an array's shape does not fit its data"):
+    with pytest.raises(VerificationBinError, match="shape"):
         load(path)
 
 

@@ -198,7 +198,7 @@ def test_a_finished_run_is_gone_on_from_with_all_its_models(
     names = (first / "identities.txt").read_text().splitlines(keepends=True)
     (first / "identities.txt").write_text("".join(names[::-1]))
     train_tiny(caches[0], tmp_path / "other", still, caches[1], steps=1)
-    assert "head.safetensors: left out, its classes are other identities" in capsys.readouterr().err
+    assert "head.safetensors: left out" in capsys.readouterr().err
     (first / "backbone.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"cannot read .*backbone\.safetensors"):
         train_tiny(caches[0], tmp_path / "none", still, caches[1], steps=1)
@@ -244,11 +244,11 @@ def test_masks_are_needed_where_they_are_learnt(
     caches: tuple[FaceCache, FaceCache], tmp_path: Path
 ) -> None:
     faces, veiled = caches
-    with pytest.raises(TrainError, match="no face with a known mask; `prep masks` makes them"):
+    with pytest.raises(TrainError, match="known mask; `prep masks`"):
         train_tiny(faces, tmp_path / "a", RUNS["occlusion"])
     with pytest.raises(TrainError, match="no face with a known mask"):
         train_tiny(faces, tmp_path / "b", second=faces)
-    with pytest.raises(TrainError, match="learns from CACHE only; leave --niqab out"):
+    with pytest.raises(TrainError, match="leave --niqab out"):
         train_tiny(veiled, tmp_path / "c", RUNS["occlusion"], veiled)
 
 

@@ -97,9 +97,9 @@ def test_oaml_from_its_record_gives_the_same_bytes(tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
     refused = call("cal", "--from", tmp_path / "a" / "run.json", "--out", tmp_path / "c")
     assert refused.exit_code == 1
-    assert refused.stderr == (
-        f"Error: {tmp_path / 'a' / 'run.json'}: is of 'train oaml', not of 'train cal'\n"
-    )
+    assert refused.stderr.startswith(f"Error: {tmp_path / 'a' / 'run.json'}: ")
+    assert "'train oaml'" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def changed(run: Path, folder: Path, **fields: Any) -> Path:
