@@ -32,9 +32,7 @@ class FacePlan:
     """Everything that decides a cache of faces.
 
     Attributes:
-        source: where the images come from, opened.
         settings: how faces are found and cut out.
-        guidance: how heatmaps and regions are drawn.
         place: where the rows go, and in which order.
     """
 

@@ -30,7 +30,6 @@ class Work:
 
     Attributes:
         groups: what the command makes, the one that is reported first.
-        here: part and machines.
     """
 
     directory: Path

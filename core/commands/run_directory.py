@@ -83,10 +83,8 @@ def begin_training(
     A start that saved nothing leaves a record, but nothing to resume: another may begin there.
 
     Args:
-        settings: every resolved option.
         fixed: what must be equal for a run to be resumed in this directory.
         argv: the command line; None = this process's.
-        facts: further fields: `models`, `cache`, `identities` …
 
     Raises:
         TrainError: when the directory holds another command's run, or one with other settings, or
@@ -133,7 +131,6 @@ def begin_evaluation(
         out: the run directory; made when missing.
         settings: resolved options that change the result, JSON values.
         argv: the command line; None = this process's. --part is left out of it.
-        overwrite: replace the record of another run.
         facts: further fields, such as `cache` and `weights`.
 
     Raises:

@@ -29,7 +29,6 @@ class FaceReader:
     """Reads stored faces.
 
     Attributes:
-        store: what was computed.
         flip: whether `embedding` is that of the image and its mirror image together.
         cache: where known visibility comes from; None when the occlusion head predicts it.
         device: where the tensors go.

@@ -54,8 +54,6 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
     """Train, or resume, and export the best weights.
 
     Args:
-        context: what the run stands on.
-        run: what is learnt, and how.
         contrastive: pairs of the cache that guidance method 5 takes.
 
     Returns:

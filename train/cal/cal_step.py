@@ -48,7 +48,6 @@ class CalStep:
     """The step of `train cal`, called by the loop.
 
     Attributes:
-        settings: the recipe.
         augmentation: the random changes of a training image.
         trainee: for its centres and the table of classes; gradients flow through `forward`.
         side: of the attention map in cells.

@@ -34,16 +34,11 @@ class ClassCentres(Beside):
     """One process's share of the centres, with their momentum.
 
     Args:
-        classes: of all processes.
         numbers: in an embedding.
         seed: of the start, which does not depend on the number of processes.
-        processes: this one among all.
-        device: where they lie.
 
     Attributes:
-        mine: the classes of this process.
         weight: (classes of this process, numbers) float32.
-        momentum: the same shape.
 
     Raises:
         TrainError: for fewer classes than processes.
