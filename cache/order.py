@@ -60,7 +60,6 @@ class Order:
         return -(-self._share() // self.batch_size)
 
     def batch(self, epoch: int, index: int) -> NDArray[np.int64]:
-        """Row numbers of one batch."""
         return next(self.batches(epoch, index, index + 1))
 
     def batches(

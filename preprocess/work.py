@@ -39,7 +39,6 @@ class Work:
 
     @property
     def mine(self) -> list[int]:
-        """The shards of this part."""
         return shards_of(self.here.part, self.plan.shards)
 
     def run(self, work: Any) -> tuple[bool, list[Any]]:

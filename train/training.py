@@ -181,7 +181,6 @@ class Training(contextlib.AbstractContextManager["Training"]):
             self._parallel.require_backward_grad_sync = wanted
 
     def advance(self, ends_epoch: bool) -> None:
-        """Count an optimiser step."""
         self.step += 1
         self.bar.update()
         self.due = ends_epoch or self.step >= self.steps

@@ -280,10 +280,10 @@ def test_cal_resumed_is_cal_uninterrupted(
     guidance: GuidanceSettings, small_cache: FaceCache, tmp_path: Path
 ) -> None:
     """Weights, centres, statistics and momentum agree in every bit, across an epoch's end."""
-    train_tiny(small_cache, tmp_path / "straight", tiny_run(guidance), steps=8)
-    for steps in (3, 6, 8):
+    train_tiny(small_cache, tmp_path / "straight", tiny_run(guidance), steps=7)
+    for steps in (3, 6, 7):
         lines = train_tiny(small_cache, tmp_path / "pieces", tiny_run(guidance), steps=steps)
-    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 9))
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 8))
     straight, pieces = weights(tmp_path / "straight"), weights(tmp_path / "pieces")
     assert straight.keys() == pieces.keys()
     for name, tensor in straight.items():

@@ -138,7 +138,6 @@ class CalTrainer(Trainer):
         return self._run.rate * DECAY ** (epochs / DECAY_EPOCHS)
 
     def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
-        """See `CalStep`."""
         return self._step(forward, batch, place)
 
     def evaluate(self) -> dict[str, float]:

@@ -61,7 +61,6 @@ class CalStep:
     listed: int = 0
 
     def __call__(self, forward: Forward, batch: Batch, place: Place) -> Losses:
-        """See `Trainer.step`."""
         trainee, guidance, rows = self.trainee, self.settings.guidance, batch["row"]
         pixels, targets = self.prepare(batch, place)
         labels = trainee.classes[batch["label"]]

@@ -24,7 +24,6 @@ _ROWS = 65_536  # classes of a file, and of those that one stream of random numb
 
 
 def share(classes: int, processes: Processes) -> range:
-    """The classes of a process."""
     each, more = divmod(classes, processes.world)
     first = processes.rank * each + min(processes.rank, more)
     return range(first, first + each + (processes.rank < more))

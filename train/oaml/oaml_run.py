@@ -188,11 +188,9 @@ class OamlTrainer(Trainer):
             self._mean = mean_visibility(covered.cache, learnt, run.recipe.map_size)
 
     def rate(self, epochs: float) -> float:
-        """See `rate_at`."""
         return rate_at(self._run, epochs / self._context.loop.epochs)
 
     def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
-        """See `OamlStep`."""
         return self._step(forward, batch, place.step)
 
     @torch.no_grad()

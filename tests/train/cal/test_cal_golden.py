@@ -55,15 +55,15 @@ def double_precision() -> Iterator[None]:
 def sequence(cache: FaceCache, directory: Path, method: str) -> list[float]:
     """The total loss of four steps: rounding grows a thousandfold a step, up to a yes or no."""
     with double_precision():
-        lines = train_tiny(cache, directory, tiny_run(METHODS[method]))
-    return [line["loss"] for line in lines if line["kind"] == "train"][:4]
+        lines = train_tiny(cache, directory, tiny_run(METHODS[method]), steps=4)
+    return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_sequence(method: str, small_cache: FaceCache, tmp_path: Path) -> None:
     """A change of these numbers is a change of the method: say so in the changelog.
 
-    `python -m tests.train.test_cal_golden` writes them anew.
+    `python -m tests.train.cal.test_cal_golden` writes them anew.
     """
     expected = json.loads(GOLDEN.read_text())[method]
     assert sequence(small_cache, tmp_path, method) == pytest.approx(expected, rel=1e-5)
