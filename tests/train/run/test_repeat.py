@@ -165,8 +165,10 @@ def test_what_else_is_said_and_refused(first: tuple[Path, Path, Path], tmp_path:
     assert "views cannot be 'yes'" in refusal(*words)
     changed(run, tmp_path, settings={**record["settings"], "heads": {"a": 1}})
     assert "heads cannot be {'a': 1}" in refusal(*words)
-    changed(run, tmp_path, settings=None)
-    assert "holds no options to repeat" in refusal(*words)
+    inputs = {"init": []}
+    for fields in ({"settings": None}, {"inputs": inputs}, {"versions": 1}, {"fixed": [2]}):
+        changed(run, tmp_path, **fields)
+        assert "holds no options to repeat" in refusal(*words)
     (tmp_path / "run.json").write_text("{}")
     assert "changed since it was written" in refusal(*words)
 
