@@ -19,13 +19,8 @@ from faceguide.core.errors import TrainError
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of networks on the path, and nothing compiled before.
-
-    Compiled in this process and without vector instructions, which takes less time.
-    """
+    """A module of networks on the path, and nothing compiled before."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
-    monkeypatch.setattr(torch._inductor.config.cpp, "simdlen", 1)
     write(tmp_path, "compiled_networks")
     monkeypatch.syspath_prepend(str(tmp_path))
     torch._dynamo.reset()

@@ -55,8 +55,8 @@ def double_precision() -> Iterator[None]:
 def sequence(cache: FaceCache, directory: Path, method: str) -> list[float]:
     """The total loss of four steps: rounding grows a thousandfold a step, up to a yes or no."""
     with double_precision():
-        lines = train_tiny(cache, directory, tiny_run(METHODS[method]), steps=4)
-    return [line["loss"] for line in lines if line["kind"] == "train"]
+        lines = train_tiny(cache, directory, tiny_run(METHODS[method]))
+    return [line["loss"] for line in lines if line["kind"] == "train"][:4]
 
 
 @pytest.mark.parametrize("method", METHODS)
