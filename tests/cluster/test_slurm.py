@@ -26,11 +26,11 @@ def submit(slurm: Slurm, *arguments: object) -> dict[str, str]:
 
 
 def many(photos: Path, folder: Path) -> Path:
-    """Each photograph twelve times: a part must last longer than it takes to kill it."""
+    """Each photograph twenty times: a part must last longer than it takes to kill it."""
     for path in photos.glob("photos/*/*.jpg"):
         person = folder / path.parent.name
         person.mkdir(parents=True, exist_ok=True)
-        for copy in range(12):
+        for copy in range(20):
             shutil.copy(path, person / f"{path.stem}-{copy}.jpg")
     return folder
 
@@ -39,7 +39,7 @@ def test_killed_preempted_and_missing_parts_end_in_the_same_bytes(
     slurm: Slurm, photos: Path, tmp_path: Path
 ) -> None:
     cache, undisturbed = tmp_path / "cache", tmp_path / "undisturbed"
-    options = ["landmarks", many(photos, tmp_path / "photos"), "--shard-rows", 72]
+    options = ["landmarks", many(photos, tmp_path / "photos"), "--shard-rows", 120]
     assert prep(*options, "--out", undisturbed, "--allow-failures").returncode == 0
     command = [*options, "--out", cache, "--parts", 4, "--time", 20]
 
@@ -77,7 +77,7 @@ def test_killed_preempted_and_missing_parts_end_in_the_same_bytes(
     assert "Interrupted; what is finished is kept" in log.read_text()
     assert set(slurm.states(second["parts"]).values()) == {"COMPLETED"}
     (log,) = tmp_path.glob(f"cache-jobs/*-{second['seal']}.log")
-    assert "faces: 576 rows in 8 shards" in log.read_text()
+    assert "faces: 960 rows in 8 shards" in log.read_text()
     subprocess.run(
         [sys.executable, "-m", "faceguide", "cache", "seal", str(cache), "--clean"], check=True
     )
