@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -57,6 +59,10 @@ SLOW = (
     *("train/test_start_checks", "train/test_train_commands"),
 )
 FOLDER = Path(__file__).parent
+TORCH = importlib.util.find_spec("torch") is not None  # filling and reading a cache need none
+NEEDS_TORCH = re.compile(
+    r"^(import torch|from (tests|faceguide)\.(train|evaluate))\b", re.MULTILINE
+)
 
 
 def _is_slow(path: Path) -> bool:
@@ -64,8 +70,16 @@ def _is_slow(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Importing them costs as much as a third of the others' run."""
-    return True if config.option.markexpr == "not slow" and _is_slow(collection_path) else None
+    """Importing the slow ones costs as much as a third of the others' run."""
+    if config.option.markexpr == "not slow" and _is_slow(collection_path):
+        return True
+    if TORCH or collection_path.suffix != ".py":
+        return None
+    return bool(NEEDS_TORCH.search(collection_path.read_text("utf-8"))) or None
+
+
+def pytest_report_header() -> str | None:
+    return None if TORCH else "torch is not installed: files that import it are left out"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

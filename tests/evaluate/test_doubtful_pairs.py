@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.cache.builder import build_keys
-from tests.evaluate.builder import key, pairs_csv, small_cache, usable_pairs, weights_file
+from tests.cache.builder import build_keys, key
+from tests.evaluate.builder import pairs_csv, small_cache, usable_pairs, weights_file
 
 from faceguide.evaluate.cli import main
 

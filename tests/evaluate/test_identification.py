@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cache.builder import build_keys
-from tests.evaluate.builder import key, small_cache, training_run, weights_file
+from tests.cache.builder import build_keys, key
+from tests.evaluate.builder import small_cache, training_run, weights_file
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import EvaluationError, ListError

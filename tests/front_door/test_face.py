@@ -22,7 +22,7 @@ from faceguide.preprocess.cli import main
 @pytest.fixture(scope="module")
 def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one photograph, NASA's portrait."""
-    pytest.importorskip("mediapipe")
+    pytest.importorskip("mediapipe.python", reason="needs the models of mediapipe 0.10.21")
     data = pytest.importorskip("skimage.data")
     folder = tmp_path_factory.mktemp("portrait")
     Image.fromarray(data.astronaut()).save(folder / "photo.png")

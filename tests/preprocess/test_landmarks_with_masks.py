@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 from bench.demo.photos import write_demo_photos
-from click.testing import CliRunner, Result
+from click.testing import Result
 from tests.contents import contents
+from tests.prep_command import prep
 from tests.sbatch import tasks
 
 from faceguide.cache.reader import FaceCache
-from faceguide.preprocess.cli import main
 
 pytest.importorskip("mediapipe")
 pytest.importorskip("skimage")
-
-
-def prep(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

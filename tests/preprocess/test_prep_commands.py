@@ -12,27 +12,25 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from bench.demo.photos import write_demo_photos
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from tests.contents import contents
 from tests.core.formats import recordio_writer
+from tests.prep_command import needs_face_mesh, prep
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
 from faceguide.core.faces.align import template
-from faceguide.preprocess.cli import main
+from faceguide.preprocess.detect.finders.mediapipe_package import bundled_models
 from faceguide.preprocess.guidance.point_table import POINTS_FILE
 
 PREP = [sys.executable, "-c", "from faceguide.preprocess.cli import main; main()"]
-
-
-def prep(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +76,10 @@ def test_photographs_become_a_cache(made: tuple[Path, dict[str, object]], demo: 
     for row, key in enumerate(cache.texts("key", range(24))):
         photo = (demo / "photos" / key).read_bytes()
         assert sources[row].tobytes() == hashlib.sha256(photo).digest()[:16]
-    assert cache.recipe["finder"]["tool"] == "face-mesh"
+    tool = "face-mesh" if bundled_models() else "landmarker"
+    assert cache.recipe["finder"]["tool"] == tool
     described = CliRunner().invoke(cache_main, ["info", str(directory)]).stdout
-    assert "finder face-mesh of mediapipe 0.10." in described
+    assert f"finder {tool} of mediapipe {metadata.version('mediapipe')}" in described
     assert CliRunner().invoke(cache_main, ["verify", str(directory)]).exit_code == 0
 
 
@@ -196,6 +195,7 @@ def test_points_say_what_the_regions_make_of_them(demo: Path, tmp_path: Path) ->
     assert "Note" not in prep("guidance", "--cache", cache, "--points", ours).stderr
 
 
+@needs_face_mesh
 def test_masks_go_through_the_same_transform(demo: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     options = ["--limit", 16, "--allow-failures"]
@@ -460,6 +460,7 @@ def test_an_empty_folder_says_so(tmp_path: Path) -> None:
     assert "no images found" in result.stderr
 
 
+@needs_face_mesh
 def test_sigterm_stops_cleanly_and_the_same_command_goes_on(
     made: tuple[Path, dict[str, object]], demo: Path, tmp_path: Path
 ) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from skimage import data
+from tests.prep_command import prep
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
-from faceguide.preprocess.cli import main
 
 ARGUMENTS = ("--flat", "--jobs", "1", "--allow-failures", "--json")
 
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 def _landmarks(photos: Path, *more: object) -> Result:
     place = ("--out", photos.parent / "cache")
     arguments = ["landmarks", photos, *place, *ARGUMENTS, *more]
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return prep(*arguments)
 
 
 def test_centerface_finds_more_and_stands_in_the_recipe(photos: Path, centerface: Path) -> None:

@@ -120,7 +120,7 @@ def paint(
 
 
 def _medical(
-    points: NDArray[np.float64], down: NDArray[np.float64], draws: NDArray[np.floating]
+    points: NDArray[np.floating], down: NDArray[np.float64], draws: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """From ear to ear along the jaw, a little outside the face, up to the bridge of the nose."""
     jaw = points[list(_JAW)]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from tests.evaluate.builder import key, pairs_csv, small_cache, training_run, weights_file
+from tests.cache.builder import key
+from tests.evaluate.builder import pairs_csv, small_cache, training_run, weights_file
 
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.cli import main

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from skimage import data
+from tests.prep_command import needs_face_mesh
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
@@ -22,6 +23,7 @@ from faceguide.preprocess.cli import main
 from faceguide.preprocess.detect.cascade import every_face
 from faceguide.preprocess.detect.finders.open_finder import open_finder
 
+pytestmark = needs_face_mesh
 Points = NDArray[np.float64]
 # Width, height, side of the head and where its corner lies, of six photographs of one face.
 LAYOUTS = (

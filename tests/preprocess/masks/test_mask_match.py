@@ -13,6 +13,7 @@ import pytest
 from bench.demo.photos import write_demo_photos
 from click.testing import CliRunner, Result
 from tests.contents import contents
+from tests.prep_command import needs_face_mesh, prep
 
 from faceguide.cache.cli import main as cache_main
 from faceguide.cache.reader import FaceCache
@@ -20,10 +21,6 @@ from faceguide.preprocess.cli import main
 
 pytest.importorskip("mediapipe")
 pytest.importorskip("skimage")
-
-
-def prep(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def info(cache: Path) -> dict[str, Any]:
@@ -80,6 +77,7 @@ def beside(demo: Path, folder: Path, suffix: str, kind: str, *, grey: bool = Fal
     return veiled
 
 
+@needs_face_mesh
 @pytest.mark.parametrize(
     ("suffix", "kind", "grey"), [("_mask", ".jpg", False), ("_gt", ".png", True)]
 )
@@ -247,6 +245,7 @@ def test_the_mean_visible_share_is_said(demo: Path, cache: Path) -> None:
     assert f"{shares.mean():.1%} of a face visible on average" in words
 
 
+@needs_face_mesh
 def test_inverted_masks_are_doubted(demo: Path, cache: Path) -> None:
     command = ["masks", demo / "masks", "--cache", cache, "--jobs", 1, "--json", "--polarity"]
     result = prep(*command, "occluded")

@@ -12,15 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, features
 from tests.core.formats.recordio_writer import record, write
+from tests.prep_command import prep
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
 from faceguide.cache.plan import load_plan, read_identities, read_sources
-from faceguide.preprocess.cli import main
-
-
-def prep(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def cache(*arguments: object) -> Result:
