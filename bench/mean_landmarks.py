@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.preprocess.detect.boxes.box_detectors import second_looks
 from faceguide.preprocess.detect.cascade import find_face
-from faceguide.preprocess.detect.face_mesh import open_mesh
+from faceguide.preprocess.detect.finders.open_finder import open_finder
 
 SIDE = 112
 QUALITY = 0.9  # agreement with the mirrored image
@@ -78,7 +79,8 @@ def symmetric(mean: NDArray[np.floating], pairs: NDArray[np.intp]) -> NDArray[np
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 def main(folder: Path, out: Path) -> None:
     """Write the symmetric mean face of the pictures under FOLDER to --out as (478, 3) float32."""
-    mesh = open_mesh(None)
+    finder = open_finder("face-mesh", None)
+    looks = second_looks(None, finder)
     found = []
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
     for path in paths:
@@ -86,10 +88,10 @@ def main(folder: Path, out: Path) -> None:
         if image is None or image.shape[:2] != (SIDE, SIDE):
             raise click.ClickException(f"{path} is no picture of {SIDE}×{SIDE} pixels")
         rgb = np.ascontiguousarray(image[..., ::-1], np.uint8)
-        face = find_face(rgb, mesh, None, check_all=True)
-        if face.landmarks is not None and face.quality >= QUALITY:
+        face = find_face(rgb, finder, looks, check_all=True)
+        if face.origin == "detected" and face.landmarks is not None and face.quality >= QUALITY:
             found.append(face.landmarks / SIDE)
-    mesh.close()
+    finder.close()
     if not found:
         raise click.ClickException(f"no face was found well enough in {folder}")
     faces = np.stack(found).astype(np.float64)

@@ -25,7 +25,6 @@ _OF_A_SHARD = ("rows", "bytes", "sha256", "opening", "offsets", "texts")
 
 
 def manifest_path(directory: Path, group: str) -> Path:
-    """Where a group's manifest lives."""
     return directory / f"manifest-{group}.json"
 
 

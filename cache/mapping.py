@@ -80,8 +80,6 @@ def place_shards(
 
     Args:
         starts: byte offset of the column in each shard's file.
-        row_bytes: bytes of a row.
-        shard_rows: rows of a shard, at most.
         alignment: a power of two, whole pages.
 
     Returns:

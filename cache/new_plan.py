@@ -90,11 +90,9 @@ def make_plan(
         directory: the cache; made when missing.
         listing: yields the rows in a fixed order; called once.
         recipe: what the faces are made with; compared with a plan that is there already.
-        meta: names of the rows' meta values.
         seed: key of the permutation.
         limit: sample this many rows uniformly before planning.
         shard_rows: rows per shard; None chooses by the number of rows and `row_bytes`.
-        row_bytes: expected bytes of a row.
         progress: called with the number of rows listed since the last call.
 
     Raises:

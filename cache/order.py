@@ -29,7 +29,6 @@ class Order:
         batch_size: rows of a batch on this rank.
         seed: key of the shuffle, together with the epoch.
         rank: this process, 0 … world−1; ranks get disjoint rows.
-        world: number of processes.
         shuffle: True, a new exact permutation each epoch; "blocks", runs of neighbouring rows
             mixed in windows, for caches beyond memory; False, the given order.
         ragged: "pad", every rank gets the same number of full batches, the first rows of the
@@ -61,7 +60,6 @@ class Order:
         return -(-self._share() // self.batch_size)
 
     def batch(self, epoch: int, index: int) -> NDArray[np.int64]:
-        """Row numbers of one batch."""
         return next(self.batches(epoch, index, index + 1))
 
     def batches(

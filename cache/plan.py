@@ -143,9 +143,18 @@ def read_identities(directory: Path) -> list[str]:
         raise CacheError(f"{path}: not readable ({error}); restore it or start over") from None
 
 
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as JSON keeps it, its parts by "NAME.PART"."""
+    parts: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(recipe)).items():
+        inner = value if isinstance(value, dict) else {}
+        parts.update({f"{name}.{part}": inner[part] for part in inner} or {name: value})
+    return parts
+
+
 def check_recipe(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise a CacheError that names what differs between two recipes."""
-    found, wanted = json.loads(json.dumps(found)), json.loads(json.dumps(wanted))
+    found, wanted = _flat(found), _flat(wanted)
     if found == wanted:
         return
     names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))

@@ -241,7 +241,6 @@ class FaceCache:
             status: "ok", another status, or None for all.
             known_occlusion: whether the visibility must be known (True) or unknown (False).
             origin: where the landmarks come from: one name or several.
-            labelled: whether the identity must be known.
             meta: required values of meta columns, e.g. ``{"split": "train"}``.
 
         Raises:

@@ -137,7 +137,6 @@ class ShardWriter:
             view, position = view[written:], position + written
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._descriptor)
 
 

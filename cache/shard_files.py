@@ -39,7 +39,6 @@ class ShardFiles:
         self._sound: set[int] = set()
 
     def path(self, shard: int) -> Path:
-        """The file of a shard."""
         return shard_path(self._directory, self._group, shard)
 
     def open(self, shard: int) -> int:

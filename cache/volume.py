@@ -28,7 +28,6 @@ class Volume:
     Attributes:
         groups: manifest of each group that is sealed.
         specs: the columns that can be delivered, by name.
-        group_of: the group of each.
     """
 
     def __init__(self, directory: Path) -> None:

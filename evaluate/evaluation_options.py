@@ -139,7 +139,6 @@ class RunOptions(Place):
 
     Attributes:
         embeddings: a run directory whose embeddings are reused and extended; None = `out`.
-        overwrite: replace another run's record.
         merging: compute nothing, make the results of what is there.
     """
 

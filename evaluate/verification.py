@@ -148,7 +148,7 @@ def save_scores(out: Path, listed: str, **columns: NDArray[Any]) -> None:
         listed: digest of the list of pairs, so that runs over other lists are distinguished.
         columns: those of `COLUMNS`, one entry a pair.
     """
-    arrays = {name: columns[name] for name in COLUMNS}
+    arrays: dict[str, Any] = {name: columns[name] for name in COLUMNS}
     write_arrays(out / SCORES, arrays, {"listed": listed})
     stream = io.BytesIO()  # in memory first: zipfile cannot be stopped when a disk is full
     np.savez(stream, **arrays)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +11,15 @@ from PIL import Image
 
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import DecodeError, decode
+from faceguide.preprocess.detect.boxes.box_detectors import SecondLooks, second_looks
 from faceguide.preprocess.detect.cascade import find_face
-from faceguide.preprocess.detect.face_mesh import open_boxes, open_mesh
+from faceguide.preprocess.detect.finders.finder import Finder
+from faceguide.preprocess.detect.finders.open_finder import open_finder
 from faceguide.preprocess.detect.landmark_check import fault
 from faceguide.preprocess.detect.landmark_index import lookup
 from faceguide.preprocess.detect.landmark_text import read_at
 from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.preprocess.detect.square import LARGEST_SIDE
 from faceguide.preprocess.face_settings import FaceSettings
 
 
@@ -30,7 +31,7 @@ class Found:
         crop: (S, S, 3) uint8 RGB.
         landmarks: (478, 3) in source pixels.
         transform: (2, 3) source pixels → crop pixels.
-        origin, quality, faces: see docs/formats.md.
+        origin, quality, presence, score, faces: see docs/formats.md.
     """
 
     crop: NDArray[np.uint8]
@@ -39,6 +40,8 @@ class Found:
     size: tuple[int, int]
     origin: str
     quality: float
+    presence: float
+    score: float
     faces: int
 
 
@@ -53,15 +56,19 @@ class Failure(Exception):
 _own = threading.local()
 
 
-def _finder(model: Path | None) -> tuple[Any, Any]:
-    """The graphs of this thread: loading them costs more than a hundred images.
+def _finder(settings: FaceSettings) -> tuple[Finder, SecondLooks]:
+    """The networks of this thread: loading them costs more than a hundred images.
 
-    One per thread, since a Dask worker may have several and a graph serves one caller at a time.
+    One of each per thread, since a Dask worker may have several and a graph serves one caller at a
+    time.
     """
-    if getattr(_own, "model", ()) != model:
-        _own.model, _own.graphs = model, (open_mesh(model), open_boxes())
-    graphs: tuple[Any, Any] = _own.graphs
-    return graphs
+    wanted = (settings.finder, settings.model, settings.boxes)
+    if getattr(_own, "wanted", ()) != wanted:
+        finder = open_finder(settings.finder, settings.model)
+        _own.networks = finder, second_looks(settings.boxes, finder)
+        _own.wanted = wanted
+    networks: tuple[Finder, SecondLooks] = _own.networks
+    return networks
 
 
 def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, key: str) -> Found:
@@ -76,7 +83,7 @@ def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, 
         raise Failure(error.reason, str(error)) from None
     height, width = image.shape[:2]
     size = (width, height)
-    quality, faces = float("nan"), 0
+    faces, quality, presence, score = 0, float("nan"), float("nan"), float("nan")
     landmarks: NDArray[np.floating] | None
     if settings.landmarks is not None:
         assert settings.landmark_index is not None
@@ -88,12 +95,17 @@ def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, 
         if wrong:
             raise Failure("implausible", wrong, size)
     else:
-        mesh, boxes = _finder(settings.model)
-        face = find_face(image, mesh, boxes, choose=settings.choose, check_all=settings.check_all)
+        if max(size) > LARGEST_SIDE:
+            reason = f"{width}×{height} pixels; faces are found in sides of up to {LARGEST_SIDE}"
+            raise Failure("too_large", reason, size)
+        finder, looks = _finder(settings)
+        face = find_face(
+            image, finder, looks,
+            choose=settings.choose, check_all=settings.check_all,
+            quarter_turns=settings.quarter_turns,
+        )  # fmt: skip
         landmarks, origin, reason = face.landmarks, face.origin, face.reason
-        quality, faces = face.quality, face.count
-        if face.reason == "upside_down":
-            raise Failure("implausible", "the face stands upside down; turn the image", size)
+        quality, presence, score, faces = face.quality, face.presence, face.score, face.count
     if settings.align == "none":
         transform = align.whole_image(width, height, settings.size)
         if landmarks is None:
@@ -103,7 +115,7 @@ def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, 
     elif landmarks is None:
         text = {
             "no_face": "no face was found",
-            "implausible": "a face was found only once: its mirror image gave another one",
+            "implausible": "rejected: the mirrored image or the box detector saw a different face",
         }[reason]
         raise Failure(reason, text, size)
     else:
@@ -113,4 +125,6 @@ def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, 
         except ValueError as error:
             raise Failure("implausible", str(error), size) from None
     crop = align.warp(image, transform, settings.size)
-    return Found(crop, landmarks, transform, size, origin, quality, faces)
+    return Found(
+        crop, landmarks, transform, size, origin, quality, presence, score, faces
+    )  # fmt: skip

@@ -32,6 +32,7 @@ from faceguide.preprocess.masks.mask_group import (
     mask_plan,
     settle_masks,
 )
+from faceguide.preprocess.models_command import models_command
 from faceguide.preprocess.planning import face_plan, settle
 from faceguide.preprocess.prep_options import CacheOptions, Here, PlanOptions
 from faceguide.preprocess.work import Work
@@ -266,6 +267,7 @@ def _jobs(request: Request) -> dict[str, Job]:
     }
 
 
+main.add_command(models_command)
 main.add_command(
     submit_group(
         "prep",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.faces.decode import DecodeError, decode
 from faceguide.preprocess.aligned_face import Failure, find
+from faceguide.preprocess.detect.finders.open_finder import open_finder
 from faceguide.preprocess.detect.landmark_check import checked_index
 from faceguide.preprocess.detect.landmark_text import LandmarkTextError
 from faceguide.preprocess.face_settings import FaceSettings
@@ -64,9 +66,8 @@ def rehearse(
         try:
             with tempfile.TemporaryDirectory() as folder:
                 index = Path(folder) / "landmarks.index"
-                doubts.update(
-                    checked_index(settings.landmarks, index, rows_again, source, settings.model)
-                )
+                finder = functools.partial(open_finder, settings.finder, settings.model)
+                doubts.update(checked_index(settings.landmarks, index, rows_again, source, finder))
         except LandmarkTextError as error:
             problems.append(str(error))
     doubts.update(seen.doubts(source))

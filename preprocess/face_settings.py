@@ -9,15 +9,16 @@ from typing import Any, Literal
 import click
 import cv2
 
-from faceguide.cache.schema import QUALITY
+from faceguide.cache.schema import OF_DETECTION
 from faceguide.core.commands.settings import argument, option
-from faceguide.core.commands.shared_options import EXISTING
+from faceguide.core.commands.shared_options import EXISTING, FILE
 from faceguide.core.faces import LANDMARKS
-from faceguide.preprocess.detect.face_mesh import finder_of
+from faceguide.preprocess.detect.boxes.box_detectors import boxes_recipe
+from faceguide.preprocess.detect.finders.open_finder import FinderName, finder_of
 from faceguide.preprocess.sources.image_sources import Source
 
 # Raise it when the same settings and tools would give other bytes.
-REVISION = 3
+REVISION = 4
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,13 @@ class FaceSettings:
     store: Literal["raw", "jpeg"] = option(
         "raw", "Raw pixels, or JPEG for large crops and sets larger than memory."
     )
+    finder: FinderName = option(
+        "auto",
+        "face-mesh (in mediapipe 0.10.21), landmarker (MediaPipe with --model), opencv (--model "
+        "without MediaPipe), or auto, the first that is installed.",
+    )
     model: Path | None = option(
-        None,
-        "A face_landmarker.task file for MediaPipe's Tasks API, instead of the bundled Face Mesh.",
-        type=EXISTING,
+        None, "MediaPipe's face_landmarker.task, for landmarker and opencv.", type=FILE
     )
     landmarks: Path | None = option(
         None,
@@ -57,6 +61,13 @@ class FaceSettings:
         "largest", "Which face to take when there are several.", "--face"
     )
     check_all: bool = option(False, "Measure the quality of every face (one more pass).")
+    boxes: Path | None = option(
+        None,
+        "Box detector of second looks: centerface.onnx or YuNet.  [default: the best that "
+        "`prep models` lists, else MediaPipe's]",
+        type=FILE,
+    )
+    quarter_turns: bool = option(False, "Also look for faces that lie on their side.")
 
     def row_bytes(self) -> int:
         """Expected bytes of a row in the faces file."""
@@ -73,11 +84,14 @@ def faces_recipe(settings: FaceSettings, source: Source) -> dict[str, Any]:
             "finder": {"tool": "imported", "table": settings.landmarks.name, "bytes": size}
         }
     else:
+        found_by = finder_of(settings.finder, settings.model)
         finder = {
-            "finder": finder_of(settings.model),
+            "finder": found_by,
             "choose": settings.choose,
             "check_all": settings.check_all,
-            "columns": {QUALITY.name: QUALITY.described()},
+            "quarter_turns": settings.quarter_turns,
+            "boxes": boxes_recipe(settings.boxes, found_by["tool"]),
+            "columns": {column.name: column.described() for column in OF_DETECTION},
         }
     return {
         "revision": REVISION,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.plan import Plan, PlannedRow, read_sources
 from faceguide.cache.schema import (
+    OF_DETECTION,
     ORIGIN_CODE,
     ORIGINS,
     SOURCE_BYTES,
@@ -115,8 +116,8 @@ def _fill(
                 values["landmarks"][slot] = points
                 values["transform"][slot] = found.transform
                 values["source_size"][slot] = found.size
-                if "quality" in values:
-                    values["quality"][slot] = found.quality
+                for name in (column.name for column in OF_DETECTION if column.name in values):
+                    values[name][slot] = getattr(found, name)
                 values["faces"][slot] = found.faces
                 values["origin"][slot] = ORIGIN_CODE[found.origin]
             tick()

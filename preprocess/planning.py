@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from faceguide.cache.plan import Plan, load_plan, read_sources
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.files import replacing
+from faceguide.preprocess.detect.boxes.box_detectors import best_kept
+from faceguide.preprocess.detect.finders.open_finder import chosen_finder, finder_of, open_finder
 from faceguide.preprocess.detect.landmark_check import checked_index
 from faceguide.preprocess.detect.landmark_text import LandmarkTextError
 from faceguide.preprocess.face_settings import FaceSettings, faces_recipe
@@ -29,9 +32,7 @@ class FacePlan:
     """Everything that decides a cache of faces.
 
     Attributes:
-        source: where the images come from, opened.
         settings: how faces are found and cut out.
-        guidance: how heatmaps and regions are drawn.
         place: where the rows go, and in which order.
     """
 
@@ -47,10 +48,18 @@ def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOption
     guidance.say_unused()
     directory, source = place.directory.absolute(), faces.source.absolute()
     imported = faces.landmarks
+    finder, model = faces.finder, faces.model and faces.model.absolute()
+    if imported is None:
+        finder, model = chosen_finder(finder, model)
+        if faces.finder == "auto":
+            say(f"Finder: {finder} ({finder_of(finder, model)['version']})")
+    boxes = faces.boxes or best_kept()
     settings = replace(
         faces,
         source=source,
-        model=faces.model and faces.model.absolute(),
+        finder=finder,
+        model=model,
+        boxes=boxes and boxes.absolute(),
         landmarks=imported and imported.absolute(),
         landmark_index=imported and directory / "landmarks.index",
     )
@@ -104,7 +113,8 @@ def _settle_landmarks(wanted: FacePlan, plan: Plan) -> None:
         with replacing(index) as temporary:
             shards = (read_sources(directory, plan, shard) for shard in range(plan.shards))
             rows = ((row.key, row.at) for shard in shards for row in shard)
-            doubts = checked_index(table, temporary, rows, wanted.source, wanted.settings.model)
+            finder = partial(open_finder, wanted.settings.finder, wanted.settings.model)
+            doubts = checked_index(table, temporary, rows, wanted.source, finder)
             doubts.keep(directory, "faces")
     Doubts.kept(directory, "faces").say()
 

@@ -30,7 +30,6 @@ class Work:
 
     Attributes:
         groups: what the command makes, the one that is reported first.
-        here: part and machines.
     """
 
     directory: Path
@@ -40,7 +39,6 @@ class Work:
 
     @property
     def mine(self) -> list[int]:
-        """The shards of this part."""
         return shards_of(self.here.part, self.plan.shards)
 
     def run(self, work: Any) -> tuple[bool, list[Any]]:
@@ -86,6 +84,7 @@ class Work:
         Args:
             started: `time.monotonic()` at the beginning.
         """
+        faces = "faces" in self.groups
         sealed = [
             manifest.seal_if_complete(self.directory, group, self.plan) for group in self.groups
         ]
@@ -95,7 +94,7 @@ class Work:
             sidecar = read_json(sidecar_path(self.directory, self.groups[0], shard))
             status.update(sidecar["status"])
             origin.update(sidecar.get("origin", {}))
-        if "faces" in self.groups and all(sealed):
+        if faces and all(sealed):
             repeated_rows(FaceCache.open(self.directory)).keep(self.directory, "images")
         doubts = Doubts()
         for stage in (stage for group in self.groups for stage in STAGES[group]):
@@ -104,6 +103,7 @@ class Work:
                 kept.say()
             doubts.update(kept)
         return {
+            **({"finder": self.plan.recipe["finder"]["tool"]} if faces else {}),
             "images": sum(status.values()),
             "rows": self.plan.rows,
             "shards": self.plan.shards,

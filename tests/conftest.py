@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests import models
+
+models.hide_models()
 
 # The same examples in every CI run: a new find belongs to whoever looks for it, not to the change
 # that happens to meet it.
@@ -41,8 +46,9 @@ SLOW = (
     ),
     "evaluate/test_sface",
     *("evaluate/test_own_networks", "evaluate/test_parts", "evaluate/test_verification_command"),
-    *("front_door/test_face_network", "preprocess/detect/test_detect"),
-    *("preprocess/detect/test_face_mesh", "preprocess/detect/test_landmark_check"),
+    *("front_door/test_face_network", "preprocess/detect/test_boxes"),
+    *("preprocess/detect/test_cascade", "preprocess/test_second_looks"),
+    *("preprocess/detect/test_finders", "preprocess/detect/test_landmark_check"),
     *("preprocess/masks/test_mask_match", "preprocess/test_landmarks_with_masks"),
     *("preprocess/test_prep_commands", "preprocess/test_prep_parts"),
     *("train/cal/test_cal_golden", "train/oaml/test_oaml_distributed"),
@@ -54,6 +60,10 @@ SLOW = (
     *("train/test_start_checks", "train/test_train_commands"),
 )
 FOLDER = Path(__file__).parent
+TORCH = importlib.util.find_spec("torch") is not None  # filling and reading a cache need none
+NEEDS_TORCH = re.compile(
+    r"^(import torch|from (tests|faceguide)\.(train|evaluate))\b", re.MULTILINE
+)
 
 
 def _is_slow(path: Path) -> bool:
@@ -61,8 +71,16 @@ def _is_slow(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Importing them costs as much as a third of the others' run."""
-    return True if config.option.markexpr == "not slow" and _is_slow(collection_path) else None
+    """Importing the slow ones costs as much as a third of the others' run."""
+    if config.option.markexpr == "not slow" and _is_slow(collection_path):
+        return True
+    if TORCH or collection_path.suffix != ".py":
+        return None
+    return bool(NEEDS_TORCH.search(collection_path.read_text("utf-8"))) or None
+
+
+def pytest_report_header() -> str | None:
+    return None if TORCH else "torch is not installed: files that import it are left out"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,3 +103,15 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("no folder ../shared with real data and reference numbers")
     return folder
+
+
+@pytest.fixture(scope="session")
+def centerface() -> Path:
+    """The user's CenterFace."""
+    return models.model("centerface")
+
+
+@pytest.fixture(scope="session")
+def yunet() -> Path:
+    """The user's YuNet."""
+    return models.model("yunet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import importlib
 import re
 from collections import Counter
@@ -33,10 +34,16 @@ def modules() -> Iterator[Path]:
         yield from sorted((REPOSITORY / folder).rglob("*.py"))
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Everything in a module, itself first."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> set[str]:
     """Names below `faceguide` that a module imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -222,17 +229,16 @@ def test_what_is_public_has_a_caller_or_stands_in_all() -> None:
     the product names it.
     """
     paths = [*modules(), *(REPOSITORY / "src" / "faceguide").glob("*.py")]
-    trees = {path: ast.parse(path.read_text()) for path in paths}
     called, named = set[str](), Counter[str]()
-    for path, tree in trees.items():
+    for path in paths:
         called |= imports(path)
         local = {
             alias.asname or alias.name: f"{node.module}.{alias.name}".removeprefix("faceguide.")
-            for node in ast.walk(tree)
+            for node in nodes(path)
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }
-        for node in ast.walk(tree):
+        for node in nodes(path):
             if isinstance(node, ast.Attribute):
                 named[node.attr] += 1
                 if isinstance(node.value, ast.Name) and node.value.id in local:
@@ -241,17 +247,16 @@ def test_what_is_public_has_a_caller_or_stands_in_all() -> None:
                 named[node.value] += 1  # as `getattr` is given it
     left_over = []
     for path in modules():  # the front door is there for users
-        tree = trees[path]
+        tree = nodes(path)[0]
         module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
-        beside = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        module = module.removesuffix(".__init__")
+        beside = Counter(node.id for node in nodes(path) if isinstance(node, ast.Name))
+        known = called | {f"{module}.{name}" for name in _offered(tree)}
         for node in filter(_is_public, tree.body):
-            own = sum(isinstance(n, ast.Name) and n.id == node.name for n in ast.walk(node))
-            if (
-                node.name not in _offered(tree)
-                and f"{module.removesuffix('.__init__')}.{node.name}" not in called
-                and beside[node.name] == own
-            ):
-                left_over.append(f"{module}.{node.name}")
+            if f"{module}.{node.name}" not in known:
+                own = sum(isinstance(n, ast.Name) and n.id == node.name for n in ast.walk(node))
+                if beside[node.name] == own:
+                    left_over.append(f"{module}.{node.name}")
             methods = node.body if isinstance(node, ast.ClassDef) and not node.bases else []
             left_over += [
                 f"{module}.{node.name}.{method.name}"
@@ -329,7 +334,7 @@ def test_no_step_waits_for_the_processor() -> None:
     for path in found:
         called = {
             node.func.attr
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in nodes(path)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         }
         assert not called & {"cpu", "numpy"}, f"{path} copies to the CPU"

@@ -31,11 +31,9 @@ class Pairs:
     """Pairs of rows of one cache.
 
     Attributes:
-        cache: with their images.
         first: (P,) int64 rows.
         second: (P,) int64 rows.
         same: (P,) bool, one identity.
-        doubts: what looks wrong about their list.
     """
 
     cache: FaceCache
@@ -94,12 +92,6 @@ def verification_pairs(cache: FaceCache, asked: Verification, speak: bool) -> Pa
 def pairs_of(cache: FaceCache, path: Path, split: str | None, speak: bool) -> tuple[Pairs, str]:
     """Pairs of a file as rows of the cache; those that it lacks are reported.
 
-    Args:
-        cache: where the images are.
-        path: the list.
-        split: of an ND-TWIN file.
-        speak: whether this process speaks.
-
     Returns:
         The pairs, and the end of a message: how many are left out, and why the first is.
 
@@ -137,10 +129,7 @@ def verify(
     """Area under the ROC and accuracy of the cosine.
 
     Args:
-        pairs: of both kinds.
         describe: (B, S, S, 3) uint8 → (B, D) features of length 1.
-        batch_size: images at a time.
-        device: where `describe` works.
 
     Returns:
         `auc`, 0 to 1; `accuracy` at the threshold that suits these very pairs best, so a little

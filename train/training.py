@@ -47,7 +47,6 @@ class Trainer(Protocol):
 
     Attributes:
         module: everything that is trained or kept with the weights, on its device.
-        optimiser: over the parameters of `module`.
         recipe: digest of the settings that decide the numbers.
     """
 
@@ -66,7 +65,6 @@ class Trainer(Protocol):
         Args:
             forward: the module, perhaps data-parallel or compiled.
             batch: columns of the cache and `row`, (N,) int64.
-            place: where training stands.
 
         Returns:
             `loss`, the one to descend, and what is logged, scalars; `per_image` (N,), which names
@@ -183,7 +181,6 @@ class Training(contextlib.AbstractContextManager["Training"]):
             self._parallel.require_backward_grad_sync = wanted
 
     def advance(self, ends_epoch: bool) -> None:
-        """Count an optimiser step."""
         self.step += 1
         self.bar.update()
         self.due = ends_epoch or self.step >= self.steps

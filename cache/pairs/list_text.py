@@ -163,7 +163,6 @@ class Table:
     """A CSV under a header.
 
     Attributes:
-        names: of the columns.
         records: line number and cells of each record below, as `records` gives them.
     """
 
@@ -177,7 +176,6 @@ def find_table(
     """A CSV whose first record passes `is_header` under one of `SEPARATORS`; None for another.
 
     Args:
-        is_header: of the names of the columns.
         raw: keep the blanks around cells, unless the header has them behind its separators.
 
     Raises:

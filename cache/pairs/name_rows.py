@@ -40,7 +40,6 @@ class Matches:
 
     @property
     def absent(self) -> list[str]:
-        """Names that no row has."""
         return [name for name, row in self.rows.items() if row == MISSING]
 
     def doubts(self) -> Doubts:
@@ -143,7 +142,6 @@ class _Numbering:
         self._folders: dict[str, tuple[str, ...]] = {}
 
     def add(self, path: _Path) -> None:
-        """Take note of a path."""
         folder, stem = path.parts[:-1], path.parts[-1]
         if folder and self._folders.setdefault(stem, folder) != folder:
             self.kinds.add(_skeleton(stem))
@@ -165,7 +163,6 @@ class _Search:
         self._bare = {_skeleton(path.parts[0]) for path in names.values() if len(path.parts) == 1}
 
     def scan(self, cache: FaceCache) -> None:
-        """Look at every key."""
         for start in range(0, len(cache), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(cache)))
             for row, key in zip(rows, cache.texts("key", rows), strict=True):

@@ -47,7 +47,7 @@ def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts
     used, places = np.unique(np.stack([rows.probe, rows.reference]), return_inverse=True)
     label = cache.read(used, ["label"])["label"][places.reshape(2, -1)]
     picture = pictures(cache, used)[places.reshape(2, -1)]
-    labelled = (label >= 0).all(0)
+    labelled = np.asarray((label >= 0).all(0))
     truth = label[0] == label[1]
     contradicts = labelled & (truth != rows.same)
     apart = rows.probe != rows.reference
@@ -80,7 +80,7 @@ def _is_repetitive(rows: PairRows, first: NDArray[np.bool_]) -> bool:
     images = len(np.unique([rows.probe, rows.reference]))
     impostors = np.count_nonzero(~rows.same)
     expected = impostors**2 / max(images * (images - 1), 1)
-    return np.count_nonzero(~first) > 3 * expected
+    return bool(np.count_nonzero(~first) > 3 * expected)
 
 
 def _connected(cache: FaceCache, rows: PairRows) -> NDArray[np.bool_]:

@@ -54,7 +54,6 @@ class PairList:
 
     Attributes:
         first: names of the probes; a path, or a path without its suffix.
-        second: names of the references.
         same: (N,) bool, one identity.
         fold: (N,) int64, or None when the file has none.
     """

@@ -35,8 +35,6 @@ class PairRows:
         reference: (N,) int64 rows of the cache.
         same: (N,) bool.
         fold: (N,) int64 or None.
-        listed: pairs in the list.
-        left_out: the others.
         matches: how the names of the list were matched.
     """
 

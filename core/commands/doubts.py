@@ -136,7 +136,6 @@ class Doubts:
             self._found[kind] = so_far + count, first
 
     def update(self, other: Doubts) -> None:
-        """Add the counts of another."""
         for kind, (count, example) in other._found.items():
             self.add(kind, example, count)
 

@@ -12,7 +12,6 @@ class FiniteRange(click.FloatRange):
     """A number in a range; NaN, which no comparison refuses, and infinity are in none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number."""
         found = super().convert(value, param, ctx)
         if not math.isfinite(found):
             self.fail(f"{value} is not finite", param, ctx)
@@ -28,7 +27,6 @@ class Equals(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, str]:
-        """Name and value."""
         if isinstance(value, (list, tuple)) and len(value) == 2:
             return str(value[0]), str(value[1])
         name, sign, text = str(value).partition("=")

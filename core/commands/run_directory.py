@@ -83,10 +83,8 @@ def begin_training(
     A start that saved nothing leaves a record, but nothing to resume: another may begin there.
 
     Args:
-        settings: every resolved option.
         fixed: what must be equal for a run to be resumed in this directory.
         argv: the command line; None = this process's.
-        facts: further fields: `models`, `cache`, `identities` …
 
     Raises:
         TrainError: when the directory holds another command's run, or one with other settings, or
@@ -100,7 +98,7 @@ def begin_training(
             theirs = str(before.get("command"))
             if theirs != command and (not theirs.startswith("train ") or _holds_weights(directory)):
                 raise TrainError(f"{directory}: holds a run of {theirs!r}; choose another --out")
-            changed = _changes(before.get("fixed", {}), fixed)
+            changed = _changes(_table(before, "fixed"), fixed)
             if changed and theirs == command and _holds_weights(directory):
                 raise TrainError(
                     f"{directory}: holds a run with other settings ({changed}); choose another "
@@ -133,7 +131,6 @@ def begin_evaluation(
         out: the run directory; made when missing.
         settings: resolved options that change the result, JSON values.
         argv: the command line; None = this process's. --part is left out of it.
-        overwrite: replace the record of another run.
         facts: further fields, such as `cache` and `weights`.
 
     Raises:
@@ -155,7 +152,7 @@ def begin_evaluation(
                 f"{out}: holds a run of `evaluate {before.get('command')}`; choose another --out "
                 "or add --overwrite"
             )
-        old = {name: before.get("settings", {}).get(name) for name in settings}
+        old = {name: _table(before, "settings").get(name) for name in settings}
         changed = _changes(old, settings)
         if before.get("command") == command and changed:
             raise EvaluationError(
@@ -189,6 +186,12 @@ def _record(command: str, argv: Sequence[str], settings: dict[str, Any]) -> dict
         "versions": versions(),
         "git": git_state(),
     }
+
+
+def _table(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """A field of a record that somebody may have written by hand."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:

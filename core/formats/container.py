@@ -41,7 +41,6 @@ class Container:
 
     Attributes:
         about: the metadata, without the digest.
-        arrays: by name, read-only.
     """
 
     about: dict[str, str]

@@ -212,7 +212,7 @@ class _Array:
         self.shape, self.raw, self.kind, self.order = shape, bytes(raw), dtype.kind, order
 
     def array(self) -> NDArray[Any]:
-        flat = np.frombuffer(self.raw, _KINDS[self.kind])
+        flat: NDArray[Any] = np.frombuffer(self.raw, _KINDS[self.kind])
         return flat.reshape(self.shape, order="F" if self.order == "F" else "C")
 
 

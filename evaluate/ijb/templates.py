@@ -69,7 +69,6 @@ def pool(
     """(T, E) template embeddings of length 1.
 
     Args:
-        flip: add the mirror image.
         norm: weigh each embedding by its norm.
         detector_score: weigh each embedding by its detector score.
     """
@@ -104,9 +103,6 @@ def pool(
 
 def represent(uses: Uses, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The representatives of each template, for local matchers.
-
-    Args:
-        images: at most this many.
 
     Returns:
         (R,) images and (T + 1,) where those of each template begin.

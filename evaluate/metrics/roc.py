@@ -189,11 +189,9 @@ class Cell:
     """TAR at one FAR, as a table prints it.
 
     Attributes:
-        far: the rate asked for.
         tar: 0 to 1, None when refused.
         threshold: accept from this score on; None when refused.
         false_accepts: impostor pairs accepted there; None when refused.
-        impostors: impostor pairs in the list.
         refused: why there is no figure, or None.
     """
 

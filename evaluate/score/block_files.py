@@ -25,7 +25,6 @@ _REMEDY = "remove the file and rerun the command"
 
 
 def write_block(path: Path, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a block's file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(path, arrays, {"key": key})
 

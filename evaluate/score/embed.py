@@ -95,8 +95,6 @@ def embed_rows(
     """Compute what the store lacks of these rows.
 
     Args:
-        cache: where the crops are.
-        network: what looks at them.
         store: where the results go; what it has is not recomputed.
         rows: rows of the cache that have a face.
         groups: names in `store.GROUPS`.
@@ -143,15 +141,11 @@ def fill(
     """Write the blocks of a part that the store lacks, whatever they are read from.
 
     Args:
-        store: where the blocks go.
-        network: what looks at the crops.
         rows: all rows wanted, whatever the part.
         groups: names in `store.GROUPS`.
-        batches: reads crops.
         part: (i, N): blocks i, i + N, …
         batch_size: crops of one forward pass; None = as suits the device.
         progress: called with the number of rows done.
-        name: of a row, for messages.
 
     Returns:
         The number of rows that were lacking.
@@ -192,9 +186,7 @@ def _all_described(
     """Rows and columns of each batch, in order; several threads each work at one.
 
     Args:
-        network: what looks at them.
         batches: rows, their crops and what the network takes besides, and the groups wanted.
-        name: of a row, for messages.
     """
     workers, tried = workers_of(network), not network.is_foreign
     compared = network.precision == "float32"
@@ -249,11 +241,8 @@ def describe_crops(
     """What the network says of crops in memory: the columns that a store would keep of them.
 
     Args:
-        network: what looks at them.
         crops: N of (S, S, 3) uint8 RGB, N at least 1, all of one side that the network takes.
         groups: names in `store.GROUPS`.
-        names: of the crops, for messages.
-        beside: what the network is told besides.
 
     Returns:
         column → (N, …), see `store`.

@@ -24,7 +24,6 @@ class Embedded:
     """What came of the embeddings of a run, or of its part.
 
     Attributes:
-        computed: faces that this process embedded.
         store: all faces of the run; None when other parts are needed first.
     """
 
@@ -42,11 +41,8 @@ def embed_part(
     """Embed what this process is to embed, and see whether that makes the run complete.
 
     Args:
-        open_store: what is there now.
         compute: embeds a part; returns the number of faces.
         lacking: blocks that are not finished.
-        blocks: number of all.
-        run: which part.
 
     Raises:
         Unfinished: when nothing is to be computed and blocks are missing.
@@ -73,10 +69,6 @@ def embed_cached(
     """`embed_part` over rows of a cache.
 
     Args:
-        cache: where the crops are.
-        network: what looks at them.
-        rows: the faces of the run.
-        groups: of the store.
         run: which part, and whose store is filled.
     """
 

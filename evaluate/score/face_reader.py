@@ -29,7 +29,6 @@ class FaceReader:
     """Reads stored faces.
 
     Attributes:
-        store: what was computed.
         flip: whether `embedding` is that of the image and its mirror image together.
         cache: where known visibility comes from; None when the occlusion head predicts it.
         device: where the tensors go.
@@ -71,11 +70,9 @@ class HeldFaces:
     held: Faces
 
     def faces(self, rows: NDArray[np.int64], needs: frozenset[str]) -> Faces:
-        """The faces at these places."""
         return self.held.at(torch.from_numpy(rows))
 
     def visibility(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(N, g, g) visibility."""
         assert self.held.visibility is not None
         return self.held.visibility[torch.from_numpy(rows)].float().cpu().numpy()
 

@@ -132,7 +132,6 @@ def fuse(
     weights: Mapping[str, float],
     scales: Mapping[str, Mapping[str, float]],
 ) -> Fused:
-    """The fusion of these matchers."""
     return Fused(
         tuple(
             FusedPart(matcher, weights[name], scales[name]["mean"], scales[name]["std"])

@@ -123,7 +123,6 @@ def shared(kept: Mapping[str, Any], cache: FaceCache, rows: NDArray[np.int64]) -
     """Identities, or else images, that a fit shares with the rows of a test, by name.
 
     Args:
-        kept: from `record`.
         rows: (N,) rows that are tested.
     """
     found = sorted(set(kept["persons"]) & _persons(cache, np.unique(rows)))

@@ -55,7 +55,6 @@ class Needs:
     Attributes:
         parts: the matchers by name, before they have seen a face.
         visibility: where it comes from: "head", "cache" or None.
-        groups: of the store.
     """
 
     parts: dict[str, Matcher]

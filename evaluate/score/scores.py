@@ -105,8 +105,6 @@ class LocalMatcher:
     """QAConv or the visible embedding, on feature maps.
 
     Attributes:
-        name: as on the command line.
-        model: compares maps.
         occlusion: whether the visibility of both faces is used.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import DecodeError, decode
-from faceguide.preprocess.detect.cascade import Image, Mesh, square_crop
-from faceguide.preprocess.detect.face_mesh import open_mesh
+from faceguide.preprocess.detect.cascade import every_face
+from faceguide.preprocess.detect.finders.finder import Finder
 from faceguide.preprocess.detect.landmark_index import index_file, lookup, without_irises
 from faceguide.preprocess.detect.landmark_text import SHARES, LandmarkTextError, read_at
+from faceguide.preprocess.detect.square import Image
 from faceguide.preprocess.sources.image_sources import ReadError, Source
 
 COMPARED = 32  # images in which detection finds a face
@@ -67,17 +68,23 @@ def fault(landmarks: NDArray[np.floating], width: int, height: int) -> str:
 class _Compared:
     """One image: what the table has for it, and the faces that were found."""
 
-    def __init__(self, key: str, points: NDArray[np.floating], image: Image, mesh: Mesh) -> None:
+    def __init__(
+        self, key: str, points: NDArray[np.floating], image: Image, finder: Finder
+    ) -> None:
         self.key = key
         self.points = np.asarray(points[:, :2], np.float64)
         self.size = np.array(image.shape[1::-1], np.float64)
-        self.found = mesh(image)[:, :, :2].astype(np.float64)
+        self.found = every_face(image, finder)[:, :, :2].astype(np.float64)
         if len(self.found) and self.away(self.points) > _ELSEWHERE:
             # The table may mean a face that detection overlooks in the whole image.
-            box = np.concatenate([self.points.min(axis=0), self.points.max(axis=0)])
-            crop, corner = square_crop(image, box, 2.0)
-            closer = mesh(crop)[:, :, :2] + corner if min(crop.shape[:2]) >= 16 else self.found[:0]
-            self.found = np.concatenate([self.found, closer])
+            low, high = self.points.min(axis=0), self.points.max(axis=0)
+            middle, half = (low + high) / 2, (high - low).max()
+            left, top = np.clip(middle - half, 0, self.size).astype(int)
+            right, bottom = np.clip(middle + half, 0, self.size).astype(int)
+            if right > left and bottom > top:
+                near = np.ascontiguousarray(image[top:bottom, left:right])
+                closer = every_face(near, finder)[:, :, :2] + (left, top)
+                self.found = np.concatenate([self.found, closer])
 
     def away(self, points: NDArray[np.floating]) -> float:
         """Mean distance of points to those of the nearest face, in its eye distances."""
@@ -104,12 +111,17 @@ class _Compared:
 
 
 def checked_index(
-    table: Path, index: Path, rows: Iterable[tuple[str, int]], source: Source, model: Path | None
+    table: Path,
+    index: Path,
+    rows: Iterable[tuple[str, int]],
+    source: Source,
+    open_it: Callable[[], Finder],
 ) -> Doubts:
     """Index a landmark table and compare it with what detection finds in a sample of the images.
 
     Args:
         rows: key and place of the images, as `source.read` takes them, in random order.
+        open_it: opens what detects them.
 
     Returns:
         What is doubtful about single rows, or that nothing could be compared.
@@ -122,7 +134,7 @@ def checked_index(
     doubts = Doubts()
     doubts.add("derived_irises", count=without_irises(index))
     try:
-        mesh = open_mesh(model)
+        finder = open_it()
     except FaceguideError:
         doubts.add("unchecked_landmarks", count=faces)
         return doubts
@@ -143,10 +155,10 @@ def checked_index(
         if fault(points, image.shape[1], image.shape[0]):
             continue
         plausible = True
-        compared = _Compared(key, points, image, mesh)
+        compared = _Compared(key, points, image, finder)
         if len(compared.found):
             sample.append(compared)
-    mesh.close()
+    finder.close()
     if not sample:
         if plausible:
             doubts.add("unchecked_landmarks", count=faces)

@@ -145,7 +145,7 @@ def coverage(polygons: NDArray[np.floating], grid: int) -> NDArray[np.float32]:
     """
     vertices = np.asarray(polygons, np.float64)
     number, corners, _ = vertices.shape
-    finite = np.isfinite(vertices).all(axis=(1, 2))
+    finite = np.asarray(np.isfinite(vertices).all(axis=(1, 2)))
     vertices = np.where(finite[:, None, None], vertices, 0.0)
     ends = np.roll(vertices, -1, axis=1)
     pieces = cut(vertices.reshape(-1, 2), ends.reshape(-1, 2), grid, grid)

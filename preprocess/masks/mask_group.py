@@ -140,7 +140,6 @@ class MaskWork:
     """The masks of one cache, ready to be made shard by shard.
 
     Attributes:
-        recipe: of the occlusion group.
         shared: hashes of stems that several images have.
     """
 
@@ -233,9 +232,6 @@ class MadeMasks(Work):
 
 def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool) -> MaskWork:
     """What all parts share: the recipe, and the stems that several images have.
-
-    Args:
-        replace: start over, whatever masks were there.
 
     Raises:
         CacheError: when masks of other settings are there and `replace` is False.

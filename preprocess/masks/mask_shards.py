@@ -79,7 +79,6 @@ class Seen:
     eyes_hidden: int = 0
 
     def add(self, other: Seen) -> None:
-        """Add those of another shard."""
         self.faces += other.faces
         self.visible += other.visible
         self.eyes_hidden += other.eyes_hidden

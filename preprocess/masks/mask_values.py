@@ -76,7 +76,7 @@ def shares_of(values: NDArray[np.integer], full: int, lossy: str) -> NDArray[np.
         )
     _refuse_ids_beside_white(pixels, counts, full, lossy)
     _refuse_grey_levels(pixels, counts, full)
-    return pixels.astype(np.float32) / full
+    return pixels.astype(np.float32) / np.float32(full)
 
 
 def _refuse_ids_beside_white(

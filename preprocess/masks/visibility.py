@@ -139,7 +139,8 @@ def _cell_sums(mask: NDArray[np.float32], corners: NDArray[np.float64]) -> NDArr
     before = table[pieces.row + 1, pieces.column] - table[pieces.row, pieces.column]
     value = mask[pieces.row, pieces.column]
     weights = (before + value * (pieces.x - pieces.column)) * pieces.rise
-    integrals = np.bincount(pieces.segment, weights=weights, minlength=len(start))
+    sums = np.bincount(pieces.segment, weights=weights, minlength=len(start))
+    integrals = np.asarray(sums, np.float64)
     along = integrals[: (cells + 1) * cells].reshape(cells + 1, cells)
     downwards = integrals[(cells + 1) * cells :].reshape(cells, cells + 1)
     # Around each cell: top to the right, right side down, bottom to the left, left side up.

@@ -94,7 +94,6 @@ class _Columns:
 
     Attributes:
         path_at, identity_at, meta_at: where they stand.
-        meta: names of the further columns.
         guessed: the column taken for the identity although it is not called so, else "".
     """
 

@@ -33,7 +33,6 @@ class SourceRow:
         key: path relative to the source's root with "/" between folders, or the number of the
             record; bytes that are not UTF-8 are kept as surrogates, as os.fsdecode does.
         identity: name of the identity, "" when unknown.
-        meta: the further columns of a manifest.
         at: byte offset in a .rec, image number in a .bin, −1 for files.
     """
 
@@ -49,11 +48,6 @@ class Source:
     Keys are unique in folders; a manifest or an index may repeat one, and finding that needs
     all keys, so planning the rows does it. `problems()` and `doubts` are complete once
     `rows()` was exhausted.
-
-    Attributes:
-        kind: its name in recipes.
-        columns: names of the meta columns.
-        doubts: what looks wrong.
     """
 
     kind = ""

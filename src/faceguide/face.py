@@ -17,6 +17,8 @@ from faceguide.core.errors import FaceguideError
 from faceguide.core.faces.align import apply, invert
 from faceguide.core.files import remedy
 from faceguide.preprocess.aligned_face import Failure, find
+from faceguide.preprocess.detect.boxes.box_detectors import best_kept
+from faceguide.preprocess.detect.finders.open_finder import FinderName
 from faceguide.preprocess.detect.pose import head_pose
 from faceguide.preprocess.face_settings import FaceSettings
 
@@ -61,6 +63,7 @@ def align(
     size: int = 112,
     margin: float = 0.0,
     choose: Literal["largest", "center"] = "largest",
+    finder: FinderName = "auto",
     model: Path | None = None,
 ) -> Face:
     """Find the face in a photograph and cut it out, as `prep landmarks` does.
@@ -71,13 +74,22 @@ def align(
         size: side of the crop in pixels.
         margin: what the crop shows beyond the template on each side, as a share of it.
         choose: the face that counts among several: the "largest" or the one in the "center".
-        model: MediaPipe's face_landmarker.task instead of the bundled Face Mesh.
+        finder: "face-mesh", "landmarker", "opencv", or "auto": the first that is installed.
+        model: MediaPipe's face_landmarker.task, for landmarker and opencv.
 
     Raises:
         FaceguideError: when the file cannot be read, it shows no face, or mediapipe is missing.
     """
     name, data = _opened(photo)
-    settings = FaceSettings(Path(), size=size, margin=margin, choose=choose, model=model)
+    settings = FaceSettings(
+        Path(),
+        size=size,
+        margin=margin,
+        choose=choose,
+        finder=finder,
+        model=model,
+        boxes=best_kept(),
+    )
     try:
         found = find(data, settings, name)
     except Failure as failure:

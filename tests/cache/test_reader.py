@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 from tests.cache.builder import build, image_of, number
+from tests.conftest import TORCH
 
-from faceguide.cache import CacheError, FaceCache, Stream
+import faceguide as fg
+from faceguide.cache import CacheError, FaceCache
 from faceguide.cache.manifest import seal
 from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import read_sources
@@ -87,13 +89,13 @@ def test_filters(directory: Path) -> None:
 
 def test_unknown_names_say_what_there_is(directory: Path) -> None:
     cache = FaceCache.open(directory)
-    with pytest.raises(CacheError, match="status 'fine' is unknown; choose from ok, no_face"):
+    with pytest.raises(CacheError, match=r"'fine'.*ok, no_face"):
         cache.select(status="fine")
-    with pytest.raises(CacheError, match="no meta column 'age'; there are split"):
+    with pytest.raises(CacheError, match=r"'age'.*split"):
         cache.select(meta={"age": "3"})
     with pytest.raises(CacheError, match="no column 'depth'"):
         cache.read([0], ["depth"])
-    with pytest.raises(IndexError, match="rows 5 … 100, the cache has 0 … 99"):
+    with pytest.raises(IndexError, match=r"100.*0 … 99"):
         cache.read([5, 100], ["image"])
     with pytest.raises(IndexError):
         cache.read([-1], ["image"])
@@ -102,7 +104,7 @@ def test_unknown_names_say_what_there_is(directory: Path) -> None:
 def test_a_missing_group_names_the_command_that_makes_it(tmp_path: Path) -> None:
     build(tmp_path / "cache", rows=20, occlusion=False)
     cache = FaceCache.open(tmp_path / "cache")
-    with pytest.raises(CacheError, match="no column 'visibility'; `prep masks` makes it"):
+    with pytest.raises(CacheError, match=r"'visibility'.*`prep masks`"):
         cache.read([0], ["visibility"])
 
 
@@ -156,8 +158,10 @@ def test_a_changed_byte_is_found_by_what_reads_it(tmp_path: Path, store: str, na
     others = [column for column in volume.specs if column not in (name, "digest")]
     with pytest.raises(CacheError, match=rf"{group}-00001\.h5: "):
         FaceCache.open(tmp_path / "cache").read(rows, [name])
-    with pytest.raises(CacheError, match=rf"{group}-00001\.h5: "):
-        list(Stream(FaceCache.open(tmp_path / "cache"), rows, columns=(name,), batch_size=25))
+    cache = FaceCache.open(tmp_path / "cache")
+    if TORCH:
+        with pytest.raises(CacheError, match=rf"{group}-00001\.h5: "):
+            list(fg.Stream(cache, rows, columns=(name,), batch_size=25))
     if volume.specs[name].large:
         cache = FaceCache.open(tmp_path / "cache")
         cache.read(rows, others)
@@ -239,7 +243,8 @@ def test_optional_columns_need_no_other_schema(tmp_path: Path) -> None:
     assert values["second"].mean((1, 2, 3)).tolist() == [90, 0, 90, 90, 90]
     assert values["presence"].dtype == np.float16
     assert values["age"].tolist() == [1] * 5
-    batch = next(iter(Stream(cache, range(5), columns=("second", "age"), batch_size=5)))
+    pytest.importorskip("torch")
+    batch = next(iter(fg.Stream(cache, range(5), columns=("second", "age"), batch_size=5)))
     assert batch["second"].shape == (5, 8, 8, 3)
 
 
@@ -279,7 +284,7 @@ def test_not_a_cache_and_not_finished_say_what_to_do(tmp_path: Path) -> None:
         FaceCache.open(tmp_path)
     build(tmp_path / "cache", rows=20)
     (tmp_path / "cache" / "manifest-faces.json").unlink()
-    with pytest.raises(CacheError, match="not finished; rerun the same prep command"):
+    with pytest.raises(CacheError, match="rerun"):
         FaceCache.open(tmp_path / "cache")
 
 

@@ -184,7 +184,7 @@ def test_errors_of_threads_reach_the_caller(tmp_path: Path) -> None:
     rows = np.arange(100)
     unchecked = Stream(damaged, rows, batch_size=10, ragged="exact", check=False)
     assert len(rows_of(unchecked)) == 100
-    with pytest.raises(CacheError, match=r"faces-00002\.h5: image of row 3 differs from its dig"):
+    with pytest.raises(CacheError, match=r"faces-00002\.h5: image of row 3"):
         rows_of(Stream(damaged, rows, batch_size=10))
 
 
@@ -221,9 +221,9 @@ def test_blocks_keep_neighbours_together_and_still_mix() -> None:
 
 
 def test_bad_arguments_are_named(cache: FaceCache) -> None:
-    with pytest.raises(CacheError, match="no rows to stream: the filters leave none"):
+    with pytest.raises(CacheError, match="no rows"):
         Stream(cache, np.empty(0, np.int64))
-    with pytest.raises(ValueError, match=r"rank must be in 0 … 1, got 2"):
+    with pytest.raises(ValueError, match=r"rank.*0 … 1.* 2"):
         Stream(cache, [1, 2], rank=2, world=2)
     with pytest.raises(ValueError, match="either rows or batches"):
         Stream(cache)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tests.cache.builder import RECIPE, build, image_of, write_faces
 
-from faceguide.cache import CacheError, FaceCache, Stream
+import faceguide as fg
+from faceguide.cache import CacheError, FaceCache
 from faceguide.cache.manifest import seal
 from faceguide.cache.new_plan import Row, make_plan
 
@@ -45,7 +46,7 @@ def test_rows_of_a_union_are_those_of_its_volumes(volumes: list[Path]) -> None:
     assert len(union.identities) == 9
     assert union.identities[: len(old.identities)] == old.identities
     assert union.columns == new.columns, "guidance and occlusion are in one volume only"
-    with pytest.raises(CacheError, match=r"new: no column 'heatmap'; `prep guidance` makes it"):
+    with pytest.raises(CacheError, match=r"new: .*'heatmap'.*`prep guidance`"):
         union.read([0], ["heatmap"])
 
 
@@ -55,9 +56,10 @@ def test_a_union_is_selected_found_and_streamed_as_one_cache(volumes: list[Path]
     assert len(union.select()) == 36 + 22
     found = union.find(["Ann/00104.jpg", "person_03/00003.jpg"])
     assert union.texts("key", list(found.values())) == list(found)
+    pytest.importorskip("torch")
     rows = union.select()
     seen = []
-    for batch in Stream(union, rows, columns=("image", "label"), batch_size=8, ragged="exact"):
+    for batch in fg.Stream(union, rows, columns=("image", "label"), batch_size=8, ragged="exact"):
         keys = union.texts("key", batch["row"].numpy())
         for key, image, label in zip(keys, batch["image"], batch["label"], strict=True):
             np.testing.assert_array_equal(image.numpy(), image_of(key))

@@ -25,7 +25,7 @@ FULL = {
 }
 _ROOM = 1 << 30
 _PAGE = 4096
-_TRIES = 3  # per fault: a size may turn out to be enough
+_TRIES = 5  # per fault: a size may turn out to be enough, and then bounds the next
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def campaign(name: str, count: int, seed: int, folder: Path) -> Counts:
             status = running.finish()
             resize(one.world.work, _ROOM)
             if status == 0:
-                fitted += 1
+                fitted, most = fitted + 1, max(size, least + 2 * _PAGE)
                 continue
             where = str(one.world.work)
             tally.judge(f"a disk of {size} bytes", status, running.said, where=where)

@@ -426,9 +426,16 @@ def _read_state(folder: Path, data: bytes) -> object:
 
 
 def _runs(folder: Path) -> list[bytes]:
-    begin_training(folder / "run", "train cal", {"seed": 0}, fixed={}, argv=["x"],
-              options={"heads": 8, "guides": ["loss=0.3"], "views": True, "init": "w.pt",
-                       "heads_per_region": "3,2,1", "rate": 0.1},
+    options = {
+        "seed": 0,
+        "heads": 8,
+        "guides": [["loss", 0.3]],
+        "views": True,
+        "init": "w.pt",
+        "assignment": [3, 2, 1],
+        "rate": 0.1,
+    }
+    begin_training(folder / "run", "train cal", options, fixed={}, argv=["x"],
               inputs={"init": {"w.pt": "a"}},
               models={"backbone": {"name": "mobilefacenet", "weights": "b.pt",
                                    "arguments": {"embedding_size": 128}},

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ ROWS, SIZE = 600, 112
 LARGEST_DRIFT = 0.01
 WARM = 0.25  # share of the samples
 FEWEST = 8  # samples that a line may be fitted through
+LEAST = math.ceil(FEWEST / (1 - WARM))  # cycles, also where they take longer than the time given
 
 
 def campaign(count: int, seed: int, folder: Path) -> Counts:
@@ -78,7 +80,7 @@ def drift(samples: list[dict[str, float]]) -> float:
 
 
 def soak(seconds: float, seed: int, folder: Path) -> list[dict[str, float]]:
-    """Cycles until the time is over: one sample after each."""
+    """Cycles until the time is over, `LEAST` at least: one sample after each."""
     import torch
     from tests.cache.builder import build
 
@@ -101,7 +103,7 @@ def soak(seconds: float, seed: int, folder: Path) -> list[dict[str, float]]:
     # What trainings say, the same every time, goes into one stream: click holds every stream that
     # it ever wrote to.
     unseen = Path(os.devnull).open("w")  # noqa: SIM115 - open to the end
-    while not samples or time.monotonic() - began < seconds:
+    while len(samples) < LEAST or time.monotonic() - began < seconds:
         for _ in stream:
             batches += 1
         with contextlib.redirect_stderr(unseen):

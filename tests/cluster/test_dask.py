@@ -17,6 +17,7 @@ from tests.contents import contents
 
 from faceguide.core.errors import FaceguideError
 from faceguide.preprocess import aligned_face, parallel
+from faceguide.preprocess.face_settings import FaceSettings
 from faceguide.preprocess.prep_options import Here
 
 distributed = pytest.importorskip("distributed", reason="pip install 'faceguide[dask]'")
@@ -61,10 +62,11 @@ def test_processes_here_and_workers_elsewhere_exclude_each_other() -> None:
 
 
 def test_a_thread_builds_its_graphs_once_and_shares_them_with_none() -> None:
-    ours = aligned_face._finder(None)
-    assert aligned_face._finder(None) is ours
+    settings = FaceSettings(Path())
+    ours = aligned_face._finder(settings)
+    assert aligned_face._finder(settings) is ours
     others: list[object] = []
-    thread = threading.Thread(target=lambda: others.append(aligned_face._finder(None)[0]))
+    thread = threading.Thread(target=lambda: others.append(aligned_face._finder(settings)[0]))
     thread.start()
     thread.join()
     assert others[0] is not ours[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.cache.builder import build
+from tests.cache.builder import build, key
 from tests.conftest import kept_folder
 
 from faceguide.cache.reader import FaceCache
@@ -22,11 +22,6 @@ def small_cache(directory: Path, *, rows: int = ROWS, occlusion: bool = True) ->
     """`rows` smooth 112-pixel pictures of seven identities; every tenth row failed."""
     build(directory, rows, 32, occlusion=occlusion, size=112)
     return FaceCache.open(directory)
-
-
-def key(number: int) -> str:
-    """The key of picture `number` in a `small_cache`; 0, 10, 20 … have no face."""
-    return f"person_{number % 7:02d}/{number:05d}.jpg"
 
 
 def random_module(name: str, seed: int = 0, **arguments: Any) -> torch.nn.Module:

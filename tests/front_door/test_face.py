@@ -22,7 +22,7 @@ from faceguide.preprocess.cli import main
 @pytest.fixture(scope="module")
 def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one photograph, NASA's portrait."""
-    pytest.importorskip("mediapipe")
+    pytest.importorskip("mediapipe.python", reason="needs the models of mediapipe 0.10.21")
     data = pytest.importorskip("skimage.data")
     folder = tmp_path_factory.mktemp("portrait")
     Image.fromarray(data.astronaut()).save(folder / "photo.png")
@@ -123,7 +123,7 @@ def test_rows_and_batches_of_a_cache_are_faces(tmp_path: Path) -> None:
     failed = int(cache.select(status="no_face")[0])
     with pytest.raises(fg.FaceguideError, match=r"\.jpg: no face here \(no_face\); cache\.select"):
         list(faces_of(cache[failed], 16))
-    with pytest.raises(fg.FaceguideError, match="row 3: a row without the column image"):
+    with pytest.raises(fg.FaceguideError, match=r"row 3: .*column image"):
         list(faces_of({"row": 3}, 16))
-    with pytest.raises(fg.FaceguideError, match="int is no face: give a file"):
+    with pytest.raises(fg.FaceguideError, match="int is no face"):
         list(faces_of(3, 16))

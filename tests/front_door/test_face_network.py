@@ -155,7 +155,7 @@ def test_without_a_head_the_faces_tell_what_they_show(place: Path, cache: fg.Fac
     mixed = net.score(cache[known], cache[unknown], "qaconv+occlusion")
     assert np.abs(mixed - net.score(cache[known], cache[unknown], "qaconv")).max() > 1e-3
     crops = [row["image"] for row in cache[unknown]]
-    with pytest.raises(fg.FaceguideError, match="no visibility data: give weights with an occl"):
+    with pytest.raises(fg.FaceguideError, match="no visibility data"):
         net.score(crops[0], crops[1], "visible-embedding")
 
 
@@ -216,7 +216,7 @@ def test_maps_follow_matcher_settings_and_network(
     ):
         with pytest.raises(fg.FaceguideError, match=text):
             fg.explain(net, first, second, *arguments)
-    with pytest.raises(fg.FaceguideError, match="no setting step; choose from seed, steps"):
+    with pytest.raises(fg.FaceguideError, match=r"step; .*seed, steps"):
         fg.explain(net, first, second, "saliency", step=3)
     with pytest.raises(fg.FaceguideError, match="expected one face, found 2"):
         fg.explain(net, [first, second], second, "saliency")
@@ -274,7 +274,7 @@ def test_a_network_of_ones_own_is_tried_on_the_first_faces(
     torch.save({}, place / "none.pt")
     crops = np.stack([row["image"] for row in cache[cache.select()[:4]]])[:, ::4, ::4]
     assert fg.load(place / "none.pt", "my_networks:smooth").embed(crops).shape == (4, 16)
-    with pytest.raises(fg.FaceguideError, match="gives 4 different faces the same embedding"):
+    with pytest.raises(fg.FaceguideError, match="4 different faces"):
         fg.load(place / "none.pt", "my_networks:same").embed(crops)
 
 

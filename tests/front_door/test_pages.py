@@ -17,7 +17,7 @@ from tests.evaluate.builder import small_cache, training_run, weights_file
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: photo.jpg, other.jpg, cache/, runs/oaml and runs/cal."""
-    pytest.importorskip("mediapipe")
+    pytest.importorskip("mediapipe.python", reason="needs the models of mediapipe 0.10.21")
     portrait = pytest.importorskip("skimage.data").astronaut()
     folder = tmp_path_factory.mktemp("pages")
     Image.fromarray(portrait).save(folder / "photo.jpg", quality=95)

@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 from bench.demo.photos import write_demo_photos
-from click.testing import CliRunner, Result
+from click.testing import Result
 from tests.contents import contents
+from tests.prep_command import prep
 from tests.sbatch import tasks
 
 from faceguide.cache.reader import FaceCache
-from faceguide.preprocess.cli import main
 
 pytest.importorskip("mediapipe")
 pytest.importorskip("skimage")
-
-
-def prep(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +93,7 @@ def test_masks_of_other_settings_are_refused_before_any_face_is_looked_for(
                   photos / "masks", "--polarity", "occluded")  # fmt: skip
     assert result.exit_code == 1
     assert "polarity: visible there, occluded wanted" in result.stderr
-    assert "`prep masks … --overwrite` rebuilds only the masks" in result.stderr
+    assert "`prep masks … --overwrite`" in result.stderr
     assert not (tmp_path / "cache" / "faces-00001.h5").exists()
 
 

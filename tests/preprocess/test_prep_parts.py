@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 from bench.demo.photos import write_demo_photos
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from tests.prep_command import prep
 from tests.sbatch import tasks
 
 from faceguide.cache.cli import main as cache_main
 from faceguide.preprocess.cli import main
-
-
-def prep(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -78,24 +78,35 @@ def test_the_step_tells_how_many_not_the_job() -> None:
     assert (found.rank, found.world) == (5, 8)
     # Two steps of a job at the same time have two ports.
     assert found.port != from_environment(SRUN).port
-    with pytest.raises(TrainError, match="SLURM_STEP_NUM_TASKS must be a whole number, found '8x'"):
+    with pytest.raises(TrainError, match=r"SLURM_STEP_NUM_TASKS .*'8x'"):
         from_environment({**SRUN, "SLURM_STEP_NUM_TASKS": "8x"})
 
 
-@pytest.mark.parametrize(("leads", "world"), [(False, "1"), (True, "2")])
-def test_a_shell_of_srun_pty_is_one_process_and_its_own_command_is_not(
-    leads: bool, world: str
-) -> None:
-    """Typed at the terminal that srun opened, or started by srun as that terminal's first."""
+# How many processes one sees that was typed at a terminal or started by srun as its first, and
+# whose stdin is that terminal, or not, as in a step that is started from the shell.
+SHELLS = """
+import os, sys
+from faceguide.train.distributed import from_environment
+for leads in (False, True):
+    for stdin in (int(sys.argv[1]), os.open(os.devnull, os.O_RDONLY)):
+        if os.fork() == 0:
+            if leads:
+                os.setsid()
+            os.dup2(stdin, 0)
+            print(from_environment().world, flush=True)
+            os._exit(0)
+        os.wait()
+"""
+
+
+def test_a_shell_of_srun_pty_is_one_process_and_its_own_command_is_not() -> None:
     keeper, terminal = pty.openpty()
     step = {**SRUN, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PTY_PORT": "40000"}
-    code = "from faceguide.train.distributed import from_environment as e; print(e().world)"
-    for stdin in (terminal, subprocess.DEVNULL):  # the latter: of a step started from the shell
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, **step}, stdin=stdin,
-            start_new_session=leads, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert done.stdout.strip() == (world if stdin == terminal else "2"), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", SHELLS, str(terminal)], env={**os.environ, **step},
+        pass_fds=[terminal], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == ["1", "2", "2", "2"], done.stderr
     os.close(keeper)
     os.close(terminal)
 
@@ -118,7 +129,7 @@ def test_a_list_of_nodes_is_read_whole(nodes: str, first: str) -> None:
 
 @pytest.mark.parametrize("nodes", ["n[1-", "n[a-c]", "n[]", "n{1,2}", "n[1-2]]", ",n1", "n 1", ""])
 def test_a_list_of_nodes_that_is_not_understood_names_the_remedy(nodes: str) -> None:
-    with pytest.raises(TrainError, match=r"does not name a host in a known form: set MASTER_ADDR"):
+    with pytest.raises(TrainError, match=r"set MASTER_ADDR"):
         from_environment({**SRUN, "SLURM_STEP_NODELIST": nodes})
     assert from_environment({**SRUN, "SLURM_STEP_NODELIST": nodes, "MASTER_ADDR": "h"}).world == 16
 
@@ -134,21 +145,21 @@ def test_a_half_set_environment_is_refused_by_name(missing: str) -> None:
 
 def test_half_set_srun_and_nonsense_are_refused() -> None:
     without = {name: value for name, value in SRUN.items() if name != "SLURM_LOCALID"}
-    with pytest.raises(TrainError, match="set but not SLURM_LOCALID: start with srun"):
+    with pytest.raises(TrainError, match=r"SLURM_LOCALID: .*srun"):
         from_environment(without)
     with pytest.raises(TrainError, match="must be whole numbers"):
         from_environment({**TORCHRUN, "RANK": "first"})
-    with pytest.raises(TrainError, match="RANK must be from 0 to WORLD_SIZE − 1, found 8 of 8"):
+    with pytest.raises(TrainError, match=r"RANK .*found 8 of 8"):
         from_environment({**TORCHRUN, "RANK": "8"})
 
 
 def test_devices() -> None:
     assert choose_device("cpu", Processes()) == torch.device("cpu")
-    with pytest.raises(TrainError, match="--device must be auto, cpu, cuda or cuda:N, found 'gpu'"):
+    with pytest.raises(TrainError, match=r"--device .*cuda:N, found 'gpu'"):
         choose_device("gpu", Processes())
     if not torch.cuda.is_available():
         assert choose_device("auto", Processes()) == torch.device("cpu")
-        with pytest.raises(TrainError, match="no CUDA device here; choose cpu"):
+        with pytest.raises(TrainError, match="no CUDA device"):
             choose_device("cuda", Processes())
 
 
@@ -193,7 +204,7 @@ def test_a_process_whose_fellow_is_refused_ends_in_a_line(
     first, second = (process.communicate(timeout=100)[1].splitlines() for process in both)
     assert [process.returncode for process in both] == [1, 1]
     assert "holds a run with other settings" in first[-1]
-    assert second[-1] == "Error: another process of the run has ended; see its message"
+    assert second[-1].startswith("Error: another process of the run ")
     assert not any("Traceback" in line for line in first + second)
 
 
@@ -230,7 +241,7 @@ def test_two_runs_at_one_port_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         monkeypatch.setattr(rendezvous, "PATIENCE", 60)
         monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # not to be the keeper
-        with pytest.raises(TrainError, match=r"another process is rank 0 too.* MASTER_PORT"):
+        with pytest.raises(TrainError, match=r"rank 0 .*MASTER_PORT"):
             rendezvous.meet(0, 2, "localhost", port)
     finally:
         keeper.kill()
@@ -243,12 +254,12 @@ def test_two_processes_equal_one_with_twice_the_batch(
     """All methods on, BatchNorm frozen: the same weights, up to the order of sums."""
     run = tiny_run(EVERYTHING, batch_size=8, freeze_norm=True)
     # 36 rows: padded to 40 in either case.
-    train_tiny(small_cache, tmp_path / "one", run, steps=7)
+    train_tiny(small_cache, tmp_path / "one", run, steps=6)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
         *("-m", "faceguide", "train", "cal", str(small_cache.directory), "--out", tmp_path / "two"),
         *("--model", "cal_mobilefacenet", "--heads", "8", "--crop", "32", "--batch-size", "4"),
-        *("--lr", "2e-4", "--freeze-norm", "--epochs", "9", "--steps", "7", "--log-every", "1"),
+        *("--lr", "2e-4", "--freeze-norm", "--epochs", "9", "--steps", "6", "--log-every", "1"),
         *("--guide", "loss", "--guide", "regions", "--guide", "regions-log", "--guide", "prior"),
         *("--guide", "counterfactual", "--guide", "contrastive"),
     ]

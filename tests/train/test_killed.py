@@ -6,7 +6,6 @@ costs no more than the run itself.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from tests.train.processes import FORKS
 
 from faceguide.cache.reader import FaceCache
 from faceguide.train.cli import main
@@ -33,9 +33,6 @@ WAYS = {
         *("--guide", "contrastive"),
     ],
 }
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["faceguide.train.cal.cal_run"])
 
 
 def words(cache: FaceCache, out: Path, way: str, pairs: Path) -> list[str]:
@@ -58,7 +55,7 @@ def child(given: list[str], said: Path) -> None:
 
 
 def started(given: list[str], said: Path) -> BaseProcess:
-    process = _context.Process(target=child, args=(given, said))
+    process = FORKS.Process(target=child, args=(given, said))
     process.start()
     return process
 

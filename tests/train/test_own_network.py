@@ -10,7 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from tests.evaluate.builder import key, pairs_csv
+from tests.cache.builder import key
+from tests.evaluate.builder import pairs_csv
 from tests.train.oaml.scenario import tiny_run, train_tiny
 from tests.train.oaml.test_oaml_run import make_caches
 from tests.train.own_networks import write

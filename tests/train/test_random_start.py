@@ -37,7 +37,7 @@ def oaml(cache: FaceCache, out: Path, *more: object) -> Result:
 def test_a_frozen_random_backbone_is_refused(veiled: FaceCache, tmp_path: Path, part: str) -> None:
     result = oaml(veiled, tmp_path / "run", "--train", part)
     assert result.exit_code == 1, result.output
-    assert "without --init it is random: give --init" in result.stderr
+    assert "give --init" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -87,7 +87,7 @@ def test_weights_of_another_network_are_named(small_cache: FaceCache, tmp_path: 
     init = weights_file(tmp_path / "face.pt")
     result = train(small_cache, "cal", tmp_path / "x", "--model", "cal_resnet18", "--init", init)
     assert result.exit_code == 1, result.output
-    assert "it looks like mobilefacenet: use --model cal_mobilefacenet" in result.stderr
+    assert "use --model cal_mobilefacenet" in result.stderr
 
 
 def test_the_colour_order_of_the_start_goes_with_the_run(veiled: FaceCache, tmp_path: Path) -> None:

@@ -112,9 +112,7 @@ def guide(
     """The unweighted losses of the methods that are on, for one pass: method → scalar.
 
     Args:
-        settings: which methods.
         maps: (N, M, h, w) attention.
-        cells: targets of the same images.
         labels: (N,) identities.
         listed: pairs of a file at the end of the batch, first images before second ones; method 5
             takes these. 0 = it takes every pair of images of all processes.

@@ -68,7 +68,6 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
     region in that one. Faces whose landmarks may not guide have neither outline nor number.
 
     Args:
-        path: of the PNG.
         step: with the model; it is in eval mode afterwards.
         batch: columns of the cache; the first faces are drawn as training saw them.
         place: of the batch, for its augmentation.

@@ -54,8 +54,6 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
     """Train, or resume, and export the best weights.
 
     Args:
-        context: what the run stands on.
-        run: what is learnt, and how.
         contrastive: pairs of the cache that guidance method 5 takes.
 
     Returns:
@@ -140,7 +138,6 @@ class CalTrainer(Trainer):
         return self._run.rate * DECAY ** (epochs / DECAY_EPOCHS)
 
     def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
-        """See `CalStep`."""
         return self._step(forward, batch, place)
 
     def evaluate(self) -> dict[str, float]:

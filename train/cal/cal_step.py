@@ -48,7 +48,6 @@ class CalStep:
     """The step of `train cal`, called by the loop.
 
     Attributes:
-        settings: the recipe.
         augmentation: the random changes of a training image.
         trainee: for its centres and the table of classes; gradients flow through `forward`.
         side: of the attention map in cells.
@@ -62,7 +61,6 @@ class CalStep:
     listed: int = 0
 
     def __call__(self, forward: Forward, batch: Batch, place: Place) -> Losses:
-        """See `Trainer.step`."""
         trainee, guidance, rows = self.trainee, self.settings.guidance, batch["row"]
         pixels, targets = self.prepare(batch, place)
         labels = trainee.classes[batch["label"]]

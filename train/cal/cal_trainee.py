@@ -35,10 +35,8 @@ class Trainee(nn.Module):
     """All that is trained or kept with the weights: the model, the prior's network, the centres.
 
     Args:
-        model: a CAL model.
         classes: (labels,) int64, label of the cache → class, −1 where it is not trained.
         prior: with the network of guidance method 4.
-        freeze_norm: keep BatchNorm in eval mode.
     """
 
     classes: Tensor

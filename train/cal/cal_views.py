@@ -26,7 +26,6 @@ def predict(model: Classify, pixels: Tensor, forwards: int = 1) -> tuple[Tensor,
     attention; the protocol of the published code.
 
     Args:
-        model: a CAL model in eval mode.
         pixels: (N, 3, H, W) as its `input_spec` prepares them.
         forwards: 1, 2 or 8.
 

@@ -26,7 +26,6 @@ class Guide(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
-        """The method and its weight."""
         recorded = isinstance(value, (list, tuple)) and len(value) == 2
         name, text = value if recorded else str(value).partition("=")[::2]
         if name not in DEFAULT_WEIGHTS:
@@ -52,7 +51,6 @@ class Counts(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """The three numbers."""
         parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
         if len(parts) != 3 or not all(str(part).strip().isdigit() for part in parts):
             self.fail(f"expected three numbers such as 12,8,8, found {value!r}", param, ctx)

@@ -46,7 +46,6 @@ class Augmentation:
         crop: side of the output in pixels, at most the cached side.
         flip: probability of a mirror image.
         brightness: factor from 1 − this to 1 + this.
-        saturation: likewise.
     """
 
     crop: int
@@ -104,7 +103,6 @@ def warp_targets(targets: Tensor, geometry: Geometry) -> Tensor:
     Args:
         targets: (N, K, G, G), float or uint8; cell j of G lies around pixel
             (j + ½) · S / G − ½ of the cached image.
-        geometry: that of the images.
 
     Returns:
         (N, K, G, G) float32 over the output crop, bilinear; uint8 is read as 255 = 1.

@@ -84,12 +84,9 @@ def augment_faces(
     """Images and visibility under random numbers of each row; all tensors are on the CPU.
 
     Args:
-        settings: the probabilities.
         images: (N, S, S, 3) uint8 RGB.
         visibility: (N, g, g), 1 = visible.
         rows: (N,) int64 rows of the cache.
-        seed: of the run.
-        epoch: of the batch.
         landmarks: (N, 478, 2 or 3), pixels / S; needed for drawn covers.
 
     Returns:

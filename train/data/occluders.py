@@ -54,12 +54,9 @@ def draw(
     """Cover some of the images; all tensors are on the CPU.
 
     Args:
-        settings: kinds and share.
         images: (N, S, S, 3) uint8 RGB, aligned.
         landmarks: (N, 478, 2 or 3), pixels / S; a face without finite landmarks stays as it is.
         visibility: (N, g, g) what can be seen before; S must be a multiple of g.
-        seed: of the run.
-        epoch: of the batch.
         rows: (N,) int64 rows of the cache.
 
     Returns:
@@ -101,7 +98,6 @@ def paint(
     Args:
         kind: a name in `oaml_settings.KINDS`.
         points: (478, 2) landmarks in pixels.
-        size: side of the crop.
         draws: (8,) or more numbers in [0, 1).
 
     Returns:
@@ -124,7 +120,7 @@ def paint(
 
 
 def _medical(
-    points: NDArray[np.float64], down: NDArray[np.float64], draws: NDArray[np.floating]
+    points: NDArray[np.floating], down: NDArray[np.float64], draws: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """From ear to ear along the jaw, a little outside the face, up to the bridge of the nose."""
     jaw = points[list(_JAW)]

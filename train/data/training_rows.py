@@ -36,9 +36,7 @@ def training_rows(
     """Rows to train on, and the labels among them in increasing order.
 
     Args:
-        cache: the faces.
         min_images: identities with fewer usable images are left out.
-        meta: required values of meta columns.
 
     Raises:
         TrainError: as `require_meta`, or when fewer than two identities are left.

@@ -67,10 +67,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def create(name: str, **arguments: Any) -> Any:
     """Build a model.
 
-    Args:
-        name: one of the names in `MODELS`.
-        arguments: of that model, by name.
-
     Returns:
         The module, with fresh weights, in training mode.
 

@@ -116,7 +116,6 @@ class WSDANCAL(nn.Module):
 
     Args:
         backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152` or `mobilefacenet`.
-        num_classes: identities.
         heads: attention maps M.
         stride: image pixels per cell, 16 or 32 for ResNets. MobileFaceNet divides by 8 at "16"
             (its last stage keeps its resolution, dilated) and by 16 at "32": on 112 pixels 14×14

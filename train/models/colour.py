@@ -48,7 +48,6 @@ def known_colour(module: nn.Module, state: State) -> Colour | None:
     """The colour order of weights as far as it is known without asking.
 
     Args:
-        module: the network.
         state: its weights, as they lay in the file.
     """
     stated = state.metadata.get("colour", "").upper()
@@ -69,9 +68,7 @@ def colour_of(module: nn.Module, state: State, where: object, asked: str | None 
     """The colour order of weights.
 
     Args:
-        module: the network.
         state: its weights, as they lay in the file.
-        where: the file, for messages.
         asked: what the user says, or None.
 
     Raises:

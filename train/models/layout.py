@@ -41,7 +41,6 @@ class Table:
 
     Attributes:
         place: names of the tables that lead there, joined by dots; "" for the file itself.
-        tensors: by name.
         metadata: what the file says of itself (safetensors).
     """
 
@@ -61,7 +60,6 @@ class State:
         place: of the table that they were taken from, see `Table`.
         prefix: what was taken off their names, e.g. "module.model.".
         others: further places and prefixes where the file holds the network with other numbers.
-        metadata: what the file says of itself.
     """
 
     tensors: dict[str, Tensor]
@@ -73,12 +71,7 @@ class State:
 
 
 def tables(payload: Any, metadata: Mapping[str, str] | None = None) -> list[Table]:
-    """Every table of named tensors in a file's content, outer ones first.
-
-    Args:
-        payload: what was read.
-        metadata: that the file has.
-    """
+    """Every table of named tensors in a file's content, outer ones first."""
     found: list[Table] = []
     waiting: deque[tuple[str, Any]] = deque([("", payload)])
     seen: set[int] = set()
@@ -124,7 +117,6 @@ def find(there: list[Table], module: nn.Module) -> State | None:
     """The tensors of a network, wherever they lie; None when none belongs to it.
 
     Args:
-        there: the tables of a file.
         module: the network; one with a method `adapt_state` takes foreign names too.
     """
     candidates = sorted(_candidates(there, module), key=lambda one: one[0])

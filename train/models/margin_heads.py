@@ -19,8 +19,6 @@ class MarginHead(nn.Module):
     """Cosines to one column of `kernel` per class, with the true class's entry replaced.
 
     Args:
-        num_classes: identities.
-        embedding_size: numbers in the embedding.
         margin: of the class that says more.
         scale: factor of the cosines.
     """
@@ -85,7 +83,6 @@ class AdaFace(MarginHead):
     deviation is not defined.
 
     Args:
-        num_classes, embedding_size, scale: as in every head.
         margin: m, as an angle and as a cosine.
         h: how many deviations of the norm span the whole range of the margin.
         t_alpha: weight of the present batch in the moving mean and deviation, 0 to 1.

@@ -9,11 +9,7 @@ from faceguide.core.errors import ModelError
 
 
 class OcclusionHead(nn.Module):
-    """3×3 convolution to 128 channels, BatchNorm, ReLU, 1×1 convolution, sigmoid.
-
-    Args:
-        channels: channels of the feature map.
-    """
+    """3×3 convolution to 128 channels, BatchNorm, ReLU, 1×1 convolution, sigmoid."""
 
     def __init__(self, channels: int = 512) -> None:
         super().__init__()

@@ -43,7 +43,6 @@ def check_own(backbone: nn.Module, name: str, images: Tensor) -> None:
 
     Args:
         backbone: of `own_backbone`.
-        name: for messages.
         images: (N, S, S, 3) uint8 RGB crops, N at least 1; four that differ are used.
 
     Raises:

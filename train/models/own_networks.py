@@ -63,7 +63,6 @@ def own_network(reference: str, weights: Path | None) -> nn.Module:
 
     Args:
         reference: `module:function`, as given on the command line.
-        weights: for the function.
 
     Raises:
         ModelError: when it cannot be imported, or lacks what is needed.
@@ -93,7 +92,6 @@ class OwnBackbone(FaceBackbone):
 
     Args:
         network: from `own_network`; it is called once here, on two black images.
-        reference: for messages.
 
     Raises:
         ModelError: when a layer does not exist or its output is not the map that it should be.

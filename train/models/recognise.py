@@ -42,11 +42,9 @@ class Recognised:
     """A network in a file.
 
     Attributes:
-        title: of the family, for messages.
         place: of the table that it is in, see `layout.Table`.
         prefix: before its names.
         name: for `create`; "" when nothing here builds it.
-        arguments: for `create`.
         missing: why there is no name.
     """
 
@@ -188,11 +186,7 @@ _FAMILIES: tuple[tuple[str, str, Read], ...] = (
 
 
 def recognised(there: list[Table]) -> list[Recognised]:
-    """Every network in a file; means over training steps and other copies are further ones.
-
-    Args:
-        there: its tables.
-    """
+    """Every network in a file; means over training steps and other copies are further ones."""
     from faceguide.train.models import MODELS
 
     found: dict[tuple[str, str], Recognised] = {}
@@ -229,9 +223,7 @@ def the_network(there: list[Table], asked: str | None, where: object) -> Recogni
     """The network of a file; None when nothing in it is recognised.
 
     Args:
-        there: its tables.
         asked: the name by --backbone, which decides among several and is checked; or None.
-        where: the file, for messages.
 
     Raises:
         CheckpointError: saying what was recognised and what is missing.
@@ -259,7 +251,6 @@ def looks_like(there: list[Table], module: nn.Module, option: str) -> str:
     """What a file looks like that is not this network's, with the remedy; "" when unknown.
 
     Args:
-        there: its tables.
         module: the network that it was tried for.
         option: by which another is chosen: "--model" of `train cal`, else "--backbone".
     """

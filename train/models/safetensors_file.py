@@ -33,10 +33,7 @@ def write_weights(
     """Write weights, whole or not at all; the same ones give the same bytes.
 
     Args:
-        path: the file.
         tensors: by name; contiguous, without shared memory.
-        arch, arguments: what builds the network.
-        spec: its input, where it takes images.
         step: at which it was trained so far.
 
     Raises:

@@ -68,9 +68,6 @@ def read_tables(path: Path | str) -> list[Table]:
 
     Takes what `torch.save` writes, of any depth, and `.safetensors`.
 
-    Args:
-        path: the file.
-
     Raises:
         CheckpointError: when the file is missing, damaged or holds no named tensors.
         CacheError: when the system refuses to read it.
@@ -93,9 +90,6 @@ def read_tables(path: Path | str) -> list[Table]:
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a weights file whose network is not known, for one of your own.
 
-    Args:
-        path: the file.
-
     Returns:
         Name → tensor of the largest table, without the wrappers (`module.`, `model.` …) that most
         names have; the head of an AdaFace checkpoint stays under `head.`.
@@ -110,8 +104,6 @@ def find_state(path: Path | str, module: nn.Module, option: str = "--backbone") 
     """The tensors of a network out of a weights file of any layout, see `layout.find`.
 
     Args:
-        path: the file.
-        module: the network that they are for.
         option: by which the network is chosen, for messages.
 
     Raises:
@@ -137,7 +129,6 @@ class LoadReport:
 
     Attributes:
         source: the file, or a name for where the tensors came from.
-        loaded: tensors that were copied.
         missing: names in the model that the file lacks; they keep their values.
         unexpected: names in the file that the model lacks.
         dropped: one line per class layer that was left out for its shape.
@@ -175,9 +166,6 @@ def load_matching(
     """Copy the tensors whose name and shape agree into `module`, and say what did not.
 
     Args:
-        module: what is filled, in place.
-        tensors: by name.
-        source: the file, for messages.
         class_layers: names that are left out when their shape differs (another number of
             classes). Any other difference in shape means another architecture: an error.
         looks: says what the file looks like when it is not this network's; "" = nothing known.
@@ -266,9 +254,6 @@ def fill(
     leaves the head of an AdaFace checkpoint aside.
 
     Args:
-        module: what is filled, in place.
-        state: of a file.
-        source: the file, for messages.
         option: by which the network is chosen, for messages.
 
     Raises:

@@ -24,7 +24,6 @@ _ROWS = 65_536  # classes of a file, and of those that one stream of random numb
 
 
 def share(classes: int, processes: Processes) -> range:
-    """The classes of a process."""
     each, more = divmod(classes, processes.world)
     first = processes.rank * each + min(processes.rank, more)
     return range(first, first + each + (processes.rank < more))
@@ -34,16 +33,11 @@ class ClassCentres(Beside):
     """One process's share of the centres, with their momentum.
 
     Args:
-        classes: of all processes.
         numbers: in an embedding.
         seed: of the start, which does not depend on the number of processes.
-        processes: this one among all.
-        device: where they lie.
 
     Attributes:
-        mine: the classes of this process.
         weight: (classes of this process, numbers) float32.
-        momentum: the same shape.
 
     Raises:
         TrainError: for fewer classes than processes.

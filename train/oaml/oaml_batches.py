@@ -35,7 +35,6 @@ class Covered:
     """The faces that visibility is learnt from.
 
     Attributes:
-        cache: where they are.
         veiled: (N,) rows with occluded cells.
         clean: (M,) rows that are known to be wholly visible.
         held: (H,) rows of either kind, for evaluation only.
@@ -53,10 +52,7 @@ def covered_faces(
     """Rows with known visibility, sorted into kinds; None when the cache has no masks.
 
     Args:
-        cache: with masks or without.
         hold_out: share of the rows that is kept for evaluation.
-        seed: that chooses those.
-        meta: required values of meta columns.
     """
     if "visibility" not in cache.columns:
         return None
@@ -125,8 +121,6 @@ def stream_of(
 
     Args:
         context: with the cache to recognise, and the process.
-        run: what is asked for.
-        rows: of that cache.
         covered: the faces that visibility is learnt from.
         second: their cache, if it is another.
         trainee: whose matcher tells which identities are similar.

@@ -41,8 +41,6 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
     """Every model of the run.
 
     Args:
-        run: what is asked for.
-        classes: of the margin head.
         fresh: training starts, so that a user's network is to read the file `run.init`.
 
     Returns:

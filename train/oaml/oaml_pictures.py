@@ -44,7 +44,6 @@ def draw_visibility(path: Path, trainee: OamlTrainee, batch: Batch) -> None:
     tiles instead. Of a batch from two caches, the covered faces are drawn.
 
     Args:
-        path: of the PNG.
         trainee: the networks; they are in eval mode afterwards.
         batch: columns of the cache, as training saw them.
     """

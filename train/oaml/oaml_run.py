@@ -53,7 +53,6 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
     Args:
         context: what the run stands on; its cache holds the faces to recognise, with part
             "occlusion" those whose visibility is learnt.
-        run: what is learnt, and how.
         second: faces with masks that visibility is learnt from, besides those of the cache.
 
     Returns:
@@ -152,8 +151,6 @@ class OamlTrainer(Trainer):
     """`train oaml` as the loop sees it.
 
     Args:
-        trainee: everything that is trained.
-        run: what is asked for.
         recipe: digest of the settings that decide the numbers.
         context: for its device, and the pairs of the evaluation.
         covered: faces with known visibility; those that were held out are evaluated.
@@ -191,11 +188,9 @@ class OamlTrainer(Trainer):
             self._mean = mean_visibility(covered.cache, learnt, run.recipe.map_size)
 
     def rate(self, epochs: float) -> float:
-        """See `rate_at`."""
         return rate_at(self._run, epochs / self._context.loop.epochs)
 
     def step(self, forward: Forward, batch: Batch, place: Place) -> Losses:
-        """See `OamlStep`."""
         return self._step(forward, batch, place.step)
 
     @torch.no_grad()

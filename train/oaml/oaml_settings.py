@@ -48,7 +48,6 @@ class Start(click.Path):
     """A weights file, or the directory of a finished run of `train oaml`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path."""
         found = Path(os.fsdecode(super().convert(value, param, ctx)))
         if found.is_dir() and not (found / "backbone.safetensors").exists():
             text = "is neither weights nor a finished run of train oaml (it has no "
@@ -141,7 +140,6 @@ class OamlRun(Fit):
 
     @property
     def start_rate(self) -> float:
-        """Learning rate at the start."""
         return self.rate or RATES[self.recipe.part]
 
 

@@ -28,13 +28,9 @@ class OamlTrainee(nn.Module):
     """All that is trained or kept with the weights.
 
     Args:
-        backbone: gives embedding, norm and map.
-        occlusion_head: of the map's channels.
         head: the margin head; None with part "occlusion", as `matcher`. Without a kernel, its
             classes are sampled outside.
-        matcher: QAConv of the map's size.
         classes: (labels,) int64, label of the cache → class, −1 where it is not trained.
-        settings: the recipe.
     """
 
     classes: Tensor
@@ -206,7 +202,6 @@ class OamlStep:
     """The step of `train oaml`, called by the loop.
 
     Attributes:
-        settings: the recipe.
         trainee: for its table of classes; gradients flow through `forward`.
         sampled: the head over a sample of the classes, or None.
     """

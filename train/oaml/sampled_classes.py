@@ -50,11 +50,8 @@ class SampledClasses:
     Args:
         head: AdaFace, ArcFace or CosFace without a kernel; its statistics are kept by the module
             that it belongs to.
-        centres: of the classes.
         sample: share of the classes, or from 1 on their number. The classes of the batch come in
             whatever it is.
-        seed: of the samples.
-        weight_decay: of the centres.
     """
 
     def __init__(

@@ -52,12 +52,9 @@ def evaluate_visibility(
     """Scores on faces that were held out.
 
     Args:
-        cache: with known visibility.
         held: (N,) rows.
         mean: (h, w) mean visibility of the training faces, the better of the two baselines.
         predict: (B, S, S, 3) uint8 → (B, h, w).
-        batch_size: faces at a time.
-        device: where `predict` works.
 
     Returns:
         `visibility_mse`, `visibility_auc`, `visibility_iou`; the same with `_mean_map` and

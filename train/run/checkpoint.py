@@ -26,11 +26,9 @@ class TrainingState:
     """A moment between two optimiser steps.
 
     Attributes:
-        step: optimiser steps done.
         best: best evaluation score so far, or −inf.
         due: an epoch has ended, and its evaluation and best checkpoint were still to be done.
         module: state_dict of everything trained or kept with the weights, unwrapped.
-        optimiser: its state_dict.
         scaler: state_dict of the gradient scaler; empty without fp16.
         random: per process, the states of torch's generators: CPU, then the device's if any.
         stream: what `Stream.state()` gave.
@@ -79,7 +77,6 @@ def load_state(path: Path, recipe: str) -> TrainingState | None:
 
     Args:
         path: of the file; no code in it is run.
-        recipe: digest of this run's settings.
 
     Raises:
         TrainError: when it is damaged, was changed since, or belongs to other settings.

@@ -34,9 +34,7 @@ def export(
     A user's network is written under its own names; `write_weights` says what the metadata hold.
 
     Args:
-        directory: of the run.
         recipe: digest of the settings, as in the checkpoint.
-        described: the models to write.
         parts: role → module.
         saved_as: role → the checkpoint's name of it, where that is another.
         crop: side of the images it was trained on; None = that of the network.

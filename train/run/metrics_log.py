@@ -17,7 +17,6 @@ class Metrics:
     """Appends to metrics.jsonl and, if asked, to TensorBoard.
 
     Args:
-        directory: of the run.
         step: optimiser steps done; lines beyond it were written by a run that was killed before
             it could save, and are dropped.
         due: the evaluation of this step is to be done; a line of it, written by a run that was
@@ -73,8 +72,6 @@ def read_metrics(
     """The lines of metrics.jsonl; a last line that a kill cut short is left out.
 
     Args:
-        directory: of the run.
-        kind: only lines of this kind.
         having: only lines with a value of this name.
     """
     lines = []

@@ -82,11 +82,14 @@ def fill(context: click.Context, parameter: click.Parameter, path: Path | None) 
     if record.get("command") != command:
         raise TrainError(f"{path}: is of {record.get('command')!r}, not of {command!r}")
     settings, inputs = record.get("settings"), record.get("inputs")
-    if not isinstance(settings, dict) or not isinstance(inputs, dict):
+    tables = [settings, inputs, record.get("versions"), record.get("fixed")]
+    tables += inputs.values() if isinstance(inputs, dict) else []
+    if not all(isinstance(table, dict) for table in tables):
         raise TrainError(
             f"{path}: holds no options to repeat; an older version wrote it, so give them as "
             "its `argv` has them"
         )
+    assert settings is not None
     known = {str(known.name): known for known in context.command.params}
     unknown = sorted(settings.keys() - known.keys())
     if unknown:

@@ -32,11 +32,6 @@ class RunContext:
     """What a run stands on.
 
     Attributes:
-        cache: the faces to learn.
-        directory: of the run.
-        loop: how long and in which precision.
-        device: of this process.
-        processes: this process among those connected.
         pairs: for verification at the end of every epoch.
         record: `settings` and `inputs` of run.json, when there is more than the run and `loop`.
     """
@@ -77,8 +72,6 @@ class RunContext:
 
         Args:
             side: in pixels that `network` needs; None = it takes any.
-            network: its name.
-            second: cache of --niqab.
 
         Raises:
             TrainError: names each cache and its side.
@@ -121,13 +114,7 @@ class RunContext:
         return found
 
     def fixed(self, run: Any, rows: NDArray[np.int64], **more: Any) -> dict[str, Any]:
-        """What must be equal for the run to be resumed.
-
-        Args:
-            run: `CalRun` or `OamlRun`.
-            rows: that are learnt.
-            more: what depends on the trainer.
-        """
+        """What must be equal for the run to be resumed."""
         # Scores are compared with the best so far, so the pairs count.
         pairs = {} if self.pairs is None else {"pairs": self.pairs.key()}
         return {
@@ -152,13 +139,9 @@ class RunContext:
         """Write run.json and the identities, last of all: a failed start claims no directory.
 
         Args:
-            command: its name.
-            run: `CalRun` or `OamlRun`.
             fixed: what the method of this name made.
             models: role → what run.json says of the model.
             names: of the identities that are learnt.
-            doubts: to be reported.
-            facts: further fields of run.json.
         """
         if self.processes.first:
             about = {

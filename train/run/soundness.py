@@ -46,10 +46,6 @@ def require_finite(
 class Soundness:
     """Looks for NaN and infinity in a module and its optimiser.
 
-    Args:
-        module: what is trained.
-        optimiser: of its parameters.
-
     A buffer may hold infinity by design, so one that began so is not looked at.
     """
 
@@ -62,7 +58,6 @@ class Soundness:
 
         Args:
             checkpoint: that the run is resumed from; None = it starts.
-            step: optimiser steps done.
 
         Raises:
             TrainError: names the tensor.

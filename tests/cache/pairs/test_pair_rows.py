@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cache.builder import build, build_keys, number
-from tests.evaluate.builder import key
+from tests.cache.builder import build, build_keys, key, number
 
 from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.cache.pairs.pair_rows import clusters, find_rows, resolve

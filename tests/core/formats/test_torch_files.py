@@ -156,7 +156,7 @@ def test_a_name_without_end_takes_no_time(tmp_path: Path) -> None:
     name = b"x" * (1 << 20)
     path = _with_pickle(tmp_path / "a.pt", b"\x80\x02c" + name + b"\n" + name + b"\n.")
     began = time.monotonic()
-    with pytest.raises(pickle.UnpicklingError, match=r"it asks for x{160}, which is refused"):
+    with pytest.raises(pickle.UnpicklingError, match=r"x{160},"):
         load_tensors(path, strict=True)
     load_tensors(path)
     assert time.monotonic() - began < 5

@@ -59,9 +59,10 @@ def test_arrays(tmp_path: Path, protocol: int, order: Any) -> None:
 def test_arrays_of_numpy_2_and_of_encoded_bytes(tmp_path: Path) -> None:
     images = [np.frombuffer(image, np.uint8) for image in IMAGES]
     data = pickle.dumps((images, [np.bool_(flag) for flag in SAME]), 3)
-    renamed = data.replace(b"cnumpy.core.", b"cnumpy._core.")
-    assert renamed != data
-    for content in (data, renamed):
+    older = data.replace(b"cnumpy._core.", b"cnumpy.core.")  # whichever numpy runs the test
+    newer = older.replace(b"cnumpy.core.", b"cnumpy._core.")
+    assert newer != older
+    for content in (older, newer):
         path = tmp_path / f"{len(content)}.bin"
         path.write_bytes(content)
         assert load(path).images == IMAGES
@@ -195,7 +196,7 @@ def test_an_array_whose_shape_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "lfw.bin"
     path.write_bytes(data.replace(b"K\x08K\x08K\x03\x87", b"K\xffK\xffK\xff\x87"))
     assert path.read_bytes() != data
-    with pytest.raises(VerificationBinError, match="an array's shape does not fit its data"):
+    with pytest.raises(VerificationBinError, match="shape"):
         load(path)
 
 

@@ -83,10 +83,9 @@ def test_facenet_at_160_pixels(place: Path, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "facenet.pt")
     found = results(
         *(place, tmp_path / "run", "--backbone", "inception_resnet_v1"),
-        *("--weights", tmp_path / "facenet.pt", "--methods", "grad-cam,layer-cam,deeplift,lrp"),
+        *("--weights", tmp_path / "facenet.pt", "--methods", "grad-cam,lrp"),
         cache="cache160",
     )
-    for name in ("deeplift", "lrp"):
-        assert found[name]["completeness_error"]["largest"] < 1e-3
+    assert found["lrp"]["completeness_error"]["largest"] < 1e-3
     assert found["grad-cam"]["uniform_share"] < 1
     assert found["oracle"]["mean_fr"] < 0.1

@@ -327,7 +327,7 @@ def test_a_set_without_detector_scores_is_refused_by_name(tmp_path: Path) -> Non
     edited_points(tmp_path / "IJBC", lambda number, values: [*values[:10], 0.0])
     result = invoke(tmp_path, "out")
     assert result.exit_code == 1
-    assert "no detector score is above 0; use --no-detector-score" in result.stderr
+    assert "--no-detector-score" in result.stderr
     assert invoke(tmp_path, "out", "--no-detector-score").exit_code == 0
 
 
@@ -362,7 +362,7 @@ def test_points_that_are_all_shares_are_refused(tmp_path: Path) -> None:
     edited_points(tmp_path / "IJBC", lambda n, v: [*(x / 200 for x in v[:10]), v[10]])
     result = invoke(tmp_path, "out")
     assert result.exit_code == 1
-    assert "all points lie in 0 … 1, expected pixels; multiply by width and height" in result.stderr
+    assert "0 … 1, expected pixels" in result.stderr
 
 
 def test_profiles_keep_their_points() -> None:
@@ -477,7 +477,7 @@ def test_faults_in_protocol_files(tmp_path: Path) -> None:
         with pytest.raises(ListError, match="expected rows of"):
             read_template_pairs(meta)
     (tmp_path / "meta" / "ijbc_1N_gallery_G1.csv").write_text("T,S\n1,1\n1,2\n")
-    with pytest.raises(ListError, match="line 3: template 1 has two subjects"):
+    with pytest.raises(ListError, match="line 3: template 1 "):
         read_subjects(meta, "gallery_G1")
     with pytest.raises(ListError, match=r"expected meta/ijbb_face_tid_mid\.txt or"):
         read_meta(tmp_path / "meta")

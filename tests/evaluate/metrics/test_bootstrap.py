@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -91,20 +89,6 @@ def test_coverage_of_the_auc_interval() -> None:
 def test_no_interval_where_replicates_have_no_value() -> None:
     assert interval(np.array([np.nan, np.nan, 1.0])) is None
     assert interval(np.empty(0)) is None
-
-
-@pytest.mark.slow
-def test_a_million_pairs_are_summarised_in_seconds() -> None:
-    rng = np.random.default_rng(0)
-    same = rng.random(1_000_000) < 0.1
-    scores = rng.normal(size=same.size) + 3 * same
-    people = rng.integers(0, 5_000, (same.size, 2))
-    people[same, 1] = people[same, 0]
-    start = time.perf_counter()
-    ranking = rank(scores, same)
-    correct = exact_accuracy(scores, same, assign_folds(same)[0]).correct
-    verification_intervals(ranking, people, correct, 1000, 0)
-    assert time.perf_counter() - start < 60  # about 6 s on two idle cores
 
 
 def test_mcnemar_by_hand() -> None:

@@ -128,7 +128,7 @@ def test_runs_are_those_of_the_published_split() -> None:
 
 
 def test_faults() -> None:
-    with pytest.raises(EvaluationError, match="10 folds need 10 pairs of each kind, found 5"):
+    with pytest.raises(EvaluationError, match=r"10 pairs .*found 5"):
         assign_folds(np.repeat([True, False], [5, 50]))
-    with pytest.raises(EvaluationError, match="at least two folds, found one"):
+    with pytest.raises(EvaluationError, match="two folds"):
         exact_accuracy(np.zeros(4), np.array([True, False] * 2), np.zeros(4, int))

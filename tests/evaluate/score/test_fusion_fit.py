@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from tests.evaluate.builder import key, pairs_csv, small_cache, training_run, weights_file
+from tests.cache.builder import key
+from tests.evaluate.builder import pairs_csv, small_cache, training_run, weights_file
 
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.cli import main
@@ -53,9 +54,9 @@ def test_a_useless_matcher_gets_no_share_and_a_plateau_its_middle() -> None:
 
 def test_faulty_training_pairs() -> None:
     values, same = scores(10)
-    with pytest.raises(EvaluationError, match="pairs of one identity and pairs of two"):
+    with pytest.raises(EvaluationError, match=r"of one identity and .*of two"):
         fusion_fit.fit(values, same | True)
-    with pytest.raises(EvaluationError, match="two gives all training pairs one score"):
+    with pytest.raises(EvaluationError, match="two gives all"):
         fusion_fit.fit({**values, "two": np.ones(10)}, same)
 
 
@@ -159,13 +160,13 @@ def test_a_doubtful_list_to_fit_on_is_said(place: Path) -> None:
     found = json.loads(result.stdout)
     assert found["fusion"]["doubts"]["contradict_labels"] == 40
     assert found["doubts"] == {}
-    assert "of the pairs that the fusion was fitted on, 40 pairs contradict" in result.stderr
+    assert "fitted on, 40 pairs" in result.stderr
 
 
 def test_persons_of_fit_and_test_are_named(place: Path) -> None:
     result = run(place, "leak", "qaconv+cosine", "--fit-pairs", str(place / "leak.csv"))
     assert result.exit_code == 0, result.output
-    assert "Warning: the fusion was fitted on 2 identities of this test" in result.stderr
+    assert "fitted on 2 identities" in result.stderr
     names = json.loads(result.stdout)["fusion"]["shared_identities"]["names"]
     assert names == ["person_03", "person_04"]
     assert "persons" not in json.loads(result.stdout)["fusion"]

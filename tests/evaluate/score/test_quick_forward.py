@@ -38,7 +38,7 @@ def test_a_graph_gives_the_numbers_of_its_network(name: str) -> None:
         found = quick.describe(images[:count], groups, keypoints=some)
         assert found.keys() == expected.keys()
         for column, values in found.items():
-            scale = abs(expected[column]).max()
+            scale = float(abs(expected[column]).max())
             assert values == pytest.approx(expected[column][:count], abs=2e-3 * scale)
             if values.dtype != "float16":
                 assert values == pytest.approx(expected[column][:count], abs=2e-5 * scale)

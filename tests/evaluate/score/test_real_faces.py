@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def lfw(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """cache/ of two folds of LFW, and run/: verification without mirror images."""
-    pytest.importorskip("mediapipe")
+    pytest.importorskip("mediapipe.python", reason="needs the models of mediapipe 0.10.21")
     from faceguide.preprocess.cli import main as prep
 
     folder = tmp_path_factory.mktemp("lfw")

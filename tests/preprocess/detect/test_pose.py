@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage import data
 
-from faceguide.preprocess.detect.face_mesh import FaceMesh
+from faceguide.preprocess.detect.cascade import every_face
+from faceguide.preprocess.detect.finders.finder import Finder
 from faceguide.preprocess.detect.pose import RIGID_POINTS, _rotations_3d, head_pose, mean_landmarks
 
 poses = st.tuples(st.floats(-60, 60), st.floats(-40, 40), st.floats(-45, 45))
@@ -132,16 +133,14 @@ def test_the_mean_face_is_frontal_symmetric_and_read_only() -> None:
         mean[0] = 0
 
 
-def test_roll_follows_a_turned_photograph() -> None:
+def test_roll_follows_a_turned_photograph(face_mesh: Finder) -> None:
     image = data.astronaut()
-    mesh = FaceMesh()
-    straight = head_pose(mesh(image))[0]
-    mirrored = head_pose(mesh(np.ascontiguousarray(image[:, ::-1])))[0]
+    straight = head_pose(every_face(image, face_mesh))[0]
+    mirrored = head_pose(every_face(np.ascontiguousarray(image[:, ::-1]), face_mesh))[0]
     # cv2 takes counter-clockwise angles as positive.
     matrix = cv2.getRotationMatrix2D((224.0, 110.0), -20, 1.0)
     tilted = cv2.warpAffine(image, matrix, (512, 512)).astype(np.uint8)
-    turned = head_pose(mesh(tilted))[0]
-    mesh.close()
+    turned = head_pose(every_face(tilted, face_mesh))[0]
     np.testing.assert_allclose(straight, 0, atol=5)  # she faces the camera
     np.testing.assert_allclose(mirrored, straight * (-1, 1, -1), atol=2)
     np.testing.assert_allclose(turned, straight + np.array([0, 0, 20]), atol=2)
@@ -158,10 +157,10 @@ def test_roll_follows_a_turned_photograph() -> None:
     ],
     ids=["left", "right", "up", "down"],
 )
-def test_signs_on_photographs(shared: Path, picture: str, axis: int, least: float) -> None:
+def test_signs_on_photographs(
+    shared: Path, face_mesh: Finder, picture: str, axis: int, least: float
+) -> None:
     image = cv2.imread(str(shared / "data" / picture))[..., ::-1].astype(np.uint8)
-    mesh = FaceMesh()
-    angle = head_pose(mesh(image))[0, axis]
-    mesh.close()
+    angle = head_pose(every_face(image, face_mesh))[0, axis]
     assert np.sign(angle) == np.sign(least)
     assert abs(angle) > abs(least)

@@ -36,7 +36,8 @@ def faces(seed: int, number: int, size: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def astronaut() -> tuple[np.ndarray, np.ndarray]:
     """A real photograph and its landmarks in its pixels."""
-    mediapipe = pytest.importorskip("mediapipe")
+    pytest.importorskip("mediapipe.python", reason="needs the models of mediapipe 0.10.21")
+    import mediapipe
     from skimage import data
 
     image = data.astronaut()
@@ -228,7 +229,7 @@ def components(edges: frozenset[tuple[int, int]]) -> list[set[frozenset[int]]]:
 
 
 def test_hulls_are_the_contours_of_mediapipe() -> None:
-    pytest.importorskip("mediapipe")
+    pytest.importorskip("mediapipe.python", reason="needs the models of mediapipe 0.10.21")
     from mediapipe.python.solutions import face_mesh_connections as connections
 
     def ring(contour: Contour) -> set[frozenset[int]]:

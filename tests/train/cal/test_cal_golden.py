@@ -63,7 +63,7 @@ def sequence(cache: FaceCache, directory: Path, method: str) -> list[float]:
 def test_loss_sequence(method: str, small_cache: FaceCache, tmp_path: Path) -> None:
     """A change of these numbers is a change of the method: say so in the changelog.
 
-    `python -m tests.train.test_cal_golden` writes them anew.
+    `python -m tests.train.cal.test_cal_golden` writes them anew.
     """
     expected = json.loads(GOLDEN.read_text())[method]
     assert sequence(small_cache, tmp_path, method) == pytest.approx(expected, rel=1e-5)

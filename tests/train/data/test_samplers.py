@@ -128,7 +128,7 @@ def test_the_graph_joins_those_who_look_alike(tmp_path: Path) -> None:
 
 def test_a_graph_needs_enough_persons(tmp_path: Path) -> None:
     rows, labels = people([4, 4])
-    with pytest.raises(TrainError, match="at least 3 identities for a batch, found 2"):
+    with pytest.raises(TrainError, match=r"3 identities .*found 2"):
         GraphBatches(
             rows,
             labels,
@@ -168,7 +168,7 @@ def test_clean_faces_go_round_over_epochs() -> None:
 
 
 def test_a_mixture_without_covered_faces_is_refused() -> None:
-    with pytest.raises(TrainError, match="no covered face with a known mask; `prep masks`"):
+    with pytest.raises(TrainError, match="known mask; `prep masks`"):
         mixture(0, 3)
 
 

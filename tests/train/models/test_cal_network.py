@@ -227,14 +227,13 @@ def test_own_files_load_whole_and_another_class_count_drops_the_classifier() -> 
     target = create("cal_mobilefacenet", num_classes=3, heads=2)
     report = load_matching(target, target.adapt_state(source.state_dict()), "best.pth")
     assert report.missing == ()
-    assert report.dropped == (
-        "fc.weight dropped: (5, 1024) in the file, (3, 1024) here (another number of classes)",
-    )
+    (dropped,) = report.dropped
+    assert "fc.weight dropped: (5, 1024) in the file, (3, 1024) here" in dropped
     assert torch.equal(target.attentions.conv.weight, source.attentions.conv.weight)
 
 
 def test_impossible_networks_are_refused() -> None:
-    with pytest.raises(ModelError, match="stride must be 16 or 32, found 8"):
+    with pytest.raises(ModelError, match="16 or 32, found 8"):
         create("cal_resnet18", num_classes=3, stride=8)
     with pytest.raises(ModelError, match="at least 1, found 3 and 0"):
         create("cal_resnet18", num_classes=3, heads=0)

@@ -23,12 +23,12 @@ def test_every_name_builds_a_module(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_legal_ones() -> None:
-    with pytest.raises(ModelError, match=r"no model 'ir_42'; choose one of mobilefacenet, ir_18, "):
+    with pytest.raises(ModelError, match=r"'ir_42'; .*mobilefacenet, ir_18, "):
         create("ir_42")
 
 
 def test_an_unknown_argument_lists_the_legal_ones() -> None:
-    with pytest.raises(ModelError, match=r"qaconv: .*'chanels'; its arguments are: channels, hei"):
+    with pytest.raises(ModelError, match=r"qaconv: .*'chanels'; .*channels, height"):
         create("qaconv", chanels=3)
     with pytest.raises(ModelError, match=r"adaface: .*'num_classes'; its arguments are: num_clas"):
         create("adaface")

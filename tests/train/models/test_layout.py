@@ -121,7 +121,7 @@ def test_trained_weights_go_before_their_mean_and_it_is_said(
     torch.save(payload(weights), tmp_path / "w.pt")
     network = load_network("mobilefacenet", tmp_path / "w.pt")
     assert torch.equal(network.backbone.bn.weight, weights["bn.weight"])
-    assert f"with other numbers too, left out: {elsewhere}" in network.notes[0]
+    assert f"left out: {elsewhere}" in network.notes[0]
     same = {"state_dict": weights, "state_dict_ema": {k: v.clone() for k, v in weights.items()}}
     torch.save(same, tmp_path / "same.pt")
     assert "other numbers" not in load_network("mobilefacenet", tmp_path / "same.pt").notes[0]
@@ -179,9 +179,7 @@ def test_the_layout_tells_the_colour_order_or_it_is_asked_for(
     path = tmp_path / "w.pt"
     torch.save(payload(ir), path)
     if order is None:
-        with pytest.raises(
-            CheckpointError, match=r"give --colour bgr for weights of AdaFace, --co"
-        ):
+        with pytest.raises(CheckpointError, match=r"--colour bgr .*AdaFace, --colour rgb"):
             load_network(None, path)
         for asked in ("RGB", "BGR"):
             given = load_network(None, path, colour=asked)
@@ -202,7 +200,7 @@ def test_the_users_word_on_colour_goes_before_the_layout(tmp_path: Path, ir: Sta
     save_file({k: v.contiguous() for k, v in ir.items()}, tmp_path / "w.safetensors",
               {"colour": "RGB"})  # fmt: skip
     assert load_network(IR, tmp_path / "w.safetensors").input_spec.colour == "RGB"
-    with pytest.raises(CheckpointError, match="--colour bgr: the file says RGB of itself"):
+    with pytest.raises(CheckpointError, match=r"--colour bgr: .*RGB"):
         load_network(IR, tmp_path / "w.safetensors", colour="BGR")
 
 

@@ -129,22 +129,18 @@ def test_another_number_of_classes_drops_the_head_in_one_line() -> None:
     head = create("adaface", num_classes=4, embedding_size=8)
     before = head.kernel.detach().clone()
     report = load_matching(head, source, "a.ckpt")
-    assert report.summary() == (
-        "a.ckpt: 3 tensors loaded; kernel dropped: (8, 6) in the file, (8, 4) here "
-        "(another number of classes)"
-    )
+    assert "kernel dropped: (8, 6) in the file, (8, 4) here" in report.summary()
+    assert report.missing == report.unexpected == ()
     assert torch.equal(head.kernel, before)
 
 
 def test_another_architecture_is_an_error_and_changes_nothing() -> None:
     source, target = create("ir_18").state_dict(), create("ir_34")
     before = {k: v.clone() for k, v in target.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"body\.2\..* in ir\.ckpt but .*in IR: another arch"):
+    with pytest.raises(CheckpointError, match=r"body\.2\..* in ir\.ckpt .* IR"):
         load_matching(target, source, "ir.ckpt")
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
-    with pytest.raises(
-        CheckpointError, match=r"no tensor of w\.pt belongs to MobileFaceNet: expec"
-    ):
+    with pytest.raises(CheckpointError, match=r"w\.pt .*MobileFaceNet"):
         load_matching(create("mobilefacenet"), {"a.b": torch.ones(1)}, "w.pt")
 
 
@@ -162,10 +158,9 @@ def test_what_did_not_match_is_listed() -> None:
         "conv2.weight",
         "conv2.bias",
     )
-    assert report.summary() == (
-        "f.pt: 1 tensors loaded; 6 not in the file (bn1.weight, bn1.bias, bn1.running_mean and 3 "
-        "more); 5 not used (extra.0, extra.1, extra.2 and 2 more)"
-    )
+    for words in ("f.pt: 1 ", "6 not in the file (bn1.weight, ", "5 not used (extra.0, "):
+        assert words in report.summary()
+    assert "extra.3" not in report.summary()  # a line, not a list
 
 
 @pytest.mark.parametrize("kind", ["absent", "folder", "text", "cut", "empty", "no tensors", "list"])

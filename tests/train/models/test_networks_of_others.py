@@ -78,17 +78,19 @@ def test_equal_weights_give_the_original_numbers(name: str) -> None:
             state = {key: value * 2 if value.ndim > 1 else value for key, value in state.items()}
         network = opened(state)
         embedding, norm, maps = network.forward_all(images, **points)
-        torch.testing.assert_close(network(images, **points), (embedding, norm))
-        torch.testing.assert_close(network.feature_map(images, **points), maps)
         assert relative_error(embedding * norm, case[f"embedding{gain}"]) < 1e-5
         if name.startswith("edgeface"):
             assert not hasattr(network, "linear_tail")
-            maps = network.stages[3](maps)  # theirs is this 3×3 map
-        else:
+        elif not gain:
             tail, cells = network.linear_tail(), maps.flatten(2)
             assert tail.weight.shape[0] == {"vit_t": 144}.get(CASES[name], 196 if points else 49)
             found = torch.einsum("ncs,sce->ne", cells, tail.weight) + tail.bias
             assert relative_error(found, (embedding * norm).numpy()) < 2e-5, "the sum of cells"
+        if not gain:
+            torch.testing.assert_close(network(images, **points), (embedding, norm))
+            torch.testing.assert_close(network.feature_map(images, **points), maps)
+        if name.startswith("edgeface"):
+            maps = network.stages[3](maps)  # theirs is this 3×3 map
         if len(case["feature_map_shape"]) == 3:
             maps = maps.flatten(2).transpose(1, 2)
         assert tuple(maps.shape) == tuple(case["feature_map_shape"])
@@ -193,7 +195,7 @@ def small_vit(**changes: Any) -> nn.Module:
 def test_the_heads_of_an_unknown_vision_transformer_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save(small_vit().state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"of 2 blocks of width 24, whose .* give --heads"):
+    with pytest.raises(CheckpointError, match=r"2 blocks of width 24.*--heads"):
         load_network(None, path)
     few, many = (load_network(None, path, heads=heads) for heads in (3, 8))
     assert few.backbone.blocks[0].attn.heads == 3
@@ -202,7 +204,7 @@ def test_the_heads_of_an_unknown_vision_transformer_are_asked_for(tmp_path: Path
     torch.save(small_vit(keypoints=True).state_dict(), path)
     assert load_network(None, path).backbone.heads == 3  # told by KP-RPE's layer
     torch.save(create("vit_tiny").state_dict(), path)
-    with pytest.raises(CheckpointError, match="--heads 4: vit_tiny has 3 heads; leave --heads"):
+    with pytest.raises(CheckpointError, match="--heads 4: vit_tiny has 3"):
         load_network(None, path, heads=4)
 
 
@@ -210,7 +212,7 @@ def test_keypoints_that_are_missing_are_one_clear_error() -> None:
     network = small_vit(keypoints=True)
     images = torch.zeros(2, 3, 112, 112)
     for points in ({}, {"keypoints": torch.zeros(1, 5, 2)}):
-        with pytest.raises(ModelError, match=r"needs the five landmarks of each face: keypoints="):
+        with pytest.raises(ModelError, match=r"keypoints="):
             network(images, **points)
     assert network(images, keypoints=torch.rand(2, 5, 2))[0].shape == (2, 16)
 
@@ -288,7 +290,7 @@ def mobilefacenet(prefix: str = "") -> State:
 def test_a_given_name_is_checked_and_decides_among_several(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save(mobilefacenet(), path)
-    with pytest.raises(CheckpointError, match=r"like mobilefacenet, .*, not mbf; leave --back"):
+    with pytest.raises(CheckpointError, match=r"mobilefacenet, .*, not mbf"):
         load_network("mbf", path)
     both = mobilefacenet("student.") | {
         f"teacher.{name}": value for name, value in create("vit_tiny").state_dict().items()
@@ -366,9 +368,8 @@ def test_what_only_the_user_can_say_is_described_as_such(tmp_path: Path) -> None
     torch.save(small_vit().state_dict(), path)
     found = describe_file(path)
     assert (found["network"], found["colour"]) == ("vit", "RGB")
-    assert found["assumed"] == [
-        "heads: no shape tells how many its attention has; --heads is needed"
-    ]
+    (assumed,) = found["assumed"]
+    assert "--heads" in assumed
     assert describe_file(path, heads=3)["assumed"] == []
     torch.save(create("ir_18").state_dict(), path)
     found = describe_file(path)

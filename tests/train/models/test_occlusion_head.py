@@ -42,7 +42,5 @@ def test_it_learns_which_cells_are_hidden() -> None:
 
 
 def test_other_maps_are_refused() -> None:
-    with pytest.raises(
-        ModelError, match=r"expects a map of \(N, 512, h, w\), found \(1, 8, 7, 7\)"
-    ):
+    with pytest.raises(ModelError, match=r"\(N, 512, h, w\), found \(1, 8, 7, 7\)"):
         create("occlusion_head")(torch.zeros(1, 8, 7, 7))

@@ -185,7 +185,7 @@ def test_the_larger_map() -> None:
     data["visibility"] = torch.rand(4, 14, 14)
     found, losses = gradients(OamlSettings(map_size=14), data)
     assert min(found.values()) > 0
-    with pytest.raises(TrainError, match="keeps visibility on 7×7 cells, 14×14 are needed"):
+    with pytest.raises(TrainError, match="7×7 cells, 14×14"):
         gradients(OamlSettings(map_size=14), batch())
     assert losses["loss"].isfinite()
 

@@ -53,10 +53,10 @@ def test_what_is_not_trained_here_is_said(faces: FaceCache, tmp_path: Path) -> N
     torch.save(create("inception_resnet_v1").state_dict(), tmp_path / "w.pt")
     result = train(faces, "oaml", tmp_path / "run", "--init", tmp_path / "w.pt")
     assert result.exit_code == 1, result.output
-    assert "holds inception_resnet_v1; train oaml trains mobilefacenet, mbf" in result.stderr
+    assert "holds inception_resnet_v1;" in result.stderr
     torch.save(create("mbf").state_dict(), tmp_path / "mbf.pt")
     words = ("--init", tmp_path / "mbf.pt", "--backbone", "ir_18")
     result = train(faces, "oaml", tmp_path / "run", *words)
     assert result.exit_code == 1, result.output
-    assert "it looks like mbf: use --backbone mbf" in result.stderr
+    assert "--backbone mbf" in result.stderr
     assert not (tmp_path / "run").exists()

@@ -97,9 +97,9 @@ def test_oaml_from_its_record_gives_the_same_bytes(tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
     refused = call("cal", "--from", tmp_path / "a" / "run.json", "--out", tmp_path / "c")
     assert refused.exit_code == 1
-    assert refused.stderr == (
-        f"Error: {tmp_path / 'a' / 'run.json'}: is of 'train oaml', not of 'train cal'\n"
-    )
+    assert refused.stderr.startswith(f"Error: {tmp_path / 'a' / 'run.json'}: ")
+    assert "'train oaml'" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def changed(run: Path, folder: Path, **fields: Any) -> Path:
@@ -165,8 +165,10 @@ def test_what_else_is_said_and_refused(first: tuple[Path, Path, Path], tmp_path:
     assert "views cannot be 'yes'" in refusal(*words)
     changed(run, tmp_path, settings={**record["settings"], "heads": {"a": 1}})
     assert "heads cannot be {'a': 1}" in refusal(*words)
-    changed(run, tmp_path, settings=None)
-    assert "holds no options to repeat" in refusal(*words)
+    inputs = {"init": []}
+    for fields in ({"settings": None}, {"inputs": inputs}, {"versions": 1}, {"fixed": [2]}):
+        changed(run, tmp_path, **fields)
+        assert "holds no options to repeat" in refusal(*words)
     (tmp_path / "run.json").write_text("{}")
     assert "changed since it was written" in refusal(*words)
 

@@ -76,7 +76,6 @@ class FaceBackbone(nn.Module):
 
     Attributes:
         input_spec: the pixels.
-        embedding_size: E.
         map_channels: side of a map → its channels.
         map_side: side of the map before the last layers.
         cam_layers: names of the layers whose outputs are the maps, fine to coarse.

@@ -176,7 +176,6 @@ class EdgeFace(FaceBackbone):
     Args:
         size: "xxs", "xs", "s" or "base".
         rank_ratio: gamma, the rank of linear layers as a share of their lesser side; None = whole.
-        embedding_size: numbers in the embedding.
     """
 
     input_spec = ARCFACE_INPUT

@@ -37,8 +37,6 @@ def keypoint_bias(
         keypoints: (N, 5, 2) x and y in 0…1 of the crop.
         weight: (depth · heads · 49, 10).
         bias: (depth · heads · 49,).
-        depth: blocks.
-        side: tokens along an axis.
 
     Returns:
         `depth` tensors of (N, heads, T, 49).

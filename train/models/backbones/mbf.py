@@ -62,8 +62,6 @@ class ArcFaceMobileFaceNet(FaceBackbone):
 
     Args:
         blocks: residual blocks on the maps of 56, 28, 14 and 7 cells.
-        scale: of the channels.
-        embedding_size: numbers in the embedding.
     """
 
     input_spec = ARCFACE_INPUT

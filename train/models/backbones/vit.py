@@ -78,13 +78,10 @@ class ViT(FaceBackbone):
 
     Args:
         width: numbers per token, D.
-        depth: blocks.
         heads: per block; must divide the width.
         patch: side of a patch in pixels; what is left at the right and the lower edge is not seen.
         mlp_ratio: hidden numbers of the two-layer networks per number of a token.
         mask_token: whether there is a token that stands for hidden ones after the last block.
-        keypoints: KP-RPE.
-        embedding_size: numbers in the embedding.
     """
 
     input_spec = ARCFACE_INPUT

@@ -86,7 +86,6 @@ class QAConv(nn.Module):
     """The matcher. In training its two BatchNorms see the whole matrix of pairs.
 
     Args:
-        channels, height, width: of the feature maps.
         version: "2.1" or "2.0".
         weighting: how visibility enters, see above; without visibility all are the same.
     """

@@ -72,7 +72,6 @@ class VisibleEmbedding:
         """The matcher of a backbone with its present weights; they are copied.
 
         Args:
-            backbone: a network with a method `linear_tail`.
             mean: (C, s, s) from `mean_map`; None compares embeddings as they are. Give it when
                 faces are at hand: what all faces share at a cell tells no identities apart,
                 and partial sums hold more of it than whole embeddings.

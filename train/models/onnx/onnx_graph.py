@@ -56,7 +56,6 @@ class OnnxGraph:
     """What an ONNX file says of itself.
 
     Attributes:
-        path: the file.
         sha256: of the file, or of the digests of all files where tensors lie beside it.
         proto: the graph, without the inputs that nothing uses.
         input: name of the one that takes images.
@@ -67,7 +66,6 @@ class OnnxGraph:
         colour: "RGB", "BGR" or None.
         scale_from: how mean and std are known: "graph" or "assumed".
         arch: the network it was exported from here, or None.
-        outputs: all results.
     """
 
     path: Path

@@ -18,7 +18,6 @@ class OnnxNetwork(nn.Module):
     """A graph, run by ONNX Runtime with as many threads as torch has.
 
     Args:
-        graph: of `read_graph`.
         colour: "RGB" or "BGR", as the user says, or None.
         output: name of the result that is the embedding, or None where there is one.
         device: with "cuda", ONNX Runtime's CUDA provider is used where it is installed.

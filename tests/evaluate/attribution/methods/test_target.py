@@ -81,7 +81,7 @@ def test_detached_and_reference_only_scores_are_refused(score: PairScore) -> Non
 
 
 def test_a_score_of_another_shape_is_refused(score: PairScore) -> None:
-    with pytest.raises(ScoreError, match=r"one number per probe, \(2,\); found shape \(\)"):
+    with pytest.raises(ScoreError, match=r"\(2,\).*found shape \(\)"):
         check_depends(lambda x, r: score(x, r).sum(), pixels(2), score.reference(pixels(2, 1)))
 
 

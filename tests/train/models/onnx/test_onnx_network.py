@@ -82,7 +82,7 @@ def test_tensors_outside_the_folder_are_not_read(tmp_path: Path) -> None:
 
 def test_the_order_of_the_channels_is_asked_for(tmp_path: Path) -> None:
     graph = read_graph(graph_file(tmp_path / "a.onnx"))
-    with pytest.raises(CheckpointError, match=r"give --colour rgb .* or --colour bgr"):
+    with pytest.raises(CheckpointError, match=r"--colour rgb .* --colour bgr"):
         OnnxNetwork(graph)
     assert OnnxNetwork(graph, "BGR").input_spec.colour == "BGR"
 

@@ -1,0 +1,1 @@
+"""Where faces may be: box detectors for second looks."""
