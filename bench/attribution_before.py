@@ -73,7 +73,7 @@ def main(
 ) -> None:
     """Time the same attribution in two checkouts, and compare its results."""
     words = ["--pairs", str(pairs), "--weights", str(weights), "--methods", methods]
-    words += ["--limit", str(limit), "--seed", "1"]
+    words += ["--limit", str(limit), "--seed", "1", "--protocol", "matched"]
     words += [] if backbone is None else ["--backbone", backbone]
     sides = {"before": (before, before_cache or cache), "now": (HERE, cache)}
     best = dict.fromkeys(sides, float("inf"))
