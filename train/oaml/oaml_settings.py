@@ -20,7 +20,7 @@ BACKBONES = (
     *("iresnet_18", "iresnet_34", "iresnet_50", "iresnet_100", "iresnet_200"),
     *("edgeface_xxs", "edgeface_xs", "edgeface_s", "edgeface_base", "edgeface_xs_gamma_06"),
     *("edgeface_s_gamma_05", "vit_tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h"),
-    *("cvlface_vit_small", "cvlface_vit_base"),
+    *("cvlface_vit_small", "cvlface_vit_base", "inception_resnet_v1"),
 )
 KINDS = ("medical", "band", "rectangle")  # of drawn covers
 # The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
@@ -63,10 +63,10 @@ class OamlSettings(Recipe):
         "all", "all; heads on a frozen backbone; only the occlusion head, on the masks of CACHE.",
         "--train",
     )  # fmt: skip
-    map_size: Literal[7, 12, 14] = option(
+    map_size: Literal[7, 8, 12, 14] = option(
         7,
-        "Side of the feature map that matcher and occlusion head see; of vision transformers the "
-        "side of their grid of tokens.",
+        "Side of the feature map that matcher and occlusion head see: 8 of FaceNet, of vision "
+        "transformers the side of their grid of tokens.",
         "--map",
     )
     recognition_weight: float = option(1.0, "Weight of the margin head's loss.", type=WEIGHT)

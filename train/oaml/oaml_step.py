@@ -165,7 +165,7 @@ def on_grid(visibility: Tensor, side: int) -> Tensor:
     if visibility.shape[1] < side:
         raise TrainError(
             f"the cache keeps visibility on {visibility.shape[1]}×{visibility.shape[1]} cells, "
-            f"{side}×{side} are needed; run `prep masks --grid {side} --overwrite`"
+            f"{side}×{side} are needed; run `prep masks --grid 14 --overwrite`"
         )
     return nn.functional.adaptive_avg_pool2d(visibility.float()[:, None], side)[:, 0]
 
