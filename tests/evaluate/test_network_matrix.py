@@ -1,0 +1,140 @@
+"""Every family of networks in every command: what `evaluate describe` lists works, the rest is
+refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tests.evaluate.builder import (
+    pairs_csv,
+    random_module,
+    small_cache,
+    training_run,
+    usable_pairs,
+)
+from tests.evaluate.ijb.test_ijb import build_ijb
+from tests.evaluate.test_networks_in_commands import transformer
+from tests.train.models.onnx.graph_files import graph_file
+
+import faceguide as fg
+from faceguide.__main__ import main
+from faceguide.evaluate.verification import load_scores
+
+MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding")
+# family → its network, and what the user has to say of the file.
+FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "AdaFace": ("ir_18", ("--colour", "bgr")),
+    "arcface_torch": ("iresnet_18", ()),
+    "arcface_torch mbf": ("mbf", ()),
+    "arcface_torch ViT": ("vit", ("--heads", "3")),
+    "CVLFace KP-RPE": ("kprpe", ()),
+    "EdgeFace": ("edgeface_xxs", ()),
+    "FaceNet": ("inception_resnet_v1", ()),
+    "MobileFaceNet": ("mobilefacenet", ()),
+    "attention": ("cal_mobilefacenet", ()),
+    "ONNX": ("onnx", ("--colour", "rgb")),
+    "run": ("run", ()),
+}
+
+
+def written(folder: Path, name: str) -> Path:
+    """Random weights of a network as a file."""
+    if name == "run":
+        return training_run(folder / "run")
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+        return graph_file(folder / "w.onnx", scaled=True)
+    if name in ("vit", "kprpe"):
+        module = transformer(9 if name == "vit" else 8, name == "kprpe")
+    else:
+        more = {"num_classes": 3, "heads": 4} if name.startswith("cal_") else {}
+        module = random_module(name, **more)
+    torch.save(module.state_dict(), folder / "w.pt")
+    return folder / "w.pt"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """112/ and 160/ (caches of such crops), pairs.csv, IJBC/."""
+    folder = tmp_path_factory.mktemp("matrix")
+    for size in (112, 160):
+        small_cache(folder / str(size), size=size)
+    pairs_csv(folder / "pairs.csv", usable_pairs(20))
+    build_ijb(folder / "IJBC")
+    return folder
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def told(*words: object) -> Any:
+    """What a command that works says."""
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*words: object) -> None:
+    """The command fails, in one line."""
+    result = run(*words)
+    assert result.exit_code == 1, result.output
+    said = [line for line in result.stderr.splitlines() if not line.startswith("Warning")]
+    assert said[-1].startswith("Error: ")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_works_in_every_command_that_suits_it(
+    place: Path, tmp_path: Path, family: str
+) -> None:
+    name, more = FAMILIES[family]
+    weights = written(tmp_path, name)
+    network = ("--weights", weights, "--device", "cpu", *more)
+    about = told("evaluate", "describe", weights, *more)
+    assert about.keys() >= {"network", "side", "colour", "assumed", "sha256"}
+    works, cache = set(about["works_with"]), place / str(about["side"])
+    shared = (*network, "--embeddings", tmp_path / "faces", "--bootstrap", 0, "--no-flip")
+    given: dict[str, Any] = {"onnx": {"colour": "RGB"}, "ir_18": {"colour": "BGR"}}.get(name, {})
+    net = fg.load(weights, device="cpu", heads=3 if name == "vit" else None, **given)
+
+    told("evaluate", "embed", cache, *network, "--out", tmp_path / "faces")
+    for matcher in MATCHERS:
+        out = tmp_path / f"verify {matcher}"
+        pairs = ("--pairs", place / "pairs.csv", "--matcher", matcher, "--out", out)
+        if matcher not in works:
+            refused("evaluate", "verification", cache, *shared, *pairs)
+            continue
+        assert told("evaluate", "verification", cache, *shared, *pairs)["pairs"] == 20
+        found = load_scores(out)
+        assert np.ptp(found["score"]) > 1e-4
+        if matcher == "qaconv":  # of the images themselves, as here, whatever --no-flip
+            faces = fg.open(cache)
+            rows = (faces[found["probe"][:4]], faces[found["reference"][:4]])
+            scores = net.score(*rows, matcher)
+            np.testing.assert_allclose(scores, found["score"][:4], atol=1e-2 * np.ptp(scores))
+
+    for matcher in sorted(works & {"cosine", "qaconv"}):
+        words = (*shared, "--matcher", matcher, "--out", tmp_path / f"search {matcher}")
+        told("evaluate", "identification", cache, *words)
+    local = "visible-embedding" if net.network.occlusion_head else "qaconv"
+    for matcher in sorted(works & {"cosine", local}):
+        words = (*network, "--bootstrap", 0, "--no-flip", "--matcher", matcher)
+        out = ("--out", tmp_path / f"ijb {matcher}")
+        assert told("evaluate", "ijb", place / "IJBC", *words, *out)["images"] > 0
+
+    methods = {"occlusion": "occlusion maps", "saliency": "gradients", "rollout": "rollout"}
+    for method, kind in methods.items():
+        words = ("--limit", 2, "--methods", method, "--infills", "blur", "--metrics", "swap")
+        words = (*words, "--bootstrap", 0, "--out", tmp_path / f"maps {method}")
+        command = ("evaluate", "attribution", cache, *network, "--pairs", place / "pairs.csv")
+        if kind in works:
+            assert told(*command, *words)["methods"][method]["n"] == 2
+        else:
+            refused(*command, *words)
