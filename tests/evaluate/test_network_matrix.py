@@ -26,6 +26,8 @@ import faceguide as fg
 from faceguide.__main__ import main
 from faceguide.evaluate.verification import load_scores
 
+pytestmark = pytest.mark.timeout(900)
+
 MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding")
 # family → its network, and what the user has to say of the file.
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -51,7 +53,7 @@ def written(folder: Path, name: str) -> Path:
         pytest.importorskip("onnxruntime")
         return graph_file(folder / "w.onnx", scaled=True)
     if name in ("vit", "kprpe"):
-        module = transformer(9 if name == "vit" else 8, name == "kprpe")
+        module = transformer(9 if name == "vit" else 16, name == "kprpe")
     else:
         more = {"num_classes": 3, "heads": 4} if name.startswith("cal_") else {}
         module = random_module(name, **more)
@@ -61,10 +63,11 @@ def written(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """112/ and 160/ (caches of such crops), pairs.csv, IJBC/."""
+    """112/ and 160/ (caches of such crops), the same without masks, pairs.csv, IJBC/."""
     folder = tmp_path_factory.mktemp("matrix")
     for size in (112, 160):
         small_cache(folder / str(size), size=size)
+        small_cache(folder / f"{size} unmasked", size=size, rows=30, occlusion=False)
     pairs_csv(folder / "pairs.csv", usable_pairs(20))
     build_ijb(folder / "IJBC")
     return folder
@@ -126,15 +129,52 @@ def test_a_network_works_in_every_command_that_suits_it(
     local = "visible-embedding" if net.network.occlusion_head else "qaconv"
     for matcher in sorted(works & {"cosine", local}):
         words = (*network, "--bootstrap", 0, "--no-flip", "--matcher", matcher)
-        out = ("--out", tmp_path / f"ijb {matcher}")
+        out = ("--out", tmp_path / f"ijb {matcher}", "--embeddings", tmp_path / "ijb faces")
         assert told("evaluate", "ijb", place / "IJBC", *words, *out)["images"] > 0
 
-    methods = {"occlusion": "occlusion maps", "saliency": "gradients", "rollout": "rollout"}
-    for method, kind in methods.items():
-        words = ("--limit", 2, "--methods", method, "--infills", "blur", "--metrics", "swap")
-        words = (*words, "--bootstrap", 0, "--out", tmp_path / f"maps {method}")
-        command = ("evaluate", "attribution", cache, *network, "--pairs", place / "pairs.csv")
-        if kind in works:
-            assert told(*command, *words)["methods"][method]["n"] == 2
-        else:
-            refused(*command, *words)
+    maps = ("evaluate", "attribution", cache, *network, "--pairs", place / "pairs.csv")
+    maps = (*maps, "--limit", 2, "--infills", "blur", "--metrics", "swap", "--bootstrap", 0)
+    maps = (*maps, "--out", tmp_path / "maps")
+    kinds = {"occlusion": "occlusion maps", "saliency": "gradients", "rollout": "rollout"}
+    suit = [method for method, kind in kinds.items() if kind in works]
+    found = told(*maps, "--methods", ",".join(suit))["methods"]
+    assert all(found[method]["n"] == 2 for method in suit)
+    for method in kinds.keys() - set(suit):
+        refused(*maps, "--overwrite", "--methods", method)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_is_trained_and_exported_where_it_can_be(
+    place: Path, tmp_path: Path, family: str
+) -> None:
+    pytest.importorskip("onnxscript")
+    name, more = FAMILIES[family]
+    weights = written(tmp_path, name)
+    about = told("evaluate", "describe", weights, *more)
+    cache, colour = place / str(about["side"]), more[:2] if "--colour" in more else ()
+    side = "8" if name == "inception_resnet_v1" else "7"
+    words = ("--init", weights, "--out", tmp_path / "trained", "--steps", 1, "--batch-size", 6)
+    words = (*words, "--map", side, "--images-per-person", 3, "--device", "cpu", *colour)
+    train = ("train", "oaml", place / f"{about['side']} unmasked", *words)
+    if "train oaml" in about["works_with"] and name != "run":
+        told(*train)
+    elif name not in ("run", "vit"):
+        refused(*train)
+
+    out = tmp_path / "out.onnx"
+    export = ("train", "export", weights, "--onnx", out, *more)
+    if name == "onnx":
+        refused(*export)
+        return
+    assert told(*export)["outputs"].keys() >= {"embedding"}
+    assert told("evaluate", "describe", out)["exported_from"] == about["network"]
+    faces, given = fg.open(cache), fg.load(out, device="cpu")
+    rows = faces[faces.select()[:5]]
+    same = {"colour": "BGR"} if name == "ir_18" else {}
+    net = fg.load(weights, device="cpu", heads=3 if name == "vit" else None, **same)
+    np.testing.assert_allclose(given.embed(rows), net.embed(rows), atol=1e-4)
+    if name == "kprpe":  # five landmarks of each face are a second input
+        words = ("--weights", out, "--pairs", place / "pairs.csv", "--bootstrap", 0)
+        told("evaluate", "verification", cache, *words, "--out", tmp_path / "scores")
+        with pytest.raises(fg.FaceguideError, match="needs to know where five landmarks lie"):
+            given.embed(rows["image"][0])

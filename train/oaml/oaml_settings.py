@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -14,13 +13,14 @@ from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FOLDER
 from faceguide.train.training_settings import Fit, Recipe
 
-# Those with a map that matcher and occlusion head can look at, and no further input.
+# Those with a map that matcher and occlusion head can look at.
 BACKBONES = (
     *("mobilefacenet", "mbf", "mbf_large", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50"),
     *("iresnet_18", "iresnet_34", "iresnet_50", "iresnet_100", "iresnet_200"),
     *("edgeface_xxs", "edgeface_xs", "edgeface_s", "edgeface_base", "edgeface_xs_gamma_06"),
     *("edgeface_s_gamma_05", "vit_tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h"),
-    *("cvlface_vit_small", "cvlface_vit_base", "inception_resnet_v1"),
+    *("cvlface_vit_small", "cvlface_vit_base", "cvlface_kprpe_small", "cvlface_kprpe_base"),
+    *("inception_resnet_v1", "vit"),
 )
 KINDS = ("medical", "band", "rectangle")  # of drawn covers
 # The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
@@ -42,17 +42,6 @@ class Backbone(click.ParamType):
             listed = ", ".join(BACKBONES)
             self.fail(f"{value!r}: choose one of {listed}, or give module:function", param, ctx)
         return value
-
-
-class Start(click.Path):
-    """A weights file, or the directory of a finished run of `train oaml`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if found.is_dir() and not (found / "backbone.safetensors").exists():
-            text = "is neither weights nor a finished run of train oaml (it has no "
-            self.fail(f"{found} {text}backbone.safetensors)", param, ctx)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +90,6 @@ class OamlRun(Fit):
         metavar="NAME|module:function",
         show_default=False,
     )
-    init: Path | None = option(
-        None, "Start from weights, such as an AdaFace .ckpt, or from a finished run of train oaml.",
-        type=Start(exists=True, path_type=Path),
-    )  # fmt: skip
     colour: Literal["rgb", "bgr"] | None = option(
         None,
         "Order of the channels that --init was trained on.  [default: as the file or the network "

@@ -19,6 +19,7 @@ from faceguide.core.commands.settings import recorded
 from faceguide.core.errors import TrainError
 
 CACHE = "cache_directory"
+_WEIGHTS = ("*.safetensors", "model.*", "pretrained_model/model.*")  # in a run or a download
 _RECORD = "faceguide.train.record"  # place in a Click context: the file and its content
 
 
@@ -57,9 +58,9 @@ def _content(path: Path) -> dict[str, str]:
     from faceguide.core.files import digest, file_sha256
 
     if path.is_dir():
-        weights = sorted(path.glob("*.safetensors"))
+        weights = sorted({file for kind in _WEIGHTS for file in path.glob(kind)})
         if weights:
-            return {file.name: file_sha256(file) for file in weights}
+            return {file.relative_to(path).as_posix(): file_sha256(file) for file in weights}
         groups = FaceCache.open(path).groups
         return {group: digest(manifest) for group, manifest in groups.items()}
     # ND-TWIN's list of pairs says nothing without the list of images next to it.
