@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tests.cache.builder import build
 from tests.evaluate.builder import pairs_csv, usable_pairs
+from tests.evaluate.ijb.test_ijb import build_ijb
 from tests.evaluate.test_networks_in_commands import transformer
 from tests.train.models.test_networks_of_others import as_published
 from tests.train.oaml.test_oaml_run import make_caches
 from tests.train.test_random_start import train
 
+import faceguide as fg
 from faceguide.cache.reader import FaceCache
+from faceguide.evaluate.cli import main as evaluate
 from faceguide.train.models import create
 from faceguide.train.models.loading.network import load_network
 from faceguide.train.run.metrics_log import read_metrics
@@ -96,6 +100,15 @@ def test_landmarks_of_the_cache_are_told_in_training(
     assert result.exit_code == 0, result.output
     further = load_network(None, tmp_path / "heads").backbone
     assert torch.equal(further.keypoint_linear.weight, network.backbone.keypoint_linear.weight)
+    # Its head tells which tokens of a template's images count, and of faces in memory.
+    build_ijb(tmp_path / "IJBC")
+    words = ("--weights", tmp_path / "run", "--matcher", "visible-embedding", "--bootstrap", 0)
+    words = ("ijb", tmp_path / "IJBC", *words, "--out", tmp_path / "ijb", "--device", "cpu")
+    result = CliRunner().invoke(evaluate, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    net, rows = fg.load(tmp_path / "run", device="cpu"), faces[faces.select()[:2]]
+    assert net.visibility(rows).shape == (2, 7, 7)
+    assert -1 <= net.score(rows[0], rows[1], "visible-embedding") <= 1
 
 
 def test_a_downloaded_folder_is_trained_in_its_colour_order(
