@@ -41,7 +41,7 @@ def test_accuracy_on_whole_lists_is_that_of_opencv(
     assert found["difference"] < 2e-5
     assert found["faceguide"] == pytest.approx(found["cv2"], abs=1e-4)
     assert found["faceguide"]["accuracy"] > accuracy
-    assert found["folds"] == pytest.approx(found["faceguide"]["accuracy"], abs=0.02)
+    assert found["folds"] == pytest.approx(found["faceguide"]["accuracy"], abs=0.03)
 
     theirs = cv2.FaceRecognizerSF.create(str(sface), "")
     cache = FaceCache.open(tmp_path / "cache")
