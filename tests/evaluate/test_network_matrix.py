@@ -177,4 +177,4 @@ def test_a_network_is_trained_and_exported_where_it_can_be(
         words = ("--weights", out, "--pairs", place / "pairs.csv", "--bootstrap", 0)
         told("evaluate", "verification", cache, *words, "--out", tmp_path / "scores")
         with pytest.raises(fg.FaceguideError, match="needs to know where five landmarks lie"):
-            given.embed(rows["image"][0])
+            given.embed(rows[0]["image"])

@@ -42,7 +42,7 @@ def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, An
         if isinstance(parameter.type, click.Path)
     }
     inputs = {
-        name: _content(Path(value))
+        name: _content(Path(value), name == "init")
         for name, value in settings.items()
         if name in named and value is not None
     }
@@ -51,7 +51,7 @@ def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, An
     return {"settings": settings, "inputs": inputs}
 
 
-def _content(path: Path) -> dict[str, str]:
+def _content(path: Path, weights_only: bool = False) -> dict[str, str]:
     """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
     from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS
     from faceguide.cache.reader import FaceCache
@@ -61,6 +61,8 @@ def _content(path: Path) -> dict[str, str]:
         weights = sorted({file for kind in _WEIGHTS for file in path.glob(kind)})
         if weights:
             return {file.relative_to(path).as_posix(): file_sha256(file) for file in weights}
+        if weights_only:
+            raise TrainError(f"{path}: neither a finished run nor a downloaded network is in it")
         groups = FaceCache.open(path).groups
         return {group: digest(manifest) for group, manifest in groups.items()}
     # ND-TWIN's list of pairs says nothing without the list of images next to it.
