@@ -37,6 +37,7 @@ SLOW = (
     *("evaluate/attribution/protocol/test_separation", "evaluate/ijb", "evaluate/report"),
     *("evaluate/score/test_fusion_fit", "evaluate/score/test_network"),
     *("evaluate/score/test_quick_forward", "evaluate/test_networks_in_commands"),
+    "evaluate/test_network_matrix",
     "train/oaml/test_oaml_networks",
     *("evaluate/score/test_real_faces", "evaluate/score/test_scores"),
     *(

@@ -341,7 +341,7 @@ def test_no_step_waits_for_the_processor() -> None:
 
 
 def test_an_option_of_train_is_a_field_and_is_declared_once() -> None:
-    """But for --init and --lr, whose types differ: CAL starts from a file, OAML from a run too."""
+    """But for --lr, whose defaults differ."""
     flags: Counter[str] = Counter()
     for path in (REPOSITORY / "train").rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -354,4 +354,4 @@ def test_an_option_of_train_is_a_field_and_is_declared_once() -> None:
                 if ast.unparse(made.func) == "option":
                     flags.update(words or ["--" + ast.unparse(field.target).replace("_", "-")])
     assert len(flags) > 50
-    assert {flag for flag, count in flags.items() if count > 1} == {"--init", "--lr"}
+    assert {flag for flag, count in flags.items() if count > 1} == {"--lr"}

@@ -121,15 +121,17 @@ def pairs_of(cache: FaceCache, path: Path, split: str | None, speak: bool) -> tu
 
 def verify(
     pairs: Pairs,
-    describe: Callable[[Tensor], Tensor],
+    describe: Callable[[dict[str, Tensor]], Tensor],
     *,
+    columns: tuple[str, ...] = ("image",),
     batch_size: int,
     device: torch.device,
 ) -> dict[str, float]:
     """Area under the ROC and accuracy of the cosine.
 
     Args:
-        describe: (B, S, S, 3) uint8 → (B, D) features of length 1.
+        describe: a batch of B faces → (B, D) features of length 1.
+        columns: that it needs of them.
 
     Returns:
         `auc`, 0 to 1; `accuracy` at the threshold that suits these very pairs best, so a little
@@ -138,10 +140,10 @@ def verify(
     """
     rows, places = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     stream = Stream(
-        pairs.cache, rows, columns=("image",), batch_size=batch_size, shuffle=False,
+        pairs.cache, rows, columns=columns, batch_size=batch_size, shuffle=False,
         ragged="exact", device=device,
     )  # fmt: skip
-    features = torch.cat([describe(batch["image"]).float().cpu() for batch in stream])
+    features = torch.cat([describe(batch).float().cpu() for batch in stream])
     finite = torch.isfinite(features).all(1).numpy()
     if not finite.all():
         key = pairs.cache.texts("key", rows[~finite][:1])[0]

@@ -10,7 +10,7 @@ import click
 
 from faceguide.core.commands.option_types import Equals, FiniteRange, once_each
 from faceguide.core.commands.settings import REQUIRED, argument, option
-from faceguide.core.commands.shared_options import FILE, FOLDER, Seed
+from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER, Seed
 from faceguide.train.run.repeat import fill
 
 POSITIVE = click.IntRange(1)
@@ -37,8 +37,12 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Which rows are learnt, in which batches."""
+    """Which rows are learnt, in which batches, from which weights."""
 
+    init: Path | None = option(
+        None, "Start from a weights file, a downloaded folder or a finished run of train.",
+        type=EXISTING,
+    )  # fmt: skip
     meta: tuple[tuple[str, str], ...] = option(
         (), "Use only rows with this value, e.g. split=train.",
         type=Equals(), multiple=True, callback=once_each,

@@ -126,6 +126,8 @@ def load_tensors(path: Path, *, strict: bool = False) -> Any:
 def _require_plain(path: Path) -> None:
     """torch.save packs nothing: what is packed may unpack to a thousandfold. It writes no
     programs either, which torch.load would run."""
+    if not zipfile.is_zipfile(path):  # the list of its contents is its end
+        raise pickle.UnpicklingError("it breaks off before its end; take another copy")
     with zipfile.ZipFile(path) as file:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
             raise pickle.UnpicklingError("it is a packed archive; torch.save packs nothing")

@@ -19,11 +19,10 @@ from faceguide.evaluate.ijb import ijb_points
 from faceguide.evaluate.ijb.ijb_meta import IJBMeta
 
 FOLDER = "loose_crop"
-_SIZE = 112
 
 
-def content_key(meta: IJBMeta) -> str:
-    """Names what the crops depend on: the meta file with points, and the images' sizes on disk."""
+def content_key(meta: IJBMeta, side: int) -> str:
+    """Names what crops of a side in pixels depend on: the file with points, the images' sizes."""
     path = meta.folder / "meta" / f"{meta.name}_name_5pts_score.txt"
     sizes = []
     for name in meta.images:
@@ -31,11 +30,13 @@ def content_key(meta: IJBMeta) -> str:
             sizes.append((meta.folder / FOLDER / name).stat().st_size)
         except OSError:
             sizes.append(-1)
-    return digest({"points": file_sha256(path), "sizes": sizes, "crop": _SIZE})
+    return digest({"points": file_sha256(path), "sizes": sizes, "crop": side})
 
 
-def read_crop(meta: IJBMeta, place: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | str:
-    """(112, 112, 3) uint8 RGB of one image and its five points in 0…1, or why there is none."""
+def read_crop(
+    meta: IJBMeta, place: int, side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | str:
+    """(side, side, 3) uint8 RGB of one image and its five points in 0…1, or why there is none."""
     root = meta.folder / FOLDER
     path = root / meta.images[place]
     if not path.resolve().is_relative_to(root.resolve()):
@@ -44,27 +45,27 @@ def read_crop(meta: IJBMeta, place: int) -> tuple[NDArray[np.uint8], NDArray[np.
         image = decode(path.read_bytes())
         if reason := ijb_points.misplaced(meta.points[place], image.shape[1], image.shape[0]):
             return reason
-        matrix = align.similarity(meta.points[place].astype(np.float64), align.template(_SIZE))
+        matrix = align.similarity(meta.points[place].astype(np.float64), align.template(side))
     except OSError as error:
         return error.strerror or "cannot be read"
     except (FaceguideError, ValueError) as error:
         return str(error)
-    points = align.apply(matrix, meta.points[place]) / _SIZE
-    return align.warp(image, matrix, _SIZE), points.astype(np.float32)
+    points = align.apply(matrix, meta.points[place]) / side
+    return align.warp(image, matrix, side), points.astype(np.float32)
 
 
 def crops(
-    meta: IJBMeta, wanted: Sequence[NDArray[np.int64]], failures: dict[int, str]
+    meta: IJBMeta, wanted: Sequence[NDArray[np.int64]], side: int, failures: dict[int, str]
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-    """(places, (N, 112, 112, 3) uint8, (N, 5, 2) points in 0…1) of each list of images asked for.
+    """(places, (N, side, side, 3) uint8, (N, 5, 2) points in 0…1) of each list of images asked for.
 
     What cannot be read is left out and noted in `failures`, place → reason.
     """
     with ThreadPoolExecutor(2) as pool:
         for places in wanted:
-            found = list(pool.map(lambda place: read_crop(meta, int(place)), places))
+            found = list(pool.map(lambda place: read_crop(meta, int(place), side), places))
             good = [position for position, crop in enumerate(found) if not isinstance(crop, str)]
-            pixels = np.zeros((len(good), _SIZE, _SIZE, 3), np.uint8)
+            pixels = np.zeros((len(good), side, side, 3), np.uint8)
             points = np.zeros((len(good), 5, 2), np.float32)
             for place, crop in zip(places.tolist(), found, strict=True):
                 if isinstance(crop, str):
@@ -76,7 +77,7 @@ def crops(
 
 
 def readable_blocks(
-    meta: IJBMeta, blocks: Mapping[int, NDArray[np.int64]], failures: dict[int, str]
+    meta: IJBMeta, blocks: Mapping[int, NDArray[np.int64]], side: int, failures: dict[int, str]
 ) -> list[int]:
     """Which of these blocks lack an image that can be read; the others are as full as can be.
 
@@ -85,7 +86,7 @@ def readable_blocks(
     unfinished = []
     for number, places in blocks.items():
         for place in places.tolist():
-            found = failures.get(place) or read_crop(meta, place)
+            found = failures.get(place) or read_crop(meta, place, side)
             if not isinstance(found, str):
                 unfinished.append(number)
                 break

@@ -56,9 +56,9 @@ def run_ijb(
     """
     needs = needs_of(network, options, None)
     meta = ijb_meta.read_meta(folder)
-    network.check_size(112, f"{folder} (aligned by its five points)")
+    side = network.input_spec.size
     failures = ijb_points.unusable(meta, detector_score=options.detector_score)
-    content = ijb_faces.content_key(meta)
+    content = ijb_faces.content_key(meta, side)
     begin_run(
         run,
         "ijb",
@@ -75,7 +75,7 @@ def run_ijb(
         progress = progress_bar("faces", len(images) // part[1])
 
         def batches(wanted: Sequence[Rows]) -> Iterator[tuple[Rows, torch.Tensor, Beside]]:
-            for places, pixels, points in ijb_faces.crops(meta, wanted, failures):
+            for places, pixels, points in ijb_faces.crops(meta, wanted, side, failures):
                 yield places, pixels, {"keypoints": points} if network.needs_keypoints else {}
 
         return fill(
@@ -87,7 +87,7 @@ def run_ijb(
         lambda: FaceStore.open(run.embeddings or run.out, key),
         compute,
         lambda store: ijb_faces.readable_blocks(
-            meta, unfinished(store, images, needs.groups), failures
+            meta, unfinished(store, images, needs.groups), side, failures
         ),
         len(blocks_of(images)),
         run,

@@ -21,9 +21,9 @@ from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
 from faceguide.core.commands.parts import WHOLE, shards_of
-from faceguide.core.faces import align
 from faceguide.evaluate.score.face_store import GROUPS, FaceStore
 from faceguide.evaluate.score.quick_forward import batch_size_of, quickened, workers_of
+from faceguide.train.models.backbones.backbone import keypoints_of
 from faceguide.train.models.loading.network import Network, NotFiniteError
 from faceguide.train.models.own_check import check_own
 from faceguide.train.run.training_data import cache_hash
@@ -50,7 +50,7 @@ def beside_of(network: Network, columns: Mapping[str, Any]) -> Beside:
     """What a network is told of the rows of a cache, out of `Network.columns`."""
     found: Beside = {}
     if network.needs_keypoints:
-        found["keypoints"] = torch.as_tensor(columns["landmarks"])[:, align.FIVE_POINTS, :2]
+        found["keypoints"] = keypoints_of(torch.as_tensor(columns["landmarks"]))
     if network.hidden == "drop":
         known = torch.as_tensor(columns["known"]).bool()[:, None, None]
         found["visible"] = torch.as_tensor(columns["visibility"]).float().where(known, 1.0)

@@ -14,12 +14,13 @@ from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FILE, FOLDER, Seed
 from faceguide.core.errors import EvaluationError
 
-MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding", "fused")
+VISIBLE = "visible-embedding"
+MATCHERS = ("cosine", "qaconv", "qaconv+occlusion", VISIBLE, "fused")
 # Fusions by name. Parts in this order; the share that is fitted is that of the first. QAConv is
 # weighted by visibility, and counts all cells alike where it is unknown.
 FUSIONS = {
     "qaconv+cosine": ("qaconv+occlusion", "cosine"),
-    "qaconv+visible-embedding": ("qaconv+occlusion", "visible-embedding"),
+    "qaconv+visible-embedding": ("qaconv+occlusion", VISIBLE),
 }
 Visibility = Literal["auto", "head", "cache"]
 Hidden = Literal["zero", "drop"]
@@ -106,10 +107,10 @@ class MatcherOptions(Seed, MatcherName):
             raise EvaluationError(
                 f"--fit-pairs is for --matcher {' or '.join(FUSIONS)}; leave it out"
             )
-        if self.hidden == "drop" and "visible-embedding" not in (
+        if self.hidden == "drop" and VISIBLE not in (
             *self.fuse, *FUSIONS.get(self.matcher, ()), self.matcher,
         ):  # fmt: skip
-            raise EvaluationError("--hidden drop is for visible-embedding; leave it out")
+            raise EvaluationError(f"--hidden drop is for {VISIBLE}; leave it out")
         if self.fit_pairs is None and (self.fit_cache or self.fit_split):
             raise EvaluationError("--fit-cache and --fit-split belong to --fit-pairs")
         return list(self.fuse) or list(FUSIONS.get(self.matcher, (self.matcher,)))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import EvaluationError
-from faceguide.evaluate.score.matcher_options import FUSIONS, MATCHERS
+from faceguide.evaluate.score.matcher_options import FUSIONS, MATCHERS, VISIBLE
 from faceguide.train.models.loading.network import Network
 from faceguide.train.models.matchers.matching import match
 from faceguide.train.models.matchers.qaconv import QAConv
@@ -174,7 +174,7 @@ class Fused:
 
 def needs_mean_map(name: str) -> bool:
     """Whether `make_matcher` wants the mean map of some visible faces for this name."""
-    return name == "visible-embedding"
+    return name == VISIBLE
 
 
 def make_matcher(name: str, network: Network, mean_map: Tensor | None = None) -> Matcher:
@@ -204,7 +204,7 @@ def make_matcher(name: str, network: Network, mean_map: Tensor | None = None) ->
             f"{name} compares the maps of a face backbone, which {network.name} has not; choose "
             "--matcher cosine"
         )
-    if name == "visible-embedding":
+    if name == VISIBLE:
         last = getattr(network.backbone, "map_side", network.map_side)
         if network.map_side != last:
             raise EvaluationError(

@@ -25,7 +25,7 @@ from faceguide.evaluate.score.face_reader import (
     score_pairs,
     visible_mean_map,
 )
-from faceguide.evaluate.score.matcher_options import FUSIONS
+from faceguide.evaluate.score.matcher_options import FUSIONS, VISIBLE, Hidden
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
     MAP,
@@ -193,6 +193,7 @@ class FaceNetwork:
         *,
         mean_of: Any = None,
         fusion_scales: str | os.PathLike[str] | None = None,
+        hidden: Hidden = "zero",
     ) -> float | NDArray[np.float32]:
         """How alike are two faces? Higher is more alike.
 
@@ -203,6 +204,9 @@ class FaceNetwork:
             mean_of: for `visible-embedding`: faces whose mean map is taken off, as `evaluate
                 verification` does with the faces of its list; None compares them as they are.
             fusion_scales: for a fusion: the fusion.json of an earlier run.
+            hidden: for `visible-embedding`: "zero", occluded cells do not count; "drop", a vision
+                transformer does not see them either, which only faces that know themselves what
+                they show can tell it.
 
         Returns:
             A number for two faces, (N,) where either is several.
@@ -217,9 +221,11 @@ class FaceNetwork:
             )
         common = [] if mean_of is None else self._faces(mean_of)
         weights, scales = _parts(matcher, fusion_scales)
+        if hidden == "drop" and VISIBLE not in weights:
+            raise EvaluationError(f"hidden='drop' is for {VISIBLE}; leave it out for {matcher}")
         parts = {name: make_matcher(name, self.network) for name in weights}
         needs = frozenset[str]().union(*(part.needs for part in parts.values()))
-        reader = HeldFaces(self._held([*first, *second, *common], needs))
+        reader = HeldFaces(self._held([*first, *second, *common], needs, hidden))
         place = np.arange(len(first) + len(second) + len(common))
         for name in parts:
             if common and needs_mean_map(name):
@@ -254,7 +260,7 @@ class FaceNetwork:
         return [face.crop for face in faces]
 
     def _described(
-        self, faces: Sequence[Face], groups: frozenset[str]
+        self, faces: Sequence[Face], groups: frozenset[str], **beside: Tensor
     ) -> dict[str, NDArray[np.float32]]:
         crops = self._crops(faces)
         if self._untried:
@@ -262,7 +268,7 @@ class FaceNetwork:
             check_own(self.network.backbone, self.network.name, images)
             self._untried = False
         names = [face.name for face in faces]
-        return describe_crops(self.network, crops, groups, names, self.beside(faces))
+        return describe_crops(self.network, crops, groups, names, self.beside(faces) | beside)
 
     def beside(self, faces: Sequence[Face]) -> Beside:
         """What the network is told of these faces besides their crops."""
@@ -278,20 +284,21 @@ class FaceNetwork:
             points.append(five_points(face.landmarks) / len(face.crop))
         return {"keypoints": torch.from_numpy(np.stack(points).astype(np.float32))}
 
-    def _held(self, faces: Sequence[Face], needs: frozenset[str]) -> Faces:
+    def _held(self, faces: Sequence[Face], needs: frozenset[str], hidden: Hidden) -> Faces:
         """What a matcher needs of these faces, as a store would give it."""
-        head = self.network.occlusion_head is not None
+        head = self.network.occlusion_head is not None and hidden == "zero"
         groups = groups_for(needs, True, "head" if head else None)
-        found = self._described(faces, groups)
-        device = next(self.network.backbone.parameters()).device
+        device, visibility = self.network.device, None
+        if VISIBILITY in needs and not head:
+            visibility = torch.from_numpy(_own_visibility(faces)).to(device)
+        dropped = {} if visibility is None or hidden == "zero" else {"visible": visibility}
+        found = self._described(faces, groups, **dropped)
 
         def tensor(name: str) -> Tensor:
             return torch.from_numpy(found[name]).to(device)
 
-        visibility = None
-        if VISIBILITY in needs:
-            own = None if head else torch.from_numpy(_own_visibility(faces)).to(device)
-            visibility = tensor("visibility") if own is None else own
+        if VISIBILITY in needs and head:
+            visibility = tensor("visibility")
         return Faces(
             tensor("embedding") if EMBEDDING in needs else None,
             tensor("feature_map") if MAP in needs else None,

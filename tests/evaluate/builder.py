@@ -18,9 +18,11 @@ from faceguide.train.models import create
 ROWS = 60
 
 
-def small_cache(directory: Path, *, rows: int = ROWS, occlusion: bool = True) -> FaceCache:
-    """`rows` smooth 112-pixel pictures of seven identities; every tenth row failed."""
-    build(directory, rows, 32, occlusion=occlusion, size=112)
+def small_cache(
+    directory: Path, *, rows: int = ROWS, occlusion: bool = True, size: int = 112
+) -> FaceCache:
+    """`rows` smooth pictures of seven identities; every tenth row failed."""
+    build(directory, rows, 32, occlusion=occlusion, size=size)
     return FaceCache.open(directory)
 
 
@@ -33,8 +35,8 @@ def random_module(name: str, seed: int = 0, **arguments: Any) -> torch.nn.Module
     torch.manual_seed(seed)
     module: torch.nn.Module = create(name, **arguments)
     if hasattr(module, "input_spec"):
-        coarse = torch.rand(16, 3, 4, 4)
-        pictures = torch.nn.functional.interpolate(coarse, size=112, mode="bilinear")
+        coarse, side = torch.rand(16, 3, 4, 4), module.input_spec.size
+        pictures = torch.nn.functional.interpolate(coarse, size=side, mode="bilinear")
         for norm in module.modules():
             if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
                 norm.momentum = None  # the mean of what was seen

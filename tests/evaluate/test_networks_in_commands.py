@@ -12,7 +12,6 @@ import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 from tests.evaluate.builder import pairs_csv, random_module, small_cache, usable_pairs
-from tests.evaluate.ijb.test_ijb import build_ijb
 from torch import nn
 
 import faceguide as fg
@@ -24,11 +23,11 @@ from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 
 
 @torch.no_grad()
-def transformer(patch: int) -> nn.Module:
-    """A small KP-RPE whose attention depends on the landmarks for all to see."""
+def transformer(patch: int, keypoints: bool = True) -> nn.Module:
+    """A small one; with KP-RPE its attention depends on the landmarks for all to see."""
     torch.manual_seed(0)
     module: nn.Module = create(
-        "vit", width=24, depth=2, heads=3, patch=patch, keypoints=True, embedding_size=16
+        "vit", width=24, depth=2, heads=3, patch=patch, keypoints=keypoints, embedding_size=16
     )
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
@@ -37,17 +36,16 @@ def transformer(patch: int) -> nn.Module:
         if isinstance(norm, nn.BatchNorm1d):
             norm.momentum = None
     pixels = nn.functional.interpolate(torch.randn(16, 3, 5, 5), size=112, mode="bilinear")
-    module.train()(pixels, keypoints=torch.rand(16, 5, 2))
+    module.train()(pixels, **({"keypoints": torch.rand(16, 5, 2)} if keypoints else {}))
     return module.eval()
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """cache/, pairs.csv, IJBC/; mbf.pt, kprpe8.pt (14×14 tokens), kprpe9.pt (12×12)."""
+    """cache/, pairs.csv; mbf.pt, kprpe8.pt (14×14 tokens), kprpe9.pt (12×12)."""
     folder = tmp_path_factory.mktemp("networks")
     small_cache(folder / "cache")
     pairs_csv(folder / "pairs.csv", usable_pairs())
-    build_ijb(folder / "IJBC")
     torch.save(random_module("mbf").state_dict(), folder / "mbf.pt")
     for patch in (8, 9):
         state = transformer(patch).state_dict()
@@ -67,28 +65,6 @@ def verified(place: Path, weights: str, out: Path, *more: object) -> np.ndarray:
         *("--weights", place / weights, "--device", "cpu", "--out", out, *more),
     )
     return load_file(out / "scores.safetensors")["score"]
-
-
-@pytest.mark.parametrize("weights", ["mbf.pt", "kprpe8.pt", "kprpe9.pt"])
-def test_every_matcher_and_both_searches(place: Path, tmp_path: Path, weights: str) -> None:
-    scores = {
-        matcher: verified(
-            *(place, weights, tmp_path / matcher, "--matcher", matcher, "--no-flip"),
-            *("--embeddings", tmp_path / "faces"),
-        )
-        for matcher in ("cosine", "qaconv", "qaconv+occlusion", "visible-embedding")
-    }
-    assert all(np.isfinite(found).all() and np.ptp(found) > 1e-3 for found in scores.values())
-    evaluate(
-        *("identification", place / "cache", "--weights", place / weights, "--bootstrap", 0),
-        *("--device", "cpu", "--out", tmp_path / "search", "--no-flip"),
-        *("--embeddings", tmp_path / "faces"),
-    )
-    out = evaluate(
-        *("ijb", place / "IJBC", "--weights", place / weights, "--bootstrap", 0, "--no-flip"),
-        *("--device", "cpu", "--out", tmp_path / "ijb", "--json"),
-    )
-    assert json.loads(out)["images"] > 0
 
 
 def points_of(cache: fg.FaceCache, rows: np.ndarray) -> torch.Tensor:
@@ -155,6 +131,12 @@ def test_hidden_tokens_are_dropped_before_the_first_block(place: Path, tmp_path:
         )
     assert not seen.all()
     np.testing.assert_allclose(table["score"][:8], expected, atol=2e-3)
+    net = fg.load(place / "kprpe8.pt", device="cpu")
+    few = (cache[table["probe"][:8]], cache[table["reference"][:8]])
+    found = net.score(*few, "visible-embedding", mean_of=cache[rows], hidden="drop")
+    np.testing.assert_allclose(found, table["score"][:8], atol=2e-3)
+    with pytest.raises(fg.FaceguideError, match="is for visible-embedding; leave it out for cos"):
+        net.score(*few, hidden="drop")
 
 
 def test_what_cannot_be_dropped_is_said(place: Path, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_the_command_takes_a_network_and_a_record_of_it_does_not(
         oaml_command, [str(faces.directory), "--out", str(tmp_path / "x"), "--backbone", "ir_5"]
     )
     assert nobody.exit_code == 2
-    assert "cvlface_vit_base, or give module:function" in " ".join(nobody.stderr.split())
+    assert "inception_resnet_v1, vit, or give module:function" in " ".join(nobody.stderr.split())
 
 
 def test_a_network_without_maps_is_for_cosine_alone(

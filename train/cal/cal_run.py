@@ -31,6 +31,7 @@ from faceguide.train.loop import train
 from faceguide.train.models import create
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import colour_of
+from faceguide.train.models.loading.network_file import weights_in
 from faceguide.train.models.weights import fill, find_state
 from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.export_weights import BACKBONE, export
@@ -83,7 +84,8 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
         prior=bool(recipe.guidance.weight("prior")),
         freeze_norm=recipe.freeze_norm,
     )
-    stream = _stream(context, run, rows, listed)
+    pairs = max(run.batch_size // LISTED_SHARE, 1)
+    stream = _stream(context, run, rows, listed, pairs)
     more: dict[str, Any] = {}
     if recipe.guidance.weight("prior"):  # it fades over the whole run, whose length counts
         more["steps"] = total_steps(len(stream), context.loop)
@@ -100,7 +102,7 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
         trainee = nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     trainee.to(context.device)
     shape, side = augment.Augmentation(crop), map_side(model, crop)
-    step = CalStep(recipe, shape, trainee, side, _per_batch(run) if listed else 0)
+    step = CalStep(recipe, shape, trainee, side, pairs if listed else 0)
     trainer = CalTrainer(step, run, digest(fixed), context)
     models = {"backbone": {"name": run.model, "arguments": arguments, "weights": BACKBONE}}
     context.begin("train cal", run, fixed, models, names, doubts)
@@ -147,7 +149,7 @@ class CalTrainer(Trainer):
         model, crop = self.module.eval().model, self._step.augmentation.crop
         return verify(
             self._context.pairs,
-            lambda images: describe(model, images, crop, self._run.forwards),
+            lambda batch: describe(model, batch["image"], crop, self._run.forwards),
             batch_size=2 * self._run.batch_size,
             device=self._context.device,
         )
@@ -170,25 +172,21 @@ def _initialise(model: WSDANCAL, run: CalRun) -> str:
     """
     if run.init is None:
         return "Warning: no --init: the network starts from random weights"
-    state = find_state(run.init, model, "--model")
-    colour = colour_of(model, state, run.init)
+    file = weights_in(run.init)
+    state = find_state(file, model, "--model")
+    colour = colour_of(model, state, file)
     if colour.order != model.input_spec.colour:
         raise CheckpointError(
-            f"{run.init}: was trained on {colour.order}, and train cal feeds "
+            f"{file}: was trained on {colour.order}, and train cal feeds "
             f"{model.input_spec.colour}; choose other weights"
         )
-    return fill(model, state, run.init, "--model").summary()
-
-
-def _per_batch(run: CalRun) -> int:
-    """Listed pairs in a batch."""
-    return max(run.batch_size // LISTED_SHARE, 1)
+    return fill(model, state, file, "--model").summary()
 
 
 def _stream(
-    context: RunContext, run: CalRun, rows: np.ndarray[Any, Any], listed: Pairs | None
+    context: RunContext, run: CalRun, rows: np.ndarray[Any, Any], listed: Pairs | None, pairs: int
 ) -> Stream:
-    """The rows in a new order each epoch, listed pairs behind them."""
+    """The rows in a new order each epoch, so many listed pairs behind them in a batch."""
     columns = columns_of(run.recipe, context.cache.columns)
     for name in columns:
         context.cache.require(name)
@@ -201,7 +199,6 @@ def _stream(
             context.cache, rows, batch_size=run.batch_size, seed=seed, rank=rank, world=world,
             **shared,
         )  # fmt: skip
-    pairs = _per_batch(run)
     if run.batch_size <= 2 * pairs:
         raise TrainError(
             f"--contrastive-pairs needs --batch-size 3 or more, found {run.batch_size}"

@@ -67,9 +67,6 @@ class CalRun(Fit):
     """What is learnt, and how."""
 
     model: MODELS = option("cal_resnet101", "Network to train.")
-    init: Path | None = option(
-        None, "Start from the weights of an ImageNet ResNet, a CAL or a face network.", type=FILE
-    )
     heads: int = option(32, "Number of attention maps.", type=POSITIVE)
     stride: Literal[16, 32] = option(16, "Pixels per cell of the attention map; 32 is faster.")
     crop: int | None = option(

@@ -20,6 +20,7 @@ from torch import Tensor
 from faceguide.core.faces import LUMA
 from faceguide.train.data.keyed_random import keyed_uniform
 from faceguide.train.data.occluders import Occluders, draw
+from faceguide.train.models.backbones.backbone import keypoints_of, mirrored_points
 
 PURPOSE_FACES = 32
 _DRAWS = 20
@@ -45,13 +46,14 @@ class FaceAugmentation:
 
 
 def augmenting(
-    settings: FaceAugmentation, seed: int, grid: int
+    settings: FaceAugmentation, seed: int, grid: int, keypoints: bool = False
 ) -> Callable[[dict[str, Tensor], int], dict[str, Tensor]]:
     """`augment_faces` as the transform of a stream.
 
     A batch has `image`, `row`, and where the cache has them `visibility` and `known`, and
     `landmarks`, which are left out afterwards. Without visibility all counts as visible but for
-    what was occluded here, on `grid` cells a side, and nothing as known.
+    what was occluded here, on `grid` cells a side, and nothing as known. With `keypoints`, five of
+    the landmarks stay as such: mirrored with the image, at their places where it was cut.
     """
 
     def transform(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
@@ -66,7 +68,14 @@ def augmenting(
             landmarks=landmarks,
         )
         known = batch.get("known", torch.zeros(count, dtype=torch.bool))
-        return {**batch, "image": images, "visibility": seen, "known": known}
+        made = {**batch, "image": images, "visibility": seen, "known": known}
+        if keypoints and landmarks is not None:
+            points = keypoints_of(landmarks)
+            mirrored = _draws(seed, epoch, batch["row"])[:, 3] < settings.flip
+            made["keypoints"] = torch.where(
+                mirrored[:, None, None], mirrored_points(points), points
+            )
+        return made
 
     return transform
 
@@ -97,7 +106,7 @@ def augment_faces(
         images, seen = draw(
             settings.occluders, images, landmarks, seen, seed=seed, epoch=epoch, rows=rows
         )
-    draws = keyed_uniform((seed, epoch, PURPOSE_FACES), rows, _DRAWS).numpy()
+    draws = _draws(seed, epoch, rows).numpy()
     pixels, cells = images.numpy().copy(), seen.numpy().copy()
     for place, numbers in enumerate(draws):
         if numbers[0] < settings.cut:
@@ -111,6 +120,11 @@ def augment_faces(
             pixels[place] = pixels[place][:, ::-1]
             cells[place] = cells[place][:, ::-1]
     return torch.from_numpy(pixels), torch.from_numpy(cells)
+
+
+def _draws(seed: int, epoch: int, rows: Tensor) -> Tensor:
+    """(N, 20) random numbers of the rows; the fourth decides whether one is mirrored."""
+    return keyed_uniform((seed, epoch, PURPOSE_FACES), rows, _DRAWS)
 
 
 def _cut(

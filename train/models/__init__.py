@@ -23,7 +23,7 @@ from faceguide.train.models.margin_heads import AdaFace, ArcFace, CosFace
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
 
-__all__ = ["MODELS", "CheckpointError", "ModelError", "blank", "create", "outline"]
+__all__ = ["BACKBONES", "MODELS", "CheckpointError", "ModelError", "blank", "create", "outline"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilefacenet": MobileFaceNet,
@@ -62,6 +62,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cal_resnet152": functools.partial(WSDANCAL, "resnet152"),
     "cal_mobilefacenet": functools.partial(WSDANCAL, "mobilefacenet"),
 }
+
+BACKBONES = tuple(
+    name
+    for name in MODELS
+    if name not in ("adaface", "arcface", "cosface", "qaconv", "occlusion_head")
+)
 
 
 def create(name: str, **arguments: Any) -> Any:

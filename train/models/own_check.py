@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
+from faceguide.core.faces.align import template
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.own_networks import OwnBackbone, fault_of, precision, raw_of
 
@@ -53,22 +54,26 @@ def check_own(backbone: nn.Module, name: str, images: Tensor) -> None:
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     spec: InputSpec = backbone.input_spec  # type: ignore[assignment]
     pixels = spec.prepare(distinct(images).to(device))
+    points = None
+    if getattr(backbone, "needs_keypoints", False):  # crops are aligned: they lie about there
+        points = torch.as_tensor(template(spec.size) / spec.size, dtype=pixels.dtype, device=device)
     modes = {module: module.training for module in backbone.modules()}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
             backbone.eval()
             given = pixels.clone()
-            together = _embed(backbone, name, given)
+            together = _embed(backbone, name, given, points)
             changed = not torch.equal(given, pixels)
-            again = _embed(backbone, name, pixels.clone())
-            singly = torch.cat([_embed(backbone, name, one.clone()) for one in pixels.split(1)])
+            again = _embed(backbone, name, pixels.clone(), points)
+            singly = [_embed(backbone, name, one.clone(), points) for one in pixels.split(1)]
         finally:
             for module, training in modes.items():
                 module.training = training
     if changed:
         raise ModelError(f"{name}: changes its input in place; begin its forward with a clone()")
-    if not torch.isfinite(torch.stack([together, again, singly])).all():
+    apart = torch.cat(singly)
+    if not torch.isfinite(torch.stack([together, again, apart])).all():
         return  # said with the name of the face when it is met
     exact = device.type == "cpu" and not precision(backbone)
     if _apart(together, again) > (_ROUNDING if exact else _COARSE):
@@ -76,7 +81,7 @@ def check_own(backbone: nn.Module, name: str, images: Tensor) -> None:
             f"{name}: gives other embeddings of the same faces each time; in eval mode nothing may "
             "be drawn (functional.dropout needs training=self.training)"
         )
-    if _apart(together, singly) > (_ROUNDING if exact else _COARSE):
+    if _apart(together, apart) > (_ROUNDING if exact else _COARSE):
         raise ModelError(
             f"{name}: the embedding of a face depends on the other faces of its batch; in eval "
             "mode nothing may be normalised by the batch"
@@ -94,10 +99,12 @@ def _apart(first: Tensor, second: Tensor) -> float:
     return float(((first - second).norm(dim=1) / length.clamp_min(1e-30)).max())
 
 
-def _embed(backbone: nn.Module, name: str, pixels: Tensor) -> Tensor:
+def _embed(backbone: nn.Module, name: str, pixels: Tensor, points: Tensor | None) -> Tensor:
     """Raw embeddings (N, E), once what the network gave is what it may give."""
+    beside = {} if points is None else {"keypoints": points.expand(len(pixels), -1, -1)}
+    called = backbone.network if isinstance(backbone, OwnBackbone) else backbone
     try:
-        found = backbone.network(pixels) if isinstance(backbone, OwnBackbone) else backbone(pixels)
+        found = called(pixels, **beside)
     except ModelError:  # said already
         raise
     except Exception as error:  # the forward is the user's

@@ -146,7 +146,7 @@ def _mobilefacenet(shapes: Shapes) -> tuple[str, dict[str, Any]]:
 
 
 def _facenet(shapes: Shapes) -> tuple[str, dict[str, Any]]:
-    return "inception_resnet_v1", {}
+    return "inception_resnet_v1", {"embedding_size": shapes["last_linear.weight"][0]}
 
 
 def _resnet_of(shapes: Shapes, stages: tuple[str, ...]) -> str:

@@ -126,6 +126,7 @@ def stream_of(
         trainee: whose matcher tells which identities are similar.
     """
     cache, device, recipe = context.cache, context.device, run.recipe
+    told = trainee.backbone.needs_keypoints
     place: dict[str, Any] = {
         "seed": recipe.seed, "rank": context.processes.rank, "world": context.processes.world,
     }  # fmt: skip
@@ -134,8 +135,8 @@ def stream_of(
         augmentation = augmentation_of(recipe)
         columns = ["image"] + ["label"] * (cache is not second)
         columns += ["visibility", "known"] * ("visibility" in cache.columns)
-        columns += ["landmarks"] * (augmentation.occluders is not None)
-        transform = augmenting(augmentation, seed, recipe.map_size)
+        columns += ["landmarks"] * (augmentation.occluders is not None or told)
+        transform = augmenting(augmentation, seed, recipe.map_size, told)
         return Stream(
             cache, columns=columns, transform=transform, threads=run.threads, device=device,
             **batches,
@@ -186,15 +187,14 @@ def _similarity(
     trainee.eval()
     maps, seen = [], []
     stream = Stream(
-        cache, rows, columns=("image",), batch_size=64, shuffle=False, ragged="exact",
+        cache, rows, columns=trainee.columns, batch_size=64, shuffle=False, ragged="exact",
         device=device,
     )  # fmt: skip
     for batch in stream:
-        pixels = trainee.backbone.input_spec.prepare(batch["image"])
-        found = trainee.backbone.feature_map(pixels, trainee.settings.map_size)
-        seen.append(trainee.occlusion_head(found)[:, 0].float().cpu())
+        found, visible = trainee.looked_at(batch)
+        seen.append(visible.float().cpu())
         maps.append(found.half().cpu())
-    faces, visible = torch.cat(maps), torch.cat(seen)
-    scores: NDArray[np.float32] = match(matcher, faces, faces, visible, visible).cpu().numpy()
+    faces, known = torch.cat(maps), torch.cat(seen)
+    scores: NDArray[np.float32] = match(matcher, faces, faces, known, known).cpu().numpy()
     trainee.train(was_training)
     return scores

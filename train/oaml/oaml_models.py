@@ -21,7 +21,7 @@ from faceguide.train.models import create
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.colour import ORDERS, colour_of, feed
 from faceguide.train.models.layout import find
-from faceguide.train.models.loading.network_file import name_in
+from faceguide.train.models.loading.network_file import arguments_in, name_in, weights_in
 from faceguide.train.models.margin_heads import MarginHead
 from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.weights import fill, find_state, load_weights, read_tables, untrained
@@ -37,11 +37,13 @@ MILESTONES = (12 / 26, 20 / 26, 24 / 26)
 Described = dict[str, tuple[str, dict[str, Any]]]
 
 
-def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str, Any]]:
+def build(
+    run: OamlRun, classes: int, directory: Path, fresh: bool
+) -> tuple[Described, dict[str, Any]]:
     """Every model of the run.
 
     Args:
-        fresh: training starts, so that a user's network is to read the file `run.init`.
+        fresh: training starts, so that `run.init` is read, by a user's network itself.
 
     Returns:
         role → name and arguments, and role → module.
@@ -51,8 +53,11 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
     """
     own = is_own(run.backbone)
     reads = fresh and run.init is not None and not run.init.is_dir()
+    arguments = {} if own else _arguments(run, directory, fresh)
     probe: FaceBackbone = (
-        own_backbone(run.backbone, run.init if reads else None) if own else create(run.backbone)
+        own_backbone(run.backbone, run.init if reads else None)
+        if own
+        else create(run.backbone, **arguments)
     )
     side = run.recipe.map_size
     if side not in probe.map_channels:
@@ -63,7 +68,7 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
     channels = probe.map_channels[side]
     size = {"embedding_size": probe.embedding_size}
     described: Described = {
-        "backbone": (run.backbone, {} if own else size),
+        "backbone": (run.backbone, {} if own else {**arguments, **size}),
         "occlusion_head": ("occlusion_head", {"channels": channels}),
     }
     if run.recipe.part != "occlusion":
@@ -79,6 +84,14 @@ def build(run: OamlRun, classes: int, fresh: bool) -> tuple[Described, dict[str,
         for role, (name, arguments) in described.items()
     }
     return described, parts
+
+
+def _arguments(run: OamlRun, directory: Path, fresh: bool) -> dict[str, Any]:
+    """How the network is built: as the run's record says, or the weights that it starts from."""
+    if not fresh:
+        entry = read_json(directory / RUN).get("models", {}).get("backbone", {})
+        return dict(entry.get("arguments", {}))
+    return {} if run.init is None else arguments_in(weights_in(run.init), run.backbone)
 
 
 def margin_of(run: OamlRun, loop: LoopSettings) -> MarginHead:
@@ -126,7 +139,7 @@ def initialise(parts: dict[str, Any], run: OamlRun, people: Sequence[str], speak
             f"{run.init}: read by {run.backbone} itself; the margin head starts from random weights"
         )
     else:
-        file = run.init / "backbone.safetensors" if run.init.is_dir() else run.init
+        file = weights_in(run.init)
         state = find_state(file, inner(backbone))
         report = fill(inner(backbone), state, file)
         if run.recipe.part != "all" and (report.missing or report.dropped):
@@ -156,9 +169,14 @@ def name_of(run: OamlRun, given: ParameterSource | None) -> str:
     init = run.init if given is ParameterSource.DEFAULT else None
     if init is None:
         return run.backbone
-    name = name_in(init / "backbone.safetensors" if init.is_dir() else init)
+    name = name_in(weights_in(init))
     if name not in BACKBONES:
         raise TrainError(f"{init}: holds {name}; train oaml trains {', '.join(BACKBONES)}")
+    if name == "vit" and "heads" not in arguments_in(weights_in(init), name):
+        raise TrainError(
+            f"{init}: a vision transformer whose number of heads no shape tells; train oaml trains "
+            "those of known shapes, which `evaluate networks` lists"
+        )
     return name
 
 

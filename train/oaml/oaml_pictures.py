@@ -54,7 +54,8 @@ def draw_visibility(path: Path, trainee: OamlTrainee, batch: Batch) -> None:
     images = seen.images[few]
     with torch.no_grad():
         pixels = trainee.backbone.input_spec.prepare(images)
-        maps = trainee.backbone.feature_map(pixels, trainee.settings.map_size)
+        told = {name: values[few] for name, values in seen.beside.items()}
+        maps = trainee.backbone.feature_map(pixels, trainee.settings.map_size, **told)
         predicted = trainee.occlusion_head(maps)[:, 0].float()
     true = on_grid(seen.visibility[few], predicted.shape[1]).cpu().numpy()
     rows = []

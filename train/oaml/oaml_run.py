@@ -80,7 +80,7 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
     names = [cache.identities[label] for label in people.tolist()]
     torch.manual_seed(run.recipe.seed)
     fresh = not (directory / LAST).exists()
-    described, parts = build(run, len(people), fresh)
+    described, parts = build(run, len(people), directory, fresh)
     backbone = parts["backbone"]
     context.require_side(backbone.input_spec.size, run.backbone, second)
     doubts = context.doubts(names)
@@ -197,17 +197,17 @@ class OamlTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Visibility of the faces that were held out, and verification."""
         trainee = self.module.eval()
-        prepare = trainee.backbone.input_spec.prepare
         shared: dict[str, Any] = {
-            "batch_size": self._run.batch_size, "device": self._context.device,
+            "columns": trainee.columns, "batch_size": self._run.batch_size,
+            "device": self._context.device,
         }  # fmt: skip
 
-        def predict(images: Tensor) -> Tensor:
-            maps = trainee.backbone.feature_map(prepare(images), self._run.recipe.map_size)
-            return trainee.occlusion_head(maps)[:, 0]
+        def predict(batch: Batch) -> Tensor:
+            return trainee.looked_at(batch)[1]
 
-        def describe(images: Tensor) -> Tensor:
-            return embed(trainee.backbone, prepare(images))[0]
+        def describe(batch: Batch) -> Tensor:
+            pixels = trainee.backbone.input_spec.prepare(batch["image"])
+            return embed(trainee.backbone, pixels, None, **trainee.beside(batch))[0]
 
         values: dict[str, float] = {}
         if len(self._held):

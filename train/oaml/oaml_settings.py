@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -14,13 +13,14 @@ from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FOLDER
 from faceguide.train.training_settings import Fit, Recipe
 
-# Those with a map that matcher and occlusion head can look at, and no further input.
+# Those with a map that matcher and occlusion head can look at.
 BACKBONES = (
     *("mobilefacenet", "mbf", "mbf_large", "ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50"),
     *("iresnet_18", "iresnet_34", "iresnet_50", "iresnet_100", "iresnet_200"),
     *("edgeface_xxs", "edgeface_xs", "edgeface_s", "edgeface_base", "edgeface_xs_gamma_06"),
     *("edgeface_s_gamma_05", "vit_tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h"),
-    *("cvlface_vit_small", "cvlface_vit_base"),
+    *("cvlface_vit_small", "cvlface_vit_base", "cvlface_kprpe_small", "cvlface_kprpe_base"),
+    *("inception_resnet_v1", "vit"),
 )
 KINDS = ("medical", "band", "rectangle")  # of drawn covers
 # The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
@@ -44,17 +44,6 @@ class Backbone(click.ParamType):
         return value
 
 
-class Start(click.Path):
-    """A weights file, or the directory of a finished run of `train oaml`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if found.is_dir() and not (found / "backbone.safetensors").exists():
-            text = "is neither weights nor a finished run of train oaml (it has no "
-            self.fail(f"{found} {text}backbone.safetensors)", param, ctx)
-        return found
-
-
 @dataclass(frozen=True, kw_only=True)
 class OamlSettings(Recipe):
     """The recipe of a step."""
@@ -63,10 +52,10 @@ class OamlSettings(Recipe):
         "all", "all; heads on a frozen backbone; only the occlusion head, on the masks of CACHE.",
         "--train",
     )  # fmt: skip
-    map_size: Literal[7, 12, 14] = option(
+    map_size: Literal[7, 8, 12, 14] = option(
         7,
-        "Side of the feature map that matcher and occlusion head see; of vision transformers the "
-        "side of their grid of tokens.",
+        "Side of the feature map that matcher and occlusion head see: 8 of FaceNet, of vision "
+        "transformers the side of their grid of tokens.",
         "--map",
     )
     recognition_weight: float = option(1.0, "Weight of the margin head's loss.", type=WEIGHT)
@@ -101,10 +90,6 @@ class OamlRun(Fit):
         metavar="NAME|module:function",
         show_default=False,
     )
-    init: Path | None = option(
-        None, "Start from weights, such as an AdaFace .ckpt, or from a finished run of train oaml.",
-        type=Start(exists=True, path_type=Path),
-    )  # fmt: skip
     colour: Literal["rgb", "bgr"] | None = option(
         None,
         "Order of the channels that --init was trained on.  [default: as the file or the network "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from faceguide.core.errors import TrainError
 from faceguide.train.data.two_streams import SECOND
 from faceguide.train.distributed import summed, world_size
-from faceguide.train.models.backbones.backbone import FaceBackbone
+from faceguide.train.models.backbones.backbone import FaceBackbone, keypoints_of
 from faceguide.train.models.margin_heads import MarginHead
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
@@ -65,8 +65,25 @@ class OamlTrainee(nn.Module):
                     module.eval()
         return self
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a cache that `looked_at` needs."""
+        return ("image", "landmarks") if self.backbone.needs_keypoints else ("image",)
+
+    def beside(self, batch: Batch) -> dict[str, Tensor]:
+        """What the backbone takes besides the pixels of rows of a cache."""
+        if not self.backbone.needs_keypoints:
+            return {}
+        return {"keypoints": keypoints_of(batch["landmarks"])}
+
+    def looked_at(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Maps (N, C, s, s) of rows of a cache, and the visibility (N, s, s) that is predicted."""
+        pixels = self.backbone.input_spec.prepare(batch["image"])
+        maps = self.backbone.feature_map(pixels, self.settings.map_size, **self.beside(batch))
+        return maps, self.occlusion_head(maps)[:, 0]
+
     def forward(
-        self, pixels: Tensor, labels: Tensor, seen: Tensor, known: Tensor
+        self, pixels: Tensor, labels: Tensor, seen: Tensor, known: Tensor, **beside: Tensor
     ) -> tuple[Tensor, ...]:
         """One pass over recognition images and, behind them, images for the occlusion loss only.
 
@@ -75,6 +92,7 @@ class OamlTrainee(nn.Module):
             labels: (N,) classes of the first N.
             seen: (N, g, g) visibility of the first N; where it is not known, that of augmentation.
             known: (N,) bool, whether it is known; else the head's own prediction counts too.
+            beside: `keypoints` (N + M, 5, 2) of a backbone that needs them.
 
         Returns:
             predicted visibility (N + M, h, w), and unless only the head is trained logits
@@ -84,9 +102,9 @@ class OamlTrainee(nn.Module):
         recipe = self.settings
         if self.head is None or self.matcher is None:
             with torch.no_grad():
-                maps = self.backbone.feature_map(pixels, recipe.map_size)
+                maps = self.backbone.feature_map(pixels, recipe.map_size, **beside)
             return (self.occlusion_head(maps)[:, 0],)
-        output = self.backbone.forward_all(pixels, recipe.map_size)
+        output = self.backbone.forward_all(pixels, recipe.map_size, **beside)
         maps = output.feature_map
         predicted = self.occlusion_head(
             maps if recipe.occlusion_grad == "shared" else maps.detach()
@@ -165,7 +183,7 @@ def on_grid(visibility: Tensor, side: int) -> Tensor:
     if visibility.shape[1] < side:
         raise TrainError(
             f"the cache keeps visibility on {visibility.shape[1]}×{visibility.shape[1]} cells, "
-            f"{side}×{side} are needed; run `prep masks --grid {side} --overwrite`"
+            f"{side}×{side} are needed; run `prep masks --grid 14 --overwrite`"
         )
     return nn.functional.adaptive_avg_pool2d(visibility.float()[:, None], side)[:, 0]
 
@@ -175,13 +193,15 @@ class Views:
     """A batch as the networks see it: N images to recognise, then M of the second cache.
 
     images: (N + M, S, S, 3) uint8 after augmentation; visibility: (N + M, g, g), 1 = visible, where
-    it is not known all ones but for what augmentation has occluded; known: (N + M,) bool; count: N.
+    it is not known all ones but for what augmentation has occluded; known: (N + M,) bool; count: N;
+    beside: keypoints (N + M, 5, 2), where the backbone needs them.
     """
 
     images: Tensor
     visibility: Tensor
     known: Tensor
     count: int
+    beside: dict[str, Tensor]
 
 
 def views(batch: Batch) -> Views:
@@ -194,6 +214,11 @@ def views(batch: Batch) -> Views:
         torch.cat([on_grid(part, side) for part in seen]),
         torch.cat([batch[prefix + "known"].bool() for prefix in prefixes]),
         len(batch["image"]),
+        {
+            name: torch.cat([batch[prefix + name] for prefix in prefixes])
+            for name in ("keypoints",)
+            if name in batch
+        },
     )
 
 
@@ -216,7 +241,9 @@ class OamlStep:
         pixels = self.trainee.backbone.input_spec.prepare(seen.images)
         labels, count = batch["label"], seen.count
         labels = self.trainee.classes[labels] if recipe.part != "occlusion" else labels
-        predicted, *found = forward(pixels, labels, seen.visibility[:count], seen.known[:count])
+        predicted, *found = forward(
+            pixels, labels, seen.visibility[:count], seen.known[:count], **seen.beside
+        )
         losses = {"occlusion": occlusion_loss(predicted, seen.visibility, seen.known)}
         with torch.no_grad():
             losses |= _watch(predicted, seen)

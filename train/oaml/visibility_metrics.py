@@ -44,8 +44,9 @@ def evaluate_visibility(
     cache: FaceCache,
     held: NDArray[np.int64],
     mean: Tensor,
-    predict: Callable[[Tensor], Tensor],
+    predict: Callable[[dict[str, Tensor]], Tensor],
     *,
+    columns: tuple[str, ...] = ("image",),
     batch_size: int,
     device: torch.device,
 ) -> dict[str, float]:
@@ -54,19 +55,20 @@ def evaluate_visibility(
     Args:
         held: (N,) rows.
         mean: (h, w) mean visibility of the training faces, the better of the two baselines.
-        predict: (B, S, S, 3) uint8 → (B, h, w).
+        predict: a batch of B faces → (B, h, w).
+        columns: that it needs of them.
 
     Returns:
         `visibility_mse`, `visibility_auc`, `visibility_iou`; the same with `_mean_map` and
         `_all_visible` behind for the baselines (mse and iou).
     """
     stream = Stream(
-        cache, held, columns=("image", "visibility"), batch_size=batch_size, shuffle=False,
+        cache, held, columns=(*columns, "visibility"), batch_size=batch_size, shuffle=False,
         ragged="exact", device=device,
     )  # fmt: skip
     found, true = [], []
     for batch in stream:
-        prediction = predict(batch["image"]).float().cpu()
+        prediction = predict(batch).float().cpu()
         found.append(prediction)
         true.append(on_grid(batch["visibility"].cpu(), prediction.shape[1]))
     wanted = torch.cat(true)

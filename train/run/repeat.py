@@ -19,6 +19,7 @@ from faceguide.core.commands.settings import recorded
 from faceguide.core.errors import TrainError
 
 CACHE = "cache_directory"
+_WEIGHTS = ("*.safetensors", "model.*", "pretrained_model/model.*")  # in a run or a download
 _RECORD = "faceguide.train.record"  # place in a Click context: the file and its content
 
 
@@ -41,7 +42,7 @@ def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, An
         if isinstance(parameter.type, click.Path)
     }
     inputs = {
-        name: _content(Path(value))
+        name: _content(Path(value), name == "init")
         for name, value in settings.items()
         if name in named and value is not None
     }
@@ -50,16 +51,18 @@ def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, An
     return {"settings": settings, "inputs": inputs}
 
 
-def _content(path: Path) -> dict[str, str]:
+def _content(path: Path, weights_only: bool = False) -> dict[str, str]:
     """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
     from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS
     from faceguide.cache.reader import FaceCache
     from faceguide.core.files import digest, file_sha256
 
     if path.is_dir():
-        weights = sorted(path.glob("*.safetensors"))
+        weights = sorted({file for kind in _WEIGHTS for file in path.glob(kind)})
         if weights:
-            return {file.name: file_sha256(file) for file in weights}
+            return {file.relative_to(path).as_posix(): file_sha256(file) for file in weights}
+        if weights_only:
+            raise TrainError(f"{path}: neither a finished run nor a downloaded network is in it")
         groups = FaceCache.open(path).groups
         return {group: digest(manifest) for group, manifest in groups.items()}
     # ND-TWIN's list of pairs says nothing without the list of images next to it.

@@ -108,7 +108,7 @@ def test_crops_are_cut_by_the_five_points(place: Path) -> None:
     meta = read_meta(place / "IJBC")
     assert meta.name == "ijbc"
     for number in (0, 5, 20):
-        read = ijb_faces.read_crop(meta, number)
+        read = ijb_faces.read_crop(meta, number, 112)
         assert not isinstance(read, str)
         crop, points = read
         assert np.abs(points * 112 - align.template(112)).max() < 2
@@ -123,7 +123,9 @@ def described(place: Path) -> dict[str, np.ndarray]:
     """What the network says of every image."""
     meta = read_meta(place / "IJBC")
     network = load_network(None, place / "run")
-    crops = np.stack([ijb_faces.read_crop(meta, number)[0] for number in range(len(meta.images))])
+    crops = np.stack(
+        [ijb_faces.read_crop(meta, number, 112)[0] for number in range(len(meta.images))]
+    )
     return network.describe(torch.from_numpy(crops), frozenset({"plain", "embedding"}))
 
 
@@ -448,7 +450,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "secret.png"), np.zeros((112, 112, 3), np.uint8))
     found = read_meta(tmp_path / "IJBC")
     assert found.images[0] == "../../secret.png"
-    assert ijb_faces.read_crop(found, 0) == "outside loose_crop"
+    assert ijb_faces.read_crop(found, 0, 112) == "outside loose_crop"
 
 
 @pytest.mark.parametrize(

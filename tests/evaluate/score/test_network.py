@@ -131,7 +131,7 @@ def test_faults_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="was trained with mobilefacenet, not ir_50"):
         load_network("ir_50", run)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="not a run"):
+    with pytest.raises(CheckpointError, match="neither a finished run nor"):
         load_network(None, tmp_path / "empty")
     network = load_network("mobilefacenet", path)
     with pytest.raises(EvaluationError, match=r"its crops are 160 pixels.*--size 112"):

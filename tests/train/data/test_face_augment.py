@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faceguide.core.faces.align import FIVE_POINTS
 from faceguide.preprocess.detect.pose import mean_landmarks
-from faceguide.train.data.face_augment import FaceAugmentation, augment_faces
+from faceguide.train.data.face_augment import FaceAugmentation, augment_faces, augmenting
 from faceguide.train.data.occluders import Occluders
 
 NOTHING = FaceAugmentation(0.0, 0.0, 0.0, 0.0)
@@ -42,6 +43,27 @@ def test_visibility_is_mirrored_with_the_image() -> None:
     shown = (out[:, 0, ::4, 0] > 0).float()
     assert torch.equal(shown, cells[:, 0])
     assert 10 < int((cells[:, 0, 0] == 1).sum()) < 54
+
+
+def test_keypoints_are_mirrored_with_the_image_and_stay_where_it_is_cut() -> None:
+    images = white(64)
+    images[:, :, :28] = 0
+    landmarks = torch.rand(64, 478, 3)
+    five = landmarks[:, FIVE_POINTS, :2]
+    batch = {"image": images, "row": torch.arange(64), "landmarks": landmarks}
+    for cut in (0.0, 1.0):
+        change = augmenting(FaceAugmentation(cut, 0.0, 0.0, 0.5), 0, 7, keypoints=True)
+        made = change(dict(batch), 0)
+        plain = augmenting(FaceAugmentation(0.0, 0.0, 0.0, 0.5), 0, 7)(dict(batch), 0)
+        assert plain.keys() == made.keys() - {"keypoints"}
+        mirrored = plain["image"][:, 0, 0, 0] > 0
+        assert 10 < int(mirrored.sum()) < 54
+        # Left and right of the image change places, eyes and corners of the mouth.
+        wanted = five.clone()
+        wanted[mirrored] = five[mirrored][:, [1, 0, 2, 4, 3]]
+        wanted[mirrored, :, 0] = 1 - wanted[mirrored, :, 0]
+        torch.testing.assert_close(made["keypoints"], wanted)
+    assert "landmarks" not in made
 
 
 def test_nothing_asked_nothing_changed() -> None:

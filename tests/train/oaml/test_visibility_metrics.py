@@ -57,7 +57,7 @@ def test_baselines_of_a_cache(known_cache: FaceCache) -> None:
         known_cache,
         held,
         mean,
-        lambda images: torch.full((len(images), 7, 7), 0.25),
+        lambda batch: torch.full((len(batch["image"]), 7, 7), 0.25),
         batch_size=3,
         device=torch.device("cpu"),
     )

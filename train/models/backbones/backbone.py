@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import ModelError
+from faceguide.core.faces.align import FIVE_POINTS
 from faceguide.train.models.input_spec import InputSpec
 
 
@@ -59,6 +60,11 @@ def unit_and_norm(raw: Tensor) -> tuple[Tensor, Tensor]:
     norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
     # An embedding of zeros stays zeros: NaN would spread through a whole batch.
     return raw / norm.clamp_min(torch.finfo(raw.dtype).tiny), norm
+
+
+def keypoints_of(landmarks: Tensor) -> Tensor:
+    """(N, 478, 2 or 3) landmarks of a cache, in 0…1 of the crop → `keypoints`, (N, 5, 2)."""
+    return landmarks[:, FIVE_POINTS, :2].float()
 
 
 def mirrored_points(keypoints: Tensor) -> Tensor:
@@ -162,7 +168,8 @@ class FaceBackbone(nn.Module):
             )
         if self.needs_keypoints:
             points = beside.get("keypoints")
-            if points is None or tuple(points.shape) != (len(images), 5, 2):
+            # `len` would fix the number of faces in a graph that is traced.
+            if points is None or tuple(points.shape) != (images.shape[0], 5, 2):
                 found = "none" if points is None else tuple(points.shape)
                 raise ModelError(
                     f"{kind} needs the five landmarks of each face: keypoints=({len(images)}, 5, 2)"

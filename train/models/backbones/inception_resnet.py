@@ -7,18 +7,25 @@ Learning", 2017; Schroff et al., "FaceNet", 2015. 160×160 RGB, (x − 127.5) / 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from faceguide.train.models.backbones.backbone import unit_and_norm
+from faceguide.train.models.backbones.backbone import (
+    FaceBackbone,
+    LinearTail,
+    batch_norm_affine,
+)
 from faceguide.train.models.input_spec import InputSpec
 
 FACENET_INPUT = InputSpec(160, "RGB", (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255))
 # Keys of the classifier that published files carry and an embedding network does not have.
 CLASSIFIER = ("logits.weight", "logits.bias")
+# Convolutions without padding: the 3×3 cells are centred on pixels 37, 69 and 101 of 160. Of parts
+# that begin at the edge, those of this share of the side come nearest.
+_EXTENT = 0.8
 
 Value = TypeVar("Value")
 Size = int | tuple[int, int]
@@ -121,19 +128,25 @@ def _mixed_7a() -> _Reduction:
     return _Reduction((first, second, third))
 
 
-class InceptionResnetV1(nn.Module):
+class InceptionResnetV1(FaceBackbone):
     """FaceNet's network up to its embedding.
 
-    Any side from 80 pixels on works; 160 is what the published weights were trained with.
+    The last map has 3×3 cells of which each has seen most of the face. Its mean goes through one
+    linear layer, so that the embedding is a sum over them.
+
+    Args:
+        embedding_size: numbers in the embedding.
     """
 
     input_spec = FACENET_INPUT
-    embedding_size = 512
-    # 17×17 and 8×8 on 160 pixels; the last blocks have 3×3 cells only.
+    map_side = 3
+    # The last blocks have 3×3 cells only.
     cam_layers = ("repeat_1", "repeat_2")
 
-    def __init__(self) -> None:
+    def __init__(self, embedding_size: int = 512) -> None:
         super().__init__()
+        self.embedding_size = embedding_size
+        self.map_channels = {17: 256, 8: 896, 3: 1792}
         self.conv2d_1a = BasicConv2d(3, 32, 3, stride=2)
         self.conv2d_2a = BasicConv2d(32, 32, 3)
         self.conv2d_2b = BasicConv2d(32, 64, 3, padding=1)
@@ -149,22 +162,33 @@ class InceptionResnetV1(nn.Module):
         self.block8 = _block8(relu=False)
         self.avgpool_1a = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(0.6)
-        self.last_linear = nn.Linear(1792, 512, bias=False)
-        self.last_bn = nn.BatchNorm1d(512, eps=0.001, momentum=0.1)
+        self.last_linear = nn.Linear(1792, embedding_size, bias=False)
+        self.last_bn = nn.BatchNorm1d(embedding_size, eps=0.001, momentum=0.1)
 
-    def raw_embedding(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) → (N, 512) before it is scaled to length 1."""
+    def run(
+        self, images: Tensor, sides: Collection[int] = (), **beside: Tensor
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The raw embedding (N, E), and all maps."""
         x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(images)))
         x = self.conv2d_4b(self.conv2d_4a(self.conv2d_3b(self.maxpool_3a(x))))
-        x = self.repeat_2(self.mixed_6a(self.repeat_1(x)))
-        x = self.block8(self.repeat_3(self.mixed_7a(x)))
-        x = self.dropout(self.avgpool_1a(x)).flatten(1)
-        raw: Tensor = self.last_bn(self.last_linear(x))
-        return raw
+        maps = {17: self.repeat_1(x)}
+        maps[8] = self.repeat_2(self.mixed_6a(maps[17]))
+        maps[3] = self.block8(self.repeat_3(self.mixed_7a(maps[8])))
+        raw: Tensor = self.last_bn(
+            self.last_linear(self.dropout(self.avgpool_1a(maps[3])).flatten(1))
+        )
+        return raw, maps
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) → unit embedding (N, 512) and norm (N, 1)."""
-        return unit_and_norm(self.raw_embedding(images))
+    def feature_map(self, images: Tensor, map_size: int | None = None, **beside: Tensor) -> Tensor:
+        """The map of this side; the whole network runs."""
+        side = self._check(images, map_size, beside)
+        return self.run(images)[1][side]
+
+    def linear_tail(self) -> LinearTail:
+        """Mean, linear layer and BatchNorm as one map per cell."""
+        scale, shift = batch_norm_affine(self.last_bn)
+        weight = (scale[:, None] * self.last_linear.weight).T / self.map_side**2  # (C, E)
+        return LinearTail(weight.expand(self.map_side**2, -1, -1), shift, _EXTENT)
 
     def adapt_state(self, state: dict[str, Value]) -> dict[str, Value]:
         """A published state dict without its classifier."""

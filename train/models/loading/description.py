@@ -8,18 +8,18 @@ from typing import Any
 from torch import nn
 
 from faceguide.core.errors import ModelError
-from faceguide.train.models import outline
+from faceguide.train.models import BACKBONES, outline
 from faceguide.train.models.backbones.backbone import FaceBackbone, HasLinearTail
 from faceguide.train.models.cal_network import WSDANCAL
 from faceguide.train.models.colour import UnsaidError
 from faceguide.train.models.input_spec import InputSpec
-from faceguide.train.models.loading.network import BACKBONES, load_network
+from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.onnx.onnx_graph import is_onnx, read_graph
 from faceguide.train.models.onnx.onnx_network import NAME, OnnxNetwork, session
 
 
-def works_with(module: nn.Module) -> list[str]:
-    """Names of matchers, of kinds of attribution and of trainings that suit a network."""
+def works_with(module: nn.Module, name: str) -> list[str]:
+    """Names of matchers, of kinds of attribution and of trainings that suit a network of a name."""
     found = ["cosine"]
     if isinstance(module, FaceBackbone) and module.map_channels:
         found += ["qaconv", "qaconv+occlusion"]
@@ -32,7 +32,7 @@ def works_with(module: nn.Module) -> list[str]:
         found.append("rollout")
     if isinstance(module, WSDANCAL):
         found += ["attention-cam", "train cal"]
-    elif isinstance(module, FaceBackbone) and not module.needs_keypoints:
+    elif isinstance(module, FaceBackbone) and (name != "vit" or module.needs_keypoints):
         found.append("train oaml")
     return found
 
@@ -45,7 +45,7 @@ def networks() -> list[dict[str, Any]]:
             module = outline(name, **({"num_classes": 1} if name.startswith("cal_") else {}))
         except ModelError:  # it needs sizes that a file tells
             continue
-        rows.append({"network": name, **_pixels(module), "works_with": works_with(module)})
+        rows.append({"network": name, **_pixels(module), "works_with": works_with(module, name)})
     return rows
 
 
@@ -95,7 +95,7 @@ def describe_file(
         "network": network.name,
         **pixels,
         "assumed": assumed,
-        "works_with": works_with(network.backbone),
+        "works_with": works_with(network.backbone, network.name),
         "sha256": network.sha256,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,39 +11,24 @@ from numpy.typing import NDArray
 from torch import nn
 
 from faceguide.core.commands.doubts import Doubts
-from faceguide.core.commands.run_directory import RUN, file_of_run, read_run
+from faceguide.core.commands.run_directory import RUN
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import file_sha256
-from faceguide.train.models import MODELS, blank
+from faceguide.train.models import BACKBONES
 from faceguide.train.models.backbones.backbone import FaceBackbone, mirrored_points
 from faceguide.train.models.cal_network import WSDANCAL
-from faceguide.train.models.colour import ORDERS, Colour, feed
+from faceguide.train.models.colour import Colour
 from faceguide.train.models.embedder import embed
 from faceguide.train.models.input_spec import InputSpec
-from faceguide.train.models.loading.network_file import (
-    first_line,
-    outline_within,
-    read_network,
-    whole,
-)
+from faceguide.train.models.loading.network_file import read_network, read_own
+from faceguide.train.models.loading.trained_run import read_trained
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.onnx import onnx_network
 from faceguide.train.models.onnx.onnx_graph import is_onnx, read_graph
 from faceguide.train.models.onnx.onnx_network import OnnxNetwork
-from faceguide.train.models.own_networks import inner, is_own, own_backbone
-from faceguide.train.models.safetensors_file import read_safetensors
-from faceguide.train.models.weights import find_state, untrained
-
-# A file is no reason to run the code that it names; the user's own word is.
-_UNASKED = (
-    "{where}: was trained with a network of your own, {name}; give --backbone {name} to import it"
-)
-BACKBONES = tuple(
-    name
-    for name in MODELS
-    if name not in ("adaface", "arcface", "cosface", "qaconv", "occlusion_head")
-)
+from faceguide.train.models.own_networks import is_own
+from faceguide.train.models.weights import untrained
 
 
 class NotFiniteError(EvaluationError):
@@ -104,7 +88,7 @@ class Network:
     @property
     def needs_keypoints(self) -> bool:
         """Whether it must be told where five landmarks of each face lie."""
-        return isinstance(self.backbone, FaceBackbone) and self.backbone.needs_keypoints
+        return bool(getattr(self.backbone, "needs_keypoints", False))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -289,9 +273,10 @@ def load_network(
     elif output is not None:
         raise EvaluationError(f"--onnx-output is for ONNX files, and {weights} is none")
     elif (weights / RUN).exists() or (weights.is_dir() and is_own(backbone)):
-        network = _load_run(backbone, weights, colour)
+        network = _trained(backbone, weights, colour)
     elif backbone is not None and is_own(backbone):
-        network = _own(backbone, weights, colour)
+        module, notes = read_own(backbone, weights, colour)
+        network = Network(backbone, module, file_sha256(weights), notes=notes, source=weights)
     else:
         network = _ours(backbone, weights, colour, heads)
     if untrained(network.backbone):
@@ -341,118 +326,13 @@ def _onnx(
     return network
 
 
-def _own(reference: str, weights: Path, asked: str | None) -> Network:
-    """A user's network, filled by its function; here where training wrote the file."""
-    _require_own_colour(reference, asked)
-    notes: list[str] = []
-    if _arch(weights) != reference:
-        module = own_backbone(reference, weights)
-    else:
-        module = own_backbone(reference, None)
-        state = find_state(weights, inner(module))
-        notes.append(whole(inner(module), state, weights).summary())
-    return Network(reference, module, file_sha256(weights), notes=notes, source=weights)
-
-
-def _require_own_colour(reference: str, asked: str | None) -> None:
-    if asked is not None:
-        raise EvaluationError(
-            f"--colour: {reference} says its colour order in input_spec; leave --colour out"
-        )
-
-
-def _arch(weights: Path) -> str | None:
-    """The network that a `.safetensors` file says it is for."""
-    return read_safetensors(weights)[1].get("arch") if weights.suffix == ".safetensors" else None
-
-
-def _load_run(backbone: str | None, run: Path, asked: str | None) -> Network:
-    record = read_run(run)
-    models = record.get("models")
-    if not isinstance(models, dict) or not isinstance(models.get("backbone"), dict):
-        raise EvaluationError(
-            f"{run / 'run.json'}: names no models; give --backbone and a weights file instead"
-        )
-    name = models["backbone"].get("name")
-    if is_own(name) and backbone is None:
-        raise EvaluationError(_UNASKED.format(where=run, name=name))
-    if backbone not in (None, name):
-        raise EvaluationError(
-            f"{run}: was trained with {name}, not {backbone}; leave --backbone out"
-            + (f" or give {name}" if is_own(name) else "")
-        )
-    loaded: dict[str, nn.Module] = {}
-    hashes, notes = hashlib.sha256(), []
-    for role in ("backbone", "matcher", "occlusion_head"):
-        entry = models.get(role)
-        if entry is None:
-            continue
-        sound = (
-            isinstance(entry, dict)
-            and isinstance(entry.get("name"), str)
-            and isinstance(entry.get("weights"), str)
-            and isinstance(entry.get("arguments", {}), dict)
-        )
-        if not sound:
-            raise EvaluationError(
-                f"{run / 'run.json'}: models.{role} needs name, arguments and weights"
-            )
-        path = file_of_run(run, entry["weights"])
-        if path is None:
-            raise EvaluationError(f"{run / 'run.json'}: models.{role} lies outside the run")
-        own = role == "backbone" and is_own(entry["name"])
-        loaded[role] = (
-            own_backbone(entry["name"], None) if own else _created(run, role, entry, path)
-        )
-        state = find_state(path, inner(loaded[role]))
-        notes.append(whole(inner(loaded[role]), state, path).summary())
-        hashes.update(file_sha256(path).encode())
-    matcher, head = loaded.get("matcher"), loaded.get("occlusion_head")
-    if not isinstance(matcher, QAConv | None) or not isinstance(head, OcclusionHead | None):
-        raise EvaluationError(f"{run / 'run.json'}: matcher must be qaconv, head occlusion_head")
-    module = loaded["backbone"]
-    if not isinstance(module, FaceBackbone | WSDANCAL):
-        raise EvaluationError(f"{run}: {name}: unknown backbone; expected one of {BACKBONES}")
-    sides = sorted(module.map_channels) if isinstance(module, FaceBackbone) else [7, 14]
-    side = record.get("map", matcher.height if matcher else getattr(module, "map_side", 7))
-    if type(side) is not int or (side not in sides and (matcher or head or "map" in record)):
-        raise EvaluationError(f"{run / 'run.json'}: map must be one of {sides}, found {side!r}")
+def _trained(backbone: str | None, directory: Path, asked: str | None) -> Network:
+    """The networks of a run of `train`."""
+    found = read_trained(backbone, directory, asked)
     return Network(
-        name, module, hashes.hexdigest(), side, matcher, head, run, notes, run,
-        _colour_of_run(module, run, models["backbone"], asked),
+        found.name, found.backbone, found.sha256, found.map_side, found.matcher,
+        found.occlusion_head, directory, found.notes, directory, found.colour,
     )  # fmt: skip
-
-
-def _colour_of_run(module: nn.Module, run: Path, models: Any, asked: str | None) -> Colour | None:
-    """The order that training fed its network; runs of earlier versions fed the network's own."""
-    name = models["name"]
-    if is_own(name):
-        _require_own_colour(name, asked)
-        return None
-    stated = models.get("colour")
-    if stated not in (None, *ORDERS):
-        raise EvaluationError(
-            f"{run / 'run.json'}: models.backbone.colour must be RGB or BGR, found {stated!r}"
-        )
-    spec: InputSpec = module.input_spec  # type: ignore[assignment]
-    order = str(stated or spec.colour)
-    if asked not in (None, order):
-        raise EvaluationError(f"--colour: {run} was trained on {order}; leave --colour out")
-    feed(module, order)
-    return Colour(order, "run")
-
-
-def _created(run: Path, role: str, entry: dict[str, Any], weights: Path) -> nn.Module:
-    """An empty model of a run, once it is known to be no larger than its weights."""
-    arguments = entry.get("arguments", {})
-    try:
-        outline_within(entry["name"], arguments, weights)
-        module: nn.Module = blank(entry["name"], **arguments)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
-        raise EvaluationError(
-            f"{run / 'run.json'}: models.{role} cannot be built ({first_line(error)})"
-        ) from None
-    return module
 
 
 def on_device(device: str) -> torch.device:

@@ -9,17 +9,25 @@ from typing import Any
 
 from torch import nn
 
-from faceguide.core.errors import CheckpointError
+from faceguide.core.errors import CheckpointError, EvaluationError
 from faceguide.train.models import blank, outline
 from faceguide.train.models.backbones.vit import ViT
 from faceguide.train.models.colour import Colour, UnsaidError, colour_of, feed
 from faceguide.train.models.layout import State, Table, find
-from faceguide.train.models.own_networks import is_own
+from faceguide.train.models.own_networks import inner, is_own, own_backbone
 from faceguide.train.models.recognise import looks_like, the_network
+from faceguide.train.models.safetensors_file import read_safetensors
 from faceguide.train.models.weights import LoadReport, fill, find_state, read_tables
 
-# Where downloaded folders (CVLFace's, and resume folders of arcface_torch) have their weights.
-_IN_FOLDERS = ("model.safetensors", "pretrained_model/model.pt", "model.pt")
+# Where finished runs of `train` and downloaded folders (CVLFace's, and resume folders of
+# arcface_torch) have their weights.
+_IN_FOLDERS = (
+    *("backbone.safetensors", "model.safetensors", "pretrained_model/model.pt", "model.pt"),
+)
+# A file is no reason to run the code that it names; the user's own word is.
+UNASKED = (
+    "{where}: was trained with a network of your own, {name}; give --backbone {name} to import it"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class NetworkFile:
 
 
 def weights_in(path: Path) -> Path:
-    """The weights file that is meant: itself, or that of a downloaded folder.
+    """The weights file that is meant: itself, or that of a finished run or a downloaded folder.
 
     Raises:
         CheckpointError: when there is none in the folder.
@@ -55,7 +63,7 @@ def weights_in(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise CheckpointError(
-        f"{path}: not a run (it has no run.json), and no weights are in it: expected "
+        f"{path}: neither a finished run nor a downloaded network is in it: expected one of "
         f"{', '.join(_IN_FOLDERS)}"
     )
 
@@ -101,6 +109,14 @@ def name_in(file: Path) -> str:
     return _network_in(read_tables(file), None, file)[0]
 
 
+def arguments_in(file: Path, name: str) -> dict[str, Any]:
+    """How the network of this name in a weights file is built; {} where the file is another's."""
+    try:
+        return _network_in(read_tables(file), name, file)[1]
+    except CheckpointError:  # said when it is to be filled
+        return {}
+
+
 def _network_in(there: list[Table], asked: str | None, file: Path) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the network in a file."""
     about = there[0].metadata if there else {}
@@ -111,11 +127,7 @@ def _network_in(there: list[Table], asked: str | None, file: Path) -> tuple[str,
         except (ValueError, TypeError, RecursionError):
             raise CheckpointError(f"{file}: its metadata `arguments` are no JSON object") from None
     if is_own(stated):
-        # A file is no reason to run the code that it names; the user's own word is.
-        raise CheckpointError(
-            f"{file}: was trained with a network of your own, {stated}; give --backbone {stated} "
-            "to import it"
-        )
+        raise CheckpointError(UNASKED.format(where=file, name=stated))
     found = the_network(there, asked, file)
     if found is None:
         if asked is None:
@@ -150,6 +162,37 @@ def _with_heads(
                 f"--heads {heads}: {name} has {own or 'no such'} heads; leave --heads out"
             )
     return arguments
+
+
+def read_own(reference: str, file: Path, asked: str | None) -> tuple[nn.Module, list[str]]:
+    """A user's network, filled by its function; here where training wrote the file.
+
+    Args:
+        reference: `module:function`.
+        file: the weights.
+        asked: a colour order, which is refused.
+
+    Returns:
+        The network, and what was loaded, a line each.
+
+    Raises:
+        EvaluationError: for a colour order.
+        ModelError, CheckpointError: when it lacks what is needed, or the file is not whole.
+    """
+    refuse_own_colour(reference, asked)
+    written = read_safetensors(file)[1].get("arch") if file.suffix == ".safetensors" else None
+    if written != reference:
+        return own_backbone(reference, file), []
+    module = own_backbone(reference, None)
+    return module, [whole(inner(module), find_state(file, inner(module)), file).summary()]
+
+
+def refuse_own_colour(reference: str, asked: str | None) -> None:
+    """A user's network states its colour order itself, or an EvaluationError."""
+    if asked is not None:
+        raise EvaluationError(
+            f"--colour: {reference} says its colour order in input_spec; leave --colour out"
+        )
 
 
 def outline_within(name: str, arguments: dict[str, Any], file: Path) -> nn.Module:

@@ -23,7 +23,7 @@ from faceguide.core.files import write_bytes
 from faceguide.train.models.embedder import embed
 from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.models.occlusion_head import OcclusionHead
-from faceguide.train.models.onnx.onnx_graph import EMBEDDING, PREFIX, VISIBILITY, package
+from faceguide.train.models.onnx.onnx_graph import EMBEDDING, KEYPOINTS, PREFIX, VISIBILITY, package
 
 TOLERANCE = 1e-5  # largest difference from torch, as a share of the largest number
 _INPUT = "data"
@@ -31,7 +31,10 @@ _TRIED = 3  # images of the comparison; another number than was traced
 
 
 class _Whole(nn.Module):
-    """RGB pixels (N, 3, S, S), 0 to 255 → raw embeddings (N, E), and visibility (N, h, w)."""
+    """RGB pixels (N, 3, S, S), 0 to 255 → raw embeddings (N, E), and visibility (N, h, w).
+
+    Of a network that needs them, keypoints (N, 5, 2) are a second input.
+    """
 
     order: Tensor
     mean: Tensor
@@ -46,11 +49,13 @@ class _Whole(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean)[None, :, None, None] * 255)
         self.register_buffer("scale", 1 / (torch.tensor(spec.std)[None, :, None, None] * 255))
 
-    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, data: Tensor, keypoints: Tensor | None = None) -> tuple[Tensor, ...]:
         if self.swaps:
             data = data.index_select(1, self.order)
         pixels = (data - self.mean) * self.scale
-        unit, norm, maps = embed(self.backbone, pixels, self.map_side if self.head else None)
+        beside = {} if keypoints is None else {KEYPOINTS: keypoints}
+        side = self.map_side if self.head else None
+        unit, norm, maps = embed(self.backbone, pixels, side, **beside)
         if self.head is None or maps is None:
             return (unit * norm,)
         return unit * norm, self.head(maps)[:, 0]
@@ -83,16 +88,16 @@ def export_onnx(
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         package(name)
-    if getattr(backbone, "needs_keypoints", False):
-        raise ModelError(f"{arch} looks at landmarks too and cannot be exported to ONNX yet")
     spec: InputSpec = backbone.input_spec  # type: ignore[assignment]
     whole = _Whole(backbone, head, map_side).eval()
     names = [EMBEDDING, VISIBILITY][: 1 if head is None else 2]
     random = np.random.default_rng(0)
     pictures = torch.from_numpy(random.random((_TRIED, 3, 8, 8), np.float32)) * 255
     pictures = nn.functional.interpolate(pictures, size=(spec.size, spec.size), mode="bicubic")
-    pictures = pictures.clamp(0, 255).round()
-    proto = _traced(whole, pictures[:2], names, arch)
+    given = {_INPUT: pictures.clamp(0, 255).round()}
+    if getattr(backbone, "needs_keypoints", False):
+        given[KEYPOINTS] = torch.from_numpy(random.random((_TRIED, 5, 2), np.float32))
+    proto = _traced(whole, given, names, arch)
     for key, value in (("arch", arch), ("colour", "RGB")):
         entry = proto.metadata_props.add()
         entry.key, entry.value = PREFIX + key, value
@@ -101,20 +106,21 @@ def export_onnx(
         content = proto.SerializeToString()
     except ValueError:
         raise ModelError(f"{arch}: larger than the 2 GB that an ONNX file may hold") from None
-    found = _compared(whole, content, pictures, names, arch)
+    found = _compared(whole, content, given, names, arch)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content)
     return found
 
 
-def _traced(whole: _Whole, pictures: Tensor, names: list[str], arch: str) -> Any:
-    """The graph as torch.onnx makes it."""
+def _traced(whole: _Whole, given: dict[str, Tensor], names: list[str], arch: str) -> Any:
+    """The graph as torch.onnx makes it, of all but the last of these faces."""
+    batch = torch.export.Dim("batch")
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                whole, (pictures,), dynamo=True, verbose=False,
-                input_names=[_INPUT], output_names=names,
-                dynamic_shapes={"data": {0: torch.export.Dim("batch")}},
+                whole, tuple(one[:-1] for one in given.values()), dynamo=True, verbose=False,
+                input_names=list(given), output_names=names,
+                dynamic_shapes={name: {0: batch} for name in given},
             )  # fmt: skip
     except Exception as fault:  # the network may be a user's
         text = (str(fault).strip().splitlines() or [type(fault).__name__])[0][:160]
@@ -131,7 +137,7 @@ def _name_scaling(graph: Any) -> None:
 
 
 def _compared(
-    whole: _Whole, content: bytes, pictures: Tensor, names: list[str], arch: str
+    whole: _Whole, content: bytes, faces: dict[str, Tensor], names: list[str], arch: str
 ) -> dict[str, float]:
     """Output → largest difference from torch, as a share of its largest number.
 
@@ -141,20 +147,20 @@ def _compared(
     runtime = package("onnxruntime")
     try:
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        given = session.run(names, {_INPUT: pictures.numpy()})
+        given = session.run(names, {name: one.numpy() for name, one in faces.items()})
     except Exception as fault:  # ONNX Runtime raises classes of its own
         text = " ".join(str(fault).split())[:200]
         raise ModelError(
             f"{arch}: ONNX Runtime cannot run what torch.onnx made of it on {_TRIED} images: {text}"
         ) from None
     with torch.no_grad():
-        wanted = whole(pictures)
+        wanted = whole(*faces.values())
     found = {}
     for place, (name, one) in enumerate(zip(names, given, strict=True)):
         found[name] = _share(torch.from_numpy(one), wanted[place])
         if found[name] > TOLERANCE:
             with torch.no_grad():
-                exact = copy.deepcopy(whole).double()(pictures.double())
+                exact = copy.deepcopy(whole).double()(*(one.double() for one in faces.values()))
             if found[name] > 2 * _share(wanted[place], exact[place]):
                 raise ModelError(
                     f"{arch}: {name} of ONNX Runtime differs from torch's by {found[name]:.1e}, "

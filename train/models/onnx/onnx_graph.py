@@ -23,6 +23,7 @@ from faceguide.train.models.input_spec import InputSpec
 
 SUFFIX = ".onnx"
 EMBEDDING, VISIBILITY = "embedding", "visibility"  # outputs of the files that are written here
+KEYPOINTS = "keypoints"  # a second input, (N, 5, 2) in 0…1 of the crop
 PREFIX = "faceguide."  # of their metadata
 _FIRST = 8  # nodes among which insightface looks for a normalisation
 _MIXES = ("Conv", "MatMul", "Gemm")  # layers: what comes after is no normalisation
@@ -66,6 +67,7 @@ class OnnxGraph:
         colour: "RGB", "BGR" or None.
         scale_from: how mean and std are known: "graph" or "assumed".
         arch: the network it was exported from here, or None.
+        needs_keypoints: whether it takes five landmarks of each face too.
     """
 
     path: Path
@@ -81,6 +83,7 @@ class OnnxGraph:
     scale_from: str
     arch: str | None
     outputs: tuple[Output, ...]
+    needs_keypoints: bool = False
 
     def output(self, asked: str | None) -> Output:
         """The result that is the embedding.
@@ -207,7 +210,7 @@ def read_graph(path: Path) -> OnnxGraph:
     return OnnxGraph(
         path, sha256, proto, name, first, shape[0], size, mean, std,
         stated if stated in ORDERS else _KNOWN.get(sha256), source, about.get("arch"),
-        tuple(Output(one.name, _shape(one)) for one in graph.output),
+        tuple(Output(one.name, _shape(one)) for one in graph.output), len(inputs) > 1,
     )  # fmt: skip
 
 
@@ -218,12 +221,13 @@ def _shape(value: Any) -> tuple[int | None, ...]:
 
 def _image_input(path: Path, inputs: list[Any]) -> tuple[str, tuple[int | None, ...]]:
     listed = ", ".join(str(Output(one.name, _shape(one))) for one in inputs) or "none"
-    if len(inputs) == 1:
-        shape = _shape(inputs[0])
-        # 1 = float32 in ONNX's table of types
-        floats = inputs[0].type.tensor_type.elem_type == 1
-        if floats and len(shape) == 4 and 3 in (shape[1], shape[3]):
-            return inputs[0].name, shape
+    images = [one for one in inputs if one.name != KEYPOINTS or _shape(one)[1:] != (5, 2)]
+    # 1 = float32 in ONNX's table of types
+    floats = all(one.type.tensor_type.elem_type == 1 for one in inputs)
+    if floats and len(images) == 1:
+        shape = _shape(images[0])
+        if len(shape) == 4 and 3 in (shape[1], shape[3]):
+            return images[0].name, shape
     raise CheckpointError(
         f"{path}: expected one input of float32 images, (N, 3, S, S) or (N, S, S, 3), found "
         f"{listed}; choose an ONNX file of a network that describes faces"

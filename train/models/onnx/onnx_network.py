@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faceguide.core.errors import CheckpointError, ModelError
-from faceguide.train.models.onnx.onnx_graph import OnnxGraph, package
+from faceguide.train.models.onnx.onnx_graph import KEYPOINTS, OnnxGraph, package
 
 NAME = "onnx"
 
@@ -37,13 +38,17 @@ class OnnxNetwork(nn.Module):
         self.output = graph.output(output).name
         self.input_spec = graph.spec(colour)
         self.batch, self.input, self.channels_first = graph.batch, graph.input, graph.channels_first
-        self.path = graph.path
+        self.path, self.needs_keypoints = graph.path, graph.needs_keypoints
         self._session = session(graph, device)
         # Without numbers: it says where pixels are wanted, as the weights of others do.
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, keypoints: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S) prepared pixels → unit embedding (N, E) and norm (N, 1).
+
+        Args:
+            pixels: of N faces.
+            keypoints: (N, 5, 2), where they are needed.
 
         Raises:
             ModelError: when a gradient is asked for, or the graph fails.
@@ -59,28 +64,38 @@ class OnnxNetwork(nn.Module):
         images = pixels.detach().cpu().contiguous().numpy()
         if not self.channels_first:
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # (N, S, S, 3)
+        given = {self.input: images}
+        if self.needs_keypoints and keypoints is not None:
+            given[KEYPOINTS] = keypoints.detach().cpu().contiguous().numpy()
         step = self.batch or max(1, len(images))
-        parts = [self._run(images[start : start + step]) for start in range(0, len(images), step)]
+        parts = [
+            self._run({name: one[start : start + step] for name, one in given.items()})
+            for start in range(0, len(images), step)
+        ]
         raw = torch.from_numpy(np.concatenate(parts)).to(pixels.device)
         norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
         return raw / norm.clamp_min(torch.finfo(raw.dtype).tiny), norm
 
-    def _run(self, images: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, Any]:
+    def _run(self, given: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """(n, E) raw embeddings; the last batch of a graph of fixed batch is filled up."""
-        count = len(images)
-        if self.batch is not None and count < self.batch:
-            images = np.concatenate([images, np.repeat(images[-1:], self.batch - count, 0)])
+        count = len(given[self.input])
+        lacking = 0 if self.batch is None else self.batch - count
+        given = {
+            name: np.concatenate([one, np.repeat(one[-1:], lacking, 0)])
+            for name, one in given.items()
+        }
         try:
-            (found,) = self._session.run([self.output], {self.input: images})
+            (found,) = self._session.run([self.output], given)
         except Exception as fault:  # ONNX Runtime raises classes of its own
             raise ModelError(f"{self.path}: fails on {count} images: {_line(fault)}") from None
         found = np.asarray(found, np.float32)
-        if len(found) != len(images) or found.size % max(1, len(images)):
+        images = count + lacking
+        if len(found) != images or found.size % max(1, images):
             raise ModelError(
-                f"{self.path}: {self.output} is {found.shape} for {len(images)} images; expected "
+                f"{self.path}: {self.output} is {found.shape} for {images} images; expected "
                 "one embedding per image: export it with a dynamic batch"
             )
-        return found.reshape(len(images), -1)[:count]
+        return found.reshape(images, -1)[:count]
 
 
 def session(graph: OnnxGraph, device: torch.device | str = "cpu") -> Any:

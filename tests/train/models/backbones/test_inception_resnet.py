@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.train.models.parity_fill import fill, load_case, relative_error, sample, smooth_images
 
+from faceguide.core.errors import ModelError
 from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
 from faceguide.train.models.weights import load_weights
 
@@ -42,25 +43,20 @@ def test_equal_weights_give_the_embedding_of_facenet_pytorch() -> None:
             lambda m, i, output, name=name: seen.update({name: output})
         )
     with torch.inference_mode():
-        embedding, _ = model(smooth_images((2, 3, 160, 160)))
+        embedding, norm, last = model.forward_all(smooth_images((2, 3, 160, 160)))
+        tail = model.linear_tail()
+        found = torch.einsum("ncs,sce->ne", last.flatten(2), tail.weight) + tail.bias
     for name, output in seen.items():
         assert relative_error(sample(output, case[name]), case[name]) < 1e-5, name
     assert relative_error(embedding, case["embedding"]) < 1e-5
+    assert relative_error(found, (embedding * norm).numpy()) < 2e-5, "the sum of cells"
+    for side, name in ((17, "repeat_1"), (8, "repeat_2"), (3, "block8")):
+        assert tuple(seen[name].shape[1:]) == (model.map_channels[side], side, side)
 
 
-def test_forward_and_map_sizes(network: InceptionResnetV1) -> None:
-    sides = {}
-    for name in ("repeat_1", "repeat_2", "block8"):
-        module = network.get_submodule(name)
-        module.register_forward_hook(lambda m, i, o, name=name: sides.update({name: o.shape[-1]}))
-    with torch.no_grad():
-        embedding, norm = network(torch.randn(2, 3, 160, 160))
-        raw = network.raw_embedding(torch.zeros(1, 3, 160, 160))
-    assert embedding.shape == (2, 512)
-    assert norm.shape == (2, 1)
-    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2))
-    assert sides == {"repeat_1": 17, "repeat_2": 8, "block8": 3}
-    assert raw.shape == (1, 512)
+def test_other_sides_are_refused(network: InceptionResnetV1) -> None:
+    with pytest.raises(ModelError, match=r"expects images of \(N, 3, 160, 160\), found .* resize"):
+        network(torch.zeros(1, 3, 112, 112))
 
 
 def test_published_files_load_without_their_classifier(
