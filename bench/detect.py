@@ -76,7 +76,7 @@ def first_look(finder: Finder, image: Image, *, least: float = 0.5) -> NDArray[n
     if not len(boxes):
         return None
     landmarks, presence = finder.mesh(image, boxes.square(0))
-    return landmarks if presence >= least else None
+    return None if presence < least else landmarks  # NaN: the engine says that there is one
 
 
 def only_face(finder: Finder, image: Image) -> NDArray[np.floating] | None:
