@@ -25,7 +25,7 @@ Worker = TypeVar("Worker")
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-_BATCH_CPU, _BATCH_GPU = 16, 128  # larger batches leave a core's cache
+_BATCH_CPU, _BATCH_GPU = 8, 128  # larger batches leave a core's cache
 
 
 def batch_size_of(network: Network) -> int:

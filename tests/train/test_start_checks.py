@@ -282,7 +282,7 @@ def test_a_value_of_meta_that_no_row_has_lists_those_there(
         out = ["--out", tmp_path / "run", "--meta", f"split={value}"]
         line = refusal(*words, cache.directory, *out)
         assert f"no row has split={value}; " in line
-        assert line.rstrip().endswith(f" {there}")
+        assert f" {there}" in line
 
 
 def test_a_start_that_failed_leaves_no_claim(
