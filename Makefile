@@ -51,7 +51,7 @@ $(TORCHLESS)/.installed: setup.cfg constraints-new.txt
 	$(libraries)
 
 demo: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh bench/demo.sh demo
+	PATH="$$(cd $(BIN) && pwd):$$PATH" sh bench/demo.sh demo
 
 # A file's tests stay in one process: they share what is dear to make. One thread each, for torch's
 # threads would wait for each other.
@@ -80,7 +80,7 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet
 
 faults: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.campaigns
+	PATH="$$(cd $(BIN) && pwd):$$PATH" python -m tests.campaigns
 
 clean:
 	rm -rf $(VENV) $(NEWEST) $(TORCHLESS) demo faults build *.egg-info
