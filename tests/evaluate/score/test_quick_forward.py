@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,35 @@ def test_a_graph_gives_the_numbers_of_its_network(name: str) -> None:
             assert values == pytest.approx(expected[column][:count], abs=2e-3 * scale)
             if values.dtype != "float16":
                 assert values == pytest.approx(expected[column][:count], abs=2e-5 * scale)
+
+
+class ReadTwice(FaceBackbone):
+    """A convolution whose output is read before its BatchNorm too."""
+
+    embedding_size = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)
+        torch.nn.init.uniform_(self.norm.running_mean, 1, 2)  # type: ignore[arg-type]
+
+    def run(
+        self, images: torch.Tensor, sides: Collection[int] = (), **beside: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        found = self.conv(images)
+        return (found + self.norm(found)).mean((2, 3)), {}
+
+
+def test_a_convolution_that_is_read_twice_is_not_folded() -> None:
+    plain, backbone = network("mobilefacenet"), ReadTwice().eval().requires_grad_(False)
+    backbone.input_spec, backbone.map_channels = plain.input_spec, {}
+    plain = replace(plain, backbone=backbone)
+    images = torch.randint(0, 256, (3, 112, 112, 3), dtype=torch.uint8)
+    expected, found = (
+        one.describe(images, frozenset({"plain"}))["plain_embedding"]
+        for one in (plain, quickened(plain))
+    )
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mobilefacenet", "ir_18"])

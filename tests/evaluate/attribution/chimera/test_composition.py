@@ -125,3 +125,13 @@ def test_without_two_identities_of_two_images_there_is_none(tmp_path: Path) -> N
         cache, rows = listed(tmp_path / name, identities, images)
         with pytest.raises(AttributionError, match=r"takes two; choose --protocol matched"):
             chimeras_of(cache, rows, None, 0, "alpha")
+
+
+@given(st.integers(0, 10_000), st.sampled_from(sorted(PARTS)), st.sampled_from(COMPOSITIONS))
+@settings(max_examples=20, deadline=None)
+def test_light_and_contrast_of_donors_do_not_show(seed: int, part: str, composition: str) -> None:
+    bearer = face(seed)
+    darker = np.round(0.6 * bearer + [5, 20, 35]).astype(np.uint8)
+    found = composed(bearer, darker, part, composition).astype(int)
+    # Rounding of the darker copy, and the solver's.
+    assert np.abs(found - bearer).mean() < 1.5
