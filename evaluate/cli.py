@@ -27,10 +27,10 @@ from faceguide.evaluate.evaluation_options import (
     FIT_IN_PARTS,
     Bootstrap,
     NetworkOptions,
-    PairOptions,
     RunOptions,
     ScoreOptions,
     SearchOptions,
+    VerifiedPairs,
     check,
 )
 from faceguide.evaluate.merge_command import merge_command
@@ -83,7 +83,7 @@ def embed_command(
 @main.command("verification")
 @click.argument("directory", metavar="CACHE", type=FOLDER)
 @settings(
-    listed=PairOptions,
+    listed=VerifiedPairs,
     network=NetworkOptions,
     options=CachedMatcherOptions,
     run=ScoreOptions,
@@ -91,7 +91,7 @@ def embed_command(
 )
 def verification_command(
     directory: Path,
-    listed: PairOptions,
+    listed: VerifiedPairs,
     network: NetworkOptions,
     options: CachedMatcherOptions,
     run: ScoreOptions,
