@@ -33,6 +33,7 @@ from faceguide.evaluate.evaluation_options import (
     VerifiedPairs,
     check,
 )
+from faceguide.evaluate.lookalikes import lookalikes_command
 from faceguide.evaluate.merge_command import merge_command
 from faceguide.evaluate.network_commands import describe_command, networks_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
@@ -281,7 +282,7 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 
 attribution_commands.register(main)
-for command in (merge_command, networks_command, describe_command):
+for command in (lookalikes_command, merge_command, networks_command, describe_command):
     main.add_command(command)
 main.add_command(
     submit_group(

@@ -44,6 +44,8 @@ KINDS: Mapping[str, str] = {
     "none",
     "twin_groups": "[group|groups] of twins [has|have] more than two identities",
     "moved_images": "[path names|paths name] no file and [was|were] found by [its end|their ends]",
+    "suspected_duplicates": "[couple|couples] of identities [is|are] so alike that [it is|they "
+    "are] probably one under two names; left out",
     # sources of images
     "parts_as_identities": "[folder|folders] taken for identities [looks|look] like parts of a "
     "set; give prep one of them, or --flat",
