@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
+from faceguide.cache.schema import ORIGIN_CODE
 from faceguide.core.faces import LUMA
 from faceguide.evaluate.attribution.chimera.chimera_list import Chimeras
 
@@ -42,7 +43,10 @@ def face_facts(cache: FaceCache, rows: NDArray[np.int64]) -> dict[str, NDArray[n
     unique, back = np.unique(rows, return_inverse=True)
     unknown = np.full(len(unique), np.nan)
     optional = [name for name in ("quality", "visibility", "known") if name in cache.columns]
-    found = cache.read(unique, ["pose", *optional])
+    found = cache.read(unique, ["pose", "origin", *optional])
+    # The template's pose is nobody's.
+    looked = (found["origin"] != ORIGIN_CODE["template"])[:, None]
+    pose = np.where(looked, found["pose"], np.nan)
     light = [
         cache.read(unique[start : start + _READ], ["image"])["image"].mean((1, 2)) @ np.array(LUMA)
         for start in range(0, len(unique), _READ)
@@ -52,8 +56,8 @@ def face_facts(cache: FaceCache, rows: NDArray[np.int64]) -> dict[str, NDArray[n
         hidden = 1.0 - found["visibility"].astype(np.float64).mean((1, 2))
         hidden = np.where(found["known"], hidden, np.nan)
     facts = {
-        "yaw": found["pose"][:, 0],
-        "pitch": found["pose"][:, 1],
+        "yaw": pose[:, 0],
+        "pitch": pose[:, 1],
         "light": np.concatenate([*light, np.empty(0)]),
         "occlusion": hidden,
         "quality": found.get("quality", unknown),

@@ -12,8 +12,8 @@ _SENTENCES = 5
 _MORE = {
     "uniform": "more maps are uniform",
     "skill": "skill is higher",
-    "told_apart": "identities are told apart better",
-    "told": "more faces are told apart",
+    "told_apart": "tells apart better",
+    "told": "tells more faces apart",
 }
 _SHOWN = 0.05  # of the p before the correction: rows of the table
 
