@@ -88,8 +88,6 @@ def _prepared(
         return f"{len(places)} pairs have both values, {LEAST} are needed"
     if np.isin(values, (0.0, 1.0)).all():
         yes = int(values.sum())
-        if yes in (0, len(values)):
-            return "so are all" if yes else "so is none"
         if min(yes, len(values) - yes) < EITHER:
             return f"{yes} of {len(values)} are: {EITHER} of either kind are needed"
     first, second = np.empty(len(places)), np.empty(len(places))

@@ -84,6 +84,7 @@ def dependence_table(records: list[dict[str, Any]]) -> Table:
 def untested_table(records: list[dict[str, Any]]) -> Table:
     """What could not be tested, and why: a row per outcome and reason."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    every = list(dict.fromkeys(one["covariate"] for one in records))
     for one in records:
         if one["p"] is None:
             groups.setdefault((one["outcome"], one["reason"]), []).append(one)
@@ -92,7 +93,9 @@ def untested_table(records: list[dict[str, Any]]) -> Table:
         methods, covariates = (
             list(dict.fromkeys(one[key] for one in some)) for key in ("method", "covariate")
         )
-        everything = {one["covariate"] for one in records} == set(covariates)
-        named = "all" if everything else ", ".join(map(spelt, covariates))
+        named = ", ".join(map(spelt, covariates))
+        if 2 * len(covariates) > len(every):
+            rest = [spelt(name) for name in every if name not in covariates]
+            named = f"all but {', '.join(rest)}" if rest else "all"
         rows.append([spelt(outcome), reason, ", ".join(methods), named])
     return ["outcome", "why not", "methods", "covariates"], rows

@@ -109,7 +109,7 @@ def _list(
     """The pairs with uniform maps, those of most methods first, below the medians of both kinds."""
     names, tested = _known(question), question.covariates.tested
     rows = [
-        [f"median of {title}", "", *(_median(tested[name][some]) for name in names)]
+        [f"median of {title}", "", *(_median(tested[name][some]) for name in names), ""]
         for title, some in (("these pairs", chosen), ("the other pairs", rest))
         if len(some) and len(chosen)
     ]
@@ -117,8 +117,8 @@ def _list(
         one = shown(int(place))
         methods = int(uniform[:, place].sum())
         values = (_number(tested[name][place]) for name in names)
-        rows.append([f"{one.title}: {' – '.join(one.names)}", str(methods), *values])
-    return ["pair", "uniform maps", *map(spelt, names)], rows
+        rows.append([one.title, str(methods), *values, " – ".join(one.names)])
+    return ["pair", "uniform maps", *map(spelt, names), "images"], rows
 
 
 def _median(values: NDArray[np.float64]) -> str:

@@ -124,7 +124,7 @@ def test_nothing_is_left_out_without_a_reason() -> None:
     records = dependences(question(outcomes, tested), people, 50, 0)
     assert len(records) == 12
     reasons = {(one["outcome"], one["covariate"]): one["reason"] for one in records}
-    assert reasons["uniform", "yaw"] == "so is none"
+    assert reasons["uniform", "yaw"] == "0 of 80 are: 5 of either kind are needed"
     assert reasons["told", "yaw"] == "3 of 80 are: 5 of either kind are needed"
     assert reasons["skill", "quality"] == "the cache does not know it"
     assert reasons["skill", "score"] == "10 pairs have both values, 20 are needed"
@@ -155,3 +155,18 @@ def test_ranks_ignore_the_scale_and_follow_the_sign(seed: int, scale: float, bin
     assert -1 <= plain <= 1
     assert effect(np.exp(x / 4) * scale) == pytest.approx(plain)
     assert effect(-scale * x) == pytest.approx(-plain)
+
+
+def test_where_nothing_depends_p_is_rarely_small() -> None:
+    """Lists of 80 pairs of 60 identities, whose maps and covariates are both the identity's."""
+    small, lists = 0, 100
+    for seed in range(lists):
+        rng = np.random.default_rng(seed)
+        same = rng.random(PAIRS) < 0.5
+        people = people_of(rng, same)
+        own = rng.normal(size=(2, 60))[:, people[:, 0]] + 0.7 * rng.normal(size=(2, PAIRS))
+        uniform = own[0] + 0.8 * same > 0.9
+        asked = question({"uniform": uniform.astype(float)}, {"score": own[1]}, same)
+        (found,) = dependences(asked, people, 200, 0)
+        small += found["p"] is not None and found["p"] < 0.05
+    assert small <= 0.1 * lists
