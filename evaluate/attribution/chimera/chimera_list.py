@@ -20,7 +20,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
 from faceguide.core.files import digest
 from faceguide.evaluate.attribution.cells import pair_rng
-from faceguide.evaluate.attribution.chimera.composition import PARTS, composed
+from faceguide.evaluate.attribution.chimera.composition import PARTS, composed, part_mask
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 
 LEAST = 40  # chimeras for a ranking
@@ -57,10 +57,10 @@ class Chimeras:
     def images(self, cache: FaceCache, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(n, S, S, 3) the composed faces at these places."""
         faces = [cache.read(rows[places], ["image"])["image"] for rows in (self.bearer, self.donor)]
-        names = list(PARTS)
+        masks = [part_mask(name, faces[0].shape[1]) for name in PARTS]
         return np.stack(
             [
-                composed(bearer, donor, names[part], self.composition)
+                composed(bearer, donor, masks[part], self.composition)
                 for bearer, donor, part in zip(*faces, self.part[places], strict=True)
             ]
         )

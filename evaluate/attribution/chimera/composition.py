@@ -77,26 +77,31 @@ def matched_colours(donor: Image, bearer: Image) -> NDArray[np.float32]:
     return np.clip(matched, 0, 255)
 
 
-def composed(bearer: Image, donor: Image, part: str, composition: str = "alpha") -> Image:
+def blended(bearer: Image, filling: NDArray[np.floating] | Image, mask: Image) -> Image:
+    """(S, S, 3) uint8 RGB: the bearer's face, within the mask (S, S), 0 to 255, the filling."""
+    edge = _EDGE * len(bearer)
+    soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), edge)[..., None]
+    return np.round(soft * filling + (1 - soft) * bearer).astype(np.uint8)
+
+
+def composed(bearer: Image, donor: Image, mask: Image, composition: str = "alpha") -> Image:
     """(S, S, 3) uint8 RGB: the bearer's face with one part of the donor's.
 
     Args:
         bearer: (S, S, 3) uint8 RGB, aligned.
         donor: (S, S, 3), aligned alike.
-        part: of `PARTS`.
+        mask: (S, S), 0 to 255: the part, see `part_mask`.
         composition: "alpha", a soft edge, or "poisson" (Pérez et al., 2003, OpenCV's).
     """
-    side = len(bearer)
-    mask, fitting = part_mask(part, side), matched_colours(donor, bearer)
+    fitting = matched_colours(donor, bearer)
     if composition == "poisson":
         rim = ((_RIM, _RIM), (_RIM, _RIM))
         wide = [np.pad(image, (*rim, (0, 0)), "edge") for image in (fitting.round(), bearer)]
-        area = np.pad(mask, rim)
+        area = np.pad(np.where(mask > 127, 255, 0).astype(np.uint8), rim)
         rows, columns = (np.flatnonzero(area.any(axis)) for axis in (1, 0))
         middle = tuple(int(at[0] + at[-1] + 1) // 2 for at in (columns, rows))
         found = cv2.seamlessClone(
             wide[0].astype(np.uint8), wide[1].astype(np.uint8), area, middle, cv2.NORMAL_CLONE
         )
         return np.ascontiguousarray(found[_RIM:-_RIM, _RIM:-_RIM]).astype(np.uint8)
-    soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), _EDGE * side)[..., None]
-    return np.round(soft * fitting + (1 - soft) * bearer).astype(np.uint8)
+    return blended(bearer, fitting, mask)
