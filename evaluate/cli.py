@@ -22,6 +22,7 @@ from faceguide.core.commands.shared_options import (
 from faceguide.core.commands.slurm import Job, Request, submit_group
 from faceguide.core.files import write_bytes, write_json
 from faceguide.evaluate.attribution import attribution_commands
+from faceguide.evaluate.attribution.one_pair.explain_command import explain_command
 from faceguide.evaluate.command_output import show
 from faceguide.evaluate.evaluation_options import (
     FIT_IN_PARTS,
@@ -282,7 +283,10 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 
 attribution_commands.register(main)
-for command in (lookalikes_command, merge_command, networks_command, describe_command):
+for command in (
+    *(explain_command, lookalikes_command, merge_command),
+    *(networks_command, describe_command),
+):
     main.add_command(command)
 main.add_command(
     submit_group(

@@ -31,7 +31,7 @@ SLOW = (
     *("bench/test_demo_photos", "bench/test_demo_report", "campaigns", "cluster"),
     *("core/commands/test_full_output", "core/test_no_hard_links"),
     *("evaluate/attribution/test_run", "evaluate/attribution/test_run_networks"),
-    "evaluate/attribution/chimera",
+    *("evaluate/attribution/chimera", "evaluate/attribution/one_pair/test_explain_command"),
     *("evaluate/attribution/methods/test_gradients", "evaluate/attribution/methods/test_rules"),
     "evaluate/attribution/protocol/test_explain",
     *("evaluate/attribution/protocol/test_separation", "evaluate/ijb", "evaluate/report"),

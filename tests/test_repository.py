@@ -133,15 +133,19 @@ def test_imports_point_one_way(path: str) -> None:
     for name in imports(REPOSITORY / path):
         parts = name.split(".")
         if parts[0] not in FOLDERS:
-            assert name == "__version__", f"{path} imports {name} of the front door above it"
+            above = name == "__version__" or path.endswith("_command.py")
+            assert above, f"{path} imports {name} of the front door above it"
         elif not name.startswith(SHARED):
             assert parts[0] in may_import, f"{path} imports {name}"
         assert "cli" not in parts, f"{path} imports a command module"
 
 
 # Two things of one name: the cells of heatmaps and of visibility maps; crops of a forward and of a
-# backward pass; where a run, tables or a page go.
-TWO_THINGS = {("prep", "--grid"), ("evaluate", "--batch-size"), ("evaluate", "--out")}
+# backward pass; where a run, tables or a page go; methods that are tested, and those of a picture.
+TWO_THINGS = {
+    ("prep", "--grid"),
+    *(("evaluate", flag) for flag in ("--batch-size", "--out", "--methods")),
+}
 
 
 @pytest.mark.parametrize("group", ["prep", "cache", "evaluate"])

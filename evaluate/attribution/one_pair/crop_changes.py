@@ -1,4 +1,4 @@
-"""What would change a decision: parts of a crop hidden, or exchanged with the other face's."""
+"""What would change a decision: parts of a crop blurred, or exchanged with the other face's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from faceguide.evaluate.attribution.one_pair.crop_parts import Parts
 from faceguide.evaluate.attribution.protocol.infill import BLUR
 
 Image = NDArray[np.uint8]
-How = Literal["hidden", "exchanged"]
+How = Literal["blurred", "exchanged"]
 # Scores (N,) of changed crops of one face (N, S, S, 3) with the other face as it is.
 Scores = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 
@@ -29,7 +29,7 @@ class PartChange:
     """A landmark region that was changed.
 
     Attributes:
-        how: hidden: blurred; exchanged: with that of the other face, in this one's colours.
+        how: blurred: blurred; exchanged: with that of the other face, in this one's colours.
         score: of the changed face with the other.
         crosses: whether it brings the other decision; None without a threshold.
     """
@@ -44,7 +44,8 @@ class PartChange:
 class CellChange:
     """The cells that bring the other decision when they are changed together.
 
-    They were taken in the order of what each does by itself, until the decision changed.
+    They are taken in the order of what each does by itself, until the decision changes: fewer
+    may do it in another order.
 
     Attributes:
         cells: (row, column) of the 7×7 cells, from 0; of all 49 where even those do not do it.
@@ -77,11 +78,13 @@ def part_changes(
         parts: of both. What is exchanged is where either face has the part.
         scores: of changed crops with the other face.
     """
-    named, pictures = [], []
-    for how in ("hidden", "exchanged"):
+    named: list[tuple[str, How]] = []
+    pictures = []
+    ways: tuple[How, How] = ("blurred", "exchanged")
+    for how in ways:
         filling = _filling(crop, other, how)
         for name, area in parts[0].items():
-            shown = area if how == "hidden" else np.maximum(area, parts[1][name])
+            shown = area if how == "blurred" else np.maximum(area, parts[1][name])
             mask = np.round(255 * shown).astype(np.uint8)
             named.append((name, how))
             pictures.append(blended(crop, filling, mask))
@@ -97,13 +100,13 @@ def _crosses(clean: float, score: float, threshold: float | None) -> bool | None
 
 
 def cell_change(crop: Image, other: Image, scores: Scores, threshold: float) -> CellChange:
-    """The fewest cells, in the order of their own effects, that bring the other decision.
+    """The cells that bring the other decision, those that do most by themselves first.
 
-    Cells of a match are hidden, those of a rejection are exchanged with the other face's.
+    Cells of a match are blurred, those of a rejection are exchanged with the other face's.
     """
     clean = float(scores(crop[None])[0])
     same = clean >= threshold
-    how: How = "hidden" if same else "exchanged"
+    how: How = "blurred" if same else "exchanged"
     filling, index = _filling(crop, other, how), cell_index(len(crop))
 
     def changed(sets: list[NDArray[np.int64]]) -> NDArray[np.floating]:
@@ -122,4 +125,4 @@ def cell_change(crop: Image, other: Image, scores: Scores, threshold: float) -> 
 
 
 def _places(cells: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
-    return tuple(divmod(int(cell), GRID) for cell in cells)  # type: ignore[misc]
+    return tuple(divmod(int(cell), GRID) for cell in cells)

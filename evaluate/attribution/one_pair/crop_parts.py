@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 Parts = Mapping[str, NDArray[np.floating]]
 
-# Eyes, nose and mouth as `prep guidance` draws them, the rest of the face, and what is no face.
-NAMES = ("eyes", "nose", "mouth", "rest of face", "outside")
+# Eyes, nose and mouth as `prep guidance` draws them; the rest of the face above and below the
+# middle of the eyes; and what is no face.
+NAMES = ("eyes", "nose", "mouth", "forehead", "cheeks, chin", "outside")
 
 
 def parts_of(regions: NDArray[np.floating], face: NDArray[np.floating]) -> Parts:
@@ -24,7 +25,11 @@ def parts_of(regions: NDArray[np.floating], face: NDArray[np.floating]) -> Parts
     own = regions / np.maximum(regions.sum(0), 1.0)
     rest = np.clip(face - own.sum(0), 0.0, 1.0)
     outside = np.clip(1.0 - own.sum(0) - rest, 0.0, 1.0)
-    return dict(zip(NAMES, (*own, rest, outside), strict=True))
+    rows = np.arange(len(face))
+    weight = own[0].sum(1)
+    middle = (rows * weight).sum() / weight.sum() if weight.any() else len(face) / 2
+    above = (rows < middle)[:, None]
+    return dict(zip(NAMES, (*own, rest * above, rest * ~above, outside), strict=True))
 
 
 def shares(values: NDArray[np.floating], parts: Parts) -> dict[str, float]:

@@ -64,7 +64,5 @@ def _of_run(run: Path, network: Network, matcher: str) -> Threshold:
                 "scored, or give a number"
             )
     record = read_json(run / RECORD)
-    (value,) = (
-        one["threshold"] for one in record["thresholds"] if one["at"] == "equal error rate"
-    )
+    (value,) = (one["threshold"] for one in record["thresholds"] if one["at"] == "equal error rate")
     return Threshold(value, f"equal error rate of {record['pairs']:,} pairs in {run}")
