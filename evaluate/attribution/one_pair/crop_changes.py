@@ -29,7 +29,7 @@ class PartChange:
     """A landmark region that was changed.
 
     Attributes:
-        how: blurred: blurred; exchanged: with that of the other face, in this one's colours.
+        how: exchanged: with that of the other face, in this one's colours.
         score: of the changed face with the other.
         crosses: whether it brings the other decision; None without a threshold.
     """
