@@ -149,7 +149,7 @@ def chimeras_of(
     if REGION_GAME in games and "regions" not in cache.columns:
         raise AttributionError(
             f"{cache.directory}: --games {REGION_GAME} needs landmark regions, which `prep "
-            "guidance` draws; leave it out"
+            "guidance` makes; leave it out"
         )
     drawn = []
     for group in identities_of(cache, rows):
