@@ -90,7 +90,7 @@ def _plain(text: str) -> str:
 def _picture(axes: Axes, image: NDArray[np.uint8], title: str) -> None:
     axes.imshow(image)
     axes.set_axis_off()
-    axes.set_title(title if len(title) <= 34 else f"{title[:4]}…{title[-29:]}", fontsize=7)
+    axes.set_title(title if len(title) <= 30 else f"{title[:3]}…{title[-26:]}", fontsize=7)
 
 
 def _outlined(
