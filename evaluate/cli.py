@@ -38,6 +38,7 @@ from faceguide.evaluate.lookalikes import lookalikes_command
 from faceguide.evaluate.merge_command import merge_command
 from faceguide.evaluate.network_commands import describe_command, networks_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
+from faceguide.evaluate.suite.suite_command import suite_command
 
 
 @click.group(cls=Group)
@@ -284,7 +285,7 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 attribution_commands.register(main)
 for command in (
-    *(explain_command, lookalikes_command, merge_command),
+    *(explain_command, lookalikes_command, merge_command, suite_command),
     *(networks_command, describe_command),
 ):
     main.add_command(command)

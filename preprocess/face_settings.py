@@ -11,7 +11,7 @@ import cv2
 
 from faceguide.cache.schema import OF_DETECTION
 from faceguide.core.commands.settings import argument, option
-from faceguide.core.commands.shared_options import EXISTING, FILE
+from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER
 from faceguide.core.faces import LANDMARKS
 from faceguide.preprocess.detect.boxes.box_detectors import boxes_recipe
 from faceguide.preprocess.detect.finders.open_finder import FinderName, finder_of
@@ -32,6 +32,9 @@ class FaceSettings:
 
     source: Path = argument(type=EXISTING)
     flat: bool = option(False, "Nested folders do not name identities.")
+    root: Path | None = option(
+        None, "Folder that the paths of a CSV start in.  [default: the CSV's]", type=FOLDER
+    )
     align: Literal["arcface", "none"] = option(
         "arcface", "Five-point alignment, or none for images that are already aligned."
     )

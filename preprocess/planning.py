@@ -57,13 +57,14 @@ def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOption
     settings = replace(
         faces,
         source=source,
+        root=faces.root and faces.root.absolute(),
         finder=finder,
         model=model,
         boxes=boxes and boxes.absolute(),
         landmarks=imported and imported.absolute(),
         landmark_index=imported and directory / "landmarks.index",
     )
-    opened = open_source(source, flat=faces.flat)
+    opened = open_source(source, flat=faces.flat, root=settings.root)
     return FacePlan(directory, opened, settings, guidance, place)
 
 

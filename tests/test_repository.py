@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "train": {"train", "cache", "core"},
     "evaluate": {"evaluate", "train", "cache", "core"},
 }
+# Prepares the sets that it finds.
+PREPARES = "evaluate/suite/"
 # What every room may import, training to verify with evaluation's own figures: it imports nothing
 # but core, cache and the like of it.
 SHARED = ("train.models", "evaluate.metrics")
@@ -130,6 +132,8 @@ MODULES = [str(path.relative_to(REPOSITORY)) for path in modules()]
 def test_imports_point_one_way(path: str) -> None:
     is_shared = path.replace("/", ".").startswith(SHARED)
     may_import = {"core", "cache"} if is_shared else MAY_IMPORT[path.split("/")[0]]
+    if path.startswith(PREPARES):
+        may_import = may_import | {"preprocess"}
     for name in imports(REPOSITORY / path):
         parts = name.split(".")
         if parts[0] not in FOLDERS:
@@ -141,10 +145,11 @@ def test_imports_point_one_way(path: str) -> None:
 
 
 # Two things of one name: the cells of heatmaps and of visibility maps; crops of a forward and of a
-# backward pass; where a run, tables or a page go; methods that are tested, and those of a picture.
+# backward pass; where a run, tables or a page go; methods that are tested, and those of a picture;
+# a run that is estimated, a folder looked through.
 TWO_THINGS = {
     ("prep", "--grid"),
-    *(("evaluate", flag) for flag in ("--batch-size", "--out", "--methods")),
+    *(("evaluate", flag) for flag in ("--batch-size", "--out", "--methods", "--dry-run")),
 }
 
 
