@@ -28,6 +28,7 @@ class FaceSettings:
     Attributes:
         source: folder, CSV, .rec, .bin or ND-TWIN's .json.
         landmark_index: the index of `landmarks` inside the cache.
+        detect: False takes aligned crops as they are: no landmarks and no pose, and no finder.
     """
 
     source: Path = argument(type=EXISTING)
@@ -71,6 +72,7 @@ class FaceSettings:
         type=FILE,
     )
     quarter_turns: bool = option(False, "Also look for faces that lie on their side.")
+    detect: bool = True
 
     def row_bytes(self) -> int:
         """Expected bytes of a row in the faces file."""
@@ -86,6 +88,8 @@ def faces_recipe(settings: FaceSettings, source: Source) -> dict[str, Any]:
         finder: dict[str, Any] = {
             "finder": {"tool": "imported", "table": settings.landmarks.name, "bytes": size}
         }
+    elif not settings.detect:
+        finder = {"finder": {"tool": "none"}}
     else:
         found_by = finder_of(settings.finder, settings.model)
         finder = {

@@ -111,7 +111,8 @@ def _fill(
                 failures.append({"row": slot, "key": row.key, **about})
             else:
                 crops[inside] = found.crop
-                source_landmarks[inside] = found.landmarks
+                if settings.detect:
+                    source_landmarks[inside] = found.landmarks
                 points = align.apply(found.transform, found.landmarks) / settings.size
                 values["landmarks"][slot] = points
                 values["transform"][slot] = found.transform

@@ -148,7 +148,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "ijb-c": Benchmark(
         title="IJB-C", what="templates of images and frames, 1:1 and 1:N",
-        ask="NIST, by letter; a user reports that it is no longer handed out",
+        ask="NIST, by letter; users report that it has stopped handing it out",
         licence="NIST's", tree="loose_crop/ and meta/ijbc_*.txt", size="3,531 identities",
         protocol="as `evaluate ijb`", reader="insightface arcface_torch, eval_ijbc.py",
     ),

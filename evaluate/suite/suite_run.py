@@ -132,7 +132,7 @@ def _listed(
     """The row of a protocol over images of a cache; its lists are written to the folder `lists`."""
     suite, network, protocol = work.suite, work.network, about["protocol"]
     caches = suite.caches or suite.out / "caches"
-    directory = prepared(found, caches, network.input_spec.size, suite.jobs, suite.model)
+    directory = prepared(found, caches, network, suite)
     if protocol in found.pairs:
         files = {lists / "pairs.csv": _pair_text(found.pairs[protocol])}
     else:

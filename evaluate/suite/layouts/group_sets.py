@@ -18,8 +18,7 @@ _RACES = ("African", "Asian", "Caucasian", "Indian")
 def find_rfw(folder: Path) -> list[FoundSet]:
     """RFW where `folder`, or its part `test`, has `txts/RACE/RACE_pairs.txt`.
 
-    The images are below `data/RACE`, in folders of identities; a copy of aligned crops next to
-    `data` has the same tree.
+    The images are below `data/RACE`, in folders of identities.
 
     Raises:
         ListError: when a list is in another form, or has no image.

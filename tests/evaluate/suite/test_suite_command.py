@@ -18,7 +18,6 @@ import faceguide as fg
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.suite.benchmarks import BENCHMARKS
 from faceguide.evaluate.suite.published import PUBLISHED
-from faceguide.preprocess.detect.finders.mediapipe_package import bundled_models
 
 
 def suite(*words: object) -> Result:
@@ -28,8 +27,6 @@ def suite(*words: object) -> Result:
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LFW in its own tree, one group of RFW, TinyFace and a .bin, with the run over them."""
-    if not bundled_models():
-        pytest.skip("this mediapipe carries no models")
     root = tmp_path_factory.mktemp("suite")
     folder = root / "sets"
     lfw(folder / "lfw_home")
@@ -181,8 +178,6 @@ def test_the_list_says_all_of_each_benchmark() -> None:
 @pytest.mark.slow
 def test_lfw_with_the_real_network_gives_the_known_accuracy(shared: Path, tmp_path: Path) -> None:
     """The figures of docs/measured/verification.md for folds 0 and 1 of LFW."""
-    if not bundled_models():
-        pytest.skip("this mediapipe carries no models")
     weights = shared / "data" / "weights" / "mobilefacenet.pt"
     words = (shared / "data", "--weights", weights, "--only", "lfw", "--no-flip", "--bootstrap", 0)
     done = suite(*words, "--out", tmp_path / "run", "--jobs", 1, "--allow-failures")
