@@ -69,6 +69,7 @@ def _row(
         "left_out": left_out,
         "complete": not left_out["count"] and not about["notes"],
         "doubts": record["doubts"],
+        "shared_identities": record.get("shared_identities"),
         "figures": figures,
         "intervals": {name: intervals[name] for name in figures if intervals.get(name)},
         "error": "",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.core.commands.console import printable
+from faceguide.core.commands.doubts import OF_WEIGHTS, Doubts
 from faceguide.core.files import write_bytes
 from faceguide.evaluate.report.tables import Table, between, percent, to_csv, to_latex, to_text
 from faceguide.evaluate.suite.find_sets import Inventory
@@ -39,7 +40,7 @@ def results(record: dict[str, Any]) -> Table:
 
 
 def footnotes(record: dict[str, Any]) -> list[str]:
-    """Why rows are marked, a line a reason, and what was found and cannot be run."""
+    """Why rows are marked, what is doubtful about them, and what was found and cannot be run."""
     lines = []
     for row in record["rows"]:
         name = ", ".join(filter(None, (row["set"], row["protocol"])))
@@ -52,6 +53,14 @@ def footnotes(record: dict[str, Any]) -> list[str]:
                 f"{MARK} {name}: incomplete, {row['left_out']['count']} of {row['listed']} left "
                 f"out ({reasons}); {row['run']}/left_out.csv names them"
             )
+        shared = row["shared_identities"]
+        if shared and shared["count"]:
+            lines.append(
+                f"{name}: {shared['count']} of its identities are in the training set of these "
+                f"weights, e.g. {', '.join(shared['names'][:3])}"
+            )
+        kinds = {kind: n for kind, n in row["doubts"].items() if kind not in OF_WEIGHTS}
+        lines += [f"{name}: {line}" for line in Doubts.of(kinds).lines()]
     notes = {(row["set"], note): None for row in record["rows"] for note in row["notes"]}
     lines += [f"{MARK} {name}: not the published figure: {note}" for name, note in notes]
     return [printable(line) for line in (*lines, *record["doubtful"])]

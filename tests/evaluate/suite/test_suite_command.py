@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from tests.conftest import REPOSITORY
 from tests.evaluate.builder import weights_file
-from tests.evaluate.suite.set_builder import lfw, rfw, tinyface, verification_bin
+from tests.evaluate.ijb.test_ijb import build_ijb
+from tests.evaluate.suite.set_builder import lfw, rfw, tinyface, verification_bin, write_text
 
 import faceguide as fg
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.suite.benchmarks import BENCHMARKS
 from faceguide.evaluate.suite.published import PUBLISHED
+from faceguide.preprocess.detect.finders.mediapipe_package import bundled_models
 
 
 def suite(*words: object) -> Result:
@@ -173,6 +177,50 @@ def test_the_list_says_all_of_each_benchmark() -> None:
         assert all(text in page for text in (one.tree, one.protocol, one.size, one.reader))
     assert {one.benchmark for one in PUBLISHED} <= set(BENCHMARKS)
     assert all(one.source for one in PUBLISHED)
+
+
+def test_ijb_has_rows_of_pairs_and_galleries(tmp_path: Path) -> None:
+    build_ijb(tmp_path / "sets" / "IJBC")
+    weights = weights_file(tmp_path / "weights.pt")
+    words = (tmp_path / "sets", "--weights", weights, "--out", tmp_path / "run", "--bootstrap", 9)
+    done = suite(*words, "--no-flip", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["rows"]
+    record = json.loads((tmp_path / "run" / "runs" / "ijb-c" / "ijb.json").read_text())
+    assert found[0]["protocol"] == "1:1"
+    assert found[0]["figures"]["TAR@1e-4"] == record["verification"]["tar"]["1e-4"]
+    for row in found[1:]:
+        gallery = record["identification"][row["protocol"].rpartition(" ")[2]]
+        assert row["figures"]["rank 1"] == gallery["rank"]["1"]
+        assert row["intervals"]["rank 1"] == gallery["intervals"]["rank 1"]
+    assert len(found) == 1 + len(record["identification"])
+    assert json.loads(suite(*words, "--no-flip", "--json").stdout)["rows"] == found
+
+
+def test_photographs_are_aligned_and_those_without_a_face_counted(
+    shared: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "sets" / "MFR2"
+    listed = (shared / "data" / "mfr2_dev" / "pairs.csv").read_text().splitlines()[:9]
+    for line in listed[1:]:
+        for name, number in zip(line.split(",")[0:4:2], line.split(",")[1:4:2], strict=True):
+            path = root / "images" / name / f"{name}_{int(number):04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shared / "data" / "mfr2_dev" / path.relative_to(root), path)
+    blank = root / "images" / "RoyCooper" / "RoyCooper_0003.png"
+    cv2.imwrite(str(blank), np.full((200, 200, 3), 128, np.uint8))
+    write_text(root / "pairs.csv", *listed)
+    weights = shared / "data" / "weights" / "mobilefacenet.pt"
+    model = shared / "data" / "mediapipe" / "face_landmarker.task"
+    words = (tmp_path / "sets", "--weights", weights, "--out", tmp_path / "run", "--jobs", 1)
+    done = suite(*words, "--bootstrap", 0, *(() if bundled_models() else ("--model", model)))
+    assert done.exit_code == 3, done.output
+    (row,) = json.loads((tmp_path / "run" / "suite.json").read_text())["rows"]
+    assert row["left_out"] == {"count": 1, "reasons": {"no_face": 1}}
+    assert "1 of 8 left out (1 no_face)" in done.stdout
+    cache = fg.open(row["cache"])
+    assert cache.groups["faces"]["recipe"]["align"] == "arcface"
+    assert np.isfinite(cache[0]["pose"]).all() or cache[0]["status"]
 
 
 @pytest.mark.slow
