@@ -18,7 +18,7 @@ from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import FaceguideError
 from faceguide.core.files import digest, read_json, write_bytes, write_json
 from faceguide.evaluate import runs
-from faceguide.evaluate.evaluation_options import PairOptions, ScoreOptions, SearchOptions
+from faceguide.evaluate.evaluation_options import ScoreOptions, SearchOptions, VerifiedPairs
 from faceguide.evaluate.ijb.ijb_run import run_ijb
 from faceguide.evaluate.score.matcher_options import (
     CachedMatcherOptions,
@@ -150,7 +150,7 @@ def _listed(
     cache, names = FaceCache.open(directory), list(files)
     about = about | {"key": key, "cache": str(directory)}
     if protocol in found.pairs:
-        wanted = PairOptions(pairs=names[0])
+        wanted = VerifiedPairs(pairs=names[0])
         record = runs.run_verification(cache, network, wanted, work.options, run)
         return suite_rows.of_pairs(about, record)
     searched = SearchOptions(gallery=names[0], probes=names[1])
