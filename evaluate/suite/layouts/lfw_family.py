@@ -37,7 +37,7 @@ def find(folder: Path) -> list[FoundSet]:
                 f"{path}: none of its images, such as {listed.first[0]}, is below {folder}"
             )
         pairs, images = located(place, listed)
-        people = {image: identity_of(image) for image in images}
+        people = {image: _identity(benchmark, image) for image in images}
         found[benchmark] = counted(FoundSet(benchmark, place, images=people, pairs={"": pairs}))
     return list(found.values())
 
@@ -47,7 +47,9 @@ def _benchmark(name: str) -> str | None:
     return None if key is None else _SETS.get(key, key)
 
 
-def identity_of(image: str) -> str:
-    """Who an image shows: its folder, or its name without the numbers behind it."""
+def _identity(benchmark: str, image: str) -> str:
+    """Who an image shows, by LFW's convention `Name/Name_0001.jpg` or `Name_0001.jpg`; else ""."""
     folder, _, name = image.rpartition("/")
-    return folder.rpartition("/")[2] if folder else _NUMBERS.sub("", name.rsplit(".", 1)[0])
+    person = _NUMBERS.sub("", name.rpartition(".")[0])
+    kept = not folder or folder.rpartition("/")[2] == person
+    return person if kept and benchmark != "agedb-30" else ""

@@ -9,7 +9,6 @@ from faceguide.cache.pairs.ocfr_lists import read_ocfr
 from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.core.errors import ListError
 from faceguide.evaluate.suite.found_set import FoundSet
-from faceguide.evaluate.suite.layouts.lfw_family import identity_of
 from faceguide.evaluate.suite.listed_images import image_folder, located
 
 _PROTOCOL = re.compile(r"((?:C|O[1-7])_(?:C|O[1-7]))_list\.txt")
@@ -43,7 +42,7 @@ def find(folder: Path) -> list[FoundSet]:
         for side in (there.first, there.second):
             side[:] = [prefix + name for name in side]
         pairs[match[1]] = there
-        images |= {prefix + path: identity_of(path) for path in paths}
+        images |= {prefix + path: "" for path in paths}  # whose folders are not documented
     if not pairs:
         raise ListError(f"{folder}: {'; '.join(notes)}")
     return [FoundSet("ocfr-2022", folder, images=images, pairs=pairs, notes=tuple(notes))]

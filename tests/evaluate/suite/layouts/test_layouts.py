@@ -66,6 +66,13 @@ def test_calfw_has_two_lines_a_pair(tmp_path: Path) -> None:
     assert found.pairs[""].same.tolist() == [True, False]
 
 
+def test_a_folder_that_is_not_an_identity_names_none(tmp_path: Path) -> None:
+    root = tmp_path / "mlfw"
+    write_images(root / "images", [(f"aligned/Ann_000{n}.jpg", "Ann") for n in (1, 2)])
+    write_text(root / "pairs.txt", "aligned/Ann_0001.jpg aligned/Ann_0002.jpg 1")
+    assert set(only(tmp_path).images.values()) == {""}
+
+
 def test_rfw_has_a_list_a_group_without_a_header(tmp_path: Path) -> None:
     rfw(tmp_path / "RFW", ["African", "Asian", "Indian"])
     found = only(tmp_path)
@@ -170,6 +177,7 @@ def test_ocfr_has_a_list_a_protocol_and_one_of_answers(tmp_path: Path) -> None:
     assert list(found.pairs) == ["C_O1", "C_O3"]
     assert found.pairs["C_O3"].second[0] == "C_O3/lfw/Ann_0002_probe.jpg"
     assert found.pairs["C_O3"].same.tolist() == [True, False]
+    assert set(found.images.values()) == {""}
     write_text(root / "issame.txt", "1")
     (doubtful,) = find_sets(tmp_path).doubtful
     assert "1 answers for the 2 pairs" in str(doubtful)
