@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +30,12 @@ def image_folder(root: Path, names: Sequence[str]) -> Path | None:
     Of folders with as many of them, one of aligned crops is taken, else the first.
     """
     asked = [names[int(place)] for place in np.linspace(0, len(names) - 1, min(_ASKED, len(names)))]
-    best: tuple[int, bool, int, str] = (0, False, 0, "")
-    chosen = None
+    best, chosen = (0, False, 0), None
     for folder, depth in _folders(root):
         hits = sum(image_path(folder, name) is not None for name in asked)
         named = "align" in folder.name.lower() or "112" in folder.name
-        grade = (hits, named, -depth, "")
-        if hits and grade > best:
-            best, chosen = grade, folder
-        if not hits and depth == 0:
-            continue
+        if hits and (hits, named, -depth) > best:
+            best, chosen = (hits, named, -depth), folder
     return chosen
 
 
@@ -74,7 +71,7 @@ def located(folder: Path, listed: PairList) -> tuple[PairList, list[str]]:
     paths = {name: image_path(folder, name) for name in dict.fromkeys(listed.first + listed.second)}
     sides = [[paths[name] or name for name in side] for side in (listed.first, listed.second)]
     there = [path for path in paths.values() if path is not None]
-    return PairList(sides[0], sides[1], listed.same, listed.fold), sorted(there)
+    return replace(listed, first=sides[0], second=sides[1]), sorted(there)
 
 
 def are_aligned(place: Path, images: Iterable[str]) -> bool:

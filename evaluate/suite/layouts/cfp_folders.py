@@ -41,9 +41,11 @@ def find_twins(folder: Path) -> list[FoundSet]:
         return []
     pairs = {}
     images: dict[str, str] = {}
+    notes: dict[str, None] = {}
     place: Path | None = None
     for path in pairs_beside(folder / IMAGES_OF_TWINS):
         twins = read_twins(path)
+        notes |= dict.fromkeys(twins.doubts.lines())
         owner = {image: name for name, paths in twins.images.items() for image in paths}
         for split in twins.splits:
             listed = read_pairs(path, split)
@@ -57,4 +59,5 @@ def find_twins(folder: Path) -> list[FoundSet]:
             names = zip(found.first + found.second, listed.first + listed.second, strict=True)
             present = set(there)
             images |= {image: owner[name] for image, name in names if image in present}
-    return [FoundSet("nd-twin", place, images=images, pairs=pairs)] if place else []
+    found_set = FoundSet("nd-twin", place or folder, images=images, pairs=pairs, notes=tuple(notes))
+    return [found_set] if pairs else []

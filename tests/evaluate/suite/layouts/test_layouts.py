@@ -191,6 +191,11 @@ def test_twins_have_a_figure_a_split(tmp_path: Path) -> None:
     write_text(root / "pairs.json", json.dumps({"test": [["90001", "90002"]]}))
     found = only(tmp_path)
     assert found.pairs["pairs test"].same.tolist() == [True, True] + [False] * 4
+    assert found.images["90002/1.jpg"] == "90002"
+    assert found.notes == ()
+    twins = [["90001", "90002"], ["90001", "90003"]]
+    write_text(root / "pairs.json", json.dumps({"test": twins}))
+    assert "90001, 90003" in only(tmp_path).notes[0]
 
 
 def test_bin_files_are_known_by_name_and_numbered_next_to_a_folder(tmp_path: Path) -> None:
