@@ -32,11 +32,13 @@ def test_the_commands() -> None:
         "embed",
         "identification",
         "ijb",
+        "lookalikes",
         "merge",
         "methods",
         "networks",
         "report",
         "submit",
+        "suite",
         "verification",
     ]
 
