@@ -36,6 +36,7 @@ from faceguide.evaluate.evaluation_options import (
 from faceguide.evaluate.merge_command import merge_command
 from faceguide.evaluate.network_commands import describe_command, networks_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
+from faceguide.evaluate.surround.surround_command import surround_command
 
 
 @click.group(cls=Group)
@@ -281,7 +282,7 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 
 attribution_commands.register(main)
-for command in (merge_command, networks_command, describe_command):
+for command in (merge_command, networks_command, describe_command, surround_command):
     main.add_command(command)
 main.add_command(
     submit_group(

@@ -81,7 +81,7 @@ def draw(
             continue
         kind = settings.kinds[int(draws[place, 1] * len(settings.kinds))]
         cover[place] = paint(kind, points[place], size, draws[place, 2:])
-        texture = _cloth(size, draws[place, 10:], int(rows[place]))
+        texture = cloth(size, draws[place, 10:], int(rows[place]))
         alpha = cover[place][..., None]
         mixed = pixels[place] * (1.0 - alpha) + texture * alpha
         pixels[place] = np.rint(mixed).astype(np.uint8)
@@ -158,8 +158,13 @@ def _band(
     return cover
 
 
-def _cloth(size: int, draws: NDArray[np.floating], row: int) -> NDArray[np.float32]:
-    """(size, size, 3) RGB 0 to 255: a colour, shaded across, with folds and weave."""
+def cloth(size: int, draws: NDArray[np.floating], row: int) -> NDArray[np.float32]:
+    """(size, size, 3) RGB 0 to 255: a colour, shaded across, with folds and weave.
+
+    Args:
+        draws: (8,) or more numbers in [0, 1).
+        row: what the folds depend on besides.
+    """
     # Black, white and blue are what faces are covered with most.
     common = ((20, 20, 24), (230, 232, 236), (120, 170, 210), (40, 44, 70))
     choice = int(draws[0] * 2 * len(common))
@@ -172,5 +177,5 @@ def _cloth(size: int, draws: NDArray[np.floating], row: int) -> NDArray[np.float
     weave = rng.normal(0.0, 1.0, (size, size)).astype(np.float32)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     shade = 1.0 + 0.5 * (draws[5] - 0.5) * x + 0.5 * (draws[6] - 0.5) * y + 0.12 * folds
-    cloth = colour * shade[..., None] + (1.0 + 7.0 * draws[7]) * weave[..., None]
-    return np.clip(cloth, 0.0, 255.0).astype(np.float32)
+    woven = colour * shade[..., None] + (1.0 + 7.0 * draws[7]) * weave[..., None]
+    return np.clip(woven, 0.0, 255.0).astype(np.float32)
