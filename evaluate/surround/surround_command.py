@@ -52,7 +52,7 @@ def surround_command(
 
     Faces are laid into another identity's surround by their landmarks. Printed: how many such
     impostors pass the threshold that lets 1 in 1,000 clean ones in, how often a face outweighs the
-    hair around it, how far the surround draws the score, and TAR with swapped, grey or covered
+    hair around it, how far the surround pulls the score, and TAR with swapped, grey or covered
     surrounds.
 
     \b
