@@ -27,12 +27,13 @@ from faceguide.evaluate.evaluation_options import (
     FIT_IN_PARTS,
     Bootstrap,
     NetworkOptions,
-    PairOptions,
     RunOptions,
     ScoreOptions,
     SearchOptions,
+    VerifiedPairs,
     check,
 )
+from faceguide.evaluate.lookalikes import lookalikes_command
 from faceguide.evaluate.merge_command import merge_command
 from faceguide.evaluate.network_commands import describe_command, networks_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
@@ -84,7 +85,7 @@ def embed_command(
 @main.command("verification")
 @click.argument("directory", metavar="CACHE", type=FOLDER)
 @settings(
-    listed=PairOptions,
+    listed=VerifiedPairs,
     network=NetworkOptions,
     options=CachedMatcherOptions,
     run=ScoreOptions,
@@ -92,7 +93,7 @@ def embed_command(
 )
 def verification_command(
     directory: Path,
-    listed: PairOptions,
+    listed: VerifiedPairs,
     network: NetworkOptions,
     options: CachedMatcherOptions,
     run: ScoreOptions,
@@ -282,7 +283,9 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 
 attribution_commands.register(main)
-for command in (merge_command, networks_command, describe_command, surround_command):
+for command in (
+    describe_command, lookalikes_command, merge_command, networks_command, surround_command
+):  # fmt: skip
     main.add_command(command)
 main.add_command(
     submit_group(

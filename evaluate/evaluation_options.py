@@ -74,7 +74,19 @@ class PairOptions:
     """Which pairs are compared."""
 
     pairs: Path = option(help="The list of pairs.", type=FILE)
-    split: str | None = option(None, "Split of --pairs, if a list of ND-TWIN: train, val or test.")
+    split: str | None = option(
+        None, "Split of --pairs, if a list of ND-TWIN: train, val or test.",
+        "--pairs-split", "--split",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedPairs(PairOptions):
+    """Which pairs are compared, and how ND-TWIN's impostors are chosen."""
+
+    impostors: Literal["all", "twins", "others"] = option(
+        "all", "Of a list of ND-TWIN: pairs of two twins, of other two identities, or all."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from faceguide.core.commands.parts import parts_of, show_indices
 from faceguide.core.commands.settings import refixed, settings
 from faceguide.core.commands.shared_options import FOLDER, MissingParts, Outcome
 from faceguide.core.errors import EvaluationError, Unfinished
-from faceguide.evaluate.evaluation_options import PairOptions, ScoreOptions, SearchOptions
+from faceguide.evaluate.evaluation_options import ScoreOptions, SearchOptions, VerifiedPairs
 from faceguide.evaluate.score.matcher_options import MatcherOptions, TemplateOptions
 
 # Command → the dataclasses of its settings, besides that of the run.
 SETTINGS: dict[str, tuple[type, ...]] = {
     "embed": (),
-    "verification": (PairOptions, MatcherOptions),
+    "verification": (VerifiedPairs, MatcherOptions),
     "identification": (SearchOptions, MatcherOptions),
     "ijb": (TemplateOptions,),
 }

@@ -17,10 +17,10 @@ from faceguide.core.files import digest, write_json
 from faceguide.core.formats.container import write_arrays
 from faceguide.evaluate import galleries, identification, verification
 from faceguide.evaluate.evaluation_options import (
-    PairOptions,
     RunOptions,
     ScoreOptions,
     SearchOptions,
+    VerifiedPairs,
     progress_bar,
 )
 from faceguide.evaluate.metrics import strata
@@ -77,7 +77,7 @@ def run_embed(
 def run_verification(
     cache: FaceCache,
     network: Network,
-    listed: PairOptions,
+    listed: VerifiedPairs,
     options: MatcherOptions,
     run: ScoreOptions,
 ) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def run_verification(
     """
     network = hiding(network, options)
     needs = needs_of(network, options, cache)
-    pairs = read_pairs(listed.pairs, listed.split)
+    pairs = read_pairs(listed.pairs, listed.split, listed.impostors)
     rows = resolve(cache, pairs)
     _require_both_kinds(cache, listed.pairs, rows)
     settings = fixed(listed, options, run)
@@ -130,6 +130,23 @@ def run_verification(
         seed=options.seed,
         first=found.first,
     )
+    by_impostors = {}
+    if pairs.twins is not None and listed.impostors == "all":
+        of_twins = pairs.twins[rows.number]
+        for kind, among in (("twins", of_twins), ("others", ~of_twins & ~rows.same)):
+            if not among.any():
+                continue
+            kept = among | rows.same
+            by_impostors[kind], _ = verification.summarise(
+                score[kept],
+                rows.same[kept],
+                None,
+                np.unique(people[kept], return_inverse=True)[1].reshape(-1, 2),
+                cosine=options.matcher == "cosine",
+                replicates=run.replicates,
+                seed=options.seed,
+                first=found.first[kept],
+            )
     if verification.is_backwards(summary):
         found.doubts.add("ranked_backwards", count=len(score))
     found.doubts.update(network.doubts)
@@ -144,6 +161,7 @@ def run_verification(
         "shared_identities": shared_identities(cache, network, used),
         "store": str(reader.store.directory.resolve()),
         **summary,
+        **({"by_impostors": by_impostors} if by_impostors else {}),
     }
     names = [
         [name.encode("utf-8", "surrogateescape").hex() for name in side]

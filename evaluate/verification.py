@@ -236,4 +236,6 @@ def describe(record: dict[str, Any]) -> str:
                 f"  ({cell['false_accepts']:,} of {cell['impostors']:,} impostors, "
                 f"threshold {cell['threshold']:.4f})"
             )
+    for kind, found in record.get("by_impostors", {}).items():
+        lines += ["", f"impostors: {kind}", describe(found)]
     return "\n".join(lines)

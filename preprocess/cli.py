@@ -70,10 +70,10 @@ def landmarks_command(
     """Find the face in every image of SOURCE, align it and cache it with its guidance.
 
     SOURCE is a folder of identities (person/photo.jpg), with --flat any folder of images, a CSV
-    file (columns path, identity, others are kept), an insightface train.rec or a .bin file.
-    Whatever looks wrong about it is one line on stderr and counted under "doubts" in --json. Rerun
-    the same command to resume. With --masks or --clean, `prep masks` follows once the faces are
-    there.
+    file (columns path, identity, others are kept), an insightface train.rec, a .bin file or
+    ND-TWIN's id_to_images.json. Whatever looks wrong about it is one line on stderr and counted
+    under "doubts" in --json. Rerun the same command to resume. With --masks or --clean, `prep
+    masks` follows once the faces are there.
 
     \b
     Examples:

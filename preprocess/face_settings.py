@@ -26,7 +26,7 @@ class FaceSettings:
     """How faces are found and cut out.
 
     Attributes:
-        source: folder, CSV, .rec or .bin.
+        source: folder, CSV, .rec, .bin or ND-TWIN's .json.
         landmark_index: the index of `landmarks` inside the cache.
     """
 

@@ -57,6 +57,7 @@ SLOW = (
     *("train/models/test_cal_network", "train/models/test_layout"),
     "train/models/backbones/test_backbones",
     *("train/test_compile", "train/test_distributed", "train/test_killed", "train/test_loop"),
+    "test_twin_recipe",
     *("train/test_numbers", "train/test_own_network", "train/test_random_start"),
     *("train/test_start_checks", "train/test_train_commands"),
 )

@@ -110,6 +110,9 @@ def recipes() -> str:
 
 def test_the_images_start_alike_and_run_our_commands() -> None:
     assert set(re.findall(r"(?:FROM|From:) (\S+)", recipes())) == {"python:3.11-slim"}
+    defaults = re.findall(r"(?:ARG |^    )TORCH_INDEX=(\w\S+)", recipes(), re.M)
+    assert len(defaults) == 2
+    assert set(defaults) == {"https://download.pytorch.org/whl/cpu"}
     script = (CONTAINERS / "install.sh").read_text()
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
     assert f"for command in {' '.join(scripts())}; do" in script

@@ -64,18 +64,14 @@ def cal_command(
 
     from faceguide.train.cal.cal_run import default_crop, run_cal
     from faceguide.train.distributed import joined
-    from faceguide.train.listed_pairs import pairs_of
+    from faceguide.train.listed_pairs import contrastive_pairs
     from faceguide.train.run.run_context import RunContext
 
     context = RunContext.of(source, output, asked, loop, machine)
     run = replace(run, crop=run.crop or default_crop(context.cache))
     listed = None
-    if contrastive.contrastive_pairs:
-        split = contrastive.contrastive_split
-        if split is None and not asked.pairs:
-            split = asked.pairs_split  # the one option there was for both lists
-        path, speaks = contrastive.contrastive_pairs, context.processes.first
-        listed, _ = pairs_of(context.cache, path, split, speaks)
+    if run.recipe.guidance.weight("contrastive"):
+        listed = contrastive_pairs(context.cache, contrastive, asked, context.processes.first)
     guided = ["faces", "guidance"] if run.recipe.guidance.guides else ["faces"]
     record = record_of(
         {"cache_directory": guided, "eval_cache": ["faces"]},

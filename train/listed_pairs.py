@@ -6,15 +6,18 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faceguide.cache.pairs.name_rows import find_rows
 from faceguide.cache.pairs.pair_doubts import pair_doubts
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.cache.pairs.pair_rows import resolve
+from faceguide.cache.pairs.twin_lists import TRAIN, VALIDATION, is_twin_list, read_twins
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
@@ -24,6 +27,9 @@ from faceguide.core.files import digest
 from faceguide.evaluate.metrics.roc import best_accuracy, measure, rank
 from faceguide.train.run.training_data import cache_hash
 from faceguide.train.training_settings import Verification
+
+if TYPE_CHECKING:
+    from faceguide.train.cal.cal_settings import ContrastiveList
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def verification_pairs(cache: FaceCache, asked: Verification, speak: bool) -> Pa
     if asked.pairs is None:
         return None
     where = FaceCache.open(asked.eval_cache) if asked.eval_cache else cache
-    pairs, further = pairs_of(where, asked.pairs, asked.pairs_split, speak)
+    split = asked.pairs_split or _split_of(asked.pairs, VALIDATION)
+    pairs, further = pairs_of(where, asked.pairs, split, speak)
     genuine = int(pairs.same.sum())
     if genuine in (0, len(pairs.same)):
         raise TrainError(
@@ -87,6 +94,65 @@ def verification_pairs(cache: FaceCache, asked: Verification, speak: bool) -> Pa
             f"{len(pairs.same) - genuine} of two that the cache has{further}"
         )
     return pairs
+
+
+def twins_to_learn(cache: FaceCache, asked: Verification, speak: bool) -> NDArray[np.int64] | None:
+    """Rows of the training split of an ND-TWIN list; None = all rows may be learnt.
+
+    So weights are never learnt from identities that choose or test them.
+
+    Raises:
+        TrainError: when weights would be chosen on the split that is learnt, or the cache has none
+            of it.
+    """
+    if asked.pairs is None or asked.allow_leak or _split_of(asked.pairs, TRAIN) is None:
+        return None
+    twins = read_twins(asked.pairs)
+    if asked.pairs_split == TRAIN:
+        raise TrainError(
+            f"--pairs-split {TRAIN}: weights would be chosen on identities that are learnt; choose "
+            f"another split, or --allow-leak"
+        )
+    names = [name for name, split in twins.split_of().items() if split == TRAIN]
+    found = find_rows(cache, (image for name in names for image in twins.images[name]))
+    rows = np.array(sorted({row for row in found.values() if isinstance(row, int)}), np.int64)
+    if not len(rows):
+        raise TrainError(
+            f"{asked.pairs}: {cache.directory} has no image of its split {TRAIN}; give the cache "
+            "of that set, or --allow-leak to learn what the cache has"
+        )
+    if speak:
+        say(f"Learning split {TRAIN} of {asked.pairs}: {len(names)} identities, {len(rows)} images")
+    return rows
+
+
+def contrastive_pairs(
+    cache: FaceCache, wanted: ContrastiveList, asked: Verification, speak: bool
+) -> Pairs | None:
+    """The pairs that contrastive guidance is given; None = those of a batch.
+
+    Raises:
+        TrainError: as `pairs_of`, or when they are of a split that is not learnt.
+    """
+    path = wanted.contrastive_pairs
+    if path is None:
+        if asked.allow_leak or asked.pairs is None or _split_of(asked.pairs, TRAIN) is None:
+            return None
+        path = asked.pairs
+    learnt = _split_of(path, TRAIN)
+    split = wanted.contrastive_split or learnt
+    if learnt and split != learnt and not asked.allow_leak:
+        raise TrainError(
+            f"--contrastive-split {split}: only split {TRAIN} of {path} is learnt; leave it out, "
+            "or --allow-leak"
+        )
+    return pairs_of(cache, path, split, speak)[0]
+
+
+def _split_of(path: Path, wanted: str) -> str | None:
+    """The name of a split, if the list is ND-TWIN's and has it."""
+    there = is_twin_list(path) and read_twins(path).splits.get(wanted)
+    return wanted if there else None
 
 
 def pairs_of(cache: FaceCache, path: Path, split: str | None, speak: bool) -> tuple[Pairs, str]:

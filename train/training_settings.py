@@ -92,9 +92,14 @@ class Verification:
         None, "Verification pairs, evaluated after every epoch.", type=FILE, free=True
     )
     pairs_split: str | None = option(
-        None, "Part of --pairs, if it is an ND-TWIN JSON file: train, val or test.",
+        None, "Part of --pairs, if it is an ND-TWIN JSON file.  [default: val]",
         free=True,
     )  # fmt: skip
+    allow_leak: bool = option(
+        False,
+        "Of an ND-TWIN file: also learn identities of other splits than train.",
+        "--allow-leak",
+    )
     eval_cache: Path | None = option(
         None, "Cache with the images of --pairs.  [default: CACHE]", type=FOLDER, free=True
     )

@@ -70,6 +70,7 @@ def pair_doubts(cache: FaceCache, pairs: PairList, rows: PairRows) -> PairDoubts
     elif count > 1 and _is_shifted(pairs, rows, truth, labelled, count):
         doubts.add("shifted_labels", count=count)
     doubts.update(rows.matches.doubts())
+    doubts.update(pairs.doubts)
     return PairDoubts(doubts, of_pairs, first)
 
 

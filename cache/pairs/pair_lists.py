@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,8 @@ from faceguide.cache.pairs.list_text import (
     read_text,
     without_end,
 )
-from faceguide.cache.pairs.twin_lists import twins
+from faceguide.cache.pairs.twin_lists import Impostors, twin_pairs
+from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import ListError
 
 # The one reader of this format; it names no code of its file (see there).
@@ -56,18 +57,22 @@ class PairList:
         first: names of the probes; a path, or a path without its suffix.
         same: (N,) bool, one identity.
         fold: (N,) int64, or None when the file has none.
+        twins: (N,) bool, two twins; None where the list does not know twins.
+        doubts: what is left out of the list, or looks wrong.
     """
 
     first: list[str]
     second: list[str]
     same: NDArray[np.bool_]
     fold: NDArray[np.int64] | None
+    twins: NDArray[np.bool_] | None = None
+    doubts: Doubts = field(default_factory=Doubts)
 
     def __len__(self) -> int:
         return len(self.first)
 
 
-def read_pairs(path: Path, split: str | None = None) -> PairList:
+def read_pairs(path: Path, split: str | None = None, impostors: Impostors = "twins") -> PairList:
     """Read a list of pairs.
 
     Known layouts: a header `fold,a,b,same` or `image_a,image_b,is_same[,fold]` or the like over
@@ -78,6 +83,7 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
 
     Args:
         split: "train", "val" or "test" of an ND-TWIN file; for no other layout.
+        impostors: pairs of two identities of an ND-TWIN file: of twins, of others, or both.
 
     Raises:
         ListError: when the file is in no known layout; names the line.
@@ -85,11 +91,13 @@ def read_pairs(path: Path, split: str | None = None) -> PairList:
     if path.suffix.lower() == ".bin":
         if not path.is_file():
             raise ListError(f"{path}: no such file")
-        pairs = verification_bin.read_pairs(path)
-        return _pair_list(path, [(a, b, same, None) for a, b, same in pairs])
+        images = verification_bin.read_pairs(path)
+        return _pair_list(path, [(a, b, same, None) for a, b, same in images])
     text = read_text(path)
     if path.suffix.lower() == ".json":
-        return _pair_list(path, [(a, b, same, None) for a, b, same in twins(path, text, split)])
+        found = twin_pairs(path, text, split, impostors)
+        pairs = _pair_list(path, [(a, b, same, None) for a, b, same, _ in found.rows])
+        return replace(pairs, twins=np.array([row[3] for row in found.rows]), doubts=found.doubts)
     if split is not None:
         raise ListError(f"{path}: a split is for ND-TWIN's .json files; leave it out")
     listed = lines(text)

@@ -35,6 +35,17 @@ KINDS: Mapping[str, str] = {
     "not_enrolled": "[search has|searches have] no probe of an enrolled identity",
     "absent_images": "[image|images] of the list [is|are] not in the cache",
     "loose_names": "[name matches|names match] a row by a file name that other folders have too",
+    # twins
+    "identities_without_images": "[identity has|identities have] no list of images and [is|are] "
+    "left out",
+    "twins_without_images": "[pair of twins has|pairs of twins have] no images, or [is|are] of one "
+    "identity, and [is|are] left out",
+    "shared_splits": "[identity stands|identities stand] in several splits and [is|are] learnt in "
+    "none",
+    "twin_groups": "[group|groups] of twins [has|have] more than two identities",
+    "moved_images": "[path names|paths name] no file and [was|were] found by [its end|their ends]",
+    "suspected_duplicates": "[couple|couples] of identities [is|are] so alike that [it is|they "
+    "are] probably one under two names; left out",
     # sources of images
     "parts_as_identities": "[folder|folders] taken for identities [looks|look] like parts of a "
     "set; give prep one of them, or --flat",

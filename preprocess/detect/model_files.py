@@ -1,14 +1,16 @@
 """The model files that finding faces can use: where they are published, and where they lie here.
 
-None of them comes with faceguide. `pooch` fetches a file whole under a temporary name, compares its
-sha256 and renames it; an interrupted download starts again (the largest file has 7 MB).
+None of them comes with faceguide. `pooch` fetches a file under a temporary name, compares its
+sha256 and renames it. What an interrupted download has got stays as NAME.part, for the next one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
-import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +21,7 @@ from faceguide.core.errors import FaceguideError
 
 _FOLDER = "FACEGUIDE_MODELS"  # environment variable
 _PATIENCE = 30  # seconds without an answer
+_BLOCK = 1 << 12  # bytes; what has come of the last block is lost with the connection
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,17 @@ def fetch(model: ModelFile, folder: Path) -> Path:
             f"put it at {folder / model.file}"
         ) from None
     path = folder / model.file
-    loader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_PATIENCE)
     pooch.get_logger().setLevel("ERROR")
     try:
-        pooch.retrieve(
-            model.address, f"sha256:{model.sha256}", model.file, folder, downloader=loader
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder):
+            pooch.retrieve(
+                model.address,
+                f"sha256:{model.sha256}",
+                model.file,
+                folder,
+                downloader=_download(folder / f"{model.file}.part", model.size),
+            )
     except ValueError:
         raise FaceguideError(
             f"{model.address} gives another file than expected (sha256 {model.sha256}); get it "
@@ -133,6 +141,51 @@ def fetch(model: ModelFile, folder: Path) -> Path:
             f"it at {path}"
         ) from None
     return path
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Others wait, and find the file there; a file system without locks keeps nobody out."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _download(part: Path, size: int) -> Callable[[str, str, object], None]:
+    """A downloader for pooch that asks for the bytes behind those of `part`."""
+    import requests
+    from tqdm import tqdm
+
+    def download(address: str, output: str, _: object) -> None:
+        here = part.stat().st_size if part.exists() else 0
+        if here >= size:  # of another release
+            part.unlink()
+            here = 0
+        wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={here}-"} if here else {})
+        with requests.get(address, headers=wanted, stream=True, timeout=_PATIENCE) as answer:
+            answer.raise_for_status()
+            resumed = answer.status_code == requests.codes.partial_content
+            with (
+                part.open("ab" if resumed else "wb") as file,
+                tqdm(
+                    total=size,
+                    initial=here if resumed else 0,
+                    unit="B",
+                    unit_scale=True,
+                    desc=part.stem,
+                    disable=None,
+                ) as progress,
+            ):
+                for block in answer.iter_content(_BLOCK):
+                    file.write(block)
+                    progress.update(len(block))
+        part.replace(output)
+
+    return download
 
 
 def _cause(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Where images come from: folders, CSV manifests, RecordIO and verification sets, row by row.
+"""Where images come from: folders, CSV manifests, RecordIO, verification and twin sets, by row.
 
 A source lists its rows in a fixed order without holding them, and reads one row at a time.
 Listing tolerates what it can and reports it in `problems()`; a row that cannot be read raises
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS, twins_of_folder
 from faceguide.core.formats import recordio, verification_bin
 from faceguide.preprocess.sources.csv_source import ManifestSource
 from faceguide.preprocess.sources.folder_names import THUMBNAIL_FOLDERS, Layout, MaskNames, is_image
@@ -28,6 +30,7 @@ from faceguide.preprocess.sources.source_row import (
     SourceError,
     SourceRow,
 )
+from faceguide.preprocess.sources.twin_source import TwinSource
 
 __all__ = ["ReadError", "Source", "SourceError", "SourceRow", "open_source"]
 
@@ -36,10 +39,11 @@ _EXACT = 1 << 24  # float32 has every whole number below
 
 
 def open_source(path: Path, *, flat: bool = False) -> Source:
-    """The source at `path`: a folder, or a .csv, .rec or .bin file.
+    """The source at `path`: a folder, or a .csv, .rec, .bin or ND-TWIN's .json file.
 
     Args:
         path: a folder's first level names the identities, and images directly in it have none;
+            a folder with id_to_images.json is read by that;
             a .csv has a header with `path`, `identity` if known, and any further columns;
             next to a .rec its .idx is used if it is there.
         flat: take a folder's images at any depth, without identities.
@@ -48,7 +52,8 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
         SourceError: when there is nothing of these kinds at `path`.
     """
     if path.is_dir():
-        return FolderSource(path, flat)
+        twins = path / IMAGES_OF_TWINS
+        return TwinSource(twins) if twins.is_file() and not flat else FolderSource(path, flat)
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder")
     kinds: dict[str, Callable[[Path], Source]] = {
@@ -56,10 +61,11 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
         ".tsv": ManifestSource,
         ".rec": RecordSource,
         ".bin": BinSource,
+        ".json": TwinSource,
     }
     kind = kinds.get(path.suffix.lower())
     if kind is None or not path.is_file():
-        raise SourceError(f"{path}: expected a folder, or a .csv, .rec or .bin file")
+        raise SourceError(f"{path}: expected a folder, or a .csv, .rec, .bin or .json file")
     if flat:
         raise SourceError(f"{path}: --flat is for folders; leave it out")
     return kind(path)
@@ -70,7 +76,8 @@ class FolderSource(Source):
 
     So are masks that stand next to their photographs, and folders of thumbnails. Links are followed
     while they stay inside the folder, each linked folder once. No more than the listings from the
-    root to the folder at hand are held.
+    root to the folder at hand are held. A file of ND-TWIN's pairs, in the folder or beside it, adds
+    `split` and `twins` of each identity.
     """
 
     kind = "folder"
@@ -78,12 +85,20 @@ class FolderSource(Source):
     def __init__(self, path: Path, flat: bool = False) -> None:
         super().__init__(path)
         self.flat = flat
+        self._twins = None if flat else twins_of_folder(path)
+        if self._twins is not None:
+            self.columns = ("split", "twins")
 
     def rows(self) -> Iterator[SourceRow]:
         self._begin()
         root = os.fsencode(self.path)
         self._masks, layout = MaskNames(), Layout(self.path.name)
         linked: set[tuple[int, int]] = set()
+        meta: dict[str, dict[str, str]] = {}
+        if self._twins is not None:
+            self.doubts.update(self._twins.doubts)
+            found = (self._twins.split_of(), self._twins.groups())
+            meta = {n: defaultdict(str, of) for n, of in zip(self.columns, found, strict=True)}
         # Folders from the root to the one at hand: (prefix of keys, its entries, identity).
         stack = [(b"", self._entries(b""), _inode(root))]
         while stack:
@@ -99,7 +114,8 @@ class FolderSource(Source):
                 known = not self.flat and "/" in text
                 if known:
                     layout.see(text)
-                yield SourceRow(text, text.split("/", 1)[0] if known else "", {})
+                identity = text.split("/", 1)[0] if known else ""
+                yield SourceRow(text, identity, {name: of[identity] for name, of in meta.items()})
                 continue
             try:
                 inode = _inode(os.path.join(root, key))

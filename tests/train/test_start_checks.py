@@ -208,16 +208,28 @@ def test_each_list_of_twins_has_its_own_split(small_cache: FaceCache, tmp_path: 
     splits = {"train": [people[:2]], "test": [people[2:4]]}
     twins.write_text(json.dumps(splits))
     words = [*CAL, small_cache.directory, "--steps", 1, "--guide", "contrastive", "--out"]
-    lists = ["--contrastive-pairs", twins, "--pairs", twins, "--pairs-split", "test"]
-    line = refusal(*words, tmp_path / "run", *lists)
-    assert "--split, --pairs-split or --contrastive-split, from " in line
+    lists = ["--pairs", twins, "--pairs-split", "test"]
+    line = refusal(*words, tmp_path / "run", *lists[:2])  # there is no split val
+    assert "--pairs-split, --fit-split or --contrastive-split, from " in line
+    line = refusal(*words, tmp_path / "run", *lists, "--contrastive-split", "test",
+                   "--contrastive-pairs", twins)  # fmt: skip
+    assert "--allow-leak" in line
+    assert "--allow-leak" in refusal(*words, tmp_path / "run", *lists[:3], "train")
     keys = {}
-    for split in ("train", "test"):
-        result = call(*words, tmp_path / split, *lists, "--contrastive-split", split)
+    for name, more in (("alone", []), ("same", ["--contrastive-pairs", twins])):
+        result = call(*words, tmp_path / name, *lists, *more)
         assert result.exit_code == 0, result.output
-        keys[split] = read_json(tmp_path / split / "run.json")["fixed"]
-    assert keys["train"]["pairs"] == keys["test"]["pairs"]
-    assert keys["train"]["contrastive_pairs"] != keys["test"]["contrastive_pairs"]
+        keys[name] = read_json(tmp_path / name / "run.json")
+        assert keys[name]["doubts"] == {}
+        learnt = (tmp_path / name / "identities.txt").read_text().split()
+        assert sorted(learnt) == people[:2]
+    assert keys["alone"]["fixed"] == keys["same"]["fixed"]
+    more = ["--contrastive-pairs", twins, "--contrastive-split", "test", "--allow-leak"]
+    result = call(*words, tmp_path / "leak", *lists, *more)
+    assert result.exit_code == 0, result.output
+    leak = read_json(tmp_path / "leak" / "run.json")
+    assert leak["fixed"]["contrastive_pairs"] != keys["alone"]["fixed"]["contrastive_pairs"]
+    assert leak["doubts"] == {"learnt_identities": 2}
     line = refusal(*CAL, small_cache.directory, "--out", tmp_path / "run", "--contrastive-split",
                    "train", code=2)  # fmt: skip
     assert "--contrastive-split belongs to --contrastive-pairs" in line

@@ -61,7 +61,7 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
         TrainError, ModelError, CheckpointError, CacheError: in one line each.
     """
     cache, recipe, first = context.cache, run.recipe, context.processes.first
-    rows, people = training_rows(cache, run.min_images, dict(run.meta))
+    rows, people = training_rows(cache, run.min_images, dict(run.meta), context.learnable)
     names = [cache.identities[label] for label in people.tolist()]
     context.require_side(None, run.model)
     doubts = context.doubts(names)

@@ -55,11 +55,12 @@ class ContrastiveList:
 
     contrastive_pairs: Path | None = option(
         None,
-        "Pairs for --guide contrastive (twins, hard negatives): CSV, pairs.txt or ND-TWIN JSON.",
+        "Pairs for --guide contrastive (twins, hard negatives): CSV, pairs.txt or ND-TWIN JSON.  "
+        "[default: split train of --pairs, if it is ND-TWIN's]",
         type=FILE, free=True,
     )  # fmt: skip
     contrastive_split: str | None = option(
         None,
-        "Part of --contrastive-pairs, if it is an ND-TWIN JSON file: train, val or test.",
+        "Part of --contrastive-pairs, if it is an ND-TWIN JSON file.  [default: train]",
         free=True,
     )

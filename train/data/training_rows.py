@@ -31,18 +31,24 @@ def require_meta(cache: FaceCache, meta: Mapping[str, str]) -> None:
 
 
 def training_rows(
-    cache: FaceCache, min_images: int, meta: Mapping[str, str]
+    cache: FaceCache,
+    min_images: int,
+    meta: Mapping[str, str],
+    learnable: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows to train on, and the labels among them in increasing order.
 
     Args:
         min_images: identities with fewer usable images are left out.
+        learnable: other rows are left out; None = all may be learnt.
 
     Raises:
         TrainError: as `require_meta`, or when fewer than two identities are left.
     """
     require_meta(cache, meta)
     rows = cache.select(labelled=True, meta=meta or None)
+    if learnable is not None:
+        rows = np.intersect1d(rows, learnable)
     labels = cache.read(rows, ["label"])["label"]
     people, counts = np.unique(labels, return_counts=True)
     people = people[counts >= min_images]

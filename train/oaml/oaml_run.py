@@ -72,7 +72,7 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
         require_meta(cache, meta)
         rows = people = np.empty(0, np.int64)
     else:
-        rows, people = training_rows(cache, run.min_images, meta)
+        rows, people = training_rows(cache, run.min_images, meta, context.learnable)
     # The second cache need not have the columns that choose rows of the first.
     masked = second or cache
     covered = covered_faces(masked, run.hold_out, run.recipe.seed, None if second else meta)

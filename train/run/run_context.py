@@ -22,7 +22,7 @@ from faceguide.core.commands.shared_options import Device
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
 from faceguide.train.distributed import Processes, barrier, choose_device, from_environment
-from faceguide.train.listed_pairs import Pairs, verification_pairs
+from faceguide.train.listed_pairs import Pairs, twins_to_learn, verification_pairs
 from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.training_settings import LoopSettings, Output, Source, Verification
 
@@ -33,6 +33,7 @@ class RunContext:
 
     Attributes:
         pairs: for verification at the end of every epoch.
+        learnable: rows that may be learnt; None = all.
         record: `settings` and `inputs` of run.json, when there is more than the run and `loop`.
     """
 
@@ -42,6 +43,7 @@ class RunContext:
     device: torch.device
     processes: Processes
     pairs: Pairs | None = None
+    learnable: NDArray[np.int64] | None = None
     record: dict[str, Any] | None = None
 
     @staticmethod
@@ -65,6 +67,7 @@ class RunContext:
         return RunContext(
             cache=cache, directory=output.directory, loop=loop, device=device, processes=processes,
             pairs=verification_pairs(cache, asked, processes.first),
+            learnable=twins_to_learn(cache, asked, processes.first),
         )  # fmt: skip
 
     def require_side(self, side: int | None, network: str, second: FaceCache | None = None) -> None:

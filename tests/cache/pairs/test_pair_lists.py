@@ -181,8 +181,8 @@ def test_lists_of_other_programs(tmp_path: Path, name: str, text: str, expected:
         ("p.json", "{", None, "not JSON"),
         ("p.json", '{"test": []}', "train", "choose its split, .* from test"),
         ("p.json", '{"test": [["1"]]}', "test", r"list of \[id, id\] under 'test'"),
-        ("p.json", '{"test": [["1", "1"]]}', "test", "listed as its own twin"),
-        ("p.json", '{"test": [["1", "9"]]}', "test", "expected a list of paths for '9'"),
+        ("p.json", '{"test": [["1", "1"]]}', "test", "expected pairs, found none"),
+        ("p.json", '{"test": [["1", "9"]]}', "test", "expected pairs, found none"),
         ("p.csv", "a,b,same\nx,y,1\n", "test", "a split is for ND-TWIN"),
     ],
 )

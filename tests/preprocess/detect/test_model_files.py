@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -23,18 +24,25 @@ needs_pooch = functools.partial(pytest.importorskip, "pooch")
 
 
 class _Server(BaseHTTPRequestHandler):
-    """/model gives the file, /moved leads there, /cut stops halfway, all else is not found."""
+    """/model gives the file or the rest of it, /moved leads there, /cut stops halfway through,
+    /whole knows no ranges, all else is not found."""
+
+    asked: ClassVar[list[str | None]] = []  # the ranges
 
     def do_GET(self) -> None:
         if self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "/model")
             self.end_headers()
-        elif self.path in ("/model", "/cut"):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(CONTENT)))
+        elif self.path in ("/model", "/cut", "/whole"):
+            wanted = self.headers["Range"]
+            self.asked.append(wanted)
+            resumed = wanted is not None and self.path != "/whole"
+            first = int(wanted[len("bytes=") : -1]) if resumed else 0
+            self.send_response(206 if resumed else 200)
+            self.send_header("Content-Length", str(len(CONTENT) - first))
             self.end_headers()
-            self.wfile.write(CONTENT[: len(CONTENT) // (2 if self.path == "/cut" else 1)])
+            self.wfile.write(CONTENT[first : len(CONTENT) // (2 if self.path == "/cut" else 1)])
         else:
             self.send_error(404)
 
@@ -83,7 +91,6 @@ def test_a_file_is_fetched_checked_and_kept(address: str, path: str, tmp_path: P
     [
         ("/absent", CONTENT, r"404 Not Found\); fetch it on another machine and put it at"),
         ("/model", b"other", "gives another file than expected"),
-        ("/cut", CONTENT, "cannot fetch|another file than expected"),
     ],
 )
 def test_a_fetch_that_fails_leaves_nothing(
@@ -95,6 +102,33 @@ def test_a_fetch_that_fails_leaves_nothing(
         fetch(model, tmp_path)
     assert str(tmp_path / model.file) in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["/model", "/whole"])
+def test_an_interrupted_fetch_is_resumed(address: str, path: str, tmp_path: Path) -> None:
+    needs_pooch()
+    model = model_at(address + "/cut")
+    with pytest.raises(FaceguideError, match="cannot fetch"):
+        fetch(model, tmp_path)
+    assert state(model, tmp_path) == "absent"
+    [part] = tmp_path.iterdir()
+    here = part.stat().st_size
+    assert len(CONTENT) // 4 < here <= len(CONTENT) // 2
+    assert fetch(model_at(address + path), tmp_path).read_bytes() == CONTENT
+    assert _Server.asked[-1] == f"bytes={here}-"
+    assert [file.name for file in tmp_path.iterdir()] == [model.file]
+
+
+def test_the_rest_of_another_file_is_not_kept(address: str, tmp_path: Path) -> None:
+    needs_pooch()
+    model = model_at(address + "/model")
+    (tmp_path / f"{model.file}.part").write_bytes(b"x" * 100)
+    with pytest.raises(FaceguideError, match="another file than expected"):
+        fetch(model, tmp_path)
+    assert fetch(model, tmp_path).read_bytes() == CONTENT, "started again"
+    (tmp_path / model.file).unlink()
+    (tmp_path / f"{model.file}.part").write_bytes(b"x" * (len(CONTENT) + 1))
+    assert fetch(model, tmp_path).read_bytes() == CONTENT, "too long"
 
 
 def test_without_a_network_it_says_where_the_file_belongs(tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_a_damaged_verification_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["set.txt", "set", "train.idx"])
 def test_other_files_are_no_source(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(SourceError, match=r"\.csv, \.rec or \.bin"):
+    with pytest.raises(SourceError, match=r"\.csv, \.rec, \.bin or \.json"):
         open_source(tmp_path / name)
 
 
