@@ -27,6 +27,8 @@ from faceguide.evaluate.attribution.protocol.diagnosis import Limits
 from faceguide.evaluate.attribution.protocol.matched import UNIFORM
 from faceguide.evaluate.attribution.protocol.separation import doubts_of, with_effects
 from faceguide.evaluate.attribution.summary import Judged
+from faceguide.evaluate.attribution.why.covariates import Covariates, pair_covariates
+from faceguide.evaluate.attribution.why.dependence import Outcome, Question, dependences
 
 RESULTS, PAIRS, SEPARATION = "results.json", "pairs.csv", "separation.json"
 SCHEMA = 2
@@ -37,7 +39,7 @@ _OF_CHIMERAS = (
 )
 COLUMNS = (
     *("number", "probe", "reference", "same", "score", "method", "verdict", "cause", "fr"),
-    *("fr_embedding", "margin", "margin_low", "margin_high", "falsified", "falsifiable"),
+    *("fr_embedding", "margin", "margin_low", "margin_high", "falsified", "falsifiable", "skill"),
 )
 
 
@@ -49,7 +51,7 @@ def merge(
     options: Options,
     rows: PairRows,
     doubts: Doubts,
-) -> tuple[dict[str, Any], dict[str, Judged]]:
+) -> tuple[dict[str, Any], dict[str, Judged], Question]:
     """Judge all maps of a finished run; writing it twice writes the same bytes.
 
     Args:
@@ -58,7 +60,7 @@ def merge(
         doubts: about the list and the weights.
 
     Returns:
-        The record of results.json, and the outcomes of each method.
+        The record of results.json, the outcomes of each method, and what they are compared with.
     """
     seed, replicates = options.seed, options.replicates
     table = gather_blocks(out, plan, TABLE, ("clean", "masked", "angle"))
@@ -77,17 +79,21 @@ def merge(
     hidden = regions.hidden_cells(cache, plan.probe)
     records: dict[str, Any] = {}
     judged: dict[str, Judged] = {}
+    skills: dict[str, NDArray[np.float64]] = {}
     for method in methods:
         maps = gather_blocks(out, plan, method.name)
         found = summary.judge(maps, table, numbers, options, delta)
         judged[method.name] = found
+        signed, unsigned = _skills(method, maps, effect, others)
+        skills[method.name] = unsigned if signed is None else signed
         records[method.name] = {
             **dict.fromkeys(_OF_CHIMERAS),
             "signed": method.signed,
             "control": method.control,
             "citation": method.citation,
             **summary.summarise(found, maps, people, numbers, options),
-            **_skill(method, maps, effect, others, twice, people, plan.same, options),
+            **_skill(signed, unsigned, people, plan.same, options),
+            **_contrast(method, maps, effect, people, twice),
             **regions.region_record(maps["cells"], covered, hidden, plan.same),
             "verification_deletion": verification_deletion(maps, plan.same),
         }
@@ -97,7 +103,17 @@ def merge(
     uniform = {
         name: np.array([o.verdict == UNIFORM for o in judged[name].outcomes]) for name in competing
     }
-    bins = conditions.pair_bins(cache, plan.probe, plan.reference, plan.same)
+    covariates = pair_covariates(cache, plan.probe, plan.reference, plan.same, table["clean"])
+    asked = {"uniform": uniform, "skill": {name: skills[name] for name in competing}}
+    question = Question(
+        [
+            Outcome(method, kind, values.astype(float))
+            for kind, found in asked.items()
+            for method, values in found.items()
+        ],
+        covariates,
+    )
+    bins = conditions.pair_bins(cache, covariates, plan.probe, plan.reference)
     record = {
         "schema": SCHEMA,
         "protocol": options.protocol,
@@ -122,19 +138,29 @@ def merge(
         "methods": records,
         "tests": statistics.compare(passed, rates, people, replicates, seed),
         "strata": conditions.strata_table(bins, passed, uniform, rates),
-        "uniform_by_stratum": conditions.uniform_tests(bins, uniform, people, seed),
+        "why": dependences(question, people, replicates, seed),
     }
-    write_pairs(out / PAIRS, cache, plan, table["clean"], judged)
+    write_pairs(out / PAIRS, cache, plan, covariates, judged, skills)
     write_json(out / RESULTS, record)
-    return record, judged
+    return record, judged, question
 
 
-def _skill(
+def _skills(
     method: Method,
     maps: Mapping[str, NDArray[Any]],
     effect: NDArray[np.float64],
     others: NDArray[np.bool_],
-    twice: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+    """(N,) signed skill of the pairs, None where no direction is claimed, and unsigned skill."""
+    signed = None
+    if method.signed:
+        signed = skill.pair_skill(maps["signed"], effect.mean(2), others)
+    return signed, skill.pair_skill(maps["cells"], np.abs(effect).mean(2), others)
+
+
+def _skill(
+    signed: NDArray[np.float64] | None,
+    unsigned: NDArray[np.float64],
     people: NDArray[np.int64],
     same: NDArray[np.bool_],
     options: Options,
@@ -146,21 +172,26 @@ def _skill(
         return summary.mean_interval(chosen, people, options.replicates, options.seed)
 
     kinds, record = (("genuine", same), ("impostor", ~same)), dict[str, Any]()
-    magnitude = skill.pair_skill(maps["cells"], np.abs(effect).mean(2), others)
-    signed = None
-    if method.signed:
-        signed = skill.pair_skill(maps["signed"], effect.mean(2), others)
     for kind, kept in kinds:
         found = {"mean": None, "interval": None} if signed is None else mean(signed, kept)
         record[f"skill_{kind}"] = found["mean"]
         record[f"skill_{kind}_interval"] = found["interval"]
-        record[f"unsigned_skill_{kind}"] = _mean_of(magnitude[kept])
-    record["reference_contrast"] = None
-    if method.signed:
-        told = skill.contrast_skill(maps["signed"], effect.mean(2), people, twice)
-        record["reference_contrast"] = _mean_of(told)
-    record["reference_contrast_n"] = len(twice[0])
+        record[f"unsigned_skill_{kind}"] = _mean_of(unsigned[kept])
     return record
+
+
+def _contrast(
+    method: Method,
+    maps: Mapping[str, NDArray[Any]],
+    effect: NDArray[np.float64],
+    people: NDArray[np.int64],
+    twice: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> dict[str, Any]:
+    """Does the map change with the reference as the responses do? Of signed maps."""
+    told = None
+    if method.signed:
+        told = _mean_of(skill.contrast_skill(maps["signed"], effect.mean(2), people, twice))
+    return {"reference_contrast": told, "reference_contrast_n": len(twice[0])}
 
 
 def _ceiling(
@@ -204,15 +235,17 @@ def write_pairs(
     path: Path,
     cache: FaceCache,
     plan: Plan,
-    score: NDArray[np.floating],
+    covariates: Covariates,
     judged: Mapping[str, Judged],
+    skills: Mapping[str, NDArray[np.float64]],
 ) -> None:
     """One line per pair and method, sorted by the pair's number: nothing is left out."""
     names = [cache.texts("key", rows) for rows in (plan.probe, plan.reference)]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, *covariates.columns])
         for place in np.argsort(plan.number, kind="stable"):
+            known = [_number(float(values[place])) for values in covariates.columns.values()]
             for name, found in judged.items():
                 outcome = found.outcomes[place]
                 low, high = outcome.interval or (None, None)
@@ -222,7 +255,7 @@ def write_pairs(
                         printable(names[0][place]),
                         printable(names[1][place]),
                         int(plan.same[place]),
-                        _number(float(score[place])),
+                        _number(float(covariates.tested["score"][place])),
                         name,
                         outcome.verdict,
                         found.causes[place] or "",
@@ -231,6 +264,8 @@ def write_pairs(
                         *map(_number, (outcome.margin, low, high)),
                         "" if outcome.falsified is None else int(outcome.falsified),
                         int(found.falsifiable[place]),
+                        _number(float(skills[name][place])),
+                        *known,
                     ]
                 )
 

@@ -115,11 +115,13 @@ def _merge(
     write_left_out(out, rows.left_out)
     if planned.chimeras is not None:
         chimeras = planned.chimeras
-        record, told = merge_chimeras(out, cache, plan, chimeras, methods, options, rows, doubts)
-        write_chimera_report(out, cache, plan, chimeras, told)
+        record, told, question = merge_chimeras(
+            out, cache, plan, chimeras, methods, options, rows, doubts
+        )
+        write_chimera_report(out, cache, plan, chimeras, told, question)
     else:
-        record, judged = merge(out, cache, plan, methods, options, rows, doubts)
-        write_report(out, cache, plan, judged)
+        record, judged, question = merge(out, cache, plan, methods, options, rows, doubts)
+        write_report(out, cache, plan, judged, question)
     return record
 
 

@@ -244,7 +244,7 @@ def summarise(
             "median_area_low": float(np.nanmedian(areas[:, 1])),
             "areas_within_a_factor_of_two": int(fair.sum()),
             "warning": None
-            if fair.mean() > 0.5
+            if not tested or fair.sum() > 0.5 * tested
             else "the two regions differ in area by more than a factor of two for most maps: the "
             "rate measures area",
         }

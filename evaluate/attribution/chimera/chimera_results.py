@@ -36,6 +36,8 @@ from faceguide.evaluate.attribution.protocol.separation import doubts_of
 from faceguide.evaluate.attribution.protocol.statistics import wilcoxon
 from faceguide.evaluate.attribution.results import PAIRS, RESULTS, SCHEMA, SEPARATION
 from faceguide.evaluate.attribution.summary import errors_of
+from faceguide.evaluate.attribution.why.covariates import Covariates, chimera_covariates
+from faceguide.evaluate.attribution.why.dependence import Outcome, Question, dependences
 from faceguide.evaluate.metrics.bootstrap import interval, replicate
 from faceguide.evaluate.metrics.paired_tests import holm
 
@@ -67,11 +69,12 @@ def merge_chimeras(
     options: Options,
     rows: PairRows,
     doubts: Doubts,
-) -> tuple[dict[str, Any], dict[str, ToldApart]]:
+) -> tuple[dict[str, Any], dict[str, ToldApart], Question]:
     """Score all maps of a finished run; writing it twice writes the same bytes.
 
     Returns:
-        The record of results.json, and what is found of each method that claims a direction.
+        The record of results.json, what is found of each method that claims a direction, and what
+        that is compared with.
     """
     network = read_json(out / SEPARATION)
     found_doubtful = Doubts()
@@ -104,6 +107,11 @@ def merge_chimeras(
     ranked = _ranking(records, competing, len(chimeras), network["separates"])
     for name in records:
         records[name]["rank"] = ranked.index(name) + 1 if name in ranked else None
+    covariates = chimera_covariates(cache, chimeras, scores)
+    question = Question(
+        [one for name in competing for one in _outcomes(name, found[name])], covariates
+    )
+    each = np.arange(len(chimeras))  # the identities of a chimera are in no other
     record = {
         "schema": SCHEMA,
         "protocol": options.protocol,
@@ -123,10 +131,23 @@ def merge_chimeras(
         "methods": records,
         "ranking": ranked,
         "tests": {"pairwise": pairwise, "split_half": _split_half(competing, found, options.seed)},
+        "why": dependences(question, np.stack([each, each], 1), options.replicates, options.seed),
     }
-    _write_pairs(out / PAIRS, cache, chimeras, scores, found)
+    _write_pairs(out / PAIRS, cache, chimeras, scores, found, covariates)
     write_json(out / RESULTS, record)
-    return record, found
+    return record, found, question
+
+
+def _outcomes(name: str, found: ToldApart) -> list[Outcome]:
+    """What may depend on the faces; failed maps have no outcome."""
+    verdict = np.array(found.verdict)
+    there = verdict != ERROR
+    values = {
+        "uniform": (verdict == UNIFORM).astype(float),
+        "told_apart": found.told,
+        "told": (verdict == TOLD).astype(float),
+    }
+    return [Outcome(name, kind, np.where(there, some, np.nan)) for kind, some in values.items()]
 
 
 def _figures(scored: ToldApart, chimeras: Chimeras, signed: bool) -> dict[str, Any]:
@@ -250,6 +271,7 @@ def _write_pairs(
     chimeras: Chimeras,
     scores: NDArray[np.float64],
     found: Mapping[str, ToldApart],
+    covariates: Covariates,
 ) -> None:
     """One line per chimera and method."""
     names = [
@@ -262,12 +284,16 @@ def _write_pairs(
     parts = list(PARTS)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, *covariates.columns])
         for place in range(len(chimeras)):
             known = [
                 *(place, parts[chimeras.part[place]], *(column[place] for column in names)),
                 *(f"{value:.6g}" for value in scores[place]),
             ]
+            faces = [
+                f"{values[place]:.6g}" if np.isfinite(values[place]) else ""
+                for values in covariates.columns.values()
+            ]
             for name, one in found.items():
                 figures = f"{one.told[place]:.6g}", f"{one.single[place]:.6g}"
-                writer.writerow([*known, name, one.verdict[place], *figures])
+                writer.writerow([*known, name, one.verdict[place], *figures, *faces])

@@ -1,4 +1,4 @@
-"""One HTML file of a run: table, intervals, strata, and pairs with their maps and verdicts."""
+"""One HTML file of a run: table, intervals, what pairs fail by, and pairs with their maps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from faceguide.evaluate.attribution.protocol.matched import UNDECIDED, Outcome
 from faceguide.evaluate.attribution.protocol.separation import other_doubts, sentence
 from faceguide.evaluate.attribution.results import RESULTS
 from faceguide.evaluate.attribution.summary import Judged
+from faceguide.evaluate.attribution.why.dependence import Question
+from faceguide.evaluate.attribution.why.why_section import Shown, why_section
 from faceguide.evaluate.report import figures
 from faceguide.evaluate.report.html_page import provenance, render
 
@@ -32,7 +34,9 @@ _CAUSES = {
 }
 
 
-def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judged]) -> Path:
+def write_report(
+    out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judged], question: Question
+) -> Path:
     """Write report.html, methods.tex, skill.pdf and .png, rates.pdf and .png into a run.
 
     Returns:
@@ -45,9 +49,6 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
     ]
     figures.save(drawn[0][1], out, "skill")
     figures.save(drawn[1][1], out, "rates")
-    heatmap = drawings.strata_heatmap(record)
-    if heatmap is not None:
-        drawn.append(("Mean FR by stratum, per cent (strata of 20 pairs or more)", heatmap))
     write_bytes(out / LATEX, attribution_tables.method_latex(record).encode("utf-8"))
     html = render(
         Path(__file__).with_name("attribution.html"),
@@ -59,10 +60,23 @@ def write_report(out: Path, cache: FaceCache, plan: Plan, judged: dict[str, Judg
         methods=attribution_tables.method_table(record),
         figures=[{"alt": alt, "uri": figures.data_uri(figure)} for alt, figure in drawn],
         pairs=gallery(out, cache, plan, judged, record),
+        why=why_section(
+            *(out, record["why"], question),
+            lambda place: _shown(cache, plan, place),
+            record["settings"]["seed"],
+        ),
         facts=provenance(read_run(out), record["settings"]),
     )
     write_bytes(out / REPORT, html)
     return out / REPORT
+
+
+def _shown(cache: FaceCache, plan: Plan, place: int) -> Shown:
+    """A pair as the list of uniform maps has it."""
+    rows = [int(plan.probe[place]), int(plan.reference[place])]
+    pictures = [drawings.enlarged(image) for image in cache.read(rows, ["image"])["image"]]
+    kind = "one identity" if plan.same[place] else "two identities"
+    return Shown(f"{int(plan.number[place])}, {kind}", cache.texts("key", rows), pictures)
 
 
 def choose_pairs(judged: dict[str, Judged], count: int) -> list[int]:

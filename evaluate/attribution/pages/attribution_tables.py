@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from faceguide.evaluate.attribution.protocol.separation import sentence
+from faceguide.evaluate.attribution.why.findings import sentences
 from faceguide.evaluate.report.tables import Table, percent, to_latex, to_text
 
 INTERVALS = "over identities"
@@ -93,6 +94,7 @@ def method_text(record: dict[str, Any]) -> str:
         f"Per cent; brackets: 95 % "
         f"{INTERVALS}.",
         f"↑ higher is better, ↓ lower is better. {READING} Mean FR: 50 is chance.",
+        *sentences(record["why"]),
     ]
     warned = [
         f"Warning: {name}: {found['threshold']['warning']}"

@@ -26,6 +26,8 @@ from faceguide.evaluate.attribution.pages.attribution_page import LATEX, REPORT
 from faceguide.evaluate.attribution.protocol.blocks import TABLE, Plan, gather_blocks
 from faceguide.evaluate.attribution.protocol.separation import other_doubts, sentence
 from faceguide.evaluate.attribution.results import RESULTS
+from faceguide.evaluate.attribution.why.dependence import Question
+from faceguide.evaluate.attribution.why.why_section import Shown, why_section
 from faceguide.evaluate.report import figures
 from faceguide.evaluate.report.html_page import provenance, render
 
@@ -40,7 +42,12 @@ _WORDS = {
 
 
 def write_chimera_report(
-    out: Path, cache: FaceCache, plan: Plan, chimeras: Chimeras, found: dict[str, ToldApart]
+    out: Path,
+    cache: FaceCache,
+    plan: Plan,
+    chimeras: Chimeras,
+    found: dict[str, ToldApart],
+    question: Question,
 ) -> None:
     """Write report.html, methods.tex, told_apart.pdf and .png into a run."""
     record = read_json(out / RESULTS)
@@ -63,9 +70,25 @@ def write_chimera_report(
             "uri": figures.data_uri(drawn),
         },
         chimeras=_gallery(out, cache, plan, chimeras, found, record),
+        why=why_section(
+            *(out, record["why"], question),
+            lambda place: _shown(cache, chimeras, place),
+            record["settings"]["seed"],
+        ),
         facts=provenance(read_run(out), record["settings"]),
     )
     write_bytes(out / REPORT, html)
+
+
+def _shown(cache: FaceCache, chimeras: Chimeras, place: int) -> Shown:
+    """A chimera as the list of uniform maps has it: the composed face, and its bearer's name."""
+    rows = [int(chimeras.bearer_reference[place]), int(chimeras.donor_reference[place])]
+    pictures = [
+        *chimeras.images(cache, np.array([place])),
+        *cache.read(rows, ["image"])["image"],
+    ]
+    names = cache.texts("key", [int(chimeras.bearer[place]), *rows])
+    return Shown(str(place), names, [drawings.enlarged(picture) for picture in pictures])
 
 
 def _gallery(

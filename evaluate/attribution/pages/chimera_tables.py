@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from faceguide.evaluate.attribution.protocol.separation import sentence
+from faceguide.evaluate.attribution.why.findings import sentences
 from faceguide.evaluate.report.tables import Table, percent, to_latex, to_text
 
 SAME = 0.05  # of Holm's p: methods above it are not told apart
@@ -171,6 +172,7 @@ def chimera_text(record: dict[str, Any]) -> str:
             READING,
             network_line(record),
             *([text] if (text := separated_line(record)) else []),
+            *sentences(record["why"]),
         ]
     )
 

@@ -76,34 +76,6 @@ def rate_bars(record: dict[str, Any]) -> Figure:
     return figure
 
 
-def strata_heatmap(record: dict[str, Any]) -> Figure | None:
-    """Mean FR by method and stratum; cells with fewer than 20 pairs are blank."""
-    from matplotlib.figure import Figure
-
-    cells = [found for found in record["strata"] if found["mean_fr"] is not None]
-    if not cells:
-        return None
-    columns = list(dict.fromkeys((found["stratum"], found["bin"]) for found in cells))
-    names = [name for name in ordered(record) if not record["methods"][name]["control"]]
-    values = np.full((len(names), len(columns)), np.nan)
-    for found in cells:
-        place = columns.index((found["stratum"], found["bin"]))
-        values[names.index(found["method"]), place] = found["mean_fr"]
-    size = (2.6 + 0.42 * len(columns), 1.9 + 0.3 * len(names))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            colour = "white" if value < 0.6 else "black"
-            text = axes.text(column, row, f"{100 * value:.0f}", color=colour, fontsize=7)
-            text.set(ha="center", va="center")
-    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names], fontsize=8)
-    labels = [f"{stratum}: {name}" for stratum, name in columns]
-    axes.set_xticks(range(len(columns)), labels, rotation=60, ha="right", fontsize=7)
-    return figure
-
-
 def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(S, S, 3) at the size of the gallery."""
     found = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)

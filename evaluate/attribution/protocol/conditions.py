@@ -1,10 +1,6 @@
-"""Strata: figures by pose, light, occlusion and kind of pair, and whether uniform maps depend on
-them.
+"""Strata: figures by pose, light, occlusion and kind of pair.
 
-The bins are fixed here, before any result. A cell with fewer than 20 pairs has no figure. Whether
-the share of uniform maps differs between the bins is tested by exchanging outcomes between whole
-identities, since an identity's pairs are alike; Benjamini and Hochberg's correction runs over the
-whole table.
+The bins are fixed here, before any result. A cell with fewer than 20 pairs has no figure.
 """
 
 from __future__ import annotations
@@ -16,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.faces import LUMA
+from faceguide.evaluate.attribution.why.covariates import Covariates
 from faceguide.evaluate.metrics.strata import LEAST, OCCLUSIONS, POSES, occlusion_bins, wilson
 
-PERMUTATIONS = 999
 _DIFFERENCES = ("0–10°", "10–20°", "20–30°", "30°+")
 _LIGHT = ("dark <80", "80–120", "120–160", "bright ≥160")
 _LIGHT_DIFFERENCE = ("0–20", "20–40", "40–60", "60+")
@@ -37,32 +32,23 @@ BINS: dict[str, tuple[str, ...]] = {
 
 def pair_bins(
     cache: FaceCache,
+    covariates: Covariates,
     probe: NDArray[np.int64],
     reference: NDArray[np.int64],
-    same: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.int64]]:
     """Stratum → (N,) place in `BINS` of each pair; −1 where the cache does not know.
 
-    Pose is the probe's, in degrees; light the mean brightness (Rec. 601, 0–255) of its crop.
+    Pose and light are the probe's.
     """
-    rows, places = np.unique(np.stack([probe, reference]), return_inverse=True)
-    places = places.reshape(2, -1)
-    pose = cache.read(rows, ["pose"])["pose"].astype(np.float64)
-    light = np.concatenate(
-        [
-            cache.read(rows[start : start + 256], ["image"])["image"].mean((1, 2)) @ np.array(LUMA)
-            for start in range(0, len(rows), 256)
-        ]
-    )
-    (yaw, pitch), other_yaw = pose[places[0], :2].T, pose[places[1], 0]
-    bright = light[places]
+    known = covariates.tested
+    angles, apart = (15.0, 30.0, 45.0), (10.0, 20.0, 30.0)
     return {
-        "label": same.astype(np.int64),
-        "yaw": _cut(np.abs(yaw), (15.0, 30.0, 45.0)),
-        "pitch": _cut(np.abs(pitch), (15.0, 30.0, 45.0)),
-        "yaw difference": _cut(np.abs(yaw - other_yaw), (10.0, 20.0, 30.0)),
-        "light": _cut(bright[0], (80.0, 120.0, 160.0)),
-        "light difference": _cut(np.abs(bright[0] - bright[1]), (20.0, 40.0, 60.0)),
+        "label": known["label"].astype(np.int64),
+        "yaw": _cut(known["probe_yaw"], angles),
+        "pitch": _cut(known["probe_pitch"], angles),
+        "yaw difference": _cut(known["yaw_difference"], apart),
+        "light": _cut(known["probe_light"], (80.0, 120.0, 160.0)),
+        "light difference": _cut(known["light_difference"], (20.0, 40.0, 60.0)),
         "probe occlusion": occlusion_bins(cache, probe).astype(np.int64),
         "reference occlusion": occlusion_bins(cache, reference).astype(np.int64),
     }
@@ -103,70 +89,3 @@ def strata_table(
                 record["mean_fr"] = float(values.mean()) if enough and len(values) else None
                 records.append(record)
     return records
-
-
-def _spread(hit: NDArray[np.float64], bins: NDArray[np.int64], count: int) -> float:
-    """Pearson's χ² of hit by bin."""
-    total = np.bincount(bins, minlength=count).astype(float)
-    hits = np.bincount(bins, hit, minlength=count)
-    share = hit.mean()
-    if share in (0.0, 1.0):
-        return 0.0
-    used = total > 0
-    expected = total[used] * share
-    return float(((hits[used] - expected) ** 2 / (expected * (1 - share))).sum())
-
-
-def uniform_tests(
-    bins: Mapping[str, NDArray[np.int64]],
-    uniform: Mapping[str, NDArray[np.bool_]],
-    people: NDArray[np.int64],
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Does the share of uniform maps depend on the stratum?
-
-    The statistic is χ²; its distribution comes from exchanging outcomes between identities: a
-    probe's identity with all its pairs gets the outcomes of another identity, recycled where that
-    one has fewer. Bins with fewer than 20 pairs are left out.
-
-    Returns:
-        Records with `method`, `stratum`, `n`, `p`, `p_bh` (Benjamini–Hochberg over the table);
-        no record where all maps or none are uniform, or fewer than two bins are left.
-    """
-    from scipy.stats import false_discovery_control
-
-    records: list[dict[str, Any]] = []
-    for method, outcome in uniform.items():
-        for stratum, found in bins.items():
-            sizes = np.bincount(found[found >= 0], minlength=len(BINS[stratum]))
-            kept = np.isin(found, np.flatnonzero(sizes >= LEAST)) & (found >= 0)
-            hit = outcome[kept].astype(float)
-            if len(np.unique(found[kept])) < 2 or not 0 < hit.mean() < 1:
-                continue
-            p = _cluster_p(hit, found[kept], people[kept, 0], seed)
-            records.append({"method": method, "stratum": stratum, "n": int(kept.sum()), "p": p})
-    if records:
-        corrected = false_discovery_control([record["p"] for record in records])
-        for record, p in zip(records, corrected, strict=True):
-            record["p_bh"] = float(p)
-    return records
-
-
-def _cluster_p(
-    hit: NDArray[np.float64], bins: NDArray[np.int64], person: NDArray[np.int64], seed: int
-) -> float:
-    rng = np.random.default_rng(seed)
-    count = int(bins.max()) + 1
-    order = np.argsort(person, kind="stable")
-    hit, bins = hit[order], bins[order]
-    _, start, size = np.unique(person[order], return_index=True, return_counts=True)
-    groups = [hit[first : first + n] for first, n in zip(start, size, strict=True)]
-    observed = _spread(hit, bins, count)
-    larger = 0
-    for _ in range(PERMUTATIONS):
-        drawn = rng.permutation(len(groups))
-        mixed = np.concatenate(
-            [np.resize(rng.permutation(groups[g]), n) for g, n in zip(drawn, size, strict=True)]
-        )
-        larger += _spread(mixed, bins, count) >= observed - 1e-12
-    return (larger + 1) / (PERMUTATIONS + 1)

@@ -118,9 +118,10 @@ def maps_of(
         batch = own.batch(chosen)
         try:
             return _columns(own, method, batch, chosen, rows)
-        except (RuntimeError, ValueError, ArithmeticError, TypeError, AttributionError) as fault:
-            # Ours were tried on this network; a user's may fail for some pictures.
-            if isinstance(fault, AttributionError) and method.name in METHODS:
+        except Exception as fault:
+            # Ours were tried on this network; a user's may fail in any way, and for some pictures.
+            ordinary = isinstance(fault, RuntimeError | ValueError | ArithmeticError | TypeError)
+            if method.name in METHODS and (isinstance(fault, AttributionError) or not ordinary):
                 raise
             return _failed(own, len(chosen), f"{type(fault).__name__}: {fault}")
 

@@ -41,8 +41,15 @@ class Donors:
 
     @staticmethod
     def of(cache: FaceCache, rows: NDArray[np.int64]) -> Donors:
-        """Up to 64 of these rows, evenly spaced, so that every part of a run has the same."""
+        """Up to 64 of these rows, evenly spaced, so that every part of a run has the same.
+
+        Where they are all of one identity, which can lend nothing to itself, the others of the
+        cache are among them.
+        """
         rows = np.unique(rows)
+        labels = cache.read(rows, ["label"])["label"]
+        if labels[0] >= 0 and (labels == labels[0]).all():
+            rows = cache.select()
         chosen = rows[np.linspace(0, len(rows) - 1, min(_POOL, len(rows))).astype(np.int64)]
         found = cache.read(chosen, ["image", "label"])
         return Donors(chosen, found["label"], found["image"])

@@ -126,8 +126,8 @@ def _meant(cache: FaceCache, rows: PairRows, options: Options) -> Literal["chime
     if count >= ENOUGH:
         return CHIMERA
     say(
-        f"--protocol matched: the list has {count} identities of two images; --protocol chimera, "
-        f"which ranks methods, takes {ENOUGH}"
+        f"--protocol matched: the list has {count} {'identity' if count == 1 else 'identities'} of "
+        f"two images; --protocol chimera, which ranks methods, takes {ENOUGH}"
     )
     return "matched"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import sys
@@ -53,6 +54,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("my_networks")
     module.smooth = lambda weights: Smooth()  # type: ignore[attr-defined]
     module.broken = broken  # type: ignore[attr-defined]
+    module.slip = lambda score, probe, reference: probe.nothing  # type: ignore[attr-defined]
     module.blind = lambda weights: Blind()  # type: ignore[attr-defined]
     module.fresh = lambda weights: Fresh()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_networks", module)
@@ -88,7 +90,8 @@ def invoke(*arguments: object) -> Result:
 
 
 def attribution(place: Path, out: Path, *more: object, methods: str = METHODS) -> Result:
-    arguments = ["--pairs", place / "pairs.csv", "--weights", place / "none.pt", "--out", out]
+    pairs = () if "--pairs" in more else ("--pairs", place / "pairs.csv")
+    arguments = [*pairs, "--weights", place / "none.pt", "--out", out]
     backbone = () if "--backbone" in more else ("--backbone", "my_networks:smooth")
     fixed = ["--methods", methods, "--bootstrap", 50, "--steps", 4, "--block", 5]
     return invoke("attribution", place / "cache", "--anyway", *arguments, *backbone, *fixed, *more)
@@ -388,3 +391,63 @@ def test_a_cache_of_another_size_is_refused(place: Path, tmp_path: Path) -> None
 
 def test_options_survive_run_json() -> None:
     assert fixed(Options())["infills"] == ["blur", "other"]
+
+
+def test_a_list_of_one_identity_is_explained_with_faces_of_others(
+    place: Path, tmp_path: Path
+) -> None:
+    cache = FaceCache.open(place / "cache")
+    keys = cache.texts("key", cache.select())
+    names = [key for key in keys if key.startswith("person_03/")][:4]
+    lines = [f"{a},{b},1" for a, b in itertools.pairwise(names)]
+    (tmp_path / "one.csv").write_text("a,b,same\n" + "\n".join(lines) + "\n")
+    result = attribution(place, tmp_path / "a", "--pairs", tmp_path / "one.csv", methods="saliency")
+    assert result.exit_code == 0, result.output
+    assert "the list has 1 identity of two images" in result.stderr
+    record = results(tmp_path / "a")
+    assert record["pairs"]["genuine"] == record["pairs"]["n"] == len(lines)
+    found = record["methods"]["saliency"]
+    assert found["mean_fr"] is not None
+    # Without other identities, nothing can be taken from what pairs have in common.
+    assert found["skill_genuine"] is found["skill_impostor"] is None
+    assert all(one["reason"] for one in record["why"])
+    refused = attribution(
+        *(place, tmp_path / "b", "--pairs", tmp_path / "one.csv", "--protocol", "chimera"),
+        methods="saliency",
+    )
+    assert refused.exit_code == 1
+    assert refused.stderr.strip().count("\n") == 0
+    assert "choose --protocol matched" in refused.stderr
+
+
+def test_pairs_come_with_what_is_known_of_them(place: Path, finished: Path) -> None:
+    with (finished / "pairs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    cache = FaceCache.open(place / "cache")
+    keys = cache.texts("key", cache.select())
+    for row in rows[:: 1 + len(rows) // 5]:
+        places = [int(cache.select()[keys.index(row[side])]) for side in ("probe", "reference")]
+        found = cache.read(places, ["pose", "image"])
+        yaw = found["pose"][:, 0].astype(float)
+        for side, degrees, image in zip(("probe", "reference"), yaw, found["image"], strict=True):
+            assert float(row[f"{side}_yaw"]) == pytest.approx(degrees, rel=1e-4)
+            light = (image.astype(float) @ [0.299, 0.587, 0.114]).mean()
+            assert float(row[f"{side}_light"]) == pytest.approx(light, rel=1e-3)
+        assert float(row["yaw_difference"]) == pytest.approx(abs(yaw[0] - yaw[1]), rel=1e-4)
+    methods = results(finished)["methods"]
+    skills = [float(r["skill"]) for r in rows if r["method"] == "saliency" and r["same"] == "0"]
+    assert np.mean(skills) == pytest.approx(methods["saliency"]["skill_impostor"], rel=1e-4)
+    tested = {(one["method"], one["outcome"]) for one in results(finished)["why"]}
+    assert tested == {(name, kind) for name in METHODS.split(",") for kind in ("uniform", "skill")}
+    html = (finished / "report.html").read_text()
+    assert "Which pairs, and why" in html
+    assert (finished / "why_skill.pdf").stat().st_size > 500
+
+
+def test_a_users_method_may_fail_in_any_way(place: Path, tmp_path: Path) -> None:
+    result = attribution(place, tmp_path / "a", "--limit", 3, methods="my_networks:slip,saliency")
+    assert result.exit_code == 3
+    assert "3 maps failed" in result.stderr
+    found = results(tmp_path / "a")["methods"]
+    assert found["my_networks:slip"]["verdicts"]["error"] == 3
+    assert found["saliency"]["n_tested"] == 3

@@ -334,3 +334,25 @@ def test_scores_are_judged_by_auc_and_exchange() -> None:
     found = judge_exchange(known, 1e-7, 0)
     assert found["unscored"] == 5
     assert found["separates"] is True
+
+
+def test_chimeras_come_with_what_is_known_of_their_faces(finished: Path) -> None:
+    with (finished / "pairs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sides = ("probe", "reference", "donor", "donor_reference")
+    for row in rows[::50]:
+        assert all(0 < float(row[f"{side}_light"]) < 255 for side in sides)
+        for name, first, second in (
+            ("composed_light_difference", "probe", "donor"),
+            ("composed_yaw_difference", "probe", "donor"),
+        ):
+            kind = name.split("_")[1]
+            apart = abs(float(row[f"{first}_{kind}"]) - float(row[f"{second}_{kind}"]))
+            assert float(row[name]) == pytest.approx(apart, abs=1e-3)
+    record = results(finished)["why"]
+    asked = {(one["method"], one["outcome"]) for one in record}
+    names = {*METHODS.split(","), "chimera_nets:blind"}
+    assert asked == {(name, kind) for name in names for kind in ("uniform", "told_apart", "told")}
+    assert all((one["p"] is None) == (one["reason"] is not None) for one in record)
+    assert "Which pairs, and why" in (finished / "report.html").read_text()
+    assert (finished / "why_told_apart.pdf").stat().st_size > 500

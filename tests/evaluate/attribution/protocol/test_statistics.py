@@ -70,22 +70,3 @@ def test_small_strata_have_no_figure() -> None:
     assert records[0]["pass_rate"] is None
     assert records[1]["pass_rate"] == pytest.approx(10 / 21)
     assert records[1]["mean_fr"] == 0.25
-
-
-def test_uniform_share_by_stratum_is_found_and_not_invented() -> None:
-    rng = np.random.default_rng(3)
-    people = np.repeat(np.arange(60), 2)[:, None].repeat(2, 1)
-    bins = {"label": (np.arange(120) // 2 % 2).astype(int)}
-    depends = {"m": (bins["label"] == 1) & (rng.random(120) < 0.6)}
-    free = {"m": rng.random(120) < 0.3}
-    assert conditions.uniform_tests(bins, depends, people, 0)[0]["p"] < 0.01
-    assert conditions.uniform_tests(bins, free, people, 0)[0]["p"] > 0.05
-    assert conditions.uniform_tests(bins, {"m": np.zeros(120, bool)}, people, 0) == []
-
-
-def test_persons_with_many_alike_pairs_are_no_evidence() -> None:
-    """Two identities, one in each bin, sixty pairs each: a naive test would be certain."""
-    people = np.repeat([0, 1], 60)[:, None].repeat(2, 1)
-    bins = {"label": np.repeat([0, 1], 60)}
-    found = conditions.uniform_tests(bins, {"m": np.repeat([True, False], 60)}, people, 0)
-    assert found[0]["p"] > 0.3

@@ -1,0 +1,1 @@
+"""Which pairs fail, and what they have in common."""
