@@ -39,6 +39,7 @@ from faceguide.evaluate.merge_command import merge_command
 from faceguide.evaluate.network_commands import describe_command, networks_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
 from faceguide.evaluate.suite.suite_command import suite_command
+from faceguide.evaluate.surround.surround_command import surround_command
 
 
 @click.group(cls=Group)
@@ -285,8 +286,8 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 attribution_commands.register(main)
 for command in (
-    *(explain_command, lookalikes_command, merge_command, suite_command),
-    *(networks_command, describe_command),
+    *(describe_command, explain_command, lookalikes_command, merge_command),
+    *(networks_command, suite_command, surround_command),
 ):
     main.add_command(command)
 main.add_command(

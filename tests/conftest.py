@@ -45,7 +45,7 @@ SLOW = (
         "evaluate/test_identification",
         "evaluate/test_onnx_commands",
     ),
-    *("evaluate/suite/test_suite_command", "evaluate/test_sface"),
+    *("evaluate/suite/test_suite_command", "evaluate/surround", "evaluate/test_sface"),
     *("evaluate/test_own_networks", "evaluate/test_parts", "evaluate/test_verification_command"),
     *("front_door/test_face_network", "preprocess/detect/test_boxes"),
     *("preprocess/detect/test_cascade", "preprocess/test_second_looks"),

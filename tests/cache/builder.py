@@ -85,10 +85,12 @@ def build_keys(
     *,
     size: int = 16,
     regions: bool = False,
+    landmarks: NDArray[np.float32] | None = None,
 ) -> FaceCache:
     """A sealed cache of these keys; equal last numbers are equal pictures, 0, 10, … failed.
 
-    With `regions`, those of the mean face, moved a little.
+    Every face has these (478, 3) landmarks, or random ones. With `regions`, the regions are those
+    of the mean face, moved a little.
     """
     plan = make_plan(
         directory,
@@ -99,7 +101,7 @@ def build_keys(
         shard_rows=8,
     )
     for shard in range(plan.shards):
-        write_faces(directory, plan, shard)
+        write_faces(directory, plan, shard, landmarks)
     manifest.seal(directory, "faces")
     if regions:
         manifest.set_recipe(directory, plan, "guidance", {"grid": 28}, replace=False)
@@ -132,7 +134,9 @@ def pose_of(key: str) -> NDArray[np.float32]:
     return np.random.default_rng([1, number(key)]).normal(0, 20, 3).astype(np.float32)
 
 
-def write_faces(directory: Path, plan: Plan, shard: int) -> None:
+def write_faces(
+    directory: Path, plan: Plan, shard: int, landmarks: NDArray[np.float32] | None = None
+) -> None:
     """One shard of faces."""
     rows = read_sources(directory, plan, shard)
     n, size = len(rows), plan.recipe["size"]
@@ -151,6 +155,8 @@ def write_faces(directory: Path, plan: Plan, shard: int) -> None:
         "status": np.where(failed, STATUS_CODE["no_face"], STATUS_CODE["ok"]).astype(np.uint8),
         "origin": np.where(failed, 0, 1).astype(np.uint8),
     }
+    if landmarks is not None:
+        values["landmarks"][:] = landmarks
     values["landmarks"][failed] = np.nan
     values["source"] = np.frombuffer(
         b"".join(hashlib.sha256(row.key.encode()).digest()[:16] for row in rows), np.uint8

@@ -30,6 +30,7 @@ def test_the_commands() -> None:
         "describe",
         "diff",
         "embed",
+        "explain",
         "identification",
         "ijb",
         "lookalikes",
@@ -39,6 +40,7 @@ def test_the_commands() -> None:
         "report",
         "submit",
         "suite",
+        "surround",
         "verification",
     ]
 
