@@ -21,10 +21,10 @@ from faceguide.evaluate.attribution.methods import (
     gradients,
     rollout,
 )
-from faceguide.evaluate.attribution.methods.deeplift import deeplift
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
-from faceguide.evaluate.attribution.methods.lrp import lrp
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps
+from faceguide.evaluate.attribution.methods.propagation.deeplift import deeplift
+from faceguide.evaluate.attribution.methods.propagation.lrp import lrp
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.train.models.own_networks import load_object
 

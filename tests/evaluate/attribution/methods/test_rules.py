@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.methods.deeplift import deeplift, multipliers
-from faceguide.evaluate.attribution.methods.lrp import lrp, propagate
 from faceguide.evaluate.attribution.methods.maps import Batch
+from faceguide.evaluate.attribution.methods.propagation.deeplift import deeplift, multipliers
+from faceguide.evaluate.attribution.methods.propagation.lrp import lrp, propagate
 from faceguide.evaluate.attribution.methods.target import PairScore, raw_embedding
 from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
 from faceguide.train.models.backbones.vit import ViT

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for
-from faceguide.evaluate.attribution.methods.rules import (
+from faceguide.evaluate.attribution.methods.propagation.rules import (
     ELEMENTWISE,
     POOLING,
     PRODUCTS,

@@ -23,7 +23,12 @@ from torch.nn import functional
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps
-from faceguide.evaluate.attribution.methods.rules import ELEMENTWISE, PRODUCTS, Rules, both_tracked
+from faceguide.evaluate.attribution.methods.propagation.rules import (
+    ELEMENTWISE,
+    PRODUCTS,
+    Rules,
+    both_tracked,
+)
 from faceguide.evaluate.attribution.methods.target import PairScore, raw_embedding
 
 _LEAST = 1e-12
