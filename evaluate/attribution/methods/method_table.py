@@ -84,7 +84,7 @@ def _cost(fixed: float = 0.0, per: float = 0.0, of: str = "steps") -> Callable[.
     return lambda settings: per * getattr(settings, of) + fixed
 
 
-_ANY, COSINE, _CNN = "", "cosine", "a convolutional network, cosine"
+_ANY, COSINE, _RULES = "", "cosine", "functions that it has rules for, cosine"
 _FACES = "faces of other identities"
 _LAYER, _VIT = "a layer of at least 7×7", "a vision transformer, cosine"
 _MAPS = "attention maps: CAL, or an occlusion head that the matcher uses"
@@ -142,10 +142,11 @@ _LISTED = (
         "the users' earlier method; not Salek and Enguehard, 2025; see docs/attribution.md",
         costly=True,
     ),
-    Method("deeplift", deeplift, _cost(6), _CNN, "Shrikumar et al., 2017, arXiv 1704.02685"),
+    Method("deeplift", deeplift, _cost(6), _RULES, "Shrikumar et al., 2017, arXiv 1704.02685"),
     Method(
-        *("lrp", lrp, _cost(11), _CNN),
-        "Bach et al., 2015, doi 10.1371/journal.pone.0130140; γ-rule of Andéol et al., 2021",
+        *("lrp", lrp, _cost(11), _RULES),
+        "Bach et al., 2015, doi 10.1371/journal.pone.0130140; γ-rule of Andéol et al., 2021; "
+        "transformers: Achtibat et al., 2024, arXiv 2402.05602",
     ),
     Method(
         *("rollout", rollout.attention_rollout, _cost(1), _VIT),
