@@ -234,7 +234,7 @@ def deeplift(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """(x − b) ⊙ multipliers, summed over channels; Σ map is the change of the projection."""
     score.require_embedding("DeepLIFT explains the product of two embeddings")
     both = torch.cat([batch.reference[0], batch.reference[0]])
-    baseline = baseline_for(score, batch.probe, settings.baseline)
+    baseline = baseline_for(score, batch, settings.baseline)
     raw, beside = [], tuple(torch.cat([one, one]) for one in score.beside(batch.reference))
 
     def projected(pixels: Tensor) -> Tensor:
