@@ -84,7 +84,7 @@ def captum_maps(score: PairScore, batch: Batch, settings: Settings) -> list[Tens
     """The maps of NAMES, each by a call of its own."""
     more = {"additional_forward_args": batch.reference}
     probe = batch.probe.clone().requires_grad_(True)
-    baseline = baseline_for(score, probe, "black").detach()
+    baseline = baseline_for(score, batch, "black").detach()
     modules = dict(score.backbone.named_modules())
     layers = [modules[name] for name in cam_layers(score, probe)]
     sigma = settings.noise * pixel_range(score.input_spec)
@@ -166,7 +166,7 @@ class Cost:
 
 def gauss_legendre(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """captum's IntegratedGradients, whose nodes are fixed."""
-    baseline = baseline_for(score, batch.probe, "black")
+    baseline = baseline_for(score, batch, "black")
     values = IntegratedGradients(score).attribute(
         batch.probe,
         baselines=baseline,

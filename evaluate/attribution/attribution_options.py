@@ -29,8 +29,10 @@ class Settings(Seed):
     steps: int = option(20, "Gradients of Integrated Gradients.", type=click.IntRange(1))
     samples: int = option(16, "Samples of SmoothGrad.", type=click.IntRange(1))
     noise: float = 0.15
-    baseline: Literal["black", "blur", "grey"] = option(
-        "black", "Baseline of the integration paths."
+    baseline: Literal["black", "blur", "grey", "face"] = option(
+        "black",
+        "Where integration paths begin, and what a covered pixel shows; face: the mean of other "
+        "identities.",
     )
     chunk: int = option(
         16,
@@ -39,6 +41,9 @@ class Settings(Seed):
         type=click.IntRange(1),
     )
     lrp_gamma: float = 0.25
+    decision: float = option(
+        0.25, "Score from which a pair is accepted, which FGGB and xSSAB explain."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

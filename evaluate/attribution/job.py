@@ -123,6 +123,7 @@ class Job:
             self.pixels(self.plan.reference[places]),
             pictures,
             functools.partial(self._faces, places, pictures or tuple(numbers.tolist())),
+            functools.partial(self._regions, places) if "regions" in self.cache.columns else None,
         )
 
     def _faces(self, places: NDArray[np.int64], keys: tuple[int, ...], count: int) -> Tensor:
@@ -136,6 +137,14 @@ class Job:
             for own, key in zip(labels, keys, strict=True)
         ]
         return self.prepared(np.concatenate(drawn)).unflatten(0, (len(places), count))
+
+    def _regions(self, places: NDArray[np.int64]) -> Tensor:
+        """(N, R, S, S) regions of the probes, 1 where one covers most of a pixel."""
+        grids = self.cache.read(self.plan.probe[places], ["regions"])["regions"]
+        shares = torch.from_numpy(grids).to(self.device).float() / 255
+        size = (self.score.input_spec.size,) * 2
+        shares = torch.nn.functional.interpolate(shares, size=size, mode="bilinear")
+        return (shares > 0.5).float()
 
     def _references(self, block: int) -> tuple[NDArray[np.int64], Reference]:
         """References of a block, described once for its table and all methods."""

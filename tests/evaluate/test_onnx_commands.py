@@ -117,13 +117,16 @@ def evaluated_maps(place: Path, out: Path, *more: object) -> Result:
 
 def test_maps_of_a_pair_find_the_pixels_that_count(place: Path) -> None:
     net = fg.load(place / "net.onnx", colour="RGB")
-    for method in ("occlusion", "corrrise"):
+    for method in ("occlusion", "corrrise", "fv-rise"):
         found = fg.explain(net, CROPS[0], CROPS[0], method, chunk=64)
         assert found.shape == (112, 112)
         # A face against itself: hiding any part of it lowers the score.
         assert np.median(found) > 0
-    with pytest.raises(FaceguideError, match=r"lrp: needs gradients.*occlusion, .*corrrise"):
-        fg.explain(net, CROPS[0], CROPS[1], "lrp")
+    for method in ("lrp", "fggb", "xssab", "hirescam-fine"):
+        with pytest.raises(
+            FaceguideError, match=rf"{method}: needs gradients.*occlusion, .*fv-rise"
+        ):
+            fg.explain(net, CROPS[0], CROPS[1], method)
 
 
 def test_a_graph_that_ignores_its_batch_is_noticed(tmp_path: Path) -> None:

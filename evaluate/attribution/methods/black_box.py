@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +24,12 @@ def occlusion(score: PairScore, batch: Batch, settings: Settings) -> Maps:
 
     (N, 7, 7), s(x) − s(x without the cell).
     """
-    return _lost(score, batch, settings, baseline_for(score, batch.probe, settings.baseline))
+    return _lost(score, batch, settings, baseline_for(score, batch, settings.baseline))
+
+
+def occlusion_by_blur(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """As `occlusion`, with the blurred face in the cell."""
+    return _lost(score, batch, settings, baseline_for(score, batch, "blur"))
 
 
 def occlusion_by_faces(score: PairScore, batch: Batch, settings: Settings) -> Maps:
@@ -54,7 +61,7 @@ def minplus(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     # All but one cell covered, and after these everything.
     rest = torch.cat([1 - covers, torch.ones_like(covers[:1])])
     found = []
-    empty = baseline_for(score, batch.probe, settings.baseline)
+    empty = baseline_for(score, batch, settings.baseline)
     for _, probe, blank, reference, clean in _each(score, batch, empty):
         without = _covered(score, probe, blank, covers, reference, settings.chunk)
         only = _covered(score, probe, blank, rest, reference, settings.chunk)
@@ -70,7 +77,7 @@ def corrrise(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """
     side = batch.probe.shape[-1]
     maps = []
-    empty = baseline_for(score, batch.probe, settings.baseline)
+    empty = baseline_for(score, batch, settings.baseline)
     for key, probe, blank, reference, _ in _each(score, batch, empty):
         seen = _soft_masks(pair_rng(key, settings.seed, "corrrise"), side).to(probe)
         scores = _covered(score, probe, blank, 1 - seen, reference, settings.chunk)
@@ -78,12 +85,80 @@ def corrrise(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     return Maps(torch.cat(maps))
 
 
+def fv_rise(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """What masks hide that lower the score, less what masks hide that raise it, (N, S, S).
+
+    The two heat maps of FV-RISE (Bousnina et al., 2023), S-HM − D-HM: the mean, over the masks
+    that lower (raise) the score, of what each hides times the change. Masks are the authors', of
+    5×5 cells kept with probability 0.54; their code weighs what a mask shows, hence low is
+    important there, takes 10,000 masks, and hides by black.
+    """
+    side, maps = batch.probe.shape[-1], []
+    empty = baseline_for(score, batch, settings.baseline)
+    for key, probe, blank, reference, clean in _each(score, batch, empty):
+        seen = _soft_masks(pair_rng(key, settings.seed, "fv-rise"), side, 5, 0.54).to(probe)
+        lost = clean[:, None] - _covered(score, probe, blank, 1 - seen, reference, settings.chunk)
+        maps.append(_mean_hidden(lost, seen) - _mean_hidden(-lost, seen))
+    return Maps(torch.cat(maps))
+
+
+def _mean_hidden(change: Tensor, seen: Tensor) -> Tensor:
+    """(P, S, S) the mean of (1 − seen) · change over the masks whose change (P, M) is above 0."""
+    total = torch.einsum("pm,mhw->phw", change.clamp_min(0), 1 - seen)
+    return total / (change > 0).sum(1).clamp_min(1)[:, None, None]
+
+
+def region_shap(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Shapley values of the landmark regions and of the rest, spread over their pixels.
+
+    (N, S, S); Σ map = s(x) − s(baseline). Exact: all 2^R coalitions are scored, in which the other
+    regions show the baseline (Lundberg and Lee, 2017).
+    """
+    marked = batch.probe_regions()
+    players = torch.cat([marked, 1 - marked.sum(1, keepdim=True).clamp_max(1)], 1)
+    count = players.shape[1]
+    present = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * count)  # (2^R, R)
+    maps, claimed, start = [], [], 0
+    empty = baseline_for(score, batch, settings.baseline)
+    for _, probe, blank, reference, _ in _each(score, batch, empty):
+        areas = players[start]  # (R, S, S)
+        start += len(reference[0])
+        seen = torch.einsum("mr,rhw->mhw", present.to(areas), areas)
+        scores = _covered(score, probe, blank, 1 - seen, reference, settings.chunk)
+        values = shapley(scores.double())
+        shares = values.to(areas) / areas.sum((1, 2)).clamp_min(1)
+        maps.append(torch.einsum("pr,rhw->phw", shares, areas))
+        claimed.append(scores[:, -1] - scores[:, 0])
+    return Maps(torch.cat(maps), torch.cat(claimed))
+
+
+def shapley(scores: Tensor) -> Tensor:
+    """(P, R) Shapley values of R players.
+
+    Args:
+        scores: (P, 2^R) of the coalitions, in the order of binary numbers, the first player's
+            digit first.
+    """
+    count = scores.shape[1].bit_length() - 1
+    members = torch.cartesian_prod(*[torch.tensor([0, 1])] * count).sum(1)  # (2^R,)
+    found = []
+    for player in range(count):
+        # (P, 2^R) -> (P, before, 2, after): without and with the player
+        split = scores.unflatten(1, (2**player, 2, -1))
+        others = members.unflatten(0, (2**player, 2, -1))[:, 0]
+        weight = torch.tensor(
+            [1 / (count * math.comb(count - 1, size)) for size in range(count)]
+        ).to(scores)[others.to(scores.device)]
+        found.append(((split[:, :, 1] - split[:, :, 0]) * weight).sum((1, 2)))
+    return torch.stack(found, 1)
+
+
 @torch.no_grad()
 def corrrise_both(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """CorrRISE as published: both faces are masked, each by masks of its own, (N, S, S)."""
     side, quick, maps = batch.probe.shape[-1], score.quick, []
     pictures = batch.probe, batch.other_pixels()
-    empty = [baseline_for(score, one, settings.baseline) for one in pictures]
+    empty = [baseline_for(score, replace(batch, probe=one), settings.baseline) for one in pictures]
     for place, (key, pair) in enumerate(zip(batch.keys, batch.pairs, strict=True)):
         seen = [
             _soft_masks(pair_rng(number, settings.seed, what), side).to(batch.probe)
@@ -152,11 +227,15 @@ def _covered(
     return torch.cat(scores, 1)
 
 
-def _soft_masks(rng: np.random.Generator, side: int) -> Tensor:
-    """(M, S, S) from 0 to 1."""
-    kept = torch.from_numpy((rng.random((MASKS, 1, GRID + 1, GRID + 1)) < 0.5).astype(np.float32))
-    cell = -(-side // GRID)
-    large = nn.functional.interpolate(kept, size=((GRID + 1) * cell,) * 2, mode="bilinear")[:, 0]
+def _soft_masks(
+    rng: np.random.Generator, side: int, cells: int = GRID, share: float = 0.5
+) -> Tensor:
+    """(M, S, S) from 0 to 1, of cells that are kept with probability `share`."""
+    kept = (rng.random((MASKS, 1, cells + 1, cells + 1)) < share).astype(np.float32)
+    cell = -(-side // cells)
+    large = nn.functional.interpolate(
+        torch.from_numpy(kept), size=((cells + 1) * cell,) * 2, mode="bilinear"
+    )[:, 0]
     down, across = rng.integers(0, cell, (2, MASKS))
     return torch.stack(
         [

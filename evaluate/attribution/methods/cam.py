@@ -24,7 +24,7 @@ from faceguide.evaluate.attribution.methods.target import PairScore
 
 
 def cam_layers(score: PairScore, probe: Tensor) -> tuple[str, ...]:
-    """Names of the layers that CAMs look at, fine to coarse.
+    """Names of the layers that CAMs look at, fine to coarse; one finer than the last two may lead.
 
     The network's attribute `cam_layers` if it has one, as face backbones have; else the last layer
     that runs at each of the two coarsest sides of at least 7 cells. CAL's attention maps run last
@@ -113,14 +113,38 @@ def grad_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
 
 
 def hirescam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
-    """Σ_k ∂s/∂A_k ⊙ A_k of the finest layer, (N, h, w), without a ReLU.
+    """Σ_k ∂s/∂A_k ⊙ A_k of the finer of the last two layers, (N, h, w), without a ReLU.
 
     Unlike Grad-CAM's, the gradient is not averaged over the map first, so what opposes the match
     in one place cannot be drawn as support in another.
     """
+    return _hirescam(score, batch, cam_layers(score, batch.probe)[-2:][0])
+
+
+def hirescam_coarse(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """As `hirescam`, of the coarsest layer."""
+    return _hirescam(score, batch, _layer(score, batch, 2, "coarser"))
+
+
+def hirescam_fine(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """As `hirescam`, of a layer before the last two."""
+    return _hirescam(score, batch, _layer(score, batch, 3, "finer"))
+
+
+def _layer(score: PairScore, batch: Batch, least: int, which: str) -> str:
+    """The coarsest of two layers, or the finest of three."""
+    names = cam_layers(score, batch.probe)
+    if len(names) < least:
+        raise AttributionError(
+            f"{type(score.backbone).__name__} names no layer {which} than {names[-2:][0]!r}, which "
+            "hirescam reads"
+        )
+    return names[-1 if least == 2 else 0]
+
+
+def _hirescam(score: PairScore, batch: Batch, name: str) -> Maps:
     from captum.attr import LayerGradientXActivation
 
-    name = cam_layers(score, batch.probe)[0]
     with _of_layers((name,)):
         found = LayerGradientXActivation(score, score.backbone.get_submodule(name)).attribute(
             batch.leaf(), additional_forward_args=batch.reference
@@ -183,7 +207,8 @@ def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """
     from captum.attr import LayerActivation, LayerGradientXActivation
 
-    names, more = cam_layers(score, batch.probe), {"additional_forward_args": batch.reference}
+    names = cam_layers(score, batch.probe)[-2:]
+    more = {"additional_forward_args": batch.reference}
     layers = [score.backbone.get_submodule(name) for name in names]
     with _of_layers(names):
         gradients = LayerGradientXActivation(score, layers, multiply_by_inputs=False).attribute(

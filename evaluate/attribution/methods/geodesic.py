@@ -68,7 +68,7 @@ def arc_nodes(
 def geodesic_arc(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """IG by the midpoint rule on nodes of equal arc: Σ_j (x_{j+1} − x_j) ⊙ ∇s(midpoint)."""
     score.require_embedding(_WHY)
-    baseline = baseline_for(score, batch.probe, settings.baseline)
+    baseline = baseline_for(score, batch, settings.baseline)
     beside = score.beside(batch.reference)
     nodes, start, end = arc_nodes(score, baseline, batch.probe, settings, *beside)
     middles = (nodes[:, 1:] + nodes[:, :-1]) / 2
@@ -102,7 +102,7 @@ def geodesic_weighted(score: PairScore, batch: Batch, settings: Settings) -> Map
     A = Σ_c |(x − b) ⊙ 1/K Σ_k w_k ∇s(x_k)|, w_k = sigmoid(10·(cos(f(x_k), slerp_k) − 0.8)).
     """
     score.require_embedding(_WHY)
-    baseline = baseline_for(score, batch.probe, settings.baseline)
+    baseline = baseline_for(score, batch, settings.baseline)
     count = len(batch.probe)
     places = torch.arange(1, _WEIGHTED_STEPS + 1, device=batch.probe.device) / _WEIGHTED_STEPS
     places = places.expand(count, -1)

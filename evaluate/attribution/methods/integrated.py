@@ -62,7 +62,7 @@ Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def integrated_gradients(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """(x − b) ⊙ ∫ ∂s/∂x, summed over channels: the trapezoid rule on adaptive nodes, closed."""
-    baseline = baseline_for(score, batch.probe, settings.baseline)
+    baseline = baseline_for(score, batch, settings.baseline)
     count, step = len(batch.probe), batch.probe - baseline
 
     def evaluate(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.core.errors import AttributionError
+from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.target import PairScore, Reference
 from faceguide.train.models.input_spec import InputSpec
 
-BASELINES = ("black", "blur", "grey")
+_FACES = 64  # that are averaged for the mean face
 # Completeness errors are shares of the score's change, or of this where the score changes less:
 # about the spread of the cosines of impostors. A share of almost nothing would say nothing.
 LEAST_CHANGE = 0.1
@@ -31,6 +32,8 @@ class Batch:
         pictures: numbers of the probes, which key what is random about a map: pairs of one picture
             get the same noise and masks. Default: the pairs'.
         faces: of a count K, (N, K, 3, S, S) prepared pixels of other identities for each pair.
+        regions: (N, R, S, S) 0 or 1, which landmark region of the probe a pixel is in; none in
+            some, and none in two.
     """
 
     probe: Tensor
@@ -39,6 +42,7 @@ class Batch:
     other: Tensor | None = None
     pictures: tuple[int, ...] = ()
     faces: Callable[[int], Tensor] | None = None
+    regions: Callable[[], Tensor] | None = None
 
     @property
     def keys(self) -> tuple[int, ...]:
@@ -54,6 +58,16 @@ class Batch:
         if self.faces is None:
             raise AttributionError("needs faces of other identities, which only a cache has")
         return self.faces(count)
+
+    def probe_regions(self) -> Tensor:
+        """(N, R, S, S) landmark regions of the probes.
+
+        Raises:
+            AttributionError: where there is no cache with regions.
+        """
+        if self.regions is None:
+            raise AttributionError("needs landmark regions, which a cache has after prep guidance")
+        return self.regions()
 
     def other_pixels(self) -> Tensor:
         """(N, 3, S, S) pixels of the references.
@@ -103,6 +117,9 @@ class Maps(NamedTuple):
         return difference.abs() / self.claimed.double().abs().clamp_min(LEAST_CHANGE)
 
 
+Explain = Callable[[PairScore, Batch, Settings], Maps]
+
+
 def pixel_range(spec: InputSpec) -> float:
     """The range of prepared pixels, averaged over channels: 2 for pixels in −1…1."""
     return sum(1 / std for std in spec.std) / 3
@@ -122,16 +139,23 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
     return nn.functional.conv2d(padded, down, groups=channels)
 
 
-def baseline_for(score: PairScore, probe: Tensor, kind: str) -> Tensor:
-    """(N, 3, S, S) where a path to the probe begins."""
-    spec = score.input_spec
+def baseline_for(score: PairScore, batch: Batch, kind: str) -> Tensor:
+    """(N, 3, S, S) where a path to the probe begins, or what a covered pixel shows.
+
+    Args:
+        kind: black, blur (of the probe), grey, or face: the mean of other identities' faces.
+
+    Raises:
+        AttributionError: when there is no cache to take faces from.
+    """
+    spec, probe = score.input_spec, batch.probe
     if kind == "blur":
         return blurred(probe, probe.shape[-1] / 7)
-    if kind not in BASELINES:
-        raise AttributionError(f"baseline must be one of {', '.join(BASELINES)}, found {kind!r}")
+    if kind == "face":
+        return batch.other_faces(_FACES).mean(1)
     level = 0.0 if kind == "black" else 0.5
-    grey = (level - torch.tensor(spec.mean)) / torch.tensor(spec.std)
-    return grey[:, None, None].to(probe).expand_as(probe).contiguous()
+    flat = (level - torch.tensor(spec.mean)) / torch.tensor(spec.std)
+    return flat[:, None, None].to(probe).expand_as(probe).contiguous()
 
 
 def on_crop(values: Tensor, score: PairScore) -> Tensor:

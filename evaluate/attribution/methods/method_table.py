@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from faceguide.cache.schema import REGIONS
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import CELLS
@@ -17,18 +15,18 @@ from faceguide.evaluate.attribution.methods import (
     black_box,
     cam,
     controls,
+    decision_maps,
     geodesic,
     gradients,
     rollout,
 )
-from faceguide.evaluate.attribution.methods.deeplift import deeplift
+from faceguide.evaluate.attribution.methods.black_box import MASKS
 from faceguide.evaluate.attribution.methods.integrated import integrated_gradients
-from faceguide.evaluate.attribution.methods.lrp import lrp
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps
+from faceguide.evaluate.attribution.methods.maps import Explain
+from faceguide.evaluate.attribution.methods.own_method import claims_direction, plugged
+from faceguide.evaluate.attribution.methods.propagation.deeplift import deeplift
+from faceguide.evaluate.attribution.methods.propagation.lrp import lrp
 from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.train.models.own_networks import load_object
-
-Explain = Callable[[PairScore, Batch, Settings], Maps]
 
 
 @dataclass(frozen=True)
@@ -84,14 +82,22 @@ def _cost(fixed: float = 0.0, per: float = 0.0, of: str = "steps") -> Callable[.
     return lambda settings: per * getattr(settings, of) + fixed
 
 
-_ANY, COSINE, _CNN = "", "cosine", "a convolutional network, cosine"
-_FACES = "faces of other identities"
+_ANY, COSINE, _RULES = "", "cosine", "functions that it has rules for, cosine"
+_FACES, _REGIONS = "faces of other identities", "landmark regions of prep guidance"
 _LAYER, _VIT = "a layer of at least 7×7", "a vision transformer, cosine"
 _MAPS = "attention maps: CAL, or an occlusion head that the matcher uses"
 
 
 def _cam(name: str, explain: Explain, cost: float, needs: str, citation: str) -> Method:
     return Method(name, explain, _cost(cost), needs, citation, rectify=True)
+
+
+def _masking(
+    name: str, explain: Explain, cost: float, citation: str, needs: str = _ANY, **more: bool
+) -> Method:
+    """It asks for scores only; pairs of one picture share its masked copies."""
+    shared = {"shared": True, **more}
+    return Method(name, explain, _cost(cost), needs, citation, black_box=True, **shared)
 
 
 def _control(name: str, explain: Explain | None, citation: str = "of this evaluation") -> Method:
@@ -130,6 +136,14 @@ _LISTED = (
         *("hirescam", cam.hirescam, _cost(3), _LAYER),
         "Draelos and Carin, 2020, arXiv 2011.08891",
     ),
+    Method(
+        *("hirescam-coarse", cam.hirescam_coarse, _cost(3), _LAYER),
+        "Draelos and Carin, 2020, of the coarsest layer",
+    ),
+    Method(
+        *("hirescam-fine", cam.hirescam_fine, _cost(3), _LAYER),
+        "Draelos and Carin, 2020, of a finer layer",
+    ),
     _cam("layer-cam", cam.layer_cam, 4, _LAYER, "Jiang et al., 2021, doi 10.1109/TIP.2021.3089943"),
     _cam("attention-cam", cam.attention_cam, 3, _MAPS, "Grad-CAM over explicit attention maps"),
     Method(
@@ -142,10 +156,22 @@ _LISTED = (
         "the users' earlier method; not Salek and Enguehard, 2025; see docs/attribution.md",
         costly=True,
     ),
-    Method("deeplift", deeplift, _cost(6), _CNN, "Shrikumar et al., 2017, arXiv 1704.02685"),
     Method(
-        *("lrp", lrp, _cost(11), _CNN),
-        "Bach et al., 2015, doi 10.1371/journal.pone.0130140; γ-rule of Andéol et al., 2021",
+        *("xssab", decision_maps.xssab, _cost(5), COSINE),
+        "Huber et al., 2023, arXiv 2304.13409",
+        costly=True,
+    ),
+    Method(
+        *("fggb", decision_maps.fggb, _cost(3 * 512), COSINE),
+        "Lu, Xu, Ebrahimi, 2024, arXiv 2403.04549; cost for 512 numbers",
+        costly=True,
+        shared=True,
+    ),
+    Method("deeplift", deeplift, _cost(6), _RULES, "Shrikumar et al., 2017, arXiv 1704.02685"),
+    Method(
+        *("lrp", lrp, _cost(11), _RULES),
+        "Bach et al., 2015, doi 10.1371/journal.pone.0130140; γ-rule of Andéol et al., 2021; "
+        "transformers: Achtibat et al., 2024, arXiv 2402.05602",
     ),
     Method(
         *("rollout", rollout.attention_rollout, _cost(1), _VIT),
@@ -156,54 +182,39 @@ _LISTED = (
         *("gradient-rollout", rollout.gradient_rollout, _cost(3), _VIT),
         "Chefer et al., 2021, arXiv 2103.15679",
     ),
-    Method(
-        "occlusion",
-        black_box.occlusion,
-        _cost(fixed=CELLS + 1),
-        "",
-        "Zeiler, Fergus, 2013, arXiv 1311.2901",
-        costly=True,
-        black_box=True,
-        shared=True,
+    _masking("occlusion", black_box.occlusion, CELLS + 1, "Zeiler, Fergus, 2013, arXiv 1311.2901"),
+    _masking(
+        *("occlusion-blur", black_box.occlusion_by_blur, CELLS + 1),
+        "Zeiler, Fergus, 2013, with blurred cells",
     ),
-    Method(
-        "occlusion-faces",
-        black_box.occlusion_by_faces,
-        _cost(fixed=CELLS + 1),
-        _FACES,
+    _masking(
+        *("occlusion-faces", black_box.occlusion_by_faces, CELLS + 1),
         "Zeiler, Fergus, 2013, with cells of another identity's face",
-        costly=True,
-        black_box=True,
-        shared=True,
+        _FACES,
     ),
-    Method(
-        "minplus",
-        black_box.minplus,
-        _cost(fixed=2 * CELLS + 2),
-        "",
-        "Mery and Morris, 2022, CVPR Workshops",
+    _masking(
+        *("minplus", black_box.minplus, 2 * CELLS + 2, "Mery and Morris, 2022, CVPR Workshops"),
         costly=True,
-        black_box=True,
-        shared=True,
     ),
-    Method(
-        "corrrise",
-        black_box.corrrise,
-        _cost(fixed=black_box.MASKS + 1),
-        "",
-        "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546",
+    _masking(
+        *("corrrise", black_box.corrrise, MASKS + 1, "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546"),
         costly=True,
-        black_box=True,
-        shared=True,
     ),
-    Method(
-        "corrrise-both",
-        black_box.corrrise_both,
-        _cost(fixed=2 * black_box.MASKS),
-        "",
+    _masking(
+        *("corrrise-both", black_box.corrrise_both, 2 * MASKS),
         "Lu, Xu, Ebrahimi, 2024, arXiv 2305.08546, with masks on both faces",
         costly=True,
-        black_box=True,
+        shared=False,
+    ),
+    _masking(
+        *("fv-rise", black_box.fv_rise, MASKS + 1),
+        "Bousnina et al., 2023, BIOSIG, with fewer masks",
+        costly=True,
+    ),
+    _masking(
+        *("region-shap", black_box.region_shap, 2 ** (len(REGIONS) + 1)),
+        "Lundberg and Lee, 2017, arXiv 1705.07874, exact over eyes, nose, mouth and the rest",
+        _REGIONS,
     ),
     _control("random", controls.random_smooth),
     _control("centre", controls.centre),
@@ -233,8 +244,8 @@ _OTHER_NAMES = {
     "attentionrollout": "rollout",
 }
 
-# What is standard where there are scores only.
-STANDARD_BLACK_BOX = ("occlusion", "corrrise")
+# What is standard, costly as it is, where there are scores only.
+STANDARD_BLACK_BOX = ("corrrise",)
 METHODS = {method.name: method for method in _LISTED}
 CONTROLS = tuple(method.name for method in _LISTED if method.control)
 
@@ -244,34 +255,6 @@ def _letters(text: str) -> str:
 
 
 _SPELT = {_letters(name): method for name, method in METHODS.items()}
-
-
-def plugged(reference: str) -> Method:
-    """A user's method: `function(score, probe, reference) -> maps (N, h, w) or (N, C, h, w)`.
-
-    It claims a direction unless the function has an attribute `signed` that is false.
-    """
-    function = load_object(reference)
-    if not callable(function):
-        raise AttributionError(f"{reference}: expected a function, found {type(function).__name__}")
-
-    @functools.wraps(function)
-    def explain(score: PairScore, batch: Batch, settings: Settings) -> Maps:
-        maps = function(score, batch.probe, batch.reference)
-        if not isinstance(maps, torch.Tensor) or len(maps) != len(batch.probe):
-            raise AttributionError(f"{reference}: expected a tensor with {len(batch.probe)} maps")
-        maps = maps.detach().float()
-        if maps.ndim == 4:
-            maps = maps.sum(1)
-        if maps.ndim != 3 or maps.shape[1] != maps.shape[2]:
-            raise AttributionError(
-                f"{reference}: expected square maps (N, h, w), found {tuple(maps.shape)}"
-            )
-        return Maps(maps)
-
-    signed = bool(getattr(function, "signed", True))
-    about = "supplied by the user"
-    return Method(reference, explain, _cost(), "", about, black_box=True, signed=signed)
 
 
 def _meant(name: str, legal: Sequence[str]) -> str:
@@ -289,7 +272,8 @@ def named(name: str) -> Method:
         AttributionError: for a name that does not exist; the legal ones are listed.
     """
     if ":" in name:
-        return plugged(name)
+        about, signed = "supplied by the user", claims_direction(name)
+        return Method(name, plugged(name), _cost(), "", about, black_box=True, signed=signed)
     if _letters(name) in _SPELT:
         return _SPELT[_letters(name)]
     legal = [name for name, method in METHODS.items() if not method.control]

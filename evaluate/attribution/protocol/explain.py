@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -278,7 +279,7 @@ def _measure(
         assert method.explain is not None
         described = score.reference(pixels, *job.beside(references))
         described = (*described, *score.beside(batch.reference))
-        other = Batch(batch.probe, described, batch.pairs, pixels)
+        other = replace(batch, reference=described, other=pixels)
         maps = method.explain(score, other, job.options).values
         return map_metrics.rank_correlation(
             cells, cell_attribution(maps, method.rectify).cpu().numpy()

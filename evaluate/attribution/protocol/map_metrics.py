@@ -13,7 +13,6 @@ network. Swap: 1 − Spearman to the map against another identity, 0 = blind to 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import CELLS, pair_rng
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps, pixel_range
+from faceguide.evaluate.attribution.methods.maps import Batch, Explain, pixel_range
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol.infill import cell_masks
 
@@ -32,8 +31,6 @@ STEPS = 7  # of 7 cells each
 LEAST_SPAN = 0.02
 DRAWS = 4
 RADIUS = 0.02  # of max-sensitivity, as a share of the pixel range
-
-Explain = Callable[[PairScore, Batch, Settings], Maps]
 
 
 @torch.inference_mode()

@@ -43,15 +43,19 @@ def results(place: Path, out: Path, *more: object, cache: str = "cache") -> dict
     return record["methods"]
 
 
-def test_rollout_on_a_vision_transformer(place: Path, tmp_path: Path) -> None:
+def test_a_vision_transformer(place: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(create("vit_tiny").state_dict(), tmp_path / "vit.pt")
     found = results(
         *(place, tmp_path / "run", "--backbone", "vit_tiny", "--weights", tmp_path / "vit.pt"),
-        *("--methods", "rollout,gradient-rollout,saliency", "--metrics", "swap"),
+        *("--methods", "rollout,gradient-rollout,lrp,deeplift"),
+        *("--metrics", "swap"),
     )
     assert found["rollout"]["measures"]["swap"]["mean"] == pytest.approx(0, abs=1e-6)
     assert found["gradient-rollout"]["measures"]["swap"]["n"] == LIMIT
+    for name in ("lrp", "deeplift"):
+        assert found[name]["completeness_error"]["largest"] < 1e-3
+        assert found[name]["uniform_share"] < 1
 
 
 def test_attention_cam_of_cal(place: Path, tmp_path: Path) -> None:

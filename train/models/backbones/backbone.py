@@ -84,7 +84,8 @@ class FaceBackbone(nn.Module):
         input_spec: the pixels.
         map_channels: side of a map → its channels.
         map_side: side of the map before the last layers.
-        cam_layers: names of the layers whose outputs are the maps, fine to coarse.
+        cam_layers: names of the layers whose outputs are the maps, fine to coarse; before them
+            that of a finer one, if there is one.
         needs_keypoints: whether `keypoints` must be given too: (N, 5, 2) x and y in 0…1 of the
             crop, in the order of the five-point template.
     """

@@ -179,7 +179,7 @@ class EdgeFace(FaceBackbone):
     """
 
     input_spec = ARCFACE_INPUT
-    cam_layers = ("stages.1", "stages.2")
+    cam_layers = ("stages.0", "stages.1", "stages.2")
 
     def __init__(
         self, size: str, rank_ratio: float | None = None, embedding_size: int = 512

@@ -129,7 +129,8 @@ class IR(FaceBackbone):
                 units.append(_Unit(inputs, outputs, stride, squeeze_excite, projects))
                 inputs = outputs
         self.body = nn.Sequential(*units)
-        self.cam_layers = (f"body.{self.last_stage - 1}", f"body.{len(units) - 1}")
+        last = (sum(self.units[:2]), self.last_stage, len(units))  # of 28, 14 and 7 cells
+        self.cam_layers = tuple(f"body.{place - 1}" for place in last)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

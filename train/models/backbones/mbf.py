@@ -65,7 +65,7 @@ class ArcFaceMobileFaceNet(FaceBackbone):
     """
 
     input_spec = ARCFACE_INPUT
-    cam_layers = (f"layers.{_LAST_STAGE - 1}", "conv_sep")
+    cam_layers = ("layers.3", f"layers.{_LAST_STAGE - 1}", "conv_sep")
 
     def __init__(
         self,

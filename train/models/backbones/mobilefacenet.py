@@ -143,7 +143,7 @@ class MobileFaceNet(FaceBackbone):
 
     input_spec = MOBILEFACENET_INPUT
     map_channels = {7: 512, 14: 128}  # noqa: RUF012 (a constant of the class)
-    cam_layers = (f"features.{LAST_STAGE - 1}", "conv2")
+    cam_layers = ("features.4", f"features.{LAST_STAGE - 1}", "conv2")
 
     def __init__(self, embedding_size: int = 128) -> None:
         super().__init__()

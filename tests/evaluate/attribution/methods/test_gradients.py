@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
@@ -70,7 +72,7 @@ def fixed_nodes(score: PairScore, batch: Batch, steps: int) -> Tensor:
     """captum's Integrated Gradients, by Gauss–Legendre nodes."""
     found = IntegratedGradients(score).attribute(
         batch.probe,
-        baseline_for(score, batch.probe, "black"),
+        baseline_for(score, batch, "black"),
         additional_forward_args=batch.reference,
         n_steps=steps,
     )
@@ -224,7 +226,7 @@ def test_arc_tends_to_the_same_map_as_ig(score: PairScore, batch: Batch) -> None
 
 
 def test_arc_nodes_run_from_end_to_end_and_cut_equal_arcs(score: PairScore, batch: Batch) -> None:
-    baseline = baseline_for(score, batch.probe, "grey")
+    baseline = baseline_for(score, batch, "grey")
     nodes, start, end = geodesic.arc_nodes(score, baseline, batch.probe, Settings(steps=8))
     torch.testing.assert_close(start, score.describe(baseline)[0])
     torch.testing.assert_close(end, score.describe(batch.probe)[0])
@@ -244,7 +246,8 @@ def test_arc_nodes_run_from_end_to_end_and_cut_equal_arcs(score: PairScore, batc
 
 def test_weighted_is_the_loop_of_the_earlier_experiment(score: PairScore, batch: Batch) -> None:
     probe, reference = batch.probe[:1], (batch.reference[0][:1],)
-    baseline = baseline_for(score, probe, "black")
+    single = Batch(probe, reference, (0,))
+    baseline = baseline_for(score, single, "black")
     start, end = score.describe(baseline)[0], score.describe(probe)[0]
     omega = torch.arccos((start * end).sum())
     total = torch.zeros_like(probe)
@@ -258,7 +261,6 @@ def test_weighted_is_the_loop_of_the_earlier_experiment(score: PairScore, batch:
         closeness = (score.describe(point.detach())[0] * ideal).sum()
         total += torch.sigmoid(10 * (closeness - 0.8)) * point.grad / 50
     expected = ((probe - baseline) * total).abs().sum(1)
-    single = Batch(probe, reference, (0,))
     values = geodesic.geodesic_weighted(score, single, Settings()).values
     assert_alike(values, expected)
 
@@ -274,8 +276,17 @@ def test_slerp_ends_where_it_should_and_stays_on_the_sphere() -> None:
     torch.testing.assert_close(same, start[:, None].expand(-1, 5, -1))
 
 
-def test_an_unknown_baseline_is_refused(score: PairScore, batch: Batch) -> None:
-    with pytest.raises(AttributionError, match="black, blur, grey"):
-        integrated.integrated_gradients(score, batch, Settings(baseline="white"))
+def test_paths_from_the_mean_face(score: PairScore, batch: Batch) -> None:
+    faces = pixels(6, 7, 28)
+    beside = replace(
+        batch, faces=lambda count: faces[None].expand(len(batch.probe), -1, -1, -1, -1)
+    )
+    mean = baseline_for(score, beside, "face")
+    torch.testing.assert_close(mean, faces.mean(0).expand(2, -1, -1, -1))
+    found = integrated.integrated_gradients(score, beside, Settings(baseline="face"))
+    change = score(batch.probe, *batch.reference) - score(mean, *batch.reference)
+    torch.testing.assert_close(found.values.sum((1, 2)), change, rtol=1e-2, atol=1e-3)
+    with pytest.raises(AttributionError, match="faces of other identities"):
+        integrated.integrated_gradients(score, batch, Settings(baseline="face"))
     for kind in ("black", "blur", "grey"):
-        assert baseline_for(score, batch.probe, kind).shape == batch.probe.shape
+        assert baseline_for(score, batch, kind).shape == batch.probe.shape

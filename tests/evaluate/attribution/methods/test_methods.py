@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from faceguide.core.errors import AttributionError, ModelError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import cell_attribution
-from faceguide.evaluate.attribution.methods import cam, controls, gradients, method_table, rollout
+from faceguide.evaluate.attribution.methods import (
+    cam,
+    controls,
+    gradients,
+    method_table,
+    own_method,
+    rollout,
+)
 from faceguide.evaluate.attribution.methods.cam import cam_layers
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.target import PairScore
@@ -214,7 +221,7 @@ def test_controls_are_always_chosen_and_unknown_names_are_refused() -> None:
         method_table.choose(["gradcamera"])
 
 
-def own_method(score: PairScore, probe: Tensor, reference: tuple[Tensor, ...]) -> Tensor:
+def doubled(score: PairScore, probe: Tensor, reference: tuple[Tensor, ...]) -> Tensor:
     """A method as users write them: (N, C, h, w)."""
     return probe * 2
 
@@ -226,15 +233,15 @@ def test_a_users_method_plugs_in(
     import types
 
     module = types.ModuleType("my_methods")
-    module.mine, module.number = own_method, 3
+    module.mine, module.number = doubled, 3
     module.wrong = lambda score, probe, reference: probe[0]
     monkeypatch.setitem(sys.modules, "my_methods", module)
     mine = method_table.choose(["my_methods:mine"])[0]
     values = mine.explain(score, batch, Settings()).values
     torch.testing.assert_close(values, 2 * batch.probe.sum(1))
     with pytest.raises(AttributionError, match="expected a tensor with 2 maps"):
-        method_table.plugged("my_methods:wrong").explain(score, batch, Settings())
+        own_method.plugged("my_methods:wrong")(score, batch, Settings())
     with pytest.raises(AttributionError, match="expected a function, found int"):
-        method_table.plugged("my_methods:number")
+        own_method.plugged("my_methods:number")
     with pytest.raises(ModelError, match="cannot be imported"):
-        method_table.plugged("my_methods:absent")
+        own_method.plugged("my_methods:absent")

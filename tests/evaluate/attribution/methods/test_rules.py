@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from captum.attr import LRP as CaptumLRP
 from captum.attr import DeepLift
 from tests.evaluate.attribution.networks import assert_alike, pixels, settle, settled
 from torch import Tensor, nn
+from torch.nn import functional
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.methods.deeplift import deeplift, multipliers
-from faceguide.evaluate.attribution.methods.lrp import lrp, propagate
 from faceguide.evaluate.attribution.methods.maps import Batch
+from faceguide.evaluate.attribution.methods.propagation.deeplift import deeplift, multipliers
+from faceguide.evaluate.attribution.methods.propagation.lrp import lrp, propagate
 from faceguide.evaluate.attribution.methods.target import PairScore, raw_embedding
+from faceguide.train.models import create
 from faceguide.train.models.backbones.inception_resnet import InceptionResnetV1
 from faceguide.train.models.backbones.vit import ViT
+from faceguide.train.models.input_spec import InputSpec
 
 
 class Small(nn.Module):
@@ -155,13 +160,164 @@ def test_lrp_without_gamma_equals_captum_on_a_relu_network() -> None:
         )
 
 
+class Attending(nn.Module):
+    """A network as others write them, with one function in its middle."""
+
+    input_spec = InputSpec(8, "RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def __init__(self, middle: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.middle = nn.Linear(24, 12), middle
+        self.eval().requires_grad_(False)
+
+    def raw_embedding(self, images: Tensor) -> Tensor:
+        # (N, 3, 8, 8) -> (N, 8, 12), a token per row
+        tokens = self.first(images.transpose(1, 2).flatten(2))
+        return self.middle(tokens).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.raw_embedding(images)
+
+
 def test_networks_without_rules_are_refused_by_name() -> None:
+    joint = nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    middles = {
+        "multi_head_attention_forward": lambda x: joint(x, x, x)[0],
+        "div": lambda x: x / (x.sum(2, keepdim=True) + 9),
+        "attention with is_causal": lambda x: functional.scaled_dot_product_attention(
+            x, x, x, is_causal=True
+        ),
+    }
+    for name, middle in middles.items():
+        score = PairScore(Attending(middle))
+        batch = Batch(inputs(), score.reference(inputs(1)), (0, 1, 2, 3))
+        for explain in (deeplift, lrp):
+            with pytest.raises(AttributionError, match=f"no rule for {name}"):
+                explain(score, batch, Settings())
+
+
+def transformers() -> dict[str, nn.Module]:
+    """Small transformers whose attention is far from even."""
     torch.manual_seed(0)
-    score = PairScore(ViT(24, 1, 3, 16).eval().requires_grad_(False))
-    batch = Batch(pixels(1), score.reference(pixels(1, 1)), (0,))
-    for explain, name in ((deeplift, "DeepLIFT"), (lrp, "LRP")):
-        with pytest.raises(AttributionError, match=f"{name} has no rule for"):
-            explain(score, batch, Settings())
+    found: dict[str, nn.Module] = {
+        "vit": ViT(24, 2, 3, 16),
+        "keypoints": ViT(24, 2, 3, 16, keypoints=True),
+        "edgeface": create("edgeface_xxs"),
+    }
+    for network in found.values():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.15)
+            elif parameter.numel() > 1:
+                nn.init.normal_(parameter, 0.5, 0.3)
+        network.eval().requires_grad_(False)
+    return found
+
+
+@pytest.mark.parametrize("name", ["vit", "keypoints", "edgeface"])
+def test_transformers_conserve(name: str) -> None:
+    """Both add up to 10⁻⁴ of the score, and turn their sign with the reference."""
+    score = PairScore(transformers()[name])
+    beside = (torch.rand(1, 5, 2),) if score.needs_keypoints else ()
+    described = score.reference(pixels(1, 6), *beside)
+    batch = Batch(pixels(1, 5), (*described, *beside), (0,))
+    against = Batch(pixels(1, 5), (-described[0], *beside), (0,))
+    for explain in (deeplift, lrp):
+        found = explain(score, batch, Settings())
+        error = found.completeness_error()
+        assert error is not None
+        assert error.max() < 1e-4, (explain.__name__, error)
+        assert found.values.abs().max() > 0
+        assert_alike(explain(score, against, Settings()).values, -found.values, 1e-3)
+    assert found.absorbed is not None
+    assert found.absorbed.abs().max() > 0
+
+
+def test_attention_counts_as_the_parts_that_it_is_written_out_in() -> None:
+    """Fused attention with a mask and a constant, in parts by hand, and as einsum."""
+    heads = torch.Generator().manual_seed(5)
+    bias = torch.randn(8, 8, generator=heads)
+    seen = torch.ones(8, 8, dtype=torch.bool).tril()
+
+    def fused(x: Tensor) -> Tensor:
+        q, k, v = x.chunk(3, dim=2)
+        mask = torch.where(seen, bias, -torch.inf)
+        return functional.scaled_dot_product_attention(q, k, v, mask)
+
+    def parts(x: Tensor) -> Tensor:
+        q, k, v = x.chunk(3, dim=2)
+        logits = (q @ k.transpose(1, 2)) / 2 + bias
+        return torch.softmax(logits.masked_fill(~seen, -torch.inf), dim=2) @ v
+
+    def summed(x: Tensor) -> Tensor:
+        q, k, v = x.chunk(3, dim=2)
+        logits = torch.einsum("nqd,nkd->nqk", q, k) / 2 + bias
+        weights = logits.masked_fill(~seen, -torch.inf).softmax(2)
+        return torch.einsum("nqk,nkd->nqd", weights, v)
+
+    for explain in (deeplift, lrp):
+        maps = []
+        for middle in (fused, parts, summed):
+            score = PairScore(Attending(middle))
+            batch = Batch(inputs(), score.reference(inputs(1)), (0, 1, 2, 3))
+            found = explain(score, batch, Settings())
+            assert found.completeness_error().max() < 1e-4  # type: ignore[union-attr]
+            maps.append(found.values)
+        for one in maps[1:]:
+            assert_alike(one, maps[0])
+
+
+def relevance_of(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of x and what was absorbed, for the outputs weighed 1, −2, 1, −2, …"""
+    output = function(x)
+    weight = torch.ones_like(output)
+    weight.flatten(1)[:, 1::2] = -2
+    relevance, absorbed, claimed = propagate(function, weight, x, 0.0)
+    total = relevance.double().flatten(1).sum(1) + absorbed
+    torch.testing.assert_close(total, claimed, rtol=1e-5, atol=1e-6)
+    return relevance, absorbed
+
+
+def test_the_rules_of_attnlrp_by_hand() -> None:
+    x = torch.randn(2, 6, generator=torch.Generator().manual_seed(7))
+    weight = torch.tensor([1.0, -2.0]).repeat(3)
+    # Proposition 3.1: R_i = x_i (R_i − s_i Σ R).
+    s = x.softmax(1)
+    relevance = s * weight
+    expected = x * (relevance - s * relevance.sum(1, keepdim=True))
+    torch.testing.assert_close(relevance_of(lambda t: t.softmax(1), x)[0], expected)
+    # Proposition 3.2: each factor gets half, so a square keeps its relevance.
+    found, absorbed = relevance_of(lambda t: t * t, x)
+    torch.testing.assert_close(found, x * x * weight)
+    assert absorbed.abs().max() < 1e-6
+    # Proposition 3.4 and equation 9: norms and GELU absorb nothing but what they add.
+    unit, absorbed = relevance_of(lambda t: functional.normalize(t, dim=1), x)
+    torch.testing.assert_close(unit, functional.normalize(x, dim=1) * weight)
+    assert absorbed.abs().max() < 1e-6
+    found, absorbed = relevance_of(functional.gelu, x)
+    torch.testing.assert_close(found, functional.gelu(x) * weight)
+    shift = torch.linspace(-1, 1, 6)
+    _, absorbed = relevance_of(lambda t: functional.layer_norm(t, (6,), None, shift), x)
+    torch.testing.assert_close(absorbed, (shift * weight).sum().double().expand(2))
+    # A constant absorbs what it adds, whichever way it is written.
+    for function, sign in (
+        (lambda t: t + shift, 1),
+        (lambda t: shift - t, 1),
+        (lambda t: torch.sub(t, shift, alpha=2), -2),
+        (lambda t: t.clone().add_(shift), 1),
+    ):
+        _, absorbed = relevance_of(function, x)
+        torch.testing.assert_close(absorbed, (sign * shift * weight).sum().double().expand(2))
+
+
+def test_deeplift_of_softmax_is_even_and_adds_up() -> None:
+    """Logits that change by the same amount change nothing, even far from each other."""
+    x, baseline = torch.tensor([[3.0, 1.0, -2.0]]), torch.tensor([[-40.0, 60.0, 0.0]])
+    for other in (baseline, x - 5):
+        factors, change = multipliers(lambda t: t.softmax(1)[:, 0], x, other)
+        torch.testing.assert_close((factors * (x - other)).sum(1), change, rtol=1e-4, atol=1e-6)
+    assert change.abs().max() < 1e-6
 
 
 def test_the_gamma_rule_of_one_layer_by_hand() -> None:

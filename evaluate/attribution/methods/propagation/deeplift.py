@@ -3,7 +3,9 @@
 Not captum's: it has no rule for PReLU and passes its plain gradient without a word; on IR networks
 the sum then misses the change of the score by as much as the change itself. Here every elementwise
 nonlinearity f passes Δf(z)/Δz, a max pooling gives each difference to the larger of the two
-winners, and a product of two signals (squeeze-and-excite) is split evenly, so Σ map = s(x) − s(b).
+winners, and a product of two signals (squeeze-and-excite, attention) is split evenly, so
+Σ map = s(x) − s(b). Softmax is exp(x − log Σ exp x) and LayerNorm and lengths are products with
+one over a root, each step by the same rules.
 
 The score explained is ⟨g(x), reference⟩ / ‖g(probe)‖ with the raw embedding g and the length held
 fixed: the length would couple all cells, and no rule covers it.
@@ -18,12 +20,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for
-from faceguide.evaluate.attribution.methods.rules import (
+from faceguide.evaluate.attribution.methods.propagation.attention_rules import (
+    attention,
+    bilinear,
+    masked,
+    named,
+)
+from faceguide.evaluate.attribution.methods.propagation.rules import (
     ELEMENTWISE,
     POOLING,
-    PRODUCTS,
     Rule,
     Rules,
     both_tracked,
@@ -95,24 +103,27 @@ class _RescalePool(torch.autograd.Function):
 
 
 class _RescaleProduct(torch.autograd.Function):
-    """u·v: Δ(uv) = Δu · mean(v) + Δv · mean(u), the means over probe and baseline."""
+    """A bilinear u·v: Δ(uv) = Δu · mean(v) + mean(u) · Δv, the means over probe and baseline."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, u: Tensor, v: Tensor, function: Callable[..., Tensor]) -> Tensor:
         means = []
         for factor in (u, v):
-            first, second = _halves(factor)
+            first, second = _halves(factor.detach())
             mean = (first + second) / 2
             means.append(torch.cat([mean, mean]))
         ctx.save_for_backward(*means)
-        return u * v
+        ctx.function = function
+        return function(u, v)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        u, v = ctx.saved_tensors
-        to_u, to_v = gradient * v, gradient * u
-        return to_u.sum_to_size(u.shape), to_v.sum_to_size(v.shape)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        leaves = [mean.detach().requires_grad_(True) for mean in ctx.saved_tensors]
+        with torch.enable_grad():
+            product = ctx.function(*leaves)
+        to_u, to_v = torch.autograd.grad(product, leaves, gradient)
+        return to_u, to_v, None
 
 
 def _elementwise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -137,14 +148,64 @@ def _pooling(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     return _RescalePool.apply(args[0], pool)
 
 
-def _product(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _RescaleProduct.apply(*args[:2]) if both_tracked(args) else func(*args, **kwargs)
+def _product(u: Tensor, v: Tensor, function: Callable[..., Tensor]) -> Tensor:
+    found: Tensor = _RescaleProduct.apply(u, v, function)
+    return found
+
+
+def _chord(z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    found: Tensor = _Rescale.apply(z, function)
+    return found
+
+
+def _soft(logits: Tensor, dim: int) -> Tensor:
+    """exp(x − log Σ exp x), in float64, where exp(x) of both halves has room."""
+    x = masked(logits).double()
+    # One number for both halves, so that it is a constant.
+    most = torch.stack(_halves(x.detach())).amax(0).amax(dim, keepdim=True)
+    away = x - torch.cat([most, most])
+    total = _chord(_chord(away, torch.exp).sum(dim, keepdim=True), torch.log)
+    return _chord(away - total, torch.exp).to(logits.dtype)
+
+
+def _softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = named(("input", "dim"), args[:2], kwargs)
+    return _soft(given["input"], given["dim"])
+
+
+def _over_root(x: Tensor, power: Tensor, least: float) -> Tensor:
+    """x / √(power + least)."""
+    return _product(x, _chord(power, lambda p: (p + least).rsqrt()), torch.mul)
+
+
+def _layer_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = named(("input", "normalized_shape", "weight", "bias", "eps"), args, kwargs)
+    x, over = given["input"], tuple(range(-len(given["normalized_shape"]), 0))
+    away = x - x.mean(over, keepdim=True)
+    spread = _chord(away, torch.square).mean(over, keepdim=True)
+    found = _over_root(away, spread, given.get("eps", 1e-5))
+    weight, bias = given.get("weight"), given.get("bias")
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _normalize(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = named(("input", "p", "dim", "eps"), args, kwargs)
+    if given.get("p", 2.0) != 2:
+        raise AttributionError("DeepLIFT has no rule for normalize with p other than 2")
+    x, least = given["input"], given.get("eps", 1e-12)
+    power = _chord(x, torch.square).sum(given.get("dim", 1), keepdim=True)
+    return _over_root(x, power, least**2)
 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(POOLING, _pooling),
-    **dict.fromkeys(PRODUCTS, _product),
+    **bilinear(_product, both_tracked),
+    "softmax": _softmax,
+    "layer_norm": _layer_norm,
+    "normalize": _normalize,
+    "scaled_dot_product_attention": attention(_product, _soft, torch.add),
 }
 
 
@@ -173,7 +234,7 @@ def deeplift(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     """(x − b) ⊙ multipliers, summed over channels; Σ map is the change of the projection."""
     score.require_embedding("DeepLIFT explains the product of two embeddings")
     both = torch.cat([batch.reference[0], batch.reference[0]])
-    baseline = baseline_for(score, batch.probe, settings.baseline)
+    baseline = baseline_for(score, batch, settings.baseline)
     raw, beside = [], tuple(torch.cat([one, one]) for one in score.beside(batch.reference))
 
     def projected(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation, right on PReLU networks (Bach et al., 2015).
+"""Layer-wise relevance propagation, right on PReLU networks and transformers (Bach et al., 2015).
 
 Each layer z = W·x + b hands its relevance to its inputs by the generalised γ-rule (Andéol et al.,
 2021), which, unlike the first γ-rule, allows inputs of either sign: contributions that agree in
@@ -6,12 +6,18 @@ sign with z count 1 + γ times. Activations pass relevance unchanged; a squeeze-
 counts as a weight. The share of biases (and of BatchNorm's shift) ends there and is kept in the
 books: Σ map + absorbed = the score, which is tested. The score is that of `deeplift`.
 
+Transformers get the rules of AttnLRP (Achtibat et al., 2024): two signals that are multiplied share
+the relevance evenly (propositions 3.2 and 3.3), softmax is expanded at its logits (3.1; its bias
+absorbs), LayerNorm and the length of a vector count as weights (3.4), and GELU passes relevance
+unchanged (equation 9). Constants that are added (positions, KP-RPE's bias) absorb their share.
+
 The backward pass carries c = R / x instead of R, so no layer divides by its input. Not captum's
 LRP: it refuses PReLU, and sees modules but not functions.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +29,27 @@ from torch.nn import functional
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.methods.maps import Batch, Maps
-from faceguide.evaluate.attribution.methods.rules import ELEMENTWISE, PRODUCTS, Rules, both_tracked
+from faceguide.evaluate.attribution.methods.propagation.attention_rules import (
+    attention,
+    bilinear,
+    masked,
+    named,
+)
+from faceguide.evaluate.attribution.methods.propagation.rules import (
+    ELEMENTWISE,
+    Rules,
+    both_tracked,
+)
 from faceguide.evaluate.attribution.methods.target import PairScore, raw_embedding
 
 _LEAST = 1e-12
 # f(0) = 0, so relevance passes whole: c_x = c_z · f(x) / x.
 _THROUGH_ZERO = ELEMENTWISE - {"sigmoid", "softplus", "hardsigmoid"}
+_SUMS = {
+    **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), operator.add),
+    **dict.fromkeys(("sub", "sub_", "__sub__", "__isub__"), operator.sub),
+    **dict.fromkeys(("rsub", "__rsub__"), lambda one, other: other - one),
+}
 
 Linear = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,8 +61,11 @@ class _Books:
         self.absorbed: Tensor | float = 0.0
 
     def add(self, relevance_in: Tensor, relevance_out: Tensor) -> None:
-        total = relevance_in.double().flatten(1).sum(1) - relevance_out.double().flatten(1).sum(1)
-        self.absorbed = self.absorbed + total
+        self.add_ended(relevance_in)
+        self.add_ended(-relevance_out)
+
+    def add_ended(self, relevance: Tensor) -> None:
+        self.absorbed = self.absorbed + relevance.double().flatten(1).sum(1)
 
 
 def _share(relevance: Tensor, total: Tensor) -> Tensor:
@@ -54,7 +78,8 @@ class _GammaRule(torch.autograd.Function):
     """A linear layer under the generalised γ-rule; backward turns R_z/z into R_x/x.
 
     What agrees in sign with z counts 1 + γ times. Of z = W·x + b that is (z ± (|W|·|x| + |b|)) / 2,
-    so one more product with |W| gives all totals, and one with each transposed all shares.
+    so one more product with |W| gives all totals, and one with each transposed all shares. The bias
+    has the shape in which it is added.
     """
 
     @staticmethod
@@ -67,15 +92,13 @@ class _GammaRule(torch.autograd.Function):
         gamma: float,
         books: _Books,
     ) -> Tensor:
-        # The bias as it is added to an output: along dimension 1.
-        shape = (1, -1) + (1,) * (x.ndim - 2)
         leaf = x.detach().requires_grad_(True)
         with torch.enable_grad():
             product = linear(leaf, weight)
-        z = product.detach().clone() if bias is None else product.detach() + bias.reshape(shape)
+        z = product.detach().clone() if bias is None else product.detach() + bias
         ctx.save_for_backward(weight, bias, z)
         ctx.leaf, ctx.product, ctx.linear = leaf, product, linear
-        ctx.gamma, ctx.books, ctx.bias_shape = gamma, books, shape
+        ctx.gamma, ctx.books = gamma, books
         return z
 
     @staticmethod
@@ -88,7 +111,7 @@ class _GammaRule(torch.autograd.Function):
             product = ctx.linear(leaf, weight.abs())
         reach = product.detach()
         if bias is not None:
-            reach = reach + bias.abs().reshape(ctx.bias_shape)
+            reach = reach + bias.abs()
         relevance = carried * z
         share = _share(relevance, z + half * (z + sign * reach))
         (plain,) = torch.autograd.grad(ctx.product, ctx.leaf, share)
@@ -115,11 +138,118 @@ class _Pass(torch.autograd.Function):
         return carried * ratio, None
 
 
+class _Halved(torch.autograd.Function):
+    """Two signals that are multiplied, each by half of the relevance: AttnLRP, equation 7."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, v: Tensor, function: Callable[..., Tensor]) -> Tensor:
+        ctx.leaves = [one.detach().requires_grad_(True) for one in (u, v)]
+        with torch.enable_grad():
+            ctx.product = function(*ctx.leaves)
+        product: Tensor = ctx.product.detach().clone()
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, carried: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_u, to_v = torch.autograd.grad(ctx.product, ctx.leaves, carried / 2)
+        return to_u, to_v, None
+
+
+class _Expanded(torch.autograd.Function):
+    """A function as its first-order expansion at the input, whose bias absorbs what is left."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], books: _Books) -> Tensor:
+        ctx.leaf, ctx.books = x.detach().requires_grad_(True), books
+        with torch.enable_grad():
+            ctx.found = function(ctx.leaf)
+        found: Tensor = ctx.found.detach().clone()
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, carried: Tensor) -> tuple[Tensor, None, None]:
+        (found,) = torch.autograd.grad(ctx.found, ctx.leaf, carried)
+        ctx.books.add(carried * ctx.found.detach(), found * ctx.leaf.detach())
+        return found, None, None
+
+
+def _layer_norm(
+    shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Callable[[Tensor], Tensor]:
+    """LayerNorm that divides by a constant, the standard deviation of its input."""
+    over = tuple(range(-len(shape), 0))
+
+    def function(x: Tensor) -> Tensor:
+        away = x - x.mean(over, keepdim=True)
+        spread = (away.detach().square().mean(over, keepdim=True) + eps).sqrt()
+        found = away / spread * (1.0 if weight is None else weight)
+        return found if bias is None else found + bias
+
+    return function
+
+
+def _transformer_rules(books: _Books) -> dict[str, Any]:
+    """The rules of AttnLRP, and that of constants."""
+
+    def product(u: Tensor, v: Tensor, function: Callable[..., Tensor]) -> Tensor:
+        found: Tensor = _Halved.apply(u, v, function)
+        return found
+
+    def expand(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        found: Tensor = _Expanded.apply(x, function, books)
+        return found
+
+    def soft(logits: Tensor, dim: int) -> Tensor:
+        return expand(masked(logits), lambda x: x.softmax(dim))
+
+    def softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = named(("input", "dim"), args[:2], kwargs)
+        return soft(given["input"], given["dim"])
+
+    def layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names = ("input", "normalized_shape", "weight", "bias", "eps")
+        given = named(names, args, kwargs)
+        more = (given.get("weight"), given.get("bias"), given.get("eps", 1e-5))
+        return expand(given["input"], _layer_norm(given["normalized_shape"], *more))
+
+    def normalize(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = named(("input", "p", "dim", "eps"), args, kwargs)
+        x = given["input"]
+        length = x.detach().norm(given.get("p", 2.0), given.get("dim", 1), keepdim=True)
+        return x / length.clamp_min(given.get("eps", 1e-12))
+
+    def add(one: Any, other: Any) -> Any:
+        return constant(torch.add, (one, other), {})
+
+    def constant(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = func(*args, **kwargs)
+        tracked = [isinstance(one, Tensor) and one.requires_grad for one in args[:2]]
+        if sum(tracked) != 1:
+            return found  # of two signals each keeps its share, as x · c does
+        # The sum without the signal.
+        one, other = (0.0 if hit else term for term, hit in zip(args, tracked, strict=False))
+        alone = _SUMS[func.__name__](one, other * kwargs.get("alpha", 1))
+        found.register_hook(lambda carried: books.add_ended(carried * alone))
+        return found
+
+    return {
+        **bilinear(product, both_tracked),
+        **dict.fromkeys(_SUMS, constant),
+        "softmax": softmax,
+        "layer_norm": layer_norm,
+        "normalize": normalize,
+        "scaled_dot_product_attention": attention(product, soft, add),
+    }
+
+
 def _rules(gamma: float, books: _Books) -> dict[str, Any]:
     def conv2d(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        given = named(names, args, kwargs)
         x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+        bias = bias if bias is None else bias[:, None, None]
 
         def linear(value: Tensor, matrix: Tensor) -> Tensor:
             return functional.conv2d(value, matrix, None, **given)
@@ -127,14 +257,14 @@ def _rules(gamma: float, books: _Books) -> dict[str, Any]:
         return _GammaRule.apply(x, weight, bias, linear, gamma, books)
 
     def dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        given = named(("input", "weight", "bias"), args, kwargs)
         return _GammaRule.apply(
             given["input"], given["weight"], given.get("bias"), functional.linear, gamma, books
         )
 
     def batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum")
-        given = {**dict(zip((*names, "eps"), args, strict=False)), **kwargs}
+        given = named((*names, "eps"), args, kwargs)
         x, mean, var = given["input"], given["running_mean"], given["running_var"]
         if given.get("training") or mean is None:
             raise AttributionError("LRP needs BatchNorm in eval mode with running statistics")
@@ -149,7 +279,7 @@ def _rules(gamma: float, books: _Books) -> dict[str, Any]:
         def linear(value: Tensor, matrix: Tensor) -> Tensor:
             return value * matrix.reshape(shape)
 
-        return _GammaRule.apply(x, scale, shift, linear, gamma, books)
+        return _GammaRule.apply(x, scale, shift.reshape(shape), linear, gamma, books)
 
     def activation(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
@@ -159,20 +289,13 @@ def _rules(gamma: float, books: _Books) -> dict[str, Any]:
         # A gate decides how much passes; what passes is the signal, which keeps the relevance.
         return func(args[0].detach(), *args[1:], **kwargs)
 
-    def product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if both_tracked(args):
-            raise AttributionError(
-                "LRP has no rule for a product of two signals without a sigmoid gate"
-            )
-        return func(*args, **kwargs)
-
     return {
         "conv2d": conv2d,
         "linear": dense,
         "batch_norm": batch_norm,
         **dict.fromkeys(_THROUGH_ZERO, activation),
         **dict.fromkeys(("sigmoid", "hardsigmoid"), gate),
-        **dict.fromkeys(PRODUCTS, product),
+        **_transformer_rules(books),
     }
 
 

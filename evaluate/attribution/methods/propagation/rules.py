@@ -24,14 +24,15 @@ ELEMENTWISE = frozenset(
     }
 )
 POOLING = frozenset({"max_pool2d", "max_pool2d_with_indices"})
-PRODUCTS = frozenset({"mul", "mul_", "__mul__", "__rmul__", "__imul__"})
-# Without a rule here; a wrong number without a word would be worse than an error.
+PRODUCTS = frozenset({"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"})
+QUOTIENTS = frozenset({"div", "div_", "divide", "true_divide", "__truediv__", "__rdiv__"})
+# Refused where a method has no rule; a wrong number without a word would be worse than an error.
 REFUSED = frozenset(
     {
         *("softmax", "log_softmax", "layer_norm", "group_norm", "instance_norm", "normalize"),
         *("scaled_dot_product_attention", "multi_head_attention_forward", "einsum"),
         *("adaptive_max_pool2d", "amax", "max", "sqrt", "rsqrt", "exp", "log", "pow", "norm"),
-        *("vector_norm", "bmm", "matmul", "__matmul__", "div", "__truediv__", "true_divide"),
+        *("vector_norm", "bmm", "matmul", "__matmul__", "baddbmm", "addmm", "cumprod", "prod"),
     }
 )
 
@@ -56,10 +57,12 @@ class Rules(TorchFunctionMode):
         rule = self.rules.get(name)
         if rule is not None:
             return rule(func, args, kwargs)
-        if name in REFUSED and _tracked(args):
+        # What is divided by a constant is linear.
+        divided = name in QUOTIENTS and _tracked(args[:1] if name == "__rdiv__" else args[1:2])
+        if divided or (name in REFUSED and _tracked(args)):
             raise AttributionError(
                 f"{self.method} has no rule for {name}, which this network uses; it explains "
-                "convolutional networks (ir_*, mobilefacenet, inception_resnet_v1)"
+                "the networks of this package and those made of the same functions"
             )
         return func(*args, **kwargs)
 

@@ -1,0 +1,1 @@
+"""Backward passes with other derivatives: LRP and DeepLIFT."""
