@@ -1,6 +1,6 @@
 """Compute the mean frontal face that pose estimation and undetected aligned images use.
 
-    python bench/mean_landmarks.py LFW112/images --out preprocess/detect/mean_landmarks.npy
+    python bench/mean_landmarks.py LFW112/images --out core/faces/mean_landmarks.npy
 
 FOLDER holds faces in the 112×112 ArcFace crop. A face counts when its landmarks agree with those
 of the mirrored image and it looks straight ahead; the mean of those is made symmetric, so that

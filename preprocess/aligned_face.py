@@ -11,6 +11,7 @@ from PIL import Image
 
 from faceguide.core.faces import align
 from faceguide.core.faces.decode import DecodeError, decode
+from faceguide.core.faces.mean_face import mean_landmarks
 from faceguide.preprocess.detect.boxes.box_detectors import SecondLooks, second_looks
 from faceguide.preprocess.detect.cascade import find_face
 from faceguide.preprocess.detect.finders.finder import Finder
@@ -18,7 +19,6 @@ from faceguide.preprocess.detect.finders.open_finder import open_finder
 from faceguide.preprocess.detect.landmark_check import fault
 from faceguide.preprocess.detect.landmark_index import lookup
 from faceguide.preprocess.detect.landmark_text import read_at
-from faceguide.preprocess.detect.pose import mean_landmarks
 from faceguide.preprocess.detect.square import LARGEST_SIDE
 from faceguide.preprocess.face_settings import FaceSettings
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from faceguide.core.errors import FaceguideError
 from faceguide.core.faces import LANDMARKS, align
-from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.core.faces.mean_face import mean_landmarks
 
 WITHOUT_IRISES = 468
 # The contours of the eyes at the left and the right of the image; the irises begin at 468 and 473.

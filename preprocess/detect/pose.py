@@ -13,13 +13,10 @@ the mean of frontal photographs made symmetric.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-MEAN_FILE = Path(__file__).with_name("mean_landmarks.npy")
+from faceguide.core.faces.mean_face import mean_landmarks
 
 # Points that move little with the mouth, the jaw, the brows and the lids: forehead, corners of
 # the eyes, bridge, tip and wings of the nose, temples and cheekbones. Left and right in pairs, so
@@ -32,18 +29,6 @@ RIGID_POINTS = (
     *(122, 351, 193, 417, 48, 278, 98, 327),  # bridge and wings of the nose
     *(116, 345, 117, 346, 50, 280),  # cheekbones
 )
-
-
-@cache
-def mean_landmarks() -> NDArray[np.float32]:
-    """The mean frontal face, (478, 3) float32, read only.
-
-    x and y in crop pixels of the 112×112 ArcFace crop divided by 112, z in the same unit, symmetric
-    about a vertical line. Written by ``bench/mean_landmarks.py``.
-    """
-    points: NDArray[np.float32] = np.load(MEAN_FILE, allow_pickle=False)
-    points.setflags(write=False)
-    return points
 
 
 def head_pose(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faceguide.core.errors import TrainError
+from faceguide.core.faces.face_oval import filled
 from faceguide.train.data.keyed_random import keyed_uniform
 
 PURPOSE_OCCLUDER = 31
@@ -30,8 +31,6 @@ _JAW = (
 # The bridge of the nose, from between the eyes down to the middle of its back.
 _BRIDGE = (168, 6, 197, 195)
 _EYES = (468, 473)  # at the left and the right of the image
-_FINER = 4  # the outline is drawn at so many lines per pixel
-_SHIFT = 4  # binary digits that OpenCV takes behind the point
 
 
 class Occluders(NamedTuple):
@@ -109,14 +108,14 @@ def paint(
     down = np.array([-across[1], across[0]])  # as long as the distance of the eyes
     middle = (left + right) / 2
     if kind == "medical":
-        return _filled(_medical(points, down, draws), size)
+        return filled(_medical(points, down, draws), size)
     if kind == "band":
         return _band(middle, across, down, size, draws)
     width, height = (0.25 + 0.4 * draws[:2]) * size
     angle = np.deg2rad(30.0 * (draws[2] - 0.5))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (width / 2, height / 2)
-    return _filled(corners @ turn + draws[3:5] * size, size)
+    return filled(corners @ turn + draws[3:5] * size, size)
 
 
 def _medical(
@@ -151,21 +150,12 @@ def _band(
         (reach, 0.0), (0.6, below), (0.0, below + bow), (-0.6, below),
     ]  # fmt: skip
     slit = np.array([middle + x * across + y * down for x, y in outline])
-    cover = 1.0 - _filled(slit, size)
+    cover = 1.0 - filled(slit, size)
     if draws[4] < 0.25:  # a face veil without a head scarf
         far = 6.0
         edge = [(-far, -above), (far, -above), (far, far), (-far, far)]
-        cover *= _filled(np.array([middle + x * across + y * down for x, y in edge]), size)
+        cover *= filled(np.array([middle + x * across + y * down for x, y in edge]), size)
     return cover
-
-
-def _filled(outline: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """Share of each pixel inside a polygon; pixel centres are at whole numbers."""
-    layer = np.zeros((size * _FINER, size * _FINER), np.uint8)
-    fine = (outline + 0.5) * _FINER - 0.5
-    cv2.fillPoly(layer, [np.rint(fine * 2**_SHIFT).astype(np.int32)], (1,), cv2.LINE_8, _SHIFT)
-    blocks = layer.reshape(size, _FINER, size, _FINER)
-    return blocks.mean((1, 3), dtype=np.float32)
 
 
 def _cloth(size: int, draws: NDArray[np.floating], row: int) -> NDArray[np.float32]:

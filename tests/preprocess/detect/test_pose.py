@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage import data
 
+from faceguide.core.faces.mean_face import mean_landmarks
 from faceguide.preprocess.detect.cascade import every_face
 from faceguide.preprocess.detect.finders.finder import Finder
-from faceguide.preprocess.detect.pose import RIGID_POINTS, _rotations_3d, head_pose, mean_landmarks
+from faceguide.preprocess.detect.pose import RIGID_POINTS, _rotations_3d, head_pose
 
 poses = st.tuples(st.floats(-60, 60), st.floats(-40, 40), st.floats(-45, 45))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faceguide.core.faces.align import FIVE_POINTS
-from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.core.faces.mean_face import mean_landmarks
 from faceguide.train.data.face_augment import FaceAugmentation, augment_faces, augmenting
 from faceguide.train.data.occluders import Occluders
 

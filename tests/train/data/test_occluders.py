@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from faceguide.core.errors import TrainError
-from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.core.faces.mean_face import mean_landmarks
 from faceguide.train.data.occluders import Occluders, draw, paint
 from faceguide.train.oaml.oaml_settings import KINDS
 
