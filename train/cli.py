@@ -14,6 +14,7 @@ from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import Device
 from faceguide.core.commands.slurm import submit_group
 from faceguide.train.cal.cal_settings import CalRun, ContrastiveList
+from faceguide.train.distil_command import distil_command
 from faceguide.train.export_command import export_command
 from faceguide.train.oaml.oaml_settings import OamlRun, SecondCache
 from faceguide.train.run.repeat import record_of
@@ -148,11 +149,12 @@ def _report(result: dict[str, Any], what: str, output: Output) -> None:
         click.echo(f"{result[what]}: after {result['steps']} steps")
 
 
+main.add_command(distil_command)
 main.add_command(export_command)
 main.add_command(
     submit_group(
         "train",
-        (cal_command, oaml_command),
+        (cal_command, oaml_command, distil_command),
         "Train in a Slurm job, a process per GPU of each node; it is requeued until it is done.",
     )
 )

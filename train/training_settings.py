@@ -14,6 +14,8 @@ from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER, Seed
 from faceguide.train.run.repeat import fill
 
 POSITIVE = click.IntRange(1)
+SHAPES = ("medical", "band", "rectangle")  # drawn covers of one outline
+KINDS = (*SHAPES, "niqab")  # of drawn covers
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class Start:
     """Which rows are learnt, in which batches, from which weights."""
 
     init: Path | None = option(
@@ -47,8 +49,14 @@ class Fit:
         (), "Use only rows with this value, e.g. split=train.",
         type=Equals(), multiple=True, callback=once_each,
     )  # fmt: skip
-    min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
     batch_size: int = option(REQUIRED, "Images per batch and process.", type=click.IntRange(2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Start):
+    """What identities are learnt with."""
+
+    min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
     weight_decay: float = option(REQUIRED, "Weight decay of the optimiser.", type=FiniteRange(0))
     threads: int = option(2, "Threads that read a cache.", type=POSITIVE, free=True)
 
@@ -81,11 +89,10 @@ class Verification:
     )
 
 
-@dataclass(frozen=True)
-class LoopSettings:
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
     """How long, in which precision, and what is written meanwhile; a step is an optimiser step."""
 
-    epochs: int = option(REQUIRED, "Passes over the rows.", type=POSITIVE, free=True)
     steps: int | None = option(
         None, "Stop after so many optimiser steps.", type=POSITIVE, free=True
     )
@@ -105,3 +112,10 @@ class LoopSettings:
         type=click.IntRange(0), free=True,
     )  # fmt: skip
     tensorboard: bool = option(False, "Write TensorBoard events too.", "--tensorboard", free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings(StepSettings):
+    """For trainers that count epochs."""
+
+    epochs: int = option(REQUIRED, "Passes over the rows.", type=POSITIVE, free=True)

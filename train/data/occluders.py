@@ -1,4 +1,4 @@
-"""Drawn covers for training: a medical mask, a veil with a band for the eyes, a rectangle.
+"""Drawn covers for training: a medical mask, a veil with a slit, a rectangle, a niqab.
 
 They are placed by the landmarks of the aligned face and come with the visibility that they leave,
 exactly: the share of each cell that was not painted over. Random numbers are keyed by (seed,
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from faceguide.core.errors import TrainError
 from faceguide.core.faces.face_oval import filled
 from faceguide.train.data.keyed_random import keyed_uniform
+from faceguide.train.data.niqab import niqab_on
 
 PURPOSE_OCCLUDER = 31
 _DRAWS = 20
@@ -80,8 +81,12 @@ def draw(
         if draws[place, 0] >= settings.share or not np.isfinite(points[place]).all():
             continue
         kind = settings.kinds[int(draws[place, 1] * len(settings.kinds))]
-        cover[place] = paint(kind, points[place], size, draws[place, 2:])
-        texture = _cloth(size, draws[place, 10:], int(rows[place]))
+        if kind == "niqab":
+            its = int(rows[place]), int(draws[place, 2] * 2**24)
+            texture, cover[place] = niqab_on(points[place], size, its)
+        else:
+            cover[place] = paint(kind, points[place], size, draws[place, 2:])
+            texture = cloth(size, draws[place, 10:], int(rows[place]))
         alpha = cover[place][..., None]
         mixed = pixels[place] * (1.0 - alpha) + texture * alpha
         pixels[place] = np.rint(mixed).astype(np.uint8)
@@ -95,7 +100,7 @@ def paint(
     """Painted share of each pixel.
 
     Args:
-        kind: a name in `oaml_settings.KINDS`.
+        kind: a name in `training_settings.SHAPES`.
         points: (478, 2) landmarks in pixels.
         draws: (8,) or more numbers in [0, 1).
 
@@ -158,8 +163,15 @@ def _band(
     return cover
 
 
-def _cloth(size: int, draws: NDArray[np.floating], row: int) -> NDArray[np.float32]:
-    """(size, size, 3) RGB 0 to 255: a colour, shaded across, with folds and weave."""
+def cloth(size: int, draws: NDArray[np.floating], row: int) -> NDArray[np.float32]:
+    """A colour, shaded across, with folds and weave.
+
+    Args:
+        draws: (8,) or more numbers in [0, 1).
+
+    Returns:
+        (size, size, 3) RGB 0 to 255.
+    """
     # Black, white and blue are what faces are covered with most.
     common = ((20, 20, 24), (230, 232, 236), (120, 170, 210), (40, 44, 70))
     choice = int(draws[0] * 2 * len(common))
@@ -172,5 +184,5 @@ def _cloth(size: int, draws: NDArray[np.floating], row: int) -> NDArray[np.float
     weave = rng.normal(0.0, 1.0, (size, size)).astype(np.float32)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     shade = 1.0 + 0.5 * (draws[5] - 0.5) * x + 0.5 * (draws[6] - 0.5) * y + 0.12 * folds
-    cloth = colour * shade[..., None] + (1.0 + 7.0 * draws[7]) * weave[..., None]
-    return np.clip(cloth, 0.0, 255.0).astype(np.float32)
+    woven = colour * shade[..., None] + (1.0 + 7.0 * draws[7]) * weave[..., None]
+    return np.clip(woven, 0.0, 255.0).astype(np.float32)
