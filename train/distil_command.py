@@ -17,8 +17,8 @@ from faceguide.train.training_settings import Output, Source, StepSettings, Veri
 @click.command("distil")
 @settings(
     {"init": REQUIRED, "batch_size": 32, "steps": 400},
-    source=Source, output=Output, run=DistilRun, kept=MapFolder, asked=Verification, loop=StepSettings,
-    machine=Device,
+    source=Source, output=Output, run=DistilRun, kept=MapFolder, asked=Verification,
+    loop=StepSettings, machine=Device,
 )  # fmt: skip
 def distil_command(
     source: Source,
@@ -58,7 +58,7 @@ def distil_command(
         return
     say(
         "Note: the scale of scores has moved, so a threshold of the released network lets more "
-        "impostors in (on LFW 0.0014 to 0.0022 in place of 0.001): fit it anew with `evaluate "
+        "impostors in (on LFW 0.0014 to 0.0022 in place of 0.001): fit a new one with `evaluate "
         "calibrate`"
     )
     if output.as_json:
