@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from faceguide.train.distil.distil_settings import DistilSettings
 from faceguide.train.distil.distil_trainer import DistilTrainer
 from faceguide.train.models.loading.network import load_network
 from faceguide.train.run.metrics_log import read_metrics
+from faceguide.train.training import Place
 
 FREE = DistilSettings(clean_limit=0.0)
 
@@ -96,22 +99,29 @@ def test_without_alterations_or_rate_nothing_changes(
     assert result["clean_agreement"] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_stopped_and_resumed_ends_at_the_same_bits(
-    faces: FaceCache, init: Path, maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    distil(faces, tmp_path / "whole", init, maps=maps, steps=4, save_every=1)
-    steps = DistilTrainer.step
-    with monkeypatch.context() as patch:
+@contextmanager
+def interrupted(at: int) -> Iterator[None]:
+    """Runs end before this step, as after a signal."""
+    step = DistilTrainer.step
 
-        def stopped(self: DistilTrainer, *given: Any) -> Any:
-            if given[2].step == 2:
-                raise Interrupted
-            return steps(self, *given)
+    def stopped(self: DistilTrainer, forward: Any, batch: Any, place: Place) -> Any:
+        if place.step == at:
+            raise Interrupted
+        return step(self, forward, batch, place)
 
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DistilTrainer, "step", stopped)
-        with pytest.raises(Interrupted):
-            distil(faces, tmp_path / "parts", init, maps=maps, steps=4, save_every=1)
-    distil(faces, tmp_path / "parts", init, maps=maps, steps=4, save_every=1)
+        yield
+
+
+def test_stopped_and_resumed_ends_at_the_same_bits(
+    faces: FaceCache, init: Path, maps: Path, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"maps": maps, "steps": 4, "save_every": 1}
+    distil(faces, tmp_path / "whole", init, **how)
+    with interrupted(2), pytest.raises(Interrupted):
+        distil(faces, tmp_path / "parts", init, **how)
+    distil(faces, tmp_path / "parts", init, **how)
     one, other = (
         torch.load(tmp_path / name / "last.pt", weights_only=True)["module"]
         for name in ("whole", "parts")
@@ -129,14 +139,15 @@ def test_a_run_that_hurts_unaltered_faces_ends_with_the_best_weights(
 ) -> None:
     for module in (map_batches, distil_trainer):
         monkeypatch.setattr(module, "EPOCH", 1)  # an evaluation after every step
-    distil(faces, tmp_path / "free", init, maps=maps, steps=3)
-    first, second, _ = (
+    with interrupted(2), pytest.raises(Interrupted):
+        distil(faces, tmp_path / "free", init, maps=maps, steps=32)
+    first, second = (
         line["clean_agreement"] for line in read_metrics(tmp_path / "free", "evaluation")
     )
     assert second < first < 1
     for _ in range(2):  # a rerun does not go on
         limit = DistilSettings(clean_limit=(first + second) / 2)
-        result = distil(faces, tmp_path / "strict", init, limit, maps=maps, steps=3)
+        result = distil(faces, tmp_path / "strict", init, limit, maps=maps, steps=32)
         assert result["stopped"] == result["steps"] == 2
         assert result["best_step"] == 1
         assert result["clean_agreement"] == first
