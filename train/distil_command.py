@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from faceguide.core.commands.console import echo_json, say
+from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import REQUIRED, settings
 from faceguide.core.commands.shared_options import Device
 from faceguide.train.distil.distil_settings import DistilRun, MapFolder
@@ -61,7 +61,4 @@ def distil_command(
         "impostors in (on LFW 0.0014 to 0.0022 in place of 0.001): fit a new one with `evaluate "
         "calibrate`"
     )
-    if output.as_json:
-        echo_json(result)
-    else:
-        click.echo(f"{result['weights']}: after {result['steps']} steps")
+    output.report(result, "weights")

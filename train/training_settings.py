@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
+from faceguide.core.commands.console import echo_json
 from faceguide.core.commands.option_types import Equals, FiniteRange, once_each
 from faceguide.core.commands.settings import REQUIRED, argument, option
 from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER, Seed
@@ -35,6 +36,13 @@ class Output:
         type=FILE, is_eager=True, callback=fill, metavar="RUN.JSON",
     )  # fmt: skip
     as_json: bool = option(False, "Print one JSON object.", "--json")
+
+    def report(self, result: dict[str, Any], what: str) -> None:
+        """Print the outcome: as JSON, or the value under `what` and the number of steps."""
+        if self.as_json:
+            echo_json(result)
+        else:
+            click.echo(f"{result[what]}: after {result['steps']} steps")
 
 
 @dataclass(frozen=True, kw_only=True)

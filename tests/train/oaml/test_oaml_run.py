@@ -19,11 +19,11 @@ from tests.train.oaml.scenario import started, tiny_run, train_tiny
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.files import read_json
-from faceguide.train.cli import oaml_command
 from faceguide.train.models import create
 from faceguide.train.models.loading.network import load_network
 from faceguide.train.oaml.oaml_batches import covered_faces
 from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
+from faceguide.train.oaml_command import oaml_command
 from faceguide.train.training_settings import SHAPES
 
 GOLDEN = REPOSITORY / "tests" / "data" / "oaml_golden.json"
