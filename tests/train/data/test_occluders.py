@@ -48,9 +48,10 @@ def test_eyes_and_mouth(kind: str, draws: list[float]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_visibility_is_the_share_that_was_not_painted(kind: str) -> None:
-    images, points, seen = faces(16)
+    count = 4 if kind == "niqab" else 16  # its folds take time
+    images, points, seen = faces(count)
     drawn, left = draw(
-        Occluders((kind,), 1.0), images, points, seen, seed=3, epoch=0, rows=torch.arange(16)
+        Occluders((kind,), 1.0), images, points, seen, seed=3, epoch=0, rows=torch.arange(count)
     )
     # A grey pixel may be painted grey, so changed pixels are at most those that are hidden.
     changed = (drawn != images).any(3).float()
