@@ -47,8 +47,8 @@ from faceguide.train.models import create
 from faceguide.train.models.matchers.visible_embedding import mean_map
 from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.weights import load_weights
-from faceguide.train.oaml.oaml_settings import KINDS
 from faceguide.train.oaml.visibility_metrics import visibility_scores
+from faceguide.train.training_settings import SHAPES
 
 TEST_PROBES = 250
 
@@ -92,7 +92,7 @@ def run(data: Path, probes: Path, work: Path, replicates: int) -> dict[str, Any]
 
     clean = source.plain(backbone, lfw, learn, work / "train_clean.npy")
     drawn = [
-        source.drawn(backbone, lfw, learn, k, KINDS, work / f"train_{k}.npy")
+        source.drawn(backbone, lfw, learn, k, SHAPES, work / f"train_{k}.npy")
         for k in range(TRAINING_DRAWS)
     ]
     real = source.plain(backbone, masked, masked.select(known_occlusion=True), work / "masked.npy")

@@ -35,8 +35,8 @@ from occlusion_pieces import predicted
 from faceguide.cache.reader import FaceCache
 from faceguide.train.models.loading.network import Network, load_network
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding, mean_map
-from faceguide.train.oaml.oaml_settings import KINDS
 from faceguide.train.oaml.visibility_metrics import visibility_scores
+from faceguide.train.training_settings import SHAPES
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 PROBES = 200
@@ -80,7 +80,7 @@ def run(work: Path, out: Path, seed: int, steps: int, words: tuple[str, ...]) ->
         *("train", "oaml", f"{work}/learn", "--out", str(out), "--backbone", "mobilefacenet"),
         *("--niqab", f"{work}/masked", "--batch-size", "24", "--images-per-person", "2"),
         *("--occlusion-batch", "8", "--clean-share", "0", "--hold-out", "0", *words),
-        *(word for kind in KINDS for word in ("--occluders", kind)),
+        *(word for kind in SHAPES for word in ("--occluders", kind)),
         *("--epochs", "100", "--steps", str(steps), "--seed", str(seed)),
         *("--device", "cpu", "--threads", "1"),
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from demo import niqab, portrait
+from demo import portrait
 from numpy.typing import NDArray
 
 from faceguide.core.faces import align
+from faceguide.train.data import niqab
 
 Image = NDArray[np.uint8]
 

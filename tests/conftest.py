@@ -56,6 +56,7 @@ SLOW = (
     *("train/oaml/test_oaml_niqab_folder", "train/oaml/test_oaml_run", "train/run"),
     *("train/models/test_cal_network", "train/models/test_layout"),
     "train/models/backbones/test_backbones",
+    "train/distil",
     *("train/test_compile", "train/test_distributed", "train/test_killed", "train/test_loop"),
     "test_twin_recipe",
     *("train/test_numbers", "train/test_own_network", "train/test_random_start"),

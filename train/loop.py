@@ -100,14 +100,17 @@ def log(training: Training, place: Place) -> None:
 def evaluate(training: Training) -> None:
     """Score the weights on rank 0 while the others wait; save them, also as the best if so."""
     began, step = time.perf_counter(), training.step
-    score = -float("inf")
+    score, reason = -float("inf"), None
     if training.metrics is not None:  # rank 0
         found = training.trainer.evaluate()
+        reason = training.trainer.end(found)
         score = found.get("score", float(step))  # without an evaluation the last is the best
         if found:
             training.metrics.write("evaluation", step, found)
             listed = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
             say(f"step {step}: {listed}")
+        if reason:
+            say(f"The run ends at step {step}: {reason}")
     barrier()
     if anyone(score != score, training.device):
         raise TrainError(f"the evaluation after step {step} gives no score, so none can be best")
@@ -118,6 +121,8 @@ def evaluate(training: Training) -> None:
     if improved:
         checkpoint(training, BEST)
     checkpoint(training, LAST)
+    if anyone(reason is not None, training.device):
+        training.steps = step
     training.trainer.module.train()
     training.meter.exclude(time.perf_counter() - began)
 

@@ -80,6 +80,10 @@ class Trainer(Protocol):
         """Draw what is learnt of a batch into a file, on rank 0."""
         return
 
+    def end(self, values: dict[str, float]) -> str | None:
+        """Why the run must end with this evaluation, on rank 0; None when it need not."""
+        return None
+
     def warning(self, values: dict[str, float]) -> str | None:
         """A warning about a line of metrics, printed once; None when all is well."""
         return None

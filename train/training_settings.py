@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import click
 
+from faceguide.core.commands.console import echo_json
 from faceguide.core.commands.option_types import Equals, FiniteRange, once_each
 from faceguide.core.commands.settings import REQUIRED, argument, option
 from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER, Seed
 from faceguide.train.run.repeat import fill
 
 POSITIVE = click.IntRange(1)
+SHAPES = ("medical", "band", "rectangle")  # drawn covers of one outline
+KINDS = (*SHAPES, "niqab")  # of drawn covers
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,16 @@ class Output:
     )  # fmt: skip
     as_json: bool = option(False, "Print one JSON object.", "--json")
 
+    def report(self, result: dict[str, Any], what: str) -> None:
+        """Print the outcome: as JSON, or the value under `what` and the number of steps."""
+        if self.as_json:
+            echo_json(result)
+        else:
+            click.echo(f"{result[what]}: after {result['steps']} steps")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class Start:
     """Which rows are learnt, in which batches, from which weights."""
 
     init: Path | None = option(
@@ -47,8 +57,14 @@ class Fit:
         (), "Use only rows with this value, e.g. split=train.",
         type=Equals(), multiple=True, callback=once_each,
     )  # fmt: skip
-    min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
     batch_size: int = option(REQUIRED, "Images per batch and process.", type=click.IntRange(2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Start):
+    """What identities are learnt with."""
+
+    min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
     weight_decay: float = option(REQUIRED, "Weight decay of the optimiser.", type=FiniteRange(0))
     threads: int = option(2, "Threads that read a cache.", type=POSITIVE, free=True)
 
@@ -105,11 +121,10 @@ class Verification:
     )
 
 
-@dataclass(frozen=True)
-class LoopSettings:
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
     """How long, in which precision, and what is written meanwhile; a step is an optimiser step."""
 
-    epochs: int = option(REQUIRED, "Passes over the rows.", type=POSITIVE, free=True)
     steps: int | None = option(
         None, "Stop after so many optimiser steps.", type=POSITIVE, free=True
     )
@@ -129,3 +144,10 @@ class LoopSettings:
         type=click.IntRange(0), free=True,
     )  # fmt: skip
     tensorboard: bool = option(False, "Write TensorBoard events too.", "--tensorboard", free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings(StepSettings):
+    """For trainers that count epochs."""
+
+    epochs: int = option(REQUIRED, "Passes over the rows.", type=POSITIVE, free=True)

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import FaceguideError
+from faceguide.train.data import niqab
 
-from . import niqab
 from .portrait import (
     LEFT_IRIS,
     MOUTH,

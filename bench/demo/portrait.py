@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import FaceguideError
+from faceguide.train.data import niqab
 
 Floats = NDArray[Any]  # float32 or float64, as said where it matters
 Polygon = Sequence[tuple[int, int]]
@@ -23,8 +24,8 @@ _TRAITS = 25  # random numbers per identity
 
 # Positions in the photograph. Eyes, brows, lips, irises, nose and chin are what MediaPipe's Face
 # Mesh finds in it, rounded; hair and skin are traced, and fitted to the edges by `_matte`.
-LEFT_IRIS, RIGHT_IRIS = (203.5, 101.1), (246.6, 103.5)
-NOSE_TIP, MOUTH, CHIN = (223.4, 130.0), (223.4, 144.0), (221.3, 177.4)
+(LEFT_IRIS, RIGHT_IRIS), MOUTH = niqab.IRISES, niqab.MOUTH
+NOSE_TIP, CHIN = (223.4, 130.0), (221.3, 177.4)
 MOUTH_CORNERS = (201.8, 139.2), (245.0, 141.0)
 _BROWS: tuple[Polygon, ...] = (
     [(188, 91), (192, 88), (199, 87), (207, 88), (217, 91), (216, 95), (207, 92), (199, 91)],

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bench.demo import niqab
 from bench.demo.photos import (
     Capture,
     Rendering,
@@ -37,6 +36,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from faceguide.core.errors import FaceguideError
+from faceguide.train.data import niqab
 
 pytest.importorskip("skimage", reason="scikit-image ships the portrait")
 

@@ -16,9 +16,9 @@ from tests.evaluate.builder import pairs_csv, small_cache, usable_pairs
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import ModelError
 from faceguide.evaluate.cli import main
-from faceguide.train.cli import oaml_command
 from faceguide.train.models.own_check import check_own, distinct
 from faceguide.train.models.own_networks import own_backbone
+from faceguide.train.oaml_command import oaml_command
 
 SOURCE = '''
 import torch

@@ -21,12 +21,12 @@ from faceguide.core.errors import CheckpointError, EvaluationError, ModelError
 from faceguide.core.files import write_json
 from faceguide.evaluate.attribution.methods.target import pair_score
 from faceguide.evaluate.cli import main as evaluate
-from faceguide.train.cli import oaml_command
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.loading.network import load_network
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
 from faceguide.train.models.own_networks import own_backbone
 from faceguide.train.oaml.oaml_settings import OamlSettings
+from faceguide.train.oaml_command import oaml_command
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Drawn covers for training: a medical mask, a veil with a band for the eyes, a rectangle.
+"""Drawn covers for training: a medical mask, a veil with a slit, a rectangle, a niqab.
 
 They are placed by the landmarks of the aligned face and come with the visibility that they leave,
 exactly: the share of each cell that was not painted over. Random numbers are keyed by (seed,
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from faceguide.core.errors import TrainError
 from faceguide.core.faces.face_oval import filled
 from faceguide.train.data.keyed_random import keyed_uniform
+from faceguide.train.data.niqab import niqab_on
 
 PURPOSE_OCCLUDER = 31
 _DRAWS = 20
@@ -80,8 +81,12 @@ def draw(
         if draws[place, 0] >= settings.share or not np.isfinite(points[place]).all():
             continue
         kind = settings.kinds[int(draws[place, 1] * len(settings.kinds))]
-        cover[place] = paint(kind, points[place], size, draws[place, 2:])
-        texture = cloth(size, draws[place, 10:], int(rows[place]))
+        if kind == "niqab":
+            its = int(rows[place]), int(draws[place, 2] * 2**24)
+            texture, cover[place] = niqab_on(points[place], size, its)
+        else:
+            cover[place] = paint(kind, points[place], size, draws[place, 2:])
+            texture = cloth(size, draws[place, 10:], int(rows[place]))
         alpha = cover[place][..., None]
         mixed = pixels[place] * (1.0 - alpha) + texture * alpha
         pixels[place] = np.rint(mixed).astype(np.uint8)
@@ -95,7 +100,7 @@ def paint(
     """Painted share of each pixel.
 
     Args:
-        kind: a name in `oaml_settings.KINDS`.
+        kind: a name in `training_settings.SHAPES`.
         points: (478, 2) landmarks in pixels.
         draws: (8,) or more numbers in [0, 1).
 

@@ -11,7 +11,7 @@ import click
 from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FOLDER
-from faceguide.train.training_settings import Fit, Recipe
+from faceguide.train.training_settings import KINDS, Fit, Recipe
 
 # Those with a map that matcher and occlusion head can look at.
 BACKBONES = (
@@ -22,7 +22,6 @@ BACKBONES = (
     *("cvlface_vit_small", "cvlface_vit_base", "cvlface_kprpe_small", "cvlface_kprpe_base"),
     *("inception_resnet_v1", "vit"),
 )
-KINDS = ("medical", "band", "rectangle")  # of drawn covers
 # The whole network starts as AdaFace's recipe, parts of it as AdamW wants it.
 RATES = {"all": 0.1, "heads": 2e-3, "occlusion": 2e-3}
 

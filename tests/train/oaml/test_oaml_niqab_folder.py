@@ -15,7 +15,7 @@ from tests.evaluate.builder import weights_file
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.cli import main as evaluate
 from faceguide.preprocess.cli import main as prep
-from faceguide.train.cli import oaml_command
+from faceguide.train.oaml_command import oaml_command
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,12 @@ from tests.train.oaml.scenario import started, tiny_run, train_tiny
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import CheckpointError, TrainError
 from faceguide.core.files import read_json
-from faceguide.train.cli import oaml_command
 from faceguide.train.models import create
 from faceguide.train.models.loading.network import load_network
 from faceguide.train.oaml.oaml_batches import covered_faces
-from faceguide.train.oaml.oaml_settings import KINDS, OamlRun, OamlSettings
+from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
+from faceguide.train.oaml_command import oaml_command
+from faceguide.train.training_settings import SHAPES
 
 GOLDEN = REPOSITORY / "tests" / "data" / "oaml_golden.json"
 # With random weights the gradients of a deep network are so large that what two processors round
@@ -34,7 +35,7 @@ RUNS: dict[str, OamlRun] = {
     "two caches": tiny_run(rate=STILL),
     "graph": tiny_run(sampler="graph", rate=STILL),
     "heads": tiny_run(OamlSettings(part="heads")),
-    "drawn covers": tiny_run(OamlSettings(occluders=KINDS, occluder_share=1.0), rate=STILL),
+    "drawn covers": tiny_run(OamlSettings(occluders=SHAPES, occluder_share=1.0), rate=STILL),
     "occlusion": tiny_run(OamlSettings(part="occlusion")),
     "small network": tiny_run(backbone="tests.train.small_network:build", rate=1e-2),
 }

@@ -1,18 +1,25 @@
-"""The drawn niqab of the demo photographs: cloth with folds, and where it covers the portrait."""
+"""A drawn niqab: cloth with folds, and where it covers the portrait of the demo photographs.
+
+On another face it is laid by an affine map of both irises and the middle of the mouth.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from .portrait import Floats
+Floats = NDArray[Any]
 
 # The cloth is drawn on a square of the photograph's plane, finer than its pixels.
 ORIGIN = (55, -60)  # top left pixel of the square
 SIDE = 340  # photograph pixels
 SCALE = 2  # cloth pixels per photograph pixel
+# Where the irises (landmarks 468, 473) and the middle of the mouth (between 13 and 14) lie.
+IRISES, MOUTH = ((203.5, 101.1), (246.6, 103.5)), (223.4, 144.0)
 
 _COLOURS = (
     (30, 30, 34), (24, 30, 52), (62, 46, 38), (98, 100, 104), (168, 148, 122), (86, 30, 42),
@@ -29,7 +36,7 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], x: Floats, y
     return cv2.remap(lattice, across, down, cv2.INTER_LINEAR)
 
 
-def draw_niqab(seed: int, light: Floats) -> tuple[Floats, Floats]:
+def draw_niqab(seed: int | tuple[int, ...], light: Floats) -> tuple[Floats, Floats]:
     """A niqab over the unwarped portrait: everything of the head but a band at the eyes.
 
     Args:
@@ -40,7 +47,7 @@ def draw_niqab(seed: int, light: Floats) -> tuple[Floats, Floats]:
         colour (C, C, 3) RGB in [0, 1] and cover (C, C) in [0, 1], where C is 680: the square of
         340 photograph pixels from (55, -60), drawn at twice the photograph's resolution.
     """
-    rng = np.random.default_rng([seed, 2])
+    rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 2])
     steps = (np.arange(SIDE * SCALE, dtype=np.float32) + 0.5) / SCALE - 0.5
     x, y = np.meshgrid(steps + ORIGIN[0], steps + ORIGIN[1])
 
@@ -93,3 +100,30 @@ def draw_niqab(seed: int, light: Floats) -> tuple[Floats, Floats]:
     sheen = 0.05 * np.clip(facing, 0, 1) ** 3
     colour = base * (shade * (1 + 0.04 * weave))[..., None] + sheen[..., None]
     return np.clip(colour, 0, 1).astype(np.float32), np.clip(cover + 0.5, 0, 1)
+
+
+def niqab_on(
+    points: NDArray[np.floating], size: int, seed: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The niqab as it lies on an aligned face.
+
+    Args:
+        points: (478, 2) finite landmarks in pixels.
+        seed: of colour, cut, folds and light.
+
+    Returns:
+        colour (size, size, 3) RGB 0 to 255, and the share of each pixel that it covers, 0 to 1.
+    """
+    rng = np.random.default_rng([*seed, 3])
+    light = np.array([rng.uniform(-1, 1), rng.uniform(-0.8, 0.2), 1.0])
+    colour, cover = draw_niqab(seed, light / np.linalg.norm(light))
+    there = (np.array([*IRISES, MOUTH]) - ORIGIN + 0.5) * SCALE - 0.5
+    here = np.array([points[468], points[473], (points[13] + points[14]) / 2])
+    # (3, 2) points -> the (2, 3) map that takes each to its place
+    matrix = np.linalg.solve(np.column_stack([there, np.ones(3)]), here).T
+    shrinks = np.sqrt(abs(np.linalg.det(matrix[:, :2])))  # pixels per cloth pixel
+    layers = np.dstack([colour * 255.0, cover]).astype(np.float32)
+    blurred = cv2.GaussianBlur(layers, (0, 0), max(0.4 / shrinks, 0.1))
+    warped = cv2.warpAffine(blurred, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
+    laid = np.asarray(warped, np.float32)
+    return laid[..., :3], laid[..., 3].clip(0.0, 1.0)
