@@ -10,7 +10,7 @@ import click
 
 from faceguide.core.commands.option_types import Equals, FiniteRange, once_each
 from faceguide.core.commands.settings import REQUIRED, argument, option
-from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER, Seed
+from faceguide.core.commands.shared_options import CACHES, EXISTING, FILE, Seed
 from faceguide.train.run.repeat import fill
 
 POSITIVE = click.IntRange(1)
@@ -20,7 +20,7 @@ POSITIVE = click.IntRange(1)
 class Source:
     """The cache that is learnt from."""
 
-    cache_directory: Path = argument(metavar="CACHE", type=FOLDER)
+    cache_directory: Path = argument(metavar="CACHE", type=CACHES)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Verification:
         "--allow-leak",
     )
     eval_cache: Path | None = option(
-        None, "Cache with the images of --pairs.  [default: CACHE]", type=FOLDER, free=True
+        None, "Cache with the images of --pairs.  [default: CACHE]", type=CACHES, free=True
     )
 
 

@@ -90,6 +90,9 @@ KINDS: Mapping[str, str] = {
     "are] given what insightface gives such graphs",
     "untrained": "[network has|networks have] the BatchNorm statistics of a new one, as if never "
     "trained",
+    # several caches as one
+    "shared_keys": "[key stands|keys stand] in more than one cache, so a list has to write "
+    "VOLUME:KEY",
     # files of a cache
     "damaged_shards": "[shard is|shards are] missing or not what was written",
     # networks that are explained
