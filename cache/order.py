@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,22 @@ class Order:
             raise ValueError(f'ragged must be "pad" or "exact", got {self.ragged!r}')
         if len(self.rows) == 0:
             raise CacheError("no rows to stream: the filters leave none")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for batch `i` of all ranks together to hold the same rows.
+
+        By how many ranks a batch is shared matters only where each has runs of rows of its own.
+        """
+        runs = {"processes": self.world} if self.shuffle == "blocks" else {}
+        return {
+            "order": str(self.shuffle),
+            "rows": [len(self.rows), int(self.rows[0]), int(self.rows[-1])],
+            "global_batch": self.batch_size * self.world,
+            "seed": self.seed,
+            "ragged": self.ragged,
+            **runs,
+        }
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch."""

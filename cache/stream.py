@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from faceguide.cache.order import Order, Ragged, Shuffle
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import Column
+from faceguide.cache.volumes.agreement import differences
 from faceguide.core.errors import CacheError
 
 Transform = Callable[[dict[str, torch.Tensor], int], dict[str, torch.Tensor]]
 
+_PLACE = ("epoch", "batch", "delivered", "second")  # of a state, what says where and not of what
 _ALIGNMENT = 64  # bytes: a column begins at a cache line
 
 
@@ -40,7 +42,8 @@ class Stream:
         batch_size: rows of a batch on this rank.
         seed, rank, world, shuffle, ragged: see `Order`.
         batches: your own order instead: row lists, one per batch, only for this rank. It is
-            iterated once per epoch (after `set_epoch(epoch)`, if it has that method).
+            iterated once per epoch (after `set_epoch(epoch)`, if it has that method). `identity`,
+            if it has it, names what a state must agree in, as `Order.identity` does.
         threads: batches gathered at the same time, ahead of the caller.
         depth: finished batches held ready.
         copy: deliver tensors that stay valid.
@@ -49,7 +52,7 @@ class Stream:
             memory is reused.
         transform: (batch, epoch) → batch, run in the threads before the copy to a device. It must
             depend on nothing else, and may write into the tensors or leave some out.
-        state: what `state()` returned: resume exactly there.
+        state: what `state_dict()` returned: resume exactly there.
 
     Raises:
         CacheError: for columns the cache lacks, no rows, or a state of another stream.
@@ -97,7 +100,7 @@ class Stream:
         self._slots: list[_Slot] = []
         self._epoch, self._delivered = 0, 0
         if state is not None:
-            self.resume(state)
+            self.load_state_dict(state)
 
     @property
     def epoch(self) -> int:
@@ -110,39 +113,44 @@ class Stream:
             return len(self._order)
         return len(self._batches)  # type: ignore[arg-type]
 
-    def state(self) -> dict[str, Any]:
-        """Where the stream stands, for a checkpoint: batches delivered, not those prefetched."""
-        epoch, batch = self._epoch, self._delivered
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, for a checkpoint: what was delivered, not what is prefetched.
+
+        Returns:
+            `epoch`, `batch` (batches of the epoch that were delivered), `delivered` (their rows on
+            all ranks together), and what makes the order: any number of ranks resumes there whose
+            batches together are as large.
+        """
+        epoch, batch, identity = self._epoch, self._delivered, self._identity()
         if self._order is not None and batch == len(self._order):
             epoch, batch = epoch + 1, 0  # the last batch is out, though no more was asked for
-        return {"epoch": epoch, "batch": batch, **self._identity()}
+        rows = {"delivered": batch * identity["global_batch"]} if "global_batch" in identity else {}
+        return {"epoch": epoch, "batch": batch, **rows, **identity}
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same batches."""
-        if self._order is None:
-            return {"order": "batches"}
-        order = self._order
-        ends = [int(order.rows[0]), int(order.rows[-1])]
-        return {
-            "order": str(order.shuffle),
-            "rows": [len(order.rows), *ends],
-            "batch_size": order.batch_size,
-            "seed": order.seed,
-            "world": order.world,
-            "ragged": order.ragged,
-        }
+        if self._order is not None:
+            return self._order.identity
+        own: dict[str, Any] = getattr(self._batches, "identity", {})
+        return {"order": "batches", **own}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state()` was asked for.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume exactly where `state_dict()` was asked for, on this many ranks or another.
 
         Raises:
-            CacheError: for a state of another stream.
+            CacheError: for a state of another stream; names what differs.
         """
         ours = self._identity()
-        different = [name for name in ours if state.get(name) != ours[name]]
-        if different:
-            listed = ", ".join(f"{name} {state.get(name)} → {ours[name]}" for name in different)
-            raise CacheError(f"the stream's state is of another stream: {listed}")
+        theirs = {name: value for name, value in state.items() if name not in _PLACE}
+        if different := differences(theirs, ours):
+            listed = ", ".join(f"{name} {there} → {here}" for name, there, here in different)
+            few = {name.rpartition(".")[2] for name, *_ in different}
+            remedy = ""
+            if "processes" in few:
+                remedy = "; these batches need the same number of processes"
+            elif few == {"global_batch"}:
+                remedy = "; rows of a batch × processes must stay the same"
+            raise CacheError(f"the stream's state is of another stream: {listed}{remedy}")
         self._epoch, self._delivered = int(state["epoch"]), int(state["batch"])
 
     def _plan(self, epoch: int, start: int) -> Iterator[NDArray[np.int64]]:

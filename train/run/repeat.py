@@ -119,8 +119,7 @@ def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
     here = from_environment().world
     if record is None:
         return {**versions(), "processes": here}
-    # Absent where batches are those of all processes together.
-    return {**record["versions"], "processes": record["fixed"].get("processes", here)}
+    return {**record["versions"], "processes": record.get("processes", here)}
 
 
 def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
