@@ -51,7 +51,7 @@ SLOW = (
     *("preprocess/detect/test_cascade", "preprocess/test_second_looks"),
     *("preprocess/detect/test_finders", "preprocess/detect/test_landmark_check"),
     *("preprocess/masks/test_mask_match", "preprocess/test_landmarks_with_masks"),
-    *("preprocess/test_prep_commands", "preprocess/test_prep_parts"),
+    *("preprocess/test_like_cache", "preprocess/test_prep_commands", "preprocess/test_prep_parts"),
     *("train/cal/test_cal_golden", "train/oaml/test_oaml_distributed"),
     *("train/oaml/test_oaml_niqab_folder", "train/oaml/test_oaml_run", "train/run"),
     *("train/models/test_cal_network", "train/models/test_layout"),

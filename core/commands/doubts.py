@@ -74,6 +74,9 @@ KINDS: Mapping[str, str] = {
     "odd_labels": "[record has|records have] a label that is not a whole number from 0 to 2**24; "
     "it is kept",
     "header_count": "[header|headers] of the records [promises|promise] another number of images",
+    "held_already": "[image is|images are] left out, as the cache of --like holds [it|them]",
+    "changed_images": "[image has|images have] a key of the cache of --like and other content; "
+    "kept",
     # masks
     "eyes_hidden": "[face has|faces have] mostly occluded eyes; is --polarity inverted?",
     "polarity_against_layout": "[mask|masks] next to kept_faces/, where white means visible, "
