@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,7 @@ from faceguide.cache.order import Order, Ragged, Shuffle
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import Column
 from faceguide.cache.volumes.agreement import differences
+from faceguide.cache.volumes.mixture import mixture_of
 from faceguide.core.errors import CacheError
 
 Transform = Callable[[dict[str, torch.Tensor], int], dict[str, torch.Tensor]]
@@ -41,6 +42,7 @@ class Stream:
         columns: column names, e.g. ("image", "regions", "label").
         batch_size: rows of a batch on this rank.
         seed, rank, world, shuffle, ragged: see `Order`.
+        weights: name of each volume of a union → how often its rows come; see `mixture_of`.
         batches: your own order instead: row lists, one per batch, only for this rank. It is
             iterated once per epoch (after `set_epoch(epoch)`, if it has that method). `identity`,
             if it has it, names what a state must agree in, as `Order.identity` does.
@@ -70,6 +72,7 @@ class Stream:
         world: int = 1,
         shuffle: Shuffle = True,
         ragged: Ragged = "pad",
+        weights: Mapping[str, float] | None = None,
         batches: Iterable[Sequence[int]] | None = None,
         threads: int = 2,
         depth: int = 2,
@@ -81,6 +84,8 @@ class Stream:
     ) -> None:
         if (rows is None) == (batches is None):
             raise ValueError("give either rows or batches")
+        if weights and rows is None:
+            raise ValueError("weights are for rows, not for batches")
         if threads < 1 or depth < 1:
             raise ValueError("threads and depth must be at least 1")
         self.cache = cache
@@ -88,11 +93,11 @@ class Stream:
         for name in self.columns:
             cache.require(name)
         self._batches = batches
-        self._order = (
-            Order(cache.check_rows(rows), batch_size, seed, rank, world, shuffle, ragged)
-            if rows is not None
-            else None
-        )
+        self._order: Order | None = None
+        if rows is not None:
+            index = cache.check_rows(rows)
+            mixture = mixture_of(cache, index, weights) if weights else None
+            self._order = Order(index, batch_size, seed, rank, world, shuffle, ragged, mixture)
         self._threads, self._depth = threads, depth
         self._copy, self._check, self._transform = copy, check, transform
         self._device = torch.device(device) if device is not None else None

@@ -60,7 +60,7 @@ SLOW = (
     *("train/test_killed", "train/test_loop"),
     "test_twin_recipe",
     *("train/test_numbers", "train/test_own_network", "train/test_random_start"),
-    *("train/test_start_checks", "train/test_train_commands"),
+    *("train/test_start_checks", "train/test_train_commands", "train/test_union_training"),
 )
 FOLDER = Path(__file__).parent
 TORCH = importlib.util.find_spec("torch") is not None  # filling and reading a cache need none

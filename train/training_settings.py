@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from faceguide.core.commands.option_types import Equals, FiniteRange, once_each
+from faceguide.core.commands.option_types import Equals, FiniteRange, Weighted, once_each
 from faceguide.core.commands.settings import REQUIRED, argument, option
 from faceguide.core.commands.shared_options import CACHES, EXISTING, FILE, Seed
 from faceguide.train.run.repeat import fill
@@ -46,6 +46,11 @@ class Fit:
     meta: tuple[tuple[str, str], ...] = option(
         (), "Use only rows with this value, e.g. split=train.",
         type=Equals(), multiple=True, callback=once_each,
+    )  # fmt: skip
+    mix: tuple[tuple[str, float], ...] = option(
+        (), "How often images of a cache come, if CACHE is several: a weight for each, by the name "
+        "that `cache volumes` shows.",
+        type=Weighted(), multiple=True, callback=once_each, metavar="NAME=WEIGHT",
     )  # fmt: skip
     min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
     batch_size: int = option(REQUIRED, "Images per batch and process.", type=click.IntRange(2))

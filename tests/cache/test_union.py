@@ -8,11 +8,12 @@ import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cache.builder import RECIPE, build, image_of, write_faces
 
@@ -21,8 +22,10 @@ from faceguide.cache import CacheError, FaceCache
 from faceguide.cache.cli import main
 from faceguide.cache.manifest import seal
 from faceguide.cache.new_plan import Row, make_plan
+from faceguide.cache.order import Order
 from faceguide.cache.pairs.name_rows import find_rows
 from faceguide.cache.volumes.joined import JoinedVolumes
+from faceguide.cache.volumes.mixture import mixture_of
 
 
 def run(*words: object) -> Result:
@@ -288,3 +291,65 @@ def test_rows_are_located_as_by_hand(shape: list[tuple[int, int]], seed: int) ->
     order = np.random.default_rng(seed).permutation(len(by_hand))
     shards, slots = joined.locate(order)
     assert list(zip(shards.tolist(), slots.tolist(), strict=True)) == [by_hand[i] for i in order]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=2, max_size=4),
+    weights=st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=4, max_size=4),
+    world=st.integers(1, 4),
+)
+@settings(max_examples=30)
+def test_volumes_come_by_weight_and_their_rows_evenly(
+    sizes: list[int], weights: list[float], world: int
+) -> None:
+    names = [f"v{number}" for number in range(len(sizes))]
+    wanted = dict(zip(names, weights, strict=False))
+    if not sum(wanted.values()):
+        return
+    cache: Any = SimpleNamespace(names=names, directory="x", starts=np.cumsum([0, *sizes]))
+    rows = np.arange(sum(sizes))
+    mixture = mixture_of(cache, rows, wanted)
+    total = sum(wanted.values())
+    for count, weight in zip(mixture.counts, wanted.values(), strict=True):
+        assert abs(count - len(rows) * weight / total) < 1
+    assert sum(mixture.counts) == len(rows)
+    epochs, seen = 5, np.zeros(len(rows), int)
+    for epoch in range(epochs):
+        orders = [
+            Order(rows, 3, 7, rank, world, ragged="exact", mixture=mixture) for rank in range(world)
+        ]
+        taken = np.concatenate([np.concatenate(list(order.batches(epoch))) for order in orders])
+        owners = np.searchsorted(cache.starts, taken, side="right") - 1
+        assert np.bincount(owners, minlength=len(sizes)).tolist() == list(mixture.counts)
+        np.add.at(seen, taken, 1)
+    for number, (first, size) in enumerate(zip(cache.starts, sizes, strict=False)):
+        part = seen[first : first + size]
+        assert part.max() - part.min() <= 1
+        assert part.sum() == epochs * mixture.counts[number]
+
+
+def test_a_mixture_resumes_and_another_is_refused(volumes: list[Path]) -> None:
+    union = FaceCache.open(volumes)
+    rows = union.select()
+
+    def stream(new: float, state: dict[str, object] | None = None, world: int = 1) -> fg.Stream:
+        return fg.Stream(
+            union, rows, batch_size=6 // world, weights={"old": 1, "new": new}, world=world,
+            state=state,
+        )  # fmt: skip
+
+    whole = stream(3)
+    expected = [batch["row"].tolist() for _ in range(2) for batch in whole]
+    share = np.mean(np.concatenate(expected) >= 40)
+    assert 0.7 < share < 0.8
+    broken = stream(3)
+    got = [batch["row"].tolist() for _, batch in zip(range(4), broken, strict=False)]
+    got += [batch["row"].tolist() for batch in stream(3, broken.state_dict())]
+    assert got == expected[: len(whole)]
+    with pytest.raises(CacheError, match=r"mixture \[15, 43\] → \[29, 29\]"):
+        stream(1, broken.state_dict())
+    for weights in ({"old": 1}, {"old": 1, "young": 1}, {"old": -1, "new": 1}):
+        with pytest.raises(CacheError, match="weights are"):
+            fg.Stream(union, rows, weights=weights)
+    with pytest.raises(CacheError, match="for several caches"):
+        fg.Stream(FaceCache.open(volumes[0]), rows[:3], weights={"old": 1})

@@ -67,6 +67,8 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
         raise TrainError("--train occlusion learns from CACHE only; leave --niqab out")
     if only_head and run.recipe.surround is not None:
         raise TrainError("--surround is for faces to recognise; leave it out of --train occlusion")
+    if run.mix and (only_head or run.sampler != "shuffle"):
+        raise TrainError("--mix needs --sampler shuffle: other batches are made of identities")
     meta = dict(run.meta)
     if only_head:
         require_meta(cache, meta)
