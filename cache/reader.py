@@ -155,22 +155,22 @@ class FaceCache:
             IndexError: for a row outside it.
         """
         index = self.check_rows(rows)
-        out = {}
-        for name in names:
-            spec = self.require(name)
-            out[name] = np.empty((len(index), *spec.shape), spec.dtype)
-            self.take(name, index, out[name], check)
+        specs = {name: self.require(name) for name in names}
+        out = {
+            name: np.empty((len(index), *spec.shape), spec.dtype) for name, spec in specs.items()
+        }
+        self.take(index, out, check)
         return out
 
     def take(
-        self, name: str, rows: NDArray[np.int64], out: NDArray[Any], check: bool = True
+        self, rows: NDArray[np.int64], out: Mapping[str, NDArray[Any]], check: bool = True
     ) -> None:
-        """Copy rows of a column into `out`; rows must have passed `check_rows`.
+        """Copy rows of columns into the arrays of `out`; rows must have passed `check_rows`.
 
         Raises:
-            CacheError: when a row is not what was written; see `Volume.take`.
+            CacheError: when a row is not what was written; see `ShardRows.take`.
         """
-        self._rows.take(name, rows, out, check)
+        self._rows.take(rows, out, check)
 
     def check_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """The rows as int64, once all lie inside the cache.

@@ -224,8 +224,8 @@ class _Slot:
         if len(rows) > self._capacity:
             self._allocate(len(rows))
         self._arrays["row"][: len(rows)] = rows
-        for name in self._columns:
-            self._cache.take(name, rows, self._arrays[name][: len(rows)], check)
+        wanted = {name: self._arrays[name][: len(rows)] for name in self._columns}
+        self._cache.take(rows, wanted, check)
         self._batch = {name: tensor[: len(rows)] for name, tensor in self._tensors.items()}
         if transform is not None:
             made = transform(self._batch, epoch)

@@ -36,12 +36,14 @@ class Volume(ShardRows):
         self.plan = require_plan(directory)
         self.groups: dict[str, dict[str, Any]] = {}
         self.specs, self.group_of = {}, {}
+        every: dict[str, tuple[Column, ...]] = {}
         for group in GROUPS:
             manifest = load_manifest(directory, group, self.plan)
             if manifest is None:
                 continue
             self.groups[group] = manifest
-            for spec in columns(group, manifest["recipe"]):
+            every[group] = columns(group, manifest["recipe"])
+            for spec in every[group]:
                 if group == "faces" or spec.name not in ("digest", "status"):
                     self.specs[spec.name], self.group_of[spec.name] = spec, group
         if "faces" not in self.groups:
@@ -49,6 +51,7 @@ class Volume(ShardRows):
                 f"{directory}: not finished; rerun the same prep command, "
                 f"or `cache seal {directory}`"
             )
+        self.every = every
         self.files = {
             group: ShardFiles(directory, group, manifest) for group, manifest in self.groups.items()
         }
@@ -59,9 +62,6 @@ class Volume(ShardRows):
     def locate(self, rows: Rows) -> tuple[Rows, Rows]:
         shards, slots = np.divmod(rows, self.plan.shard_rows)
         return shards, slots
-
-    def columns_of(self, group: str) -> tuple[Column, ...]:
-        return columns(group, self.groups[group]["recipe"])
 
 
 def read_faces(directory: Path, plan: Plan, shard: int, *names: str) -> list[NDArray[Any]]:

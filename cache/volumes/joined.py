@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from faceguide.cache.mapping import Files
 from faceguide.cache.plan import read_identities
-from faceguide.cache.schema import Column
 from faceguide.cache.volume import Volume
 from faceguide.cache.volumes.agreement import require_agreement
 from faceguide.cache.volumes.shard_rows import Rows, ShardRows
+from faceguide.core.errors import CacheError
 
 
 class JoinedFiles:
@@ -70,28 +70,27 @@ class JoinedVolumes(ShardRows):
         }
         self.group_of = first.group_of
         groups = [g for g in first.groups if all(g in volume.groups for volume in volumes)]
+        self.every = {g: first.every[g] for g in groups}
+        self._equal = {g for g in groups if all(v.every[g] == first.every[g] for v in volumes)}
         self.files = {g: JoinedFiles([volume.files[g] for volume in volumes]) for g in groups}
         self._starts = np.cumsum([0, *map(len, volumes)])
         self._first_shards = np.cumsum([0, *(volume.plan.shards for volume in volumes)])
         self._shard_rows = np.array([volume.plan.shard_rows for volume in volumes], np.int64)
 
-    def owners(self, rows: Rows) -> Rows:
-        """Number of the volume of each row, (N,)."""
-        return np.searchsorted(self._starts, rows, side="right") - 1
-
     def locate(self, rows: Rows) -> tuple[Rows, Rows]:
-        owners = self.owners(rows)
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
         shards, slots = np.divmod(rows - self._starts[owners], self._shard_rows[owners])
         return shards + self._first_shards[owners], slots
 
-    def columns_of(self, group: str) -> tuple[Column, ...]:
-        return self._volumes[0].columns_of(group)
-
-    def take(self, name: str, rows: Rows, out: NDArray[Any], check: bool = True) -> None:
-        super().take(name, rows, out, check)
+    def _take(self, name: str, shards: Rows, slots: Rows, out: NDArray[Any], check: bool) -> None:
+        super()._take(name, shards, slots, out, check)
         if name == "label":
+            owners = np.searchsorted(self._first_shards, shards, side="right") - 1
             starts, labels = self._labels
-            out[:] = labels[starts[self.owners(rows)] + 1 + out]
+            places = starts[owners] + 1 + out
+            if ((out < -1) | (places >= starts[owners + 1])).any():
+                raise CacheError("a label names no identity of its cache; run `cache verify`")
+            out[:] = labels[places]
 
     @functools.cached_property
     def identities(self) -> list[str]:
@@ -117,8 +116,7 @@ class JoinedVolumes(ShardRows):
     def _compare(
         self, group: str, name: str, shards: Rows, slots: Rows, found: NDArray[np.uint64]
     ) -> None:
-        specs = self.columns_of(group)
-        if all(volume.columns_of(group) == specs for volume in self._volumes[1:]):
+        if group in self._equal:
             super()._compare(group, name, shards, slots, found)
             return
         # Optional columns that only some have: their tables of digests have other widths.

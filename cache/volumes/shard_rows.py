@@ -27,11 +27,13 @@ class ShardRows(ABC):
         specs: the columns that can be delivered, by name.
         group_of: the group of each.
         files: the shards of each group.
+        every: all columns of each group, in the order of the file.
     """
 
     specs: dict[str, Column]
     group_of: dict[str, str]
     files: Mapping[str, Files]
+    every: Mapping[str, tuple[Column, ...]]
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -42,15 +44,12 @@ class ShardRows(ABC):
     def locate(self, rows: Rows) -> tuple[Rows, Rows]:
         """Shard and slot of each row, (N,) both."""
 
-    @abstractmethod
-    def columns_of(self, group: str) -> tuple[Column, ...]:
-        """Every column of a group, in the order of the file."""
-
-    def take(self, name: str, rows: Rows, out: NDArray[Any], check: bool = True) -> None:
-        """Copy rows of a column into `out`, (N, …), contiguous.
+    def take(self, rows: Rows, out: Mapping[str, NDArray[Any]], check: bool = True) -> None:
+        """Copy rows of columns.
 
         Args:
             rows: (N,) inside the volume.
+            out: by column (N, …), contiguous, which is filled.
             check: compare large columns with their digests; small ones were compared when their
                 shard was opened.
 
@@ -58,8 +57,12 @@ class ShardRows(ABC):
             CacheError: when a row is not what was written, as far as it was compared.
         """
         self._forget_after_fork()
-        spec, group = self.specs[name], self.group_of[name]
         shards, slots = self.locate(rows)
+        for name, values in out.items():
+            self._take(name, shards, slots, values, check)
+
+    def _take(self, name: str, shards: Rows, slots: Rows, out: NDArray[Any], check: bool) -> None:
+        spec, group = self.specs[name], self.group_of[name]
         check = check and spec.large and name != "digest"
         if spec.encoded:
             encoded = self._pieces(name)
@@ -70,10 +73,10 @@ class ShardRows(ABC):
             for position, piece in enumerate(pieces):
                 out[position] = self._decode(spec, piece, *places[position])
             return
-        column, found = self.column(group, spec), np.empty(len(rows), np.uint64)
+        column, found = self.column(group, spec), np.empty(len(slots), np.uint64)
         # Compared while the processor's cache still holds what was copied.
-        step = max(1, _TOGETHER // spec.row_bytes) if check else max(1, len(rows))
-        for start in range(0, len(rows), step):
+        step = max(1, _TOGETHER // spec.row_bytes) if check else max(1, len(slots))
+        for start in range(0, len(slots), step):
             part = slice(start, start + step)
             column.take(shards[part], slots[part], out[part])
             if check:
@@ -111,7 +114,7 @@ class ShardRows(ABC):
         Raises:
             CacheError: naming the first row that differs and its shard file.
         """
-        specs = self.columns_of(group)
+        specs = self.every[group]
         stored = np.empty((len(found), *specs[-1].shape), np.uint64)
         self.column(group, specs[-1]).take(shards, slots, stored)
         wanted = stored[:, digested(specs).index((name,))]

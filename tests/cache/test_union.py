@@ -318,7 +318,7 @@ def test_volumes_come_by_weight_and_their_rows_evenly(
         orders = [
             Order(rows, 3, 7, rank, world, ragged="exact", mixture=mixture) for rank in range(world)
         ]
-        taken = np.concatenate([np.concatenate(list(order.batches(epoch))) for order in orders])
+        taken = np.concatenate([batch for order in orders for batch in order.batches(epoch)])
         owners = np.searchsorted(cache.starts, taken, side="right") - 1
         assert np.bincount(owners, minlength=len(sizes)).tolist() == list(mixture.counts)
         np.add.at(seen, taken, 1)
