@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Stream:
         world: int = 1,
         shuffle: Shuffle = True,
         ragged: Ragged = "pad",
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] = MappingProxyType({}),
         batches: Iterable[Sequence[int]] | None = None,
         threads: int = 2,
         depth: int = 2,
@@ -96,7 +97,7 @@ class Stream:
         self._order: Order | None = None
         if rows is not None:
             index = cache.check_rows(rows)
-            mixture = mixture_of(cache, index, weights) if weights else None
+            mixture = mixture_of(cache, index, weights)
             self._order = Order(index, batch_size, seed, rank, world, shuffle, ragged, mixture)
         self._threads, self._depth = threads, depth
         self._copy, self._check, self._transform = copy, check, transform

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
 from faceguide.core.errors import CacheError, TrainError
+from faceguide.train.data.keyed_random import seed_torch
 from faceguide.train.distributed import Processes, data_parallel
 from faceguide.train.meter import Meter
 from faceguide.train.run.checkpoint import LAST, Beside, TrainingState, load_state
@@ -49,8 +49,7 @@ class Trainer(Protocol):
 
     Attributes:
         module: everything that is trained or kept with the weights, on its device.
-        recipe: digest of the settings that decide the numbers.
-        seed: of torch's random numbers, together with the batch and the process.
+        recipe: digest of the settings that decide the numbers, such as `seed`, of torch's.
     """
 
     seed: int = 0
@@ -165,9 +164,7 @@ class Training(contextlib.AbstractContextManager["Training"]):
         while self.step < self.steps:
             epoch, number = self.stream.epoch, self.stream.state_dict()["batch"]
             for batch in self.meter.timed(iter(self.stream)):
-                # Not from where the last step left the generators: a resumed run has the same.
-                key = [self.trainer.seed % 2**64, epoch, number, self.processes.rank]
-                torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+                seed_torch(self.trainer.seed, epoch, number, self.processes.rank)
                 place = Place(self.step, self.steps, epoch, epoch + number / length)
                 # The last batches of an epoch may be fewer than `accumulate`.
                 parts = min(together, length - number // together * together)

@@ -48,9 +48,8 @@ class Fit:
         type=Equals(), multiple=True, callback=once_each,
     )  # fmt: skip
     mix: tuple[tuple[str, float], ...] = option(
-        (), "How often images of a cache come, if CACHE is several: a weight for each, by the name "
-        "that `cache volumes` shows.",
-        type=Weighted(), multiple=True, callback=once_each, metavar="NAME=WEIGHT",
+        (), "How often a cache's images come, if CACHE is several: a weight for each, by its name.",
+        type=Weighted(), multiple=True, callback=once_each,
     )  # fmt: skip
     min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
     batch_size: int = option(REQUIRED, "Images per batch and process.", type=click.IntRange(2))

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from faceguide.cache.permutation import permute
 from faceguide.cache.reader import FaceCache
+from faceguide.cache.volumes.shard_rows import Rows
 from faceguide.core.errors import CacheError
 
 _KEY = 3  # apart from the shuffle of the places
@@ -30,10 +30,10 @@ class Mixture:
         counts: places of each volume in an epoch.
     """
 
-    parts: tuple[NDArray[np.int64], ...]
+    parts: tuple[Rows, ...]
     counts: tuple[int, ...]
 
-    def rows(self, place: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    def rows(self, place: Rows, seed: int, epoch: int) -> Rows:
         """The rows at some places, (N,), of 0 … sum of the counts − 1."""
         ends = np.cumsum(self.counts)
         out = np.empty_like(place)
@@ -48,16 +48,21 @@ class Mixture:
         return out
 
 
-def mixture_of(cache: FaceCache, rows: NDArray[np.int64], weights: Mapping[str, float]) -> Mixture:
+def mixture_of(cache: FaceCache, rows: Rows, weights: Mapping[str, float]) -> Mixture | None:
     """The mixture of the volumes' rows by weights.
 
     Args:
         rows: (N,) rows that may come.
         weights: name of each volume → its weight, 0 or above; only their ratios count.
 
+    Returns:
+        None without weights.
+
     Raises:
         CacheError: when a volume has no weight, or one with a weight has no rows.
     """
+    if not weights:
+        return None
     if len(cache.names) == 1 or weights.keys() != set(cache.names):
         raise CacheError(
             f"{cache.directory}: weights are for several caches, one each: "

@@ -309,6 +309,7 @@ def test_volumes_come_by_weight_and_their_rows_evenly(
     cache: Any = SimpleNamespace(names=names, directory="x", starts=np.cumsum([0, *sizes]))
     rows = np.arange(sum(sizes))
     mixture = mixture_of(cache, rows, wanted)
+    assert mixture is not None
     total = sum(wanted.values())
     for count, weight in zip(mixture.counts, wanted.values(), strict=True):
         assert abs(count - len(rows) * weight / total) < 1
