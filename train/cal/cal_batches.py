@@ -45,7 +45,7 @@ def stream_of(
             f"--contrastive-pairs needs --batch-size 3 or more, found {run.batch_size}"
         )
     both = np.stack([listed.first, listed.second], axis=1)
-    mixture = mixture_of(context.cache, rows, dict(run.mix)) if run.mix else None
+    mixture = mixture_of(context.cache, rows, dict(run.mix))
     batches = MixedBatches(
         Order(rows, run.batch_size - 2 * pairs, seed, rank, world, mixture=mixture),
         Order(np.arange(len(both)), pairs, seed + 1, rank, world),
