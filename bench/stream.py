@@ -150,10 +150,13 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
-def present_contenders() -> tuple[dict[str, Contender], dict[str, str]]:
+def present_contenders(among: str) -> tuple[dict[str, Contender], dict[str, str]]:
     """The contenders whose modules import, and why the others do not."""
     present, absent = {}, {}
     for name, contender in CONTENDERS.items():
+        if name != "faceguide" and not name.startswith(among):  # the others are compared with it
+            absent[name] = "not asked for"
+            continue
         try:
             if contender.module is not None:
                 importlib.import_module(contender.module)
@@ -187,9 +190,11 @@ def build(folder: Path, count: int, present: dict[str, Contender]) -> None:
                 pass
 
 
-def contest(folder: Path, count: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+def contest(
+    folder: Path, count: int, rounds: int, seconds: float, among: str
+) -> list[dict[str, Any]]:
     """Build, check and time every contender that is installed."""
-    present, absent = present_contenders()
+    present, absent = present_contenders(among)
     build(folder, count, present)
     runs = [(name, workers) for name, c in present.items() for workers in c.workers]
     speeds: dict[tuple[str, int], list[float]] = {run: [] for run in runs}
@@ -255,11 +260,12 @@ def show(results: list[dict[str, Any]]) -> None:
 @click.option("--rounds", default=9, show_default=True, help="Times that each contender is timed.")
 @click.option("--seconds", default=0.5, show_default=True, help="Least time of a turn.")
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+@click.option("--among", default="", help="Only contenders whose names begin so: faceguide.")
 @click.option("--only", hidden=True)
 @click.option("--workers", default=0, hidden=True)
 def main(
     report: Path | None, quick: bool, samples: int, rounds: int, seconds: float,
-    folder: Path | None, only: str | None, workers: int,
+    among: str, folder: Path | None, only: str | None, workers: int,
 ) -> None:  # fmt: skip
     """Time the stream next to its peers: samples per second, from warm files."""
     if only is not None and folder is not None:
@@ -268,7 +274,7 @@ def main(
     if quick:
         samples, rounds, seconds = 2_000, 1, 0.1
     with tempfile.TemporaryDirectory(prefix="faceguide-bench-") as temporary:
-        results = contest(Path(temporary), samples, rounds, seconds)
+        results = contest(Path(temporary), samples, rounds, seconds, among)
     show(results)
     if report:
         facts = {"samples": samples, "batch": BATCH, "delivered_bytes": ROW_BYTES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,22 @@ from stream_peers import (
 from stream_samples import BATCH, NAMES, ROW_BYTES, SIZE, Batch, Epoch, build_cache
 
 from faceguide.cache import FaceCache, Stream
+from faceguide.cache.plan import PLAN
 
 
 def open_cache(folder: Path, workers: int, **options: Any) -> Epoch:
-    cache = FaceCache.open(folder)
+    cache = FaceCache.open(folder if (folder / PLAN).exists() else sorted(folder.iterdir()))
     stream = Stream(
         cache, cache.select(), columns=NAMES, batch_size=BATCH, ragged="exact", **options
     )
     return lambda: iter(stream)
+
+
+def build_volumes(folder: Path, samples: NDArray[np.uint8], count: int) -> None:
+    """As many caches, which together hold the samples."""
+    ends = np.linspace(0, len(samples), count + 1).astype(int).tolist()
+    for number, (start, end) in enumerate(itertools.pairwise(ends)):
+        build_cache(folder / f"{number:03d}", samples[start:end], shards=None, first=start)
 
 
 def open_memcpy(folder: Path, workers: int) -> Epoch:
@@ -94,6 +103,14 @@ CONTENDERS = {
     "ffcv": Contender(open_ffcv, "ffcv", build_ffcv, (1, 2), "ffcv", note="raw, full shuffle"),
     "faceguide-1shard": ours(
         "faceguide-1shard", build=lambda folder, samples: build_cache(folder, samples, shards=1)
+    ),
+    "faceguide-2volumes": ours(
+        "faceguide-2volumes", "full shuffle over 2 caches",
+        build=lambda folder, samples: build_volumes(folder, samples, 2),
+    ),
+    "faceguide-200volumes": ours(
+        "faceguide-200volumes", "full shuffle over 200 caches",
+        build=lambda folder, samples: build_volumes(folder, samples, 200),
     ),
     "faceguide-1thread": ours("faceguide", "full shuffle, threads=1", threads=1),
     "faceguide-blocks": ours("faceguide", 'shuffle="blocks"', shuffle="blocks"),

@@ -81,15 +81,23 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
 
 def build_cache(
     folder: Path, samples: NDArray[np.uint8], *, shards: int | None, size: int = SIZE,
-    store: str = "raw",
+    store: str = "raw", first: int = 0,
 ) -> None:  # fmt: skip
-    """A cache of the samples, through the functions that `prep` writes caches with."""
+    """A cache of the samples, through the functions that `prep` writes caches with.
+
+    Each has an identity of its own, so that labels say which it is, in a union too.
+
+    Args:
+        first: number of the first sample, in the names of the identities.
+    """
     fields = unpack(samples)
     recipe = {"size": size, "store": store}
     pixels = 3 * size * size
     plan = make_plan(
         folder,
-        lambda: (Row(f"{number:06d}.jpg") for number in range(len(samples))),
+        lambda: (
+            Row(f"{number:06d}.jpg", f"{first + number:06d}") for number in range(len(samples))
+        ),
         recipe=recipe,
         shard_rows=len(samples) if shards == 1 else None,
         row_bytes=(pixels if store == "raw" else pixels // 6) + 12 * 478 + 128,
@@ -113,7 +121,9 @@ def build_cache(
             for spec in columns(group, settings):
                 if spec.encoded or spec.name == "digest":
                     continue
-                if spec.name in fields:
+                if spec.name == "label":
+                    values[spec.name] = numbers
+                elif spec.name in fields:
                     values[spec.name] = np.ascontiguousarray(fields[spec.name][numbers])
                 else:
                     values[spec.name] = np.zeros((len(numbers), *spec.shape), spec.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,10 +18,20 @@ from faceguide.cache.inspect.info import damaged_shards, describe, summary
 from faceguide.cache.inspect.verify import verify
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import GROUPS, ORIGINS, STATUSES
+from faceguide.cache.volumes.shared_keys import shared_keys
+from faceguide.cache.volumes.volume_list import listed_volumes, write_volumes
 from faceguide.core.commands.console import SOME_FAILED, Group, echo_json, printable, say
+from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.parts import show_indices
 from faceguide.core.commands.settings import settings
-from faceguide.core.commands.shared_options import FOLDER, OUT_FILE, MissingParts, Output, Seed
+from faceguide.core.commands.shared_options import (
+    CACHES,
+    FOLDER,
+    OUT_FILE,
+    MissingParts,
+    Output,
+    Seed,
+)
 from faceguide.core.errors import CacheError
 from faceguide.core.files import replacing
 
@@ -37,11 +48,54 @@ def main() -> None:
     """
 
 
+@main.command("volumes")
+@click.argument("directories", metavar="CACHE CACHE…", nargs=-1, type=FOLDER, required=True)
+@click.option("--out", type=OUT_FILE, required=True, help="File to write.")
+@click.option(
+    "--prefix-identities",
+    is_flag=True,
+    help="Equal names in two caches are two identities: VOLUME:NAME.",
+)
+@settings(output=Output)
+def volumes_command(
+    directories: tuple[Path, ...], out: Path, prefix_identities: bool, output: Output
+) -> None:
+    """List caches that are opened as one: every command takes the file in place of CACHE.
+
+    Rows follow cache after cache, and identities are joined by name. The caches must have been made
+    alike. A list of pairs that means a key of two caches writes VOLUME:KEY. Without a file, a
+    command takes CACHE,CACHE.
+
+    \b
+    Examples:
+      cache volumes 2025/ 2026/ --out volumes.json
+      cache info volumes.json
+      cache info 2025/,2026/
+    """
+    listed = replace(listed_volumes(directories), prefixed=prefix_identities)
+    cache = FaceCache(listed)
+    doubts = shared_keys(cache)
+    write_volumes(out, listed)
+    names = sum(volume.plan.identities for volume in cache.volumes)
+    found = {
+        "volumes": list(cache.names), "rows": len(cache), "identities": len(cache.identities),
+        "joined_identities": names - len(cache.identities), "doubts": doubts.counts(),
+    }  # fmt: skip
+    doubts.say()
+    if output.as_json:
+        echo_json(found)
+        return
+    click.echo(
+        f"{printable(out)}: {len(cache.names)} caches, {len(cache)} rows of "
+        f"{len(cache.identities)} identities; {found['joined_identities']} names were joined"
+    )
+
+
 @main.command("info")
-@click.argument("directory", type=FOLDER)
+@click.argument("cache", type=CACHES)
 @settings(output=Output)
 @click.pass_context
-def info_command(context: click.Context, directory: Path, output: Output) -> None:
+def info_command(context: click.Context, cache: Path, output: Output) -> None:
     """Rows, groups, sizes and counts; exit 3 when a shard is missing or not what was written.
 
     `cache verify` reads every byte, this reads little.
@@ -50,35 +104,66 @@ def info_command(context: click.Context, directory: Path, output: Output) -> Non
     Example:
       cache info cache/
     """
-    found, doubts = summary(directory), damaged_shards(directory)
-    found["doubts"] |= doubts.counts()
-    echo_json(found) if output.as_json else click.echo(describe(found))
+    listed, doubts = listed_volumes(cache), Doubts()
+    every = [summary(directory) for directory in listed.directories]
+    for found, directory in zip(every, listed.directories, strict=True):
+        damaged = damaged_shards(directory)
+        found["doubts"] |= damaged.counts()
+        doubts.update(damaged)
+    if len(every) == 1:
+        together = every[0]
+    else:
+        opened = FaceCache(listed)
+        together = {
+            "rows": len(opened), "identities": len(opened.identities),
+            "volumes": dict(zip(listed.names, every, strict=True)), "doubts": doubts.counts(),
+        }  # fmt: skip
+    if output.as_json:
+        echo_json(together)
+    else:
+        click.echo("\n".join(map(describe, every)))
+        if len(every) > 1:
+            click.echo(
+                f"together: {together['rows']:,} rows of {together['identities']:,} identities"
+            )
     doubts.say()
     if doubts:
         context.exit(SOME_FAILED)
 
 
 @main.command("verify")
-@click.argument("directory", type=FOLDER)
+@click.argument("cache", type=CACHES)
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Threads.")
 @settings(output=Output)
 @click.pass_context
-def verify_command(context: click.Context, directory: Path, jobs: int, output: Output) -> None:
+def verify_command(context: click.Context, cache: Path, jobs: int, output: Output) -> None:
     """Check every checksum and every invariant; exit 1 when something is wrong.
 
     \b
     Example:
       cache verify cache/
     """
-    plan = manifest.require_plan(directory)
-    with tqdm(total=plan.shards * len(GROUPS), unit=" shards", disable=None) as bar:
-        problems, notes = verify(directory, jobs=jobs, progress=bar.update)
+    directories = listed_volumes(cache).directories
+    plans = [manifest.require_plan(directory) for directory in directories]
+    rows, shards = sum(plan.rows for plan in plans), sum(plan.shards for plan in plans)
+    problems: list[str] = []
+    notes: list[str] = []
+    with tqdm(total=shards * len(GROUPS), unit=" shards", disable=None) as bar:
+        for directory in directories:
+            wrong, harmless = verify(directory, jobs=jobs, progress=bar.update)
+            problems += wrong
+            notes += harmless
+    if len(directories) > 1 and not problems:
+        try:
+            FaceCache.open(cache)
+        except CacheError as error:  # not made alike
+            problems.append(str(error))
     if output.as_json:
         echo_json({"problems": problems, "notes": notes})
     else:
         for line in [*problems, *notes]:
             click.echo(printable(line))
-        click.echo(f"{len(problems)} problems in {plan.rows} rows and {plan.shards} shards")
+        click.echo(f"{len(problems)} problems in {rows} rows and {shards} shards")
     if problems:
         context.exit(1)
 
@@ -125,9 +210,11 @@ def seal_command(
 
 
 @main.command("failures")
-@click.argument("directory", type=FOLDER)
-def failures_command(directory: Path) -> None:
+@click.argument("cache", type=CACHES)
+def failures_command(cache: Path) -> None:
     """List every row that failed as CSV: group, row, key, status, reason.
+
+    Of several caches, the row is that of their union and the key VOLUME:KEY.
 
     \b
     Example:
@@ -136,12 +223,17 @@ def failures_command(directory: Path) -> None:
     names = ["group", "row", "key", "status", "reason"]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
-    for failure in manifest.failures(directory):
-        writer.writerow({name: printable(failure[name]) for name in names})
+    listed, first = listed_volumes(cache), 0
+    for volume, directory in zip(listed.names, listed.directories, strict=True):
+        prefix = f"{volume}:" if len(listed.names) > 1 else ""
+        for failure in manifest.failures(directory):
+            failure |= {"row": first + failure["row"], "key": prefix + failure["key"]}
+            writer.writerow({name: printable(failure[name]) for name in names})
+        first += manifest.require_plan(directory).rows
 
 
 @main.command("preview")
-@click.argument("directory", type=FOLDER)
+@click.argument("cache", type=CACHES)
 @click.option("--out", type=OUT_FILE, required=True, help="File to write.")
 @click.option("--faces", type=click.IntRange(1, 400), default=16, show_default=True)
 @click.option("--origin", type=click.Choice(ORIGINS), help="Only landmarks of this origin.")
@@ -149,7 +241,7 @@ def failures_command(directory: Path) -> None:
 @click.option("--known-occlusion", is_flag=True, help="Only rows with a known visibility.")
 @settings(random=Seed)
 def preview_command(
-    directory: Path,
+    cache: Path,
     out: Path,
     faces: int,
     origin: str | None,
@@ -166,14 +258,14 @@ def preview_command(
     """
     from faceguide.cache.inspect.preview import contact_sheet
 
-    cache = FaceCache.open(directory)
-    rows = cache.select(
+    opened = FaceCache.open(cache)
+    rows = opened.select(
         status=status, origin=origin, known_occlusion=True if known_occlusion else None
     )
     if not len(rows):
-        raise CacheError(f"{directory}: no rows pass these filters")
+        raise CacheError(f"{cache}: no rows pass these filters")
     chosen = np.sort(np.random.default_rng(random.seed).permutation(rows)[:faces])
-    sheet = contact_sheet(cache, chosen)
+    sheet = contact_sheet(opened, chosen)
     with replacing(out) as temporary:
         sheet.save(temporary, "PNG")
     click.echo(f"{printable(out)}: {len(chosen)} of {len(rows)} rows")
@@ -185,9 +277,9 @@ def export_group() -> None:
 
 
 @export_group.command("landmarks")
-@click.argument("directory", type=FOLDER)
+@click.argument("cache", type=CACHES)
 @click.option("--out", type=OUT_FILE, required=True, help="File to write.")
-def export_landmarks_command(directory: Path, out: Path) -> None:
+def export_landmarks_command(cache: Path, out: Path) -> None:
     """Write `key x1,y1 … x478,y478` in source pixels, one line per face.
 
     `prep landmarks --landmarks FILE` reads the same format.
@@ -196,7 +288,7 @@ def export_landmarks_command(directory: Path, out: Path) -> None:
     Example:
       cache export landmarks cache/ --out landmarks.txt
     """
-    written, left_out = export_landmarks(FaceCache.open(directory), out)
+    written, left_out = export_landmarks(FaceCache.open(cache), out)
     click.echo(f"{printable(out)}: {written} faces")
     if left_out:
         say(f"Note: {left_out} keys hold a line break, which this format cannot")

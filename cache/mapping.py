@@ -15,14 +15,14 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.schema import Column, bytes_digest
-from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
 from faceguide.core.files import reading
 
@@ -44,33 +44,41 @@ class ShardColumn(Protocol):
         """Copy the rows into `out`, in order; shards and slots must be inside the cache."""
 
 
-def open_column(files: ShardFiles, spec: Column, shard_rows: int) -> ShardColumn:
-    """Map a column over all shards, or shard by shard.
+class Files(Protocol):
+    """The shards of a group, of one volume or of several; see `ShardFiles`."""
 
-    Args:
-        shard_rows: rows of every shard but the last.
+    @property
+    def entries(self) -> Mapping[int, dict[str, Any]]: ...
+    def path(self, shard: int) -> Path: ...
+    def open(self, shard: int) -> int: ...
+    def check(self, shard: int) -> None: ...
+
+
+def open_column(files: Files, spec: Column) -> ShardColumn:
+    """Map a column over all shards, or shard by shard.
 
     Raises:
         CacheError: when a file is missing or not what was written.
     """
     starts = [entry["offsets"][spec.name] for entry in files.entries.values()]
+    lengths = [entry["rows"] for entry in files.entries.values()]
     if sys.platform == "linux" and sys.maxsize > 2**32 and len(starts) <= _MAPS_PER_COLUMN:
         for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
-            first_rows = place_shards(starts, spec.row_bytes, shard_rows, alignment)
+            first_rows = place_shards(starts, lengths, spec.row_bytes, alignment)
             if first_rows is None:
                 continue
             try:
-                addresses = _AddressRange((first_rows[-1] + shard_rows) * spec.row_bytes)
+                addresses = _AddressRange((first_rows[-1] + lengths[-1]) * spec.row_bytes)
             except _NoAddresses:  # such as a limit on the process (ulimit -v)
                 continue
-            column = MappedColumn(addresses, spec, first_rows, shard_rows)
+            column = MappedColumn(addresses, spec, first_rows, lengths)
             column.place(files, starts, alignment)
             return column
     return SplitColumn(files, spec)
 
 
 def place_shards(
-    starts: list[int], row_bytes: int, shard_rows: int, alignment: int
+    starts: list[int], lengths: list[int], row_bytes: int, alignment: int
 ) -> list[int] | None:
     """Row numbers, in one array over all shards, of the first row of each.
 
@@ -80,6 +88,7 @@ def place_shards(
 
     Args:
         starts: byte offset of the column in each shard's file.
+        lengths: rows of each shard.
         alignment: a power of two, whole pages.
 
     Returns:
@@ -90,14 +99,14 @@ def place_shards(
     period = alignment // common  # rows after which addresses repeat modulo the alignment
     inverse = pow(row_bytes // common, -1, period)
     places, free = [], 0
-    for start in starts:
+    for start, length in zip(starts, lengths, strict=True):
         if start % common:
             return None
         wanted = start // common * inverse % period
         row = free + (wanted - free) % period
         places.append(row)
         # What is mapped ends at the alignment behind the last row, and begins at the one before.
-        end = (row + shard_rows) * row_bytes
+        end = (row + length) * row_bytes
         free = -(-(-(-end // alignment) * alignment) // row_bytes)
     return places if free * row_bytes <= _ADDRESSES_PER_COLUMN else None
 
@@ -170,14 +179,14 @@ class MappedColumn:
     """All shards of a column in one address range; one `numpy.take` per batch."""
 
     def __init__(
-        self, addresses: _AddressRange, spec: Column, first_rows: list[int], shard_rows: int
+        self, addresses: _AddressRange, spec: Column, first_rows: list[int], lengths: list[int]
     ) -> None:
         self.spec = spec
-        self._addresses, self._shard_rows = addresses, shard_rows
+        self._addresses, self._lengths = addresses, lengths
         self._first_rows = np.array(first_rows, np.int64)
-        self.view = addresses.array(spec, first_rows[-1] + shard_rows)
+        self.view = addresses.array(spec, first_rows[-1] + lengths[-1])
 
-    def place(self, files: ShardFiles, starts: list[int], alignment: int) -> None:
+    def place(self, files: Files, starts: list[int], alignment: int) -> None:
         """Map every shard to its place.
 
         Raises:
@@ -187,7 +196,7 @@ class MappedColumn:
         for shard, (start, first) in enumerate(zip(starts, first_rows, strict=True)):
             # From boundary to boundary, so that huge pages at the column's ends are used too.
             before = start % alignment
-            end = start + self._shard_rows * self.spec.row_bytes
+            end = start + self._lengths[shard] * self.spec.row_bytes
             # Behind the end of a file there is no page: an access would kill the process.
             end = min(-(-end // alignment) * alignment, files.entries[shard]["bytes"])
             position = first * self.spec.row_bytes - before
@@ -208,7 +217,7 @@ class MappedColumn:
 class SplitColumn:
     """A column mapped shard by shard."""
 
-    def __init__(self, files: ShardFiles, spec: Column) -> None:
+    def __init__(self, files: Files, spec: Column) -> None:
         self.spec = spec
         self._files = files
         self._views: dict[int, NDArray[Any]] = {}
@@ -236,7 +245,7 @@ class BytesColumn:
     files have one each.
     """
 
-    def __init__(self, files: ShardFiles, name: str) -> None:
+    def __init__(self, files: Files, name: str) -> None:
         self._files, self._name = files, name
         self._maps: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint8]]] = {}
 

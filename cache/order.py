@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.permutation import permute
+from faceguide.cache.volumes.mixture import Mixture
 from faceguide.core.errors import CacheError
 
 Shuffle = bool | Literal["blocks"]
@@ -33,6 +34,8 @@ class Order:
             mixed in windows, for caches beyond memory; False, the given order.
         ragged: "pad", every rank gets the same number of full batches, the first rows of the
             epoch repeat at its end; "exact", each row once, the last batch may be short.
+        mixture: of several volumes by weight, with shuffle=True; an epoch has as many rows, of
+            which some come more than once and others not at all.
     """
 
     rows: NDArray[np.int64]
@@ -42,6 +45,7 @@ class Order:
     world: int = 1
     shuffle: Shuffle = True
     ragged: Ragged = "pad"
+    mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -52,8 +56,27 @@ class Order:
             raise ValueError(f'shuffle must be True, False or "blocks", got {self.shuffle!r}')
         if self.ragged not in ("pad", "exact"):
             raise ValueError(f'ragged must be "pad" or "exact", got {self.ragged!r}')
+        if self.mixture is not None and self.shuffle is not True:
+            raise ValueError("weights of volumes need shuffle=True")
         if len(self.rows) == 0:
             raise CacheError("no rows to stream: the filters leave none")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for batch `i` of all ranks together to hold the same rows.
+
+        By how many ranks a batch is shared matters only where each has runs of rows of its own.
+        """
+        runs = {"processes": self.world} if self.shuffle == "blocks" else {}
+        return {
+            "order": str(self.shuffle),
+            "rows": [len(self.rows), int(self.rows[0]), int(self.rows[-1])],
+            "global_batch": self.batch_size * self.world,
+            "seed": self.seed,
+            "ragged": self.ragged,
+            **runs,
+            **({} if self.mixture is None else {"mixture": list(self.mixture.counts)}),
+        }
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch."""
@@ -90,6 +113,8 @@ class Order:
         place = place % total
         if self.shuffle is True:
             place = permute(place, total, (self.seed, epoch))
+            if self.mixture is not None:
+                return self.mixture.rows(place, self.seed, epoch)
         elif self.shuffle == "blocks":
             place = _blocks(place, total, (self.seed, epoch))
         return self.rows[place]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.cache.schema import SCHEMA
+from faceguide.cache.volumes.agreement import differences
 from faceguide.core.errors import CacheError
 from faceguide.core.files import file_sha256, read_json
 
@@ -143,25 +144,11 @@ def read_identities(directory: Path) -> list[str]:
         raise CacheError(f"{path}: not readable ({error}); restore it or start over") from None
 
 
-def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as JSON keeps it, its parts by "NAME.PART"."""
-    parts: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(recipe)).items():
-        inner = value if isinstance(value, dict) else {}
-        parts.update({f"{name}.{part}": inner[part] for part in inner} or {name: value})
-    return parts
-
-
 def check_recipe(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise a CacheError that names what differs between two recipes."""
-    found, wanted = _flat(found), _flat(wanted)
-    if found == wanted:
-        return
-    names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    differences = ", ".join(
-        f"{name}: {found.get(name)} there, {wanted.get(name)} wanted" for name in names
-    )
-    raise CacheError(
-        f"{directory}: made with other settings ({differences}); "
-        "repeat the settings, choose another directory, or start over with --overwrite"
-    )
+    if different := differences(found, wanted):
+        listed = ", ".join(f"{name}: {a} there, {b} wanted" for name, a, b in different)
+        raise CacheError(
+            f"{directory}: made with other settings ({listed}); "
+            "repeat the settings, choose another directory, or start over with --overwrite"
+        )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -14,20 +12,17 @@ from numpy.typing import NDArray
 from faceguide.cache.plan import read_identities
 from faceguide.cache.schema import GROUPS, ORIGIN_CODE, STATUS_CODE, Column
 from faceguide.cache.volume import Volume
+from faceguide.cache.volumes.joined import JoinedVolumes
+from faceguide.cache.volumes.shard_rows import ShardRows
+from faceguide.cache.volumes.volume_list import Path_, VolumeList, listed_volumes
 from faceguide.core.errors import CacheError
 from faceguide.core.files import digest
 
 _CHUNK = 1 << 16
-# Of a recipe, what says where rows come from and not how they were made.
-_ORIGIN = (
-    "source", "flat", "columns", "faces", "masks", "table", "polarity", "classes", "clean",
-)  # fmt: skip
 _MADE_BY = {
     **dict.fromkeys(("heatmap", "regions"), "prep guidance"),
     **dict.fromkeys(("visibility", "known"), "prep masks"),
 }
-
-Path_ = str | os.PathLike[str]
 
 
 class FaceCache:
@@ -38,49 +33,51 @@ class FaceCache:
 
     Attributes:
         volumes: the directories, opened.
-        directory: the first of them.
+        names: of the volumes, for `volume:key`.
+        directory: where the cache is; of several, their directories joined by commas, or the file
+            that lists them. It opens them again.
         recipe: what the faces were made with.
         meta: names of the meta columns that all volumes have.
         specs: the columns that `read` and `Stream` deliver, those that all volumes have.
         columns: their names.
+        starts: first row of each volume, and the number of rows.
     """
 
-    def __init__(self, volumes: Sequence[Volume]) -> None:
-        self.volumes = tuple(volumes)
-        first = self.volumes[0]
-        for other in self.volumes[1:]:
-            _require_agreement(first, other)
-        self.directory = first.directory
-        self.recipe: dict[str, Any] = first.plan.recipe
-        self.meta = tuple(
-            name for name in first.plan.meta if all(name in v.plan.meta for v in self.volumes)
-        )
-        self.specs: dict[str, Column] = {
-            name: spec
-            for name, spec in first.specs.items()
-            if all(name in volume.specs for volume in self.volumes)
-        }
+    def __init__(self, listed: VolumeList) -> None:
+        self._listed = listed
+        self.directory, self.names = listed.place, listed.names
+        self.volumes = tuple(Volume(path) for path in listed.directories)
+        self._joined: JoinedVolumes | None = None
+        if len(self.volumes) > 1:
+            prefixes = [f"{name}:" for name in self.names] if listed.prefixed else None
+            self._joined = JoinedVolumes(self.volumes, prefixes)
+        self._rows: ShardRows = self._joined or self.volumes[0]
+        plans = [volume.plan for volume in self.volumes]
+        self.recipe: dict[str, Any] = plans[0].recipe
+        self.meta = tuple(n for n in plans[0].meta if all(n in plan.meta for plan in plans))
+        self.specs: dict[str, Column] = self._rows.specs
         self.columns = tuple(self.specs)
-        self._starts = np.cumsum([0, *map(len, self.volumes)])
+        self.starts = np.cumsum([0, *map(len, self.volumes)])
 
     @classmethod
     def open(cls, directory: Path_ | Sequence[Path_]) -> FaceCache:
         """Open a cache, or the union of several.
 
+        Args:
+            directory: a cache, a list of caches, a volumes.json (see `cache volumes`), or a text
+                of caches joined by commas.
+
         Raises:
             CacheError: when one is missing, not sealed or contradicts itself, or when their
                 recipes differ; the text says what to do.
         """
-        paths = [directory] if isinstance(directory, (str, os.PathLike)) else list(directory)
-        if not paths:
-            raise CacheError("no cache given; name at least one directory")
-        return cls([Volume(Path(path)) for path in paths])
+        return cls(listed_volumes(directory))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (FaceCache.open, ([str(volume.directory) for volume in self.volumes],))
+        return FaceCache, (self._listed,)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def __repr__(self) -> str:
         named = ", ".join(repr(str(volume.directory)) for volume in self.volumes)
@@ -91,28 +88,19 @@ class FaceCache:
         """What each group is made of: its manifest, or the digests of the volumes' manifests."""
         if len(self.volumes) == 1:
             return self.volumes[0].groups
+        prefixed = {"prefixes": list(self.names)} if self._listed.prefixed else {}
+        shared = [g for g in GROUPS if all(g in volume.groups for volume in self.volumes)]
         return {
-            group: {"volumes": [digest(volume.groups[group]) for volume in self.volumes]}
-            for group in GROUPS
-            if all(group in volume.groups for volume in self.volumes)
+            group: {"volumes": [digest(v.groups[group]) for v in self.volumes], **prefixed}
+            for group in shared
         }
 
     @functools.cached_property
     def identities(self) -> list[str]:
         """Names of the identities, by first appearance; a label is a position in this list."""
-        names: dict[str, None] = {}
-        for volume in self.volumes:
-            names.update(dict.fromkeys(read_identities(volume.directory)))
-        return list(names) if len(self.volumes) > 1 else read_identities(self.directory)
-
-    @functools.cached_property
-    def _labels(self) -> list[NDArray[np.int64]]:
-        """Per volume, the union's label of each of its own; the last entry is that of −1."""
-        places = {name: label for label, name in enumerate(self.identities)}
-        return [
-            np.array([*(places[name] for name in read_identities(volume.directory)), -1], np.int64)
-            for volume in self.volumes
-        ]
+        if self._joined is not None:
+            return self._joined.identities
+        return read_identities(self.directory)
 
     @overload
     def __getitem__(self, rows: int) -> dict[str, Any]: ...
@@ -167,37 +155,22 @@ class FaceCache:
             IndexError: for a row outside it.
         """
         index = self.check_rows(rows)
-        out = {}
-        for name in names:
-            spec = self.require(name)
-            out[name] = np.empty((len(index), *spec.shape), spec.dtype)
-            self.take(name, index, out[name], check)
+        specs = {name: self.require(name) for name in names}
+        out = {
+            name: np.empty((len(index), *spec.shape), spec.dtype) for name, spec in specs.items()
+        }
+        self.take(index, out, check)
         return out
 
     def take(
-        self, name: str, rows: NDArray[np.int64], out: NDArray[Any], check: bool = True
+        self, rows: NDArray[np.int64], out: Mapping[str, NDArray[Any]], check: bool = True
     ) -> None:
-        """Copy rows of a column into `out`; rows must have passed `check_rows`.
+        """Copy rows of columns into the arrays of `out`; rows must have passed `check_rows`.
 
         Raises:
-            CacheError: when a row is not what was written; see `Volume.take`.
+            CacheError: when a row is not what was written; see `ShardRows.take`.
         """
-        if len(self.volumes) == 1:
-            self.volumes[0].take(name, rows, out, check)
-            return
-        for number, here, inside in self._shares(rows):
-            values = np.empty((len(here), *out.shape[1:]), out.dtype)
-            self.volumes[number].take(name, inside, values, check)
-            out[here] = self._labels[number][values] if name == "label" else values
-
-    def _shares(
-        self, rows: NDArray[np.int64]
-    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """Number of a volume, places in `rows` that lie in it, their rows there."""
-        owners = np.searchsorted(self._starts, rows, side="right") - 1
-        for number in np.unique(owners).tolist():
-            here = np.flatnonzero(owners == number)
-            yield number, here, rows[here] - self._starts[number]
+        self._rows.take(rows, out, check)
 
     def check_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """The rows as int64, once all lie inside the cache.
@@ -284,47 +257,33 @@ class FaceCache:
         if name != "key" and name.removeprefix("meta/") not in self.meta:
             raise CacheError(f"{self.directory}: no texts {name!r}")
         index = self.check_rows(rows)
-        if len(self.volumes) == 1:
-            return self.volumes[0].texts(name, index)
-        out = [""] * len(index)
-        for number, here, inside in self._shares(index):
-            values = self.volumes[number].texts(name, inside)
-            for position, value in zip(here.tolist(), values, strict=True):
-                out[position] = value
-        return out
+        return self._rows.texts(name, index)
 
     def find(self, keys: Iterable[str]) -> dict[str, int]:
         """Row numbers of the keys that the cache has; reads all keys once, holds only yours.
 
-        Of a key that several volumes have, the last one's.
+        A key that several volumes have is left out: only `volume:key` names a row then.
         """
         wanted = set(keys)
-        found = {}
-        for start in range(0, len(self), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(self)))
+        found: dict[str, int] = {}
+        several = set[str]()
+        for prefix, rows in self.blocks():
             for row, key in zip(rows, self.texts("key", rows), strict=True):
-                if key in wanted:
-                    found[key] = row
-        return found
+                for name in {key, prefix + key} & wanted:
+                    several.update({name} & found.keys())
+                    found[name] = row
+        return {key: row for key, row in found.items() if key not in several}
 
+    def blocks(self) -> Iterator[tuple[str, range]]:
+        """All rows in blocks of one volume each, with what stands before its keys in a list.
 
-def _require_agreement(first: Volume, other: Volume) -> None:
-    """Raise a CacheError that names where the recipes of two volumes differ."""
-    for group in GROUPS:
-        if group not in first.groups or group not in other.groups:
-            continue
-        ours, theirs = first.groups[group]["recipe"], other.groups[group]["recipe"]
-        different = sorted(
-            name for name in {*ours, *theirs} - {*_ORIGIN} if ours.get(name) != theirs.get(name)
-        )
-        if different:
-            listed = ", ".join(
-                f"{name} {ours.get(name)} and {theirs.get(name)}" for name in different
-            )
-            raise CacheError(
-                f"{first.directory} and {other.directory}: their {group} were made with other "
-                f"settings ({listed}); rebuild one of them"
-            )
+        That is `volume:`, or "" for the only volume.
+        """
+        ends = self.starts.tolist()
+        for name, first, end in zip(self.names, ends, ends[1:], strict=False):
+            for start in range(first, end, _CHUNK):
+                prefix = f"{name}:" if len(self.volumes) > 1 else ""
+                yield prefix, range(start, min(start + _CHUNK, end))
 
 
 def _codes(what: str, names: Sequence[str], codes: Mapping[str, int]) -> list[int]:

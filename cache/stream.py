@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from numpy.typing import NDArray
 from faceguide.cache.order import Order, Ragged, Shuffle
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import Column
+from faceguide.cache.volumes.agreement import differences
+from faceguide.cache.volumes.mixture import mixture_of
 from faceguide.core.errors import CacheError
 
 Transform = Callable[[dict[str, torch.Tensor], int], dict[str, torch.Tensor]]
 
+_PLACE = ("epoch", "batch", "delivered", "second")  # of a state, what says where and not of what
 _ALIGNMENT = 64  # bytes: a column begins at a cache line
 
 
@@ -39,8 +43,10 @@ class Stream:
         columns: column names, e.g. ("image", "regions", "label").
         batch_size: rows of a batch on this rank.
         seed, rank, world, shuffle, ragged: see `Order`.
+        weights: name of each volume of a union → how often its rows come; see `mixture_of`.
         batches: your own order instead: row lists, one per batch, only for this rank. It is
-            iterated once per epoch (after `set_epoch(epoch)`, if it has that method).
+            iterated once per epoch (after `set_epoch(epoch)`, if it has that method). `identity`,
+            if it has it, names what a state must agree in, as `Order.identity` does.
         threads: batches gathered at the same time, ahead of the caller.
         depth: finished batches held ready.
         copy: deliver tensors that stay valid.
@@ -49,7 +55,7 @@ class Stream:
             memory is reused.
         transform: (batch, epoch) → batch, run in the threads before the copy to a device. It must
             depend on nothing else, and may write into the tensors or leave some out.
-        state: what `state()` returned: resume exactly there.
+        state: what `state_dict()` returned: resume exactly there.
 
     Raises:
         CacheError: for columns the cache lacks, no rows, or a state of another stream.
@@ -67,6 +73,7 @@ class Stream:
         world: int = 1,
         shuffle: Shuffle = True,
         ragged: Ragged = "pad",
+        weights: Mapping[str, float] = MappingProxyType({}),
         batches: Iterable[Sequence[int]] | None = None,
         threads: int = 2,
         depth: int = 2,
@@ -78,6 +85,8 @@ class Stream:
     ) -> None:
         if (rows is None) == (batches is None):
             raise ValueError("give either rows or batches")
+        if weights and rows is None:
+            raise ValueError("weights are for rows, not for batches")
         if threads < 1 or depth < 1:
             raise ValueError("threads and depth must be at least 1")
         self.cache = cache
@@ -85,11 +94,11 @@ class Stream:
         for name in self.columns:
             cache.require(name)
         self._batches = batches
-        self._order = (
-            Order(cache.check_rows(rows), batch_size, seed, rank, world, shuffle, ragged)
-            if rows is not None
-            else None
-        )
+        self._order: Order | None = None
+        if rows is not None:
+            index = cache.check_rows(rows)
+            mixture = mixture_of(cache, index, weights)
+            self._order = Order(index, batch_size, seed, rank, world, shuffle, ragged, mixture)
         self._threads, self._depth = threads, depth
         self._copy, self._check, self._transform = copy, check, transform
         self._device = torch.device(device) if device is not None else None
@@ -97,7 +106,7 @@ class Stream:
         self._slots: list[_Slot] = []
         self._epoch, self._delivered = 0, 0
         if state is not None:
-            self.resume(state)
+            self.load_state_dict(state)
 
     @property
     def epoch(self) -> int:
@@ -110,39 +119,44 @@ class Stream:
             return len(self._order)
         return len(self._batches)  # type: ignore[arg-type]
 
-    def state(self) -> dict[str, Any]:
-        """Where the stream stands, for a checkpoint: batches delivered, not those prefetched."""
-        epoch, batch = self._epoch, self._delivered
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, for a checkpoint: what was delivered, not what is prefetched.
+
+        Returns:
+            `epoch`, `batch` (batches of the epoch that were delivered), `delivered` (their rows on
+            all ranks together), and what makes the order: any number of ranks resumes there whose
+            batches together are as large.
+        """
+        epoch, batch, identity = self._epoch, self._delivered, self._identity()
         if self._order is not None and batch == len(self._order):
             epoch, batch = epoch + 1, 0  # the last batch is out, though no more was asked for
-        return {"epoch": epoch, "batch": batch, **self._identity()}
+        rows = {"delivered": batch * identity["global_batch"]} if "global_batch" in identity else {}
+        return {"epoch": epoch, "batch": batch, **rows, **identity}
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same batches."""
-        if self._order is None:
-            return {"order": "batches"}
-        order = self._order
-        ends = [int(order.rows[0]), int(order.rows[-1])]
-        return {
-            "order": str(order.shuffle),
-            "rows": [len(order.rows), *ends],
-            "batch_size": order.batch_size,
-            "seed": order.seed,
-            "world": order.world,
-            "ragged": order.ragged,
-        }
+        if self._order is not None:
+            return self._order.identity
+        own: dict[str, Any] = getattr(self._batches, "identity", {})
+        return {"order": "batches", **own}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state()` was asked for.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume exactly where `state_dict()` was asked for, on this many ranks or another.
 
         Raises:
-            CacheError: for a state of another stream.
+            CacheError: for a state of another stream; names what differs.
         """
         ours = self._identity()
-        different = [name for name in ours if state.get(name) != ours[name]]
-        if different:
-            listed = ", ".join(f"{name} {state.get(name)} → {ours[name]}" for name in different)
-            raise CacheError(f"the stream's state is of another stream: {listed}")
+        theirs = {name: value for name, value in state.items() if name not in _PLACE}
+        if different := differences(theirs, ours):
+            listed = ", ".join(f"{name} {there} → {here}" for name, there, here in different)
+            few = {name.rpartition(".")[2] for name, *_ in different}
+            remedy = ""
+            if "processes" in few:
+                remedy = "; these batches need the same number of processes"
+            elif few == {"global_batch"}:
+                remedy = "; rows of a batch × processes must stay the same"
+            raise CacheError(f"the stream's state is of another stream: {listed}{remedy}")
         self._epoch, self._delivered = int(state["epoch"]), int(state["batch"])
 
     def _plan(self, epoch: int, start: int) -> Iterator[NDArray[np.int64]]:
@@ -211,8 +225,8 @@ class _Slot:
         if len(rows) > self._capacity:
             self._allocate(len(rows))
         self._arrays["row"][: len(rows)] = rows
-        for name in self._columns:
-            self._cache.take(name, rows, self._arrays[name][: len(rows)], check)
+        wanted = {name: self._arrays[name][: len(rows)] for name in self._columns}
+        self._cache.take(rows, wanted, check)
         self._batch = {name: tensor[: len(rows)] for name, tensor in self._tensors.items()}
         if transform is not None:
             made = transform(self._batch, epoch)

@@ -12,6 +12,7 @@ from faceguide.core.commands.allocator import keep_freed_memory
 from faceguide.core.commands.console import Group, echo_json, interruptible, printable
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import (
+    CACHES,
     FOLDER,
     OUT_FILE,
     OUT_FOLDER,
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 @main.command("embed")
-@click.argument("directory", metavar="CACHE", type=FOLDER)
+@click.argument("directory", metavar="CACHE", type=CACHES)
 @click.option("--maps", is_flag=True, help="Also store feature maps, 50 KB per face.")
 @settings(network=NetworkOptions, run=RunOptions, output=Output)
 def embed_command(
@@ -85,7 +86,7 @@ def embed_command(
 
 
 @main.command("verification")
-@click.argument("directory", metavar="CACHE", type=FOLDER)
+@click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(
     listed=VerifiedPairs,
     network=NetworkOptions,
@@ -126,7 +127,7 @@ def verification_command(
 
 
 @main.command("identification")
-@click.argument("directory", metavar="CACHE", type=FOLDER)
+@click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(
     lists=SearchOptions,
     network=NetworkOptions,

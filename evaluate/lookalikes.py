@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from faceguide.core.commands.console import echo_json, interruptible
 from faceguide.core.commands.settings import fixed, option, settings
-from faceguide.core.commands.shared_options import FOLDER, OUT_FOLDER, Output
+from faceguide.core.commands.shared_options import CACHES, OUT_FOLDER, Output
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import replacing
 from faceguide.evaluate.evaluation_options import NetworkOptions, RunOptions
@@ -108,7 +108,7 @@ def lookalikes(
 
 
 @click.command("lookalikes")
-@click.argument("directory", metavar="CACHE", type=FOLDER)
+@click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(network=NetworkOptions, asked=LookalikeOptions, output=Output)
 def lookalikes_command(
     directory: Path,

@@ -6,7 +6,6 @@ image bytes → decode → find the face → one transform → crop, landmarks, 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from faceguide.cache.schema import (
     OF_DETECTION,
     ORIGIN_CODE,
     ORIGINS,
-    SOURCE_BYTES,
     STATUS_CODE,
     STATUSES,
     Column,
@@ -34,6 +32,7 @@ from faceguide.preprocess.detect.pose import head_pose
 from faceguide.preprocess.face_settings import FaceSettings
 from faceguide.preprocess.parallel import Tick
 from faceguide.preprocess.sources.image_sources import ReadError, Source, open_source
+from faceguide.preprocess.sources.source_row import source_digest
 
 JPEG_QUALITY = 95
 _BLOCK = 256  # rows held in memory before their images go to the file
@@ -126,15 +125,6 @@ def _fill(
         end = start + len(block)
         values["pose"][start:end] = head_pose(source_landmarks)
         take(start, crops, values["status"][start:end] == STATUS_CODE["ok"])
-
-
-def source_digest(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The first 16 bytes of the sha256 of an image as it lies in its source, (16,).
-
-    sha256, because `sha256sum` finds the file again and nobody can make two files that share it;
-    it takes 1 % of the time that finding the face takes.
-    """
-    return np.frombuffer(hashlib.sha256(bytes(data)).digest()[:SOURCE_BYTES], np.uint8)
 
 
 def _empty(specs: tuple[Column, ...], rows: list[PlannedRow]) -> dict[str, NDArray[Any]]:

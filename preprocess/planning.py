@@ -13,6 +13,7 @@ from tqdm import tqdm
 from faceguide.cache import manifest
 from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import Plan, load_plan, read_sources
+from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.files import replacing
@@ -22,9 +23,11 @@ from faceguide.preprocess.detect.landmark_check import checked_index
 from faceguide.preprocess.detect.landmark_text import LandmarkTextError
 from faceguide.preprocess.face_settings import FaceSettings, faces_recipe
 from faceguide.preprocess.guidance.drawing import GuidanceSettings
+from faceguide.preprocess.like_cache import require_like, settings_like
 from faceguide.preprocess.prep_options import PlanOptions
 from faceguide.preprocess.sources.identities import checked_rows
 from faceguide.preprocess.sources.image_sources import Source, SourceError, open_source
+from faceguide.preprocess.sources.new_images import NewImages
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class FacePlan:
 
 def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOptions) -> FacePlan:
     """What the options ask for, checked; paths become absolute, for workers elsewhere."""
+    like = None if place.like is None else FaceCache.open(place.like)
+    if like is not None:
+        faces, guidance = settings_like(like, faces, guidance)
     guidance.say_unused()
     directory, source = place.directory.absolute(), faces.source.absolute()
     imported = faces.landmarks
@@ -65,6 +71,9 @@ def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOption
         landmark_index=imported and directory / "landmarks.index",
     )
     opened = open_source(source, flat=faces.flat, root=settings.root)
+    if like is not None:
+        require_like(like, faces_recipe(settings, opened))
+        opened = NewImages(opened, like)
     return FacePlan(directory, opened, settings, guidance, place)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from faceguide.core.commands.settings import option
-from faceguide.core.commands.shared_options import FOLDER, Outcome, Part, Seed
+from faceguide.core.commands.shared_options import CACHES, FOLDER, Outcome, Part, Seed
 from faceguide.preprocess.parallel import usable_cores
 
 
@@ -59,6 +59,12 @@ class PlanOptions(Overwrite, Seed):
     """A new cache, and the order of its rows."""
 
     directory: Path = option(MISSING, "Cache.", "--out", type=click.Path(path_type=Path))
+    like: Path | None = option(
+        None,
+        "Take over the settings of this cache, and leave out the images that it holds, whatever "
+        "they are called; `cache volumes` makes one of both.",
+        type=CACHES, metavar="CACHE",
+    )  # fmt: skip
     limit: int | None = option(None, "Only N images, chosen at random.", type=click.IntRange(1))
     shard_rows: int | None = option(
         None, "Rows per shard.  [default: by size]", type=click.IntRange(1)

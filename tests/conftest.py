@@ -51,16 +51,17 @@ SLOW = (
     *("preprocess/detect/test_cascade", "preprocess/test_second_looks"),
     *("preprocess/detect/test_finders", "preprocess/detect/test_landmark_check"),
     *("preprocess/masks/test_mask_match", "preprocess/test_landmarks_with_masks"),
-    *("preprocess/test_prep_commands", "preprocess/test_prep_parts"),
+    *("preprocess/test_like_cache", "preprocess/test_prep_commands", "preprocess/test_prep_parts"),
     *("train/cal/test_cal_golden", "train/oaml/test_oaml_distributed"),
     *("train/oaml/test_oaml_niqab_folder", "train/oaml/test_oaml_run", "train/run"),
     *("train/models/test_cal_network", "train/models/test_layout"),
     "train/models/backbones/test_backbones",
     "train/distil",
-    *("train/test_compile", "train/test_distributed", "train/test_killed", "train/test_loop"),
+    *("train/test_compile", "train/test_distributed", "train/test_elastic"),
+    *("train/test_killed", "train/test_loop"),
     "test_twin_recipe",
     *("train/test_numbers", "train/test_own_network", "train/test_random_start"),
-    *("train/test_start_checks", "train/test_train_commands"),
+    *("train/test_start_checks", "train/test_train_commands", "train/test_union_training"),
 )
 FOLDER = Path(__file__).parent
 TORCH = importlib.util.find_spec("torch") is not None  # filling and reading a cache need none

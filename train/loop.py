@@ -16,7 +16,7 @@ from faceguide.core.commands.console import Interrupted, say
 from faceguide.core.commands.run_lock import alone
 from faceguide.core.errors import TrainError
 from faceguide.train.distributed import Processes, anyone, barrier, largest
-from faceguide.train.run.checkpoint import BEST, LAST, TrainingState, random_states, save_state
+from faceguide.train.run.checkpoint import BEST, LAST, TrainingState, save_state
 from faceguide.train.run.early_end import compiler_faults, stop_signal
 from faceguide.train.run.soundness import require_finite
 from faceguide.train.training import Place, Trainer, Training
@@ -141,13 +141,12 @@ def checkpoint(training: Training, name: str) -> None:
             f"after step {step}, so this step is not saved; {kept}. Lower --lr, with another --out"
         )
     training.trainer.beside.keep(training.directory, name, step)
-    randoms = random_states(training.device)
     if training.processes.first:
         trainer = training.trainer
         state = TrainingState(
             step, training.best, training.due, trainer.module.state_dict(),
-            trainer.optimiser.state_dict(), training.scaler.state_dict(), randoms,
-            training.stream.state(), trainer.recipe,
+            trainer.optimiser.state_dict(), training.scaler.state_dict(),
+            training.stream.state_dict(), trainer.recipe,
         )  # fmt: skip
         save_state(training.directory / name, state)
     training.saved = step

@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
+from faceguide.core.errors import CacheError, TrainError
+from faceguide.train.data.keyed_random import seed_torch
 from faceguide.train.distributed import Processes, data_parallel
 from faceguide.train.meter import Meter
-from faceguide.train.run.checkpoint import LAST, Beside, TrainingState, load_state, restore_random
+from faceguide.train.run.checkpoint import LAST, Beside, TrainingState, load_state
 from faceguide.train.run.metrics_log import Metrics
 from faceguide.train.run.soundness import Soundness
 from faceguide.train.training_settings import LoopSettings
@@ -47,9 +49,10 @@ class Trainer(Protocol):
 
     Attributes:
         module: everything that is trained or kept with the weights, on its device.
-        recipe: digest of the settings that decide the numbers.
+        recipe: digest of the settings that decide the numbers, such as `seed`, of torch's.
     """
 
+    seed: int = 0
     module: nn.Module
     optimiser: torch.optim.Optimizer
     recipe: str
@@ -148,22 +151,24 @@ class Training(contextlib.AbstractContextManager["Training"]):
 
     def _restore(self, state: TrainingState) -> None:
         self.step, self.best, self.due = state.step, state.best, state.due
-        self.stream.resume(state.stream)
+        try:
+            self.stream.load_state_dict(state.stream)
+        except CacheError as error:
+            raise TrainError(f"{self.directory / LAST}: {error}") from None
         self.trainer.module.load_state_dict(state.module)
         self.trainer.beside.restore(self.directory, state.step)
         self.trainer.optimiser.load_state_dict(state.optimiser)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
-        if len(state.random) == self.processes.world:
-            restore_random(state.random[self.processes.rank], self.device)
 
     def batches(self) -> Iterator[tuple[Batch, Place, Part]]:
         """Batches to the end of the run, epoch after epoch."""
         length, together = len(self.stream), self.settings.accumulate
         self.trainer.module.train()
         while self.step < self.steps:
-            epoch, number = self.stream.epoch, self.stream.state()["batch"]
+            epoch, number = self.stream.epoch, self.stream.state_dict()["batch"]
             for batch in self.meter.timed(iter(self.stream)):
+                seed_torch(self.trainer.seed, epoch, number, self.processes.rank)
                 place = Place(self.step, self.steps, epoch, epoch + number / length)
                 # The last batches of an epoch may be fewer than `accumulate`.
                 parts = min(together, length - number // together * together)

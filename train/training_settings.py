@@ -9,9 +9,9 @@ from typing import Any, Literal
 import click
 
 from faceguide.core.commands.console import echo_json
-from faceguide.core.commands.option_types import Equals, FiniteRange, once_each
+from faceguide.core.commands.option_types import Equals, FiniteRange, Weighted, once_each
 from faceguide.core.commands.settings import REQUIRED, argument, option
-from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER, Seed
+from faceguide.core.commands.shared_options import CACHES, EXISTING, FILE, Seed
 from faceguide.train.run.repeat import fill
 
 POSITIVE = click.IntRange(1)
@@ -23,7 +23,7 @@ KINDS = (*SHAPES, "niqab")  # of drawn covers
 class Source:
     """The cache that is learnt from."""
 
-    cache_directory: Path = argument(metavar="CACHE", type=FOLDER)
+    cache_directory: Path = argument(metavar="CACHE", type=CACHES)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class Fit(Start):
     """What identities are learnt with."""
 
     min_images: int = option(help="Leave out identities with fewer images.", type=POSITIVE)
+    mix: tuple[tuple[str, float], ...] = option(
+        (), "How often a cache's images come, if CACHE is several: a weight for each, by its name.",
+        type=Weighted(), multiple=True, callback=once_each,
+    )  # fmt: skip
     weight_decay: float = option(REQUIRED, "Weight decay of the optimiser.", type=FiniteRange(0))
     threads: int = option(2, "Threads that read a cache.", type=POSITIVE, free=True)
 
@@ -117,7 +121,7 @@ class Verification:
         "--allow-leak",
     )
     eval_cache: Path | None = option(
-        None, "Cache with the images of --pairs.  [default: CACHE]", type=FOLDER, free=True
+        None, "Cache with the images of --pairs.  [default: CACHE]", type=CACHES, free=True
     )
 
 

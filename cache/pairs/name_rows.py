@@ -21,7 +21,6 @@ _SUFFIX = re.compile(
     r"\.(jpe?g|jpe|jfif|png|bmp|webp|ppm|pgm|tiff?|gif|avif|hei[cf])$", re.IGNORECASE
 )
 _DIGITS = re.compile(r"\d+")
-_CHUNK = 1 << 16  # keys read at a time
 
 
 @dataclass(frozen=True)
@@ -65,43 +64,53 @@ def match_names(cache: FaceCache, names: Iterable[str]) -> Matches:
     A name matches the key that equals it; failing that, the key that equals it without suffixes;
     failing that, a key of which it is the end or that is its end, by whole parts of the path, and
     of such keys the one with most parts in common. Unicode forms of a letter are equal. A name is
-    ambiguous when several keys match as well as each other, or when another name of the list that
-    cannot mean the same image matches the same row.
+    ambiguous when several keys match as well as each other, as a key that stands in several volumes
+    of a union does, or when another name of the list that cannot mean the same image matches the
+    same row. `volume:name` matches in that volume only.
     """
     paths = {name: name.replace("\\", "/") for name in names}
     clean = {name: path.removeprefix("./").lstrip("/") for name, path in paths.items()}
     exact = cache.find({*clean, *clean.values()})
     rows: dict[str, int | str] = {}
-    rest: dict[str, _Path] = {}
+    volume = {name: _prefix(cache, path) for name, path in clean.items()}
+    every = {name: _Path.of(path.removeprefix(volume[name])) for name, path in clean.items()}
     for name, path in clean.items():
-        row = exact.get(name, exact.get(path))
-        if row is None:
-            rest[name] = _Path.of(path)
-        else:
+        if (row := exact.get(name, exact.get(path))) is not None:
             rows[name] = row
+    rest = {name: path for name, path in every.items() if name not in rows}
     if not rest:
         return Matches(rows, [], [])
-    search = _Search(rest)
-    search.scan(cache)
+    best: dict[str, _Match] = {}
+    listed, renumbered = _Numbering(), set[str]()
+    for prefix in sorted({volume[name] for name in rest}):
+        search = _Search({name: path for name, path in rest.items() if volume[name] == prefix})
+        search.scan(cache, prefix)
+        best |= search.best
+        renumbered |= search.numbering.kinds
     loose = []
     for name in rest:
-        match = search.best.get(name)
+        match = best.get(name)
         rows[name] = MISSING if match is None else AMBIGUOUS if match.several else match.row
         if match is not None and not match.several and match.grade[0] == 0:
             loose.append(name)
-    every = {name: _Path.of(path) for name, path in clean.items()}
     _unclaim(rows, rest, every)
     loose = [name for name in loose if not isinstance(rows[name], str)]
-    listed = _Numbering()
     for listed_path in every.values():
         listed.add(listed_path)
-    renumbered = search.numbering.kinds | listed.kinds
+    renumbered |= listed.kinds
     doubtful = [
         name
         for name in loose
-        if search.best[name].grade[1] == 1 and _skeleton(rest[name].parts[-1]) in renumbered
+        if best[name].grade[1] == 1 and _skeleton(rest[name].parts[-1]) in renumbered
     ]
     return Matches({name: rows[name] for name in clean}, loose, doubtful)
+
+
+def _prefix(cache: FaceCache, path: str) -> str:
+    """`volume:` of a path that names one of several volumes, else ""."""
+    if len(cache.names) == 1:
+        return ""
+    return next((f"{name}:" for name in cache.names if path.startswith(f"{name}:")), "")
 
 
 @dataclass(frozen=True)
@@ -162,9 +171,11 @@ class _Search:
         self._ends: dict[int, dict[tuple[str, ...], list[str]]] = {}
         self._bare = {_skeleton(path.parts[0]) for path in names.values() if len(path.parts) == 1}
 
-    def scan(self, cache: FaceCache) -> None:
-        for start in range(0, len(cache), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(cache)))
+    def scan(self, cache: FaceCache, only: str) -> None:
+        """Look at all keys, or at those of the volume with this prefix."""
+        for prefix, rows in cache.blocks():
+            if only not in ("", prefix):
+                continue
             for row, key in zip(rows, cache.texts("key", rows), strict=True):
                 path = _Path.of(key)
                 self._offer(row, path)

@@ -74,6 +74,9 @@ KINDS: Mapping[str, str] = {
     "odd_labels": "[record has|records have] a label that is not a whole number from 0 to 2**24; "
     "it is kept",
     "header_count": "[header|headers] of the records [promises|promise] another number of images",
+    "held_already": "[image is|images are] left out, as the cache of --like holds [it|them]",
+    "changed_images": "[image has|images have] a key of the cache of --like and other content; "
+    "kept",
     # masks
     "eyes_hidden": "[face has|faces have] mostly occluded eyes; is --polarity inverted?",
     "polarity_against_layout": "[mask|masks] next to kept_faces/, where white means visible, "
@@ -90,6 +93,9 @@ KINDS: Mapping[str, str] = {
     "are] given what insightface gives such graphs",
     "untrained": "[network has|networks have] the BatchNorm statistics of a new one, as if never "
     "trained",
+    # several caches as one
+    "shared_keys": "[key stands|keys stand] in more than one cache, so a list has to write "
+    "VOLUME:KEY",
     # files of a cache
     "damaged_shards": "[shard is|shards are] missing or not what was written",
     # networks that are explained

@@ -26,13 +26,25 @@ class Equals(click.ParamType):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
+    ) -> tuple[str, Any]:
         if isinstance(value, (list, tuple)) and len(value) == 2:
             return str(value[0]), str(value[1])
         name, sign, text = str(value).partition("=")
         if not name or not sign:
             self.fail(f"expected NAME=VALUE such as split=train, found {value!r}", param, ctx)
         return name, text
+
+
+class Weighted(Equals):
+    """NAME=WEIGHT, 0 or above."""
+
+    name = "name=weight"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        name, text = super().convert(value, param, ctx)
+        return name, FiniteRange(0).convert(text, param, ctx)
 
 
 def once_each(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -12,6 +13,39 @@ from faceguide.core.commands.parts import WHOLE, own_part
 from faceguide.core.commands.settings import option
 from faceguide.core.errors import FaceguideError
 
+BETWEEN = ","  # caches that are opened as one
+
+
+class Caches(click.Path):
+    """A cache, a volumes.json, or several caches joined by commas.
+
+    Of several, the value joins their real paths, so that it names them from anywhere.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        parts = [FOLDER.convert(part, param, ctx) for part in self.several(os.fspath(value))]
+        if parts:
+            return Path(BETWEEN.join(str(part.resolve()) for part in parts))
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+    @staticmethod
+    def several(text: str) -> list[str]:
+        """The parts of a text that joins caches; none of one that names a file or a folder."""
+        if BETWEEN not in text or Path(text).exists():
+            return []
+        return [part for part in text.split(BETWEEN) if part]
+
+    @classmethod
+    def absolute(cls, text: str) -> str:
+        """The same caches, named from anywhere."""
+        parts = cls.several(text) or [text]
+        return BETWEEN.join(str(Path(part).absolute()) for part in parts)
+
+
+CACHES = Caches()
 EXISTING = click.Path(exists=True, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from faceguide.core.commands.console import Group, echo_json, printable
 from faceguide.core.commands.settings import option, settings
-from faceguide.core.commands.shared_options import OUT_FOLDER, Output
+from faceguide.core.commands.shared_options import OUT_FOLDER, Caches, Output
 from faceguide.core.errors import FaceguideError
 
 # Options that say how a command runs on one machine.
@@ -202,7 +202,9 @@ def _words(param: click.Parameter, typed: Any) -> tuple[str, ...]:
     words = [*typed] if isinstance(typed, (list, tuple)) else [typed]
     if isinstance(typed, bool):
         return (param.opts[0] if typed else param.secondary_opts[0],)
-    if isinstance(param.type, click.Path):
+    if isinstance(param.type, Caches):
+        words = [Caches.absolute(word) for word in words]
+    elif isinstance(param.type, click.Path):
         words = [str(Path(word).absolute()) for word in words]
     flag = "" if isinstance(param, click.Argument) else f"{param.opts[0]}="
     return tuple(flag + word for word in words)  # a value may begin with a dash

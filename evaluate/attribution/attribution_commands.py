@@ -13,7 +13,7 @@ from faceguide.cache.pairs.pair_doubts import is_contradicted
 from faceguide.core.commands.console import echo_json, interruptible, printable, say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import settings
-from faceguide.core.commands.shared_options import FOLDER, Output
+from faceguide.core.commands.shared_options import CACHES, FOLDER, Output
 from faceguide.evaluate.attribution.attribution_options import AttributionPlace, Options
 from faceguide.evaluate.command_output import finish, show_part
 from faceguide.evaluate.evaluation_options import NetworkOptions, PairOptions, progress_bar
@@ -26,7 +26,7 @@ def register(group: click.Group) -> None:
 
 
 @click.command("attribution")
-@click.argument("directory", metavar="CACHE", type=FOLDER)
+@click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(listed=PairOptions, network=NetworkOptions, options=Options, place=AttributionPlace)
 def attribution_command(
     directory: Path,

@@ -11,7 +11,7 @@ from typing import Literal
 import click
 
 from faceguide.core.commands.settings import option
-from faceguide.core.commands.shared_options import FILE, FOLDER, Seed
+from faceguide.core.commands.shared_options import CACHES, FILE, Seed
 from faceguide.core.errors import EvaluationError
 
 VISIBLE = "visible-embedding"
@@ -82,7 +82,7 @@ class MatcherOptions(Seed, MatcherName):
     )
     fit_split: str | None = option(None, "Split of --fit-pairs, if a list of ND-TWIN.")
     fit_cache: Path | None = option(
-        None, "Cache with the images of --fit-pairs.  [default: CACHE]", type=FOLDER
+        None, "Cache with the images of --fit-pairs.  [default: CACHE]", type=CACHES
     )
     visibility: Visibility = "auto"
     hidden: Hidden = "zero"

@@ -11,7 +11,7 @@ import click
 
 from faceguide.core.commands.console import echo_json, interruptible, say
 from faceguide.core.commands.settings import option, settings
-from faceguide.core.commands.shared_options import FOLDER, OUT_FILE, Output, Seed
+from faceguide.core.commands.shared_options import CACHES, OUT_FILE, Output, Seed
 from faceguide.core.files import write_bytes
 from faceguide.evaluate.evaluation_options import Bootstrap, NetworkOptions, progress_bar
 
@@ -36,7 +36,7 @@ class SurroundOptions:
 
 
 @click.command("surround")
-@click.argument("directory", metavar="CACHE", type=FOLDER)
+@click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(
     network=NetworkOptions, asked=SurroundOptions, intervals=Bootstrap, random=Seed, output=Output
 )

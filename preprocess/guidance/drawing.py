@@ -22,7 +22,14 @@ from faceguide.cache.schema import REGIONS
 from faceguide.core.commands.console import say
 from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option
-from faceguide.preprocess.guidance.point_table import TABLE_SIZE, Contour, PointTable, load_points
+from faceguide.core.errors import CacheError
+from faceguide.preprocess.guidance.point_table import (
+    TABLE_SIZE,
+    Contour,
+    Gaussians,
+    PointTable,
+    load_points,
+)
 from faceguide.preprocess.guidance.polygon import coverage, to_cells
 
 # Landmarks farther away than this many crop sides are no face; it also keeps squares finite.
@@ -79,6 +86,39 @@ class GuidanceSettings:
             wide = {name: replace(g, sigma=self.sigma) for name, g in table.heatmap.items()}
             table = replace(table, heatmap=wide)
         return table
+
+    @staticmethod
+    def of(recipe: dict[str, Any], where: Path) -> GuidanceSettings:
+        """The settings that made a group; lists that its kind of regions does not use are ours.
+
+        Raises:
+            CacheError: when this version knows no such recipe.
+        """
+        try:
+            table = replace(
+                load_points(),
+                heatmap={
+                    name: Gaussians(tuple(group["points"]), group["sigma"])
+                    for name, group in recipe["heatmap"].items()
+                },
+            )
+            if recipe["regions"] == "points":
+                points = {region: tuple(recipe["points"][region]) for region in REGIONS}
+                table = replace(table, radius=recipe["radius"], points=points)
+            else:
+                hull = {
+                    region: tuple(
+                        Contour(tuple(outline), shape == "convex")
+                        for contour in recipe["hull"][region]
+                        for shape, outline in contour.items()
+                    )
+                    for region in REGIONS
+                }
+                table = replace(table, hull=hull)
+            found = GuidanceSettings(recipe["regions"], recipe["grid"], table)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CacheError(f"{where}: the recipe of its guidance is unknown ({error})") from None
+        return found
 
     def say_unused(self) -> None:
         """Say when the discs of the table's file are not used."""

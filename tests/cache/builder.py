@@ -183,9 +183,10 @@ def write_faces(
     ) as writer:
         if encoded is None:
             writer.write("image", 0, images)
-        names = [spec.name for spec in columns("faces", plan.recipe) if spec.name in values]
-        for name in names:
-            writer.write(name, 0, values[name])
+        for spec in columns("faces", plan.recipe):
+            if spec.name not in ("image", "digest"):  # further columns of a recipe are zero
+                column = values.get(spec.name, np.zeros((n, *spec.shape)))
+                writer.write(spec.name, 0, column.astype(spec.dtype))
 
 
 def write_group(

@@ -34,7 +34,7 @@ def test_shards_lie_apart_and_agree_with_their_files(
     row_bytes: int, pages: list[int], shard_rows: int, alignment: int
 ) -> None:
     starts = [page * ALIGNMENT for page in pages]
-    places = place_shards(starts, row_bytes, shard_rows, alignment)
+    places = place_shards(starts, [shard_rows] * len(starts), row_bytes, alignment)
     if places is None:  # only where no row of a whole number of big pages can begin
         assert alignment > ALIGNMENT
         assert row_bytes % ALIGNMENT == 0 or len(pages) * row_bytes * alignment > 1 << 40
@@ -48,8 +48,8 @@ def test_shards_lie_apart_and_agree_with_their_files(
 
 
 def test_a_row_of_big_pages_cannot_begin_anywhere() -> None:
-    assert place_shards([ALIGNMENT], 3 << 18, 10, HUGE) is None
-    assert place_shards([ALIGNMENT], 3 << 18, 10, ALIGNMENT) is not None
+    assert place_shards([ALIGNMENT], [10], 3 << 18, HUGE) is None
+    assert place_shards([ALIGNMENT], [10], 3 << 18, ALIGNMENT) is not None
 
 
 def test_addresses_and_file_offsets_agree_modulo_huge_pages(tmp_path: Path) -> None:
@@ -122,6 +122,6 @@ print(type(mapped).__name__, np.isfinite(landmarks).all((1, 2)).sum())
     )
     assert done.stdout.split() == ["MappedColumn", "180"], done.stderr
     # With huge pages in mind the same column takes more than the limit.
-    places = place_shards([mmap.PAGESIZE] * 7, 478 * 12, 32, HUGE)
+    places = place_shards([mmap.PAGESIZE] * 7, [32] * 7, 478 * 12, HUGE)
     assert places is not None
     assert places[-1] * 478 * 12 > 300 << 20

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.cache.builder import build
 
 from faceguide.cache import CacheError, FaceCache, Stream
-from faceguide.cache.order import BLOCK_ROWS, Order
+from faceguide.cache.order import BLOCK_ROWS, Order, Ragged
 
 COLUMNS = ("image", "regions", "visibility", "label")
 
@@ -107,7 +107,7 @@ def test_a_stream_goes_on_exactly(cache: FaceCache, shuffle: bool | str, stop: i
     iterator = iter(broken)
     for _ in range(stop):
         got.append(next(iterator)["row"].tolist())
-    state = broken.state()
+    state = broken.state_dict()
     assert (state["epoch"], state["batch"]) == divmod(stop, len(whole))
     resumed = make(state)
     while len(got) < len(expected):
@@ -118,11 +118,70 @@ def test_a_stream_goes_on_exactly(cache: FaceCache, shuffle: bool | str, stop: i
 
 def test_a_state_of_another_stream_is_refused(cache: FaceCache) -> None:
     rows = cache.select()
-    state = Stream(cache, rows, batch_size=16).state()
-    with pytest.raises(CacheError, match="batch_size 16 → 8"):
+    state = Stream(cache, rows, batch_size=16).state_dict()
+    with pytest.raises(CacheError, match="global_batch 16 → 8; rows of a batch × processes must"):
         Stream(cache, rows, batch_size=8, state=state)
-    with pytest.raises(CacheError, match="world 1 → 2"):
+    with pytest.raises(CacheError, match="global_batch 16 → 32"):
         Stream(cache, rows, batch_size=16, world=2, state=state)
+    blocks = Stream(cache, rows, batch_size=16, shuffle="blocks").state_dict()
+    with pytest.raises(CacheError, match=r"processes 1 → 2; .* need the same number of processes"):
+        Stream(cache, rows, batch_size=8, world=2, shuffle="blocks", state=blocks)
+
+
+@pytest.mark.parametrize("ragged", ["pad", "exact"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_batch_of_all_ranks_is_the_same_for_any_number_of_them(
+    shuffle: bool, ragged: Ragged
+) -> None:
+    rows = np.arange(2_003) * 3
+
+    def together(world: int, epoch: int) -> list[list[int]]:
+        ranks = [
+            list(Order(rows, 840 // world, 5, rank, world, shuffle, ragged).batches(epoch))
+            for rank in range(world)
+        ]
+        return [
+            sorted(row for batches in ranks if i < len(batches) for row in batches[i].tolist())
+            for i in range(3)
+        ]
+
+    for epoch in (0, 3):
+        whole = together(1, epoch)
+        assert sum(map(len, whole)) == (2_520 if ragged == "pad" else 2_003)
+        for world in range(2, 9):
+            assert together(world, epoch) == whole
+
+
+@pytest.mark.parametrize("ragged", ["pad", "exact"])
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (3, 8)])
+def test_another_number_of_ranks_resumes(
+    cache: FaceCache, before: int, after: int, ragged: Ragged
+) -> None:
+    """Threads too may differ; every row of an epoch comes as often as without the change."""
+    rows = cache.select()
+
+    def streams(world: int, state: dict[str, object] | None, **how: int) -> list[Stream]:
+        return [
+            Stream(
+                cache, rows, batch_size=24 // world, seed=1, rank=rank, world=world, ragged=ragged,
+                state=state, **how,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+
+    def taken(streams: list[Stream], batches: int) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in range(batches)]
+        for stream in streams:
+            for number, batch in zip(range(batches), stream, strict=False):
+                found[number] += batch["row"].tolist()
+        return [sorted(one) for one in found]
+
+    whole = taken(streams(1, None), len(streams(1, None)[0]))
+    first = streams(before, None)
+    assert taken(first, 2) == whole[:2]
+    state = first[0].state_dict()
+    assert (state["batch"], state["delivered"]) == (2, 48)
+    assert taken(streams(after, state, threads=3), len(whole) - 2) == whole[2:]
 
 
 class Sampler:
@@ -147,7 +206,7 @@ def test_own_batches_come_in_their_order_and_go_on(cache: FaceCache) -> None:
     assert first == list(Sampler())
     iterator = iter(stream)
     second = [next(iterator)["row"].tolist() for _ in range(4)]
-    rest = Stream(cache, batches=Sampler(), state=stream.state())
+    rest = Stream(cache, batches=Sampler(), state=stream.state_dict())
     second += [batch["row"].tolist() for batch in rest]
     sampler = Sampler()
     sampler.set_epoch(1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import Interrupted
-from faceguide.core.errors import CacheError, TrainError
+from faceguide.core.errors import TrainError
 from faceguide.train import loop
 from faceguide.train.cal.cal_settings import GuidanceSettings
 from faceguide.train.distributed import Processes
@@ -264,7 +264,7 @@ def test_other_settings_and_damaged_saves_are_refused(
     go(ToyTrainer(), small_cache, tmp_path, steps=1)
     with pytest.raises(TrainError, match=r"last\.pt: was made with other settings"):
         go(ToyTrainer(recipe="other"), small_cache, tmp_path)
-    with pytest.raises(CacheError, match="of another stream: batch_size 4 → 6"):
+    with pytest.raises(TrainError, match=r"last\.pt: .*of another stream: global_batch 4 → 6"):
         go(ToyTrainer(), small_cache, tmp_path, batch_size=6)
     (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(TrainError, match=r"last\.pt: .*remove it"):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from faceguide.cache.order import Order
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream, Transform
+from faceguide.cache.volumes.mixture import mixture_of
 from faceguide.core.errors import TrainError
 from faceguide.core.faces.face_oval import oval_of
 from faceguide.train.cal.cal_settings import CalRun, CalSettings
@@ -37,15 +38,16 @@ def stream_of(
     if listed is None:
         return Stream(
             context.cache, rows, batch_size=run.batch_size, seed=seed, rank=rank, world=world,
-            **shared,
+            weights=dict(run.mix), **shared,
         )  # fmt: skip
     if run.batch_size <= 2 * pairs:
         raise TrainError(
             f"--contrastive-pairs needs --batch-size 3 or more, found {run.batch_size}"
         )
     both = np.stack([listed.first, listed.second], axis=1)
+    mixture = mixture_of(context.cache, rows, dict(run.mix))
     batches = MixedBatches(
-        Order(rows, run.batch_size - 2 * pairs, seed, rank, world),
+        Order(rows, run.batch_size - 2 * pairs, seed, rank, world, mixture=mixture),
         Order(np.arange(len(both)), pairs, seed + 1, rank, world),
         both,
     )

@@ -128,7 +128,7 @@ class CalTrainer(Trainer):
     module: Trainee
 
     def __init__(self, step: CalStep, run: CalRun, recipe: str, context: RunContext) -> None:
-        self.module, self.recipe = step.trainee, recipe
+        self.module, self.recipe, self.seed = step.trainee, recipe, run.recipe.seed
         self.optimiser = torch.optim.SGD(
             self.module.parameters(), run.rate, momentum=MOMENTUM, weight_decay=run.weight_decay
         )

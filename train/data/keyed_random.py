@@ -8,6 +8,7 @@ Flood, "Fast splittable pseudorandom number generators", 2014) and runs on the d
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,3 +55,13 @@ def keyed_uniform(key: tuple[int, ...], rows: Tensor, count: int) -> Tensor:
     bits = _mix(state[:, None] + place * _GAMMA)  # (N, count)
     # A float32 holds 24 bits; more could round up to 1.
     return _shift(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def seed_torch(*key: int) -> None:
+    """Start torch's generators from a key, such as (seed, epoch, batch, process).
+
+    What draws from them (dropout, networks of users) then gets in a resumed run what it would have
+    got, without a state that a checkpoint had to hold for every process.
+    """
+    words = np.random.SeedSequence([part % (1 << 64) for part in key])
+    torch.manual_seed(int(words.generate_state(1, np.uint64)[0]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,17 @@ class _Grouped:
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As `Order.identity`: batches of all ranks together are groups in one order."""
+        return {
+            "sampler": type(self).__name__,
+            "rows": [len(self.rows), int(self.rows[0]), int(self.rows[-1])],
+            "global_batch": self.batch_size * self.world,
+            "images": self.images,
+            "seed": self.seed,
+        }
+
 
 @dataclass
 class PersonBatches(_Grouped):
@@ -124,6 +136,11 @@ class GraphBatches(_Grouped):
 
     def __len__(self) -> int:
         return -(-len(self._people) // self.world)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """A batch is one identity with its neighbours, so the number of ranks counts."""
+        return {**super().identity, "processes": self.world}
 
     def neighbours(self) -> Rows:
         """(C, P): every identity and its P − 1 nearest, as positions among the sorted ones."""
@@ -194,6 +211,14 @@ class MixedBatches:
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Those of its parts; rows of a batch on all ranks together."""
+        turns = {} if self.turns is None else self.turns.identity
+        total = self.main.identity["global_batch"]
+        total += turns.get("global_batch", 0) * self.others.shape[1]
+        return {"global_batch": total, "main": self.main.identity, "others": turns}
 
     def __len__(self) -> int:
         return len(self.main)

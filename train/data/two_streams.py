@@ -36,14 +36,14 @@ class TwoStreams:
     def __len__(self) -> int:
         return len(self._first)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Where both stand; `batch` is the first's."""
-        return {**self._first.state(), "second": self._second.state()}
+        return {**self._first.state_dict(), "second": self._second.state_dict()}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state()` was asked for."""
-        self._first.resume(state)
-        self._second.resume(state["second"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume exactly where `state_dict()` was asked for."""
+        self._first.load_state_dict(state)
+        self._second.load_state_dict(state["second"])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         # The second continues where it stood: its epochs are not those of the first.

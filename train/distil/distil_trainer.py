@@ -51,7 +51,7 @@ class DistilTrainer(Trainer):
         held: NDArray[np.int64],
         alterations: Alterations,
     ) -> None:
-        self.module, self.recipe = trainee, recipe
+        self.module, self.recipe, self.seed = trainee, recipe, run.recipe.seed
         trained = [value for value in trainee.parameters() if value.requires_grad]
         self.optimiser = torch.optim.Adam(trained, run.rate)
         self._run, self._context, self._kept, self._held = run, context, kept, held

@@ -86,7 +86,7 @@ class MapBatches:
         world: int,
         device: torch.device,
     ) -> None:
-        self.cache, self.epoch = cache, 0
+        self.cache, self.epoch, self._world = cache, 0, world
         self._kept, self._rows, self._seed, self._device = kept, rows, seed, device
         self._orders = {
             kind: Order(learnt, count, seed + place, rank, world)
@@ -100,19 +100,22 @@ class MapBatches:
     def __len__(self) -> int:
         return EPOCH
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the batches stand, for a checkpoint."""
         more, number = divmod(self._number, EPOCH)  # the last batch of an epoch may be out
         return {"epoch": self.epoch + more, "batch": number, **self._identity()}
 
     def _identity(self) -> dict[str, Any]:
         sizes = {kind: order.batch_size for kind, order in self._orders.items()}
-        return {"order": "maps", "sizes": sizes, "seed": self._seed}
+        return {"order": "maps", "sizes": sizes, "seed": self._seed, "processes": self._world}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state()` was asked for."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume exactly where `state_dict()` was asked for, with as many processes."""
         if any(state.get(name) != value for name, value in self._identity().items()):
-            raise CacheError("the state is of other batches")
+            raise CacheError(
+                f"the state is of other batches, or of {state.get('processes')} processes where "
+                f"there are {self._world}; resume with the same number"
+            )
         self.epoch, self._number = int(state["epoch"]), int(state["batch"])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:

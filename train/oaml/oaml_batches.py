@@ -158,7 +158,10 @@ def stream_of(
         return prepared(cache, recipe.seed, batches=veiled(run.batch_size))
     grouped = (rows, cache.read(rows, ["label"])["label"], run.batch_size, run.images_per_person)
     if run.sampler == "shuffle":
-        main = prepared(cache, recipe.seed, rows=rows, batch_size=run.batch_size, **place)
+        weights = dict(run.mix)
+        main = prepared(
+            cache, recipe.seed, rows=rows, batch_size=run.batch_size, weights=weights, **place
+        )
     elif run.sampler == "pk":
         main = prepared(cache, recipe.seed, batches=PersonBatches(*grouped, **place))
     else:

@@ -67,6 +67,8 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
         raise TrainError("--train occlusion learns from CACHE only; leave --niqab out")
     if only_head and run.recipe.surround is not None:
         raise TrainError("--surround is for faces to recognise; leave it out of --train occlusion")
+    if run.mix and (only_head or run.sampler != "shuffle"):
+        raise TrainError("--mix needs --sampler shuffle: other batches are made of identities")
     meta = dict(run.meta)
     if only_head:
         require_meta(cache, meta)
@@ -108,9 +110,9 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
         epochs=context.loop.epochs,  # the rate depends on it
         rate=run.start_rate,
     )
-    if run.sampler == "pk" and second is None:
-        # Their batches depend on the rows of all processes together.
-        fixed["batch_size"] = run.batch_size * fixed.pop("processes")
+    covered_batch = fixed.pop("occlusion_batch")
+    if second is not None:
+        fixed["occlusion_batch"] = covered_batch * processes.world
     if fresh:
         initialise(parts, run, names, processes.first)
     elif not is_own(run.backbone):
@@ -170,7 +172,7 @@ class OamlTrainer(Trainer):
         covered: Covered | None,
         centres: ClassCentres | None = None,
     ) -> None:
-        self.module, self.recipe = trainee, recipe
+        self.module, self.recipe, self.seed = trainee, recipe, run.recipe.seed
         self.optimiser = optimiser_of(trainee, run)
         sampled = None
         if centres is not None and run.sample_classes is not None and trainee.head is not None:

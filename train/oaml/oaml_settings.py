@@ -10,7 +10,7 @@ import click
 
 from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option
-from faceguide.core.commands.shared_options import FOLDER
+from faceguide.core.commands.shared_options import CACHES
 from faceguide.train.training_settings import KINDS, Fit, Recipe
 
 # Those with a map that matcher and occlusion head can look at.
@@ -132,5 +132,5 @@ class SecondCache:
     """Covered faces that visibility is learnt from; what they are stands in the resume key."""
 
     niqab: Path | None = option(
-        None, "Cache of covered faces with masks; needs no identities.", type=FOLDER, free=True
+        None, "Cache of covered faces with masks; needs no identities.", type=CACHES, free=True
     )

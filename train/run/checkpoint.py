@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from faceguide.core.errors import CacheError, TrainError
 from faceguide.core.files import replacing
 from faceguide.core.formats.library_files import append_digest, digest_intact, open_for_library
 from faceguide.core.formats.torch_files import load_tensors
-from faceguide.train.distributed import world_size
 
 LAST, BEST = "last.pt", "best.pt"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A moment between two optimiser steps.
+    """A moment between two optimiser steps; the same whatever the number of processes.
+
+    What is per process is not in it: random numbers come from (seed, step, process), and `Beside`
+    keeps files that any number of processes reads.
 
     Attributes:
         best: best evaluation score so far, or −inf.
         due: an epoch has ended, and its evaluation and best checkpoint were still to be done.
         module: state_dict of everything trained or kept with the weights, unwrapped.
         scaler: state_dict of the gradient scaler; empty without fp16.
-        random: per process, the states of torch's generators: CPU, then the device's if any.
-        stream: what `Stream.state()` gave.
+        stream: what `Stream.state_dict()` gave.
         recipe: digest of the settings that decide the numbers.
     """
 
@@ -41,7 +40,6 @@ class TrainingState:
     module: dict[str, Tensor]
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
-    random: list[list[Tensor]]
     stream: dict[str, Any]
     recipe: str
 
@@ -115,27 +113,4 @@ def _sound(state: TrainingState) -> bool:
         and type(state.due) is bool and isinstance(state.recipe, str)
     )  # fmt: skip
     tables = (state.module, state.optimiser, state.scaler, state.stream)
-    tensors = isinstance(state.random, list) and all(
-        isinstance(one, list) and all(isinstance(part, Tensor) for part in one)
-        for one in state.random
-    )
-    return fits and tensors and all(isinstance(table, dict) for table in tables)
-
-
-def random_states(device: torch.device) -> list[list[Tensor]]:
-    """States of torch's generators of each process: of the CPU, then of the device if CUDA."""
-    mine = [torch.get_rng_state()]
-    if device.type == "cuda":
-        mine.append(torch.cuda.get_rng_state(device))
-    everyone: list[Any] = [mine]
-    if world_size() > 1:
-        everyone = [None] * world_size()
-        dist.all_gather_object(everyone, mine)
-    return everyone
-
-
-def restore_random(states: Sequence[Tensor], device: torch.device) -> None:
-    """Put back the states of one process."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)
+    return fits and all(isinstance(table, dict) for table in tables)

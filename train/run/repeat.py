@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from faceguide.core.commands.console import say
 from faceguide.core.commands.settings import recorded
+from faceguide.core.commands.shared_options import Caches
 from faceguide.core.errors import TrainError
 
 CACHE = "cache_directory"
@@ -36,35 +37,31 @@ def record_of(reads: Mapping[str, Collection[str]], *given: Any) -> dict[str, An
     """
     context = click.get_current_context()
     settings = recorded(*given)
-    named = {
-        str(parameter.name)
-        for parameter in context.command.params
-        if isinstance(parameter.type, click.Path)
-    }
+    types = {str(parameter.name): parameter.type for parameter in context.command.params}
     inputs = {
-        name: _content(Path(value), name == "init")
+        name: _content(Path(value), types[name])
         for name, value in settings.items()
-        if name in named and value is not None
+        if isinstance(types.get(name), click.Path) and value is not None
     }
     if _RECORD in context.meta:
         _require_same(context, inputs, settings, reads)
     return {"settings": settings, "inputs": inputs}
 
 
-def _content(path: Path, weights_only: bool = False) -> dict[str, str]:
+def _content(path: Path, kind: click.ParamType) -> dict[str, str]:
     """Names what a file, a run or a cache holds: sha256 of bytes, or of each group's manifest."""
     from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS
     from faceguide.cache.reader import FaceCache
     from faceguide.core.files import digest, file_sha256
 
-    if path.is_dir():
-        weights = sorted({file for kind in _WEIGHTS for file in path.glob(kind)})
-        if weights:
-            return {file.relative_to(path).as_posix(): file_sha256(file) for file in weights}
-        if weights_only:
-            raise TrainError(f"{path}: neither a finished run nor a downloaded network is in it")
+    if isinstance(kind, Caches):
         groups = FaceCache.open(path).groups
         return {group: digest(manifest) for group, manifest in groups.items()}
+    if path.is_dir():
+        weights = sorted({file for name in _WEIGHTS for file in path.glob(name)})
+        if not weights:
+            raise TrainError(f"{path}: neither a finished run nor a downloaded network is in it")
+        return {file.relative_to(path).as_posix(): file_sha256(file) for file in weights}
     # ND-TWIN's list of pairs says nothing without the list of images next to it.
     images = path.with_name(IMAGES_OF_TWINS) if path.suffix.lower() == ".json" else path
     files = {path, images} if images.is_file() else {path}
@@ -122,8 +119,7 @@ def _circumstances(record: dict[str, Any] | None) -> dict[str, Any]:
     here = from_environment().world
     if record is None:
         return {**versions(), "processes": here}
-    # Absent where batches are those of all processes together.
-    return {**record["versions"], "processes": record["fixed"].get("processes", here)}
+    return {**record["versions"], "processes": record.get("processes", here)}
 
 
 def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
@@ -143,7 +139,8 @@ def _default(path: Path, parameter: click.Parameter, value: Any) -> Any:
 
 
 def _existing(path: Path, parameter: click.Parameter, place: str) -> str:
-    if not Path(place).exists():
+    several = Caches.several(place) if isinstance(parameter.type, Caches) else []
+    if not all(Path(part).exists() for part in several or [place]):
         raise TrainError(
             f"{path}: its {_label(parameter)} {place} is gone; restore it, or say where it is now"
         )

@@ -117,14 +117,14 @@ class RunContext:
         return found
 
     def fixed(self, run: Any, rows: NDArray[np.int64], **more: Any) -> dict[str, Any]:
-        """What must be equal for the run to be resumed."""
+        """What must be equal for the run to be resumed, by whatever number of processes."""
         # Scores are compared with the best so far, so the pairs count.
         pairs = {} if self.pairs is None else {"pairs": self.pairs.key()}
         return {
             **settings.fixed(run, self.loop),
             "cache": cache_hash(self.cache),
             "rows": digest(rows.tolist()),
-            "processes": self.processes.world,
+            "batch_size": run.batch_size * self.processes.world,
             **pairs,
             **more,
         }
@@ -153,6 +153,7 @@ class RunContext:
                 "cache_hash": cache_hash(self.cache),
                 "identities": IDENTITIES,
                 "seed": run.recipe.seed,
+                "processes": self.processes.world,
                 "doubts": doubts.counts(),
             }
             record = self.record or {"settings": settings.recorded(run, self.loop)}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from faceguide.cache.plan import IDENTITIES, read_identities
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.run_directory import RUN, file_of_run, read_run
-from faceguide.core.errors import EvaluationError
+from faceguide.core.errors import CacheError, EvaluationError
 from faceguide.core.files import digest, write_bytes
 
 
@@ -37,11 +36,12 @@ def training_identities(run: Path) -> set[str] | None:
             raise EvaluationError(f"{run / RUN}: `identities` must be {IDENTITIES}, found {own!r}")
         return set(read_identities(run))
     if isinstance(cache, str) and cache:
-        if not os.path.isdir(cache):  # noqa: PTH112 - a name that no file can have is none
+        try:
+            return set(FaceCache.open(cache).identities)
+        except CacheError as error:
             raise EvaluationError(
-                f"{run / RUN}: its training cache {cache} is gone, so shared identities cannot be "
-                "looked for; restore it, or put its identities.txt into the run directory and "
-                "name it under `identities`"
-            )
-        return set(FaceCache.open(cache).identities)
+                f"{run / RUN}: its training cache {cache} is gone ({error}), so shared identities "
+                "cannot be looked for; restore it, or put its identities.txt into the run "
+                "directory and name it under `identities`"
+            ) from None
     return None

@@ -190,3 +190,41 @@ def test_rows_come_once_and_pairs_in_turn() -> None:
     # The rounds run on: of 20 places, each of the 6 pairs has 3 or 4.
     counts = np.bincount([row for batch in [*listed, *second] for row in batch[4:6]])
     assert set(counts.tolist()) == {3, 4}
+
+
+def test_batches_of_all_ranks_are_the_same_for_any_number_of_them() -> None:
+    rows, labels = people([7, 3, 9, 4, 4, 8, 2, 5])
+    both = np.arange(60).reshape(30, 2)
+
+    def sampler(kind: str, rank: int, world: int) -> PersonBatches | MixedBatches:
+        if kind == "persons":
+            return PersonBatches(rows, labels, 24 // world, 3, seed=1, rank=rank, world=world)
+        main = Order(rows, 12 // world, 2, rank, world)
+        return MixedBatches(main, Order(np.arange(30), 6 // world, 3, rank, world), both)
+
+    for kind in ("persons", "mixed"):
+        whole = sampler(kind, 0, 1)
+        for world in (2, 3):
+            if (24 // world) % 3 or 24 // world < 6:
+                continue
+            ranks = [sampler(kind, rank, world) for rank in range(world)]
+            assert {str(one.identity) for one in ranks} == {str(whole.identity)}
+            for epoch in (0, 2):
+                for one in (whole, *ranks):
+                    one.set_epoch(epoch)
+                together = [
+                    sorted(row for part in parts for row in part)
+                    for parts in zip(*ranks, strict=True)
+                ]
+                assert together == [sorted(batch) for batch in whole]
+    assert sampler("mixed", 0, 1).identity["global_batch"] == 24
+
+
+def test_a_mixture_that_rounds_otherwise_is_another() -> None:
+    """16 with one clean fifth are 13 and 3; twice 8 are twice 6 and 2."""
+    covered = Covered(
+        cast(FaceCache, None), np.arange(40), np.arange(40, 60), np.empty(0, np.int64)
+    )
+    one, two = (veiled_batches(covered, 16 // n, 0.2, 0, 0, n) for n in (1, 2))
+    assert one.identity["main"]["global_batch"] == 13
+    assert two.identity["main"]["global_batch"] == 12

@@ -1,0 +1,157 @@
+"""Rows of numbered shards: columns are mapped when first needed, what is read is compared."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from faceguide.cache.mapping import BytesColumn, Files, ShardColumn, open_column
+from faceguide.cache.schema import Column, digested, piece_digests, row_digests
+from faceguide.core.errors import CacheError
+
+_TOGETHER = 1 << 18  # bytes that are copied and compared at a time
+Rows = NDArray[np.int64]
+
+
+class ShardRows(ABC):
+    """What a volume and the union of several share.
+
+    Attributes:
+        specs: the columns that can be delivered, by name.
+        group_of: the group of each.
+        files: the shards of each group.
+        every: all columns of each group, in the order of the file.
+    """
+
+    specs: dict[str, Column]
+    group_of: dict[str, str]
+    files: Mapping[str, Files]
+    every: Mapping[str, tuple[Column, ...]]
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._columns: dict[tuple[str, str], ShardColumn] = {}
+        self._bytes: dict[str, BytesColumn] = {}
+
+    @abstractmethod
+    def locate(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Shard and slot of each row, (N,) both."""
+
+    def take(self, rows: Rows, out: Mapping[str, NDArray[Any]], check: bool = True) -> None:
+        """Copy rows of columns.
+
+        Args:
+            rows: (N,) inside the volume.
+            out: by column (N, …), contiguous, which is filled.
+            check: compare large columns with their digests; small ones were compared when their
+                shard was opened.
+
+        Raises:
+            CacheError: when a row is not what was written, as far as it was compared.
+        """
+        self._forget_after_fork()
+        shards, slots = self.locate(rows)
+        for name, values in out.items():
+            self._take(name, shards, slots, values, check)
+
+    def _take(self, name: str, shards: Rows, slots: Rows, out: NDArray[Any], check: bool) -> None:
+        spec, group = self.specs[name], self.group_of[name]
+        check = check and spec.large and name != "digest"
+        if spec.encoded:
+            encoded = self._pieces(name)
+            places = list(zip(shards.tolist(), slots.tolist(), strict=True))
+            pieces = [encoded.get(shard, slot) for shard, slot in places]
+            if check:
+                self._compare(group, name, shards, slots, piece_digests(pieces))
+            for position, piece in enumerate(pieces):
+                out[position] = self._decode(spec, piece, *places[position])
+            return
+        column, found = self.column(group, spec), np.empty(len(slots), np.uint64)
+        # Compared while the processor's cache still holds what was copied.
+        step = max(1, _TOGETHER // spec.row_bytes) if check else max(1, len(slots))
+        for start in range(0, len(slots), step):
+            part = slice(start, start + step)
+            column.take(shards[part], slots[part], out[part])
+            if check:
+                found[part] = row_digests(out[part])
+        if check:
+            self._compare(group, name, shards, slots, found)
+
+    def texts(self, name: str, rows: Rows) -> list[str]:
+        """Values of a text column (`key`, `meta/NAME`) for these rows, in their order."""
+        self._forget_after_fork()
+        column = self._pieces(name)
+        shards, slots = self.locate(rows)
+        return [
+            os.fsdecode(bytes(column.get(shard, slot)))
+            for shard, slot in zip(shards.tolist(), slots.tolist(), strict=True)
+        ]
+
+    def column(self, group: str, spec: Column) -> ShardColumn:
+        """A column over all shards, mapped when first asked for."""
+        if (group, spec.name) not in self._columns:
+            self._columns[group, spec.name] = open_column(self.files[group], spec)
+        return self._columns[group, spec.name]
+
+    def _pieces(self, name: str) -> BytesColumn:
+        if name not in self._bytes:
+            group = self.group_of.get(name, "faces")
+            self._bytes[name] = BytesColumn(self.files[group], name)
+        return self._bytes[name]
+
+    def _compare(
+        self, group: str, name: str, shards: Rows, slots: Rows, found: NDArray[np.uint64]
+    ) -> None:
+        """Compare the digests of rows with those stored.
+
+        Raises:
+            CacheError: naming the first row that differs and its shard file.
+        """
+        specs = self.every[group]
+        stored = np.empty((len(found), *specs[-1].shape), np.uint64)
+        self.column(group, specs[-1]).take(shards, slots, stored)
+        wanted = stored[:, digested(specs).index((name,))]
+        for shard in np.unique(shards[found != wanted]).tolist():
+            here = shards == shard
+            path = self.files[group].path(shard)
+            require_equal(path, name, slots[here], found[here], wanted[here])
+
+    def _decode(
+        self, spec: Column, piece: Sequence[int], shard: int, slot: int
+    ) -> NDArray[np.uint8]:
+        """The pixels of an encoded row; black for a row without a picture."""
+        if not len(piece):
+            return np.zeros(spec.shape, np.uint8)
+        data = np.frombuffer(piece, np.uint8)  # type: ignore[call-overload]
+        image: NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        if image is None or image.shape != spec.shape:
+            path = self.files[self.group_of[spec.name]].path(shard)
+            raise CacheError(
+                f"{path}: {spec.name} of row {slot} does not decode; run `cache verify`"
+            )
+        return image.astype(np.uint8, copy=False)
+
+    def _forget_after_fork(self) -> None:
+        """What is open is never carried over into another process."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._columns, self._bytes = {}, {}
+
+
+def require_equal(
+    path: Path, name: str, slots: Rows, found: NDArray[np.uint64], stored: NDArray[np.uint64]
+) -> None:
+    """Raise a CacheError that names the first row whose digest differs."""
+    wrong = np.flatnonzero(found != stored)
+    if wrong.size:
+        raise CacheError(
+            f"{path}: {name} of row {int(slots[wrong[0]])} differs from its digest; "
+            "remove the file and run the same prep command"
+        )
