@@ -22,6 +22,7 @@ from faceguide.core.commands.shared_options import (
 from faceguide.core.commands.slurm import Job, Request, submit_group
 from faceguide.core.files import write_bytes, write_json
 from faceguide.evaluate.attribution import attribution_commands
+from faceguide.evaluate.attribution.one_pair.explain_command import explain_command
 from faceguide.evaluate.command_output import show
 from faceguide.evaluate.evaluation_options import (
     FIT_IN_PARTS,
@@ -37,6 +38,8 @@ from faceguide.evaluate.lookalikes import lookalikes_command
 from faceguide.evaluate.merge_command import merge_command
 from faceguide.evaluate.network_commands import describe_command, networks_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
+from faceguide.evaluate.suite.suite_command import suite_command
+from faceguide.evaluate.surround.surround_command import surround_command
 
 
 @click.group(cls=Group)
@@ -282,7 +285,10 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 
 attribution_commands.register(main)
-for command in (lookalikes_command, merge_command, networks_command, describe_command):
+for command in (
+    *(describe_command, explain_command, lookalikes_command, merge_command),
+    *(networks_command, suite_command, surround_command),
+):
     main.add_command(command)
 main.add_command(
     submit_group(

@@ -94,6 +94,8 @@ def find(data: bytes | NDArray[np.uint8] | Image.Image, settings: FaceSettings, 
         wrong = fault(landmarks, width, height)
         if wrong:
             raise Failure("implausible", wrong, size)
+    elif not settings.detect:
+        landmarks, origin, reason = None, "template", "no_face"
     else:
         if max(size) > LARGEST_SIDE:
             reason = f"{width}×{height} pixels; faces are found in sides of up to {LARGEST_SIDE}"

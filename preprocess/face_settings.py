@@ -11,7 +11,7 @@ import cv2
 
 from faceguide.cache.schema import OF_DETECTION
 from faceguide.core.commands.settings import argument, option
-from faceguide.core.commands.shared_options import EXISTING, FILE
+from faceguide.core.commands.shared_options import EXISTING, FILE, FOLDER
 from faceguide.core.faces import LANDMARKS
 from faceguide.preprocess.detect.boxes.box_detectors import boxes_recipe
 from faceguide.preprocess.detect.finders.open_finder import FinderName, finder_of
@@ -28,10 +28,14 @@ class FaceSettings:
     Attributes:
         source: folder, CSV, .rec, .bin or ND-TWIN's .json.
         landmark_index: the index of `landmarks` inside the cache.
+        detect: False takes aligned crops as they are: no landmarks and no pose, and no finder.
     """
 
     source: Path = argument(type=EXISTING)
     flat: bool = option(False, "Nested folders do not name identities.")
+    root: Path | None = option(
+        None, "Folder that the paths of a CSV start in.  [default: the CSV's]", type=FOLDER
+    )
     align: Literal["arcface", "none"] = option(
         "arcface", "Five-point alignment, or none for images that are already aligned."
     )
@@ -68,6 +72,7 @@ class FaceSettings:
         type=FILE,
     )
     quarter_turns: bool = option(False, "Also look for faces that lie on their side.")
+    detect: bool = True
 
     def row_bytes(self) -> int:
         """Expected bytes of a row in the faces file."""
@@ -83,6 +88,8 @@ def faces_recipe(settings: FaceSettings, source: Source) -> dict[str, Any]:
         finder: dict[str, Any] = {
             "finder": {"tool": "imported", "table": settings.landmarks.name, "bytes": size}
         }
+    elif not settings.detect:
+        finder = {"finder": {"tool": "none"}}
     else:
         found_by = finder_of(settings.finder, settings.model)
         finder = {

@@ -44,8 +44,8 @@ _Take = Callable[[int, NDArray[np.uint8], NDArray[np.bool_]], object]
 
 
 @functools.lru_cache(maxsize=1)
-def _opened_source(path: Path, flat: bool) -> Source:
-    return open_source(path, flat=flat)
+def _opened_source(path: Path, flat: bool, root: Path | None) -> Source:
+    return open_source(path, flat=flat, root=root)
 
 
 def make_faces(directory: Path, plan: Plan, settings: FaceSettings, shard: int, tick: Tick) -> None:
@@ -90,7 +90,7 @@ def _fill(
     take: _Take,
 ) -> None:
     """Work through the rows; crops go out block by block, the other columns stay in `values`."""
-    source = _opened_source(settings.source, settings.flat)
+    source = _opened_source(settings.source, settings.flat, settings.root)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         crops = np.zeros((len(block), settings.size, settings.size, 3), np.uint8)
@@ -111,7 +111,8 @@ def _fill(
                 failures.append({"row": slot, "key": row.key, **about})
             else:
                 crops[inside] = found.crop
-                source_landmarks[inside] = found.landmarks
+                if settings.detect:
+                    source_landmarks[inside] = found.landmarks
                 points = align.apply(found.transform, found.landmarks) / settings.size
                 values["landmarks"][slot] = points
                 values["transform"][slot] = found.transform

@@ -49,21 +49,22 @@ def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOption
     directory, source = place.directory.absolute(), faces.source.absolute()
     imported = faces.landmarks
     finder, model = faces.finder, faces.model and faces.model.absolute()
-    if imported is None:
+    if imported is None and faces.detect:
         finder, model = chosen_finder(finder, model)
         if faces.finder == "auto":
             say(f"Finder: {finder} ({finder_of(finder, model)['version']})")
-    boxes = faces.boxes or best_kept()
+    boxes = faces.boxes or (best_kept() if faces.detect else None)
     settings = replace(
         faces,
         source=source,
+        root=faces.root and faces.root.absolute(),
         finder=finder,
         model=model,
         boxes=boxes and boxes.absolute(),
         landmarks=imported and imported.absolute(),
         landmark_index=imported and directory / "landmarks.index",
     )
-    opened = open_source(source, flat=faces.flat)
+    opened = open_source(source, flat=faces.flat, root=settings.root)
     return FacePlan(directory, opened, settings, guidance, place)
 
 

@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "train": {"train", "cache", "core"},
     "evaluate": {"evaluate", "train", "cache", "core"},
 }
+# Prepares the sets that it finds.
+PREPARES = "evaluate/suite/"
 # What every room may import, training to verify with evaluation's own figures: it imports nothing
 # but core, cache and the like of it.
 SHARED = ("train.models", "evaluate.metrics")
@@ -130,18 +132,25 @@ MODULES = [str(path.relative_to(REPOSITORY)) for path in modules()]
 def test_imports_point_one_way(path: str) -> None:
     is_shared = path.replace("/", ".").startswith(SHARED)
     may_import = {"core", "cache"} if is_shared else MAY_IMPORT[path.split("/")[0]]
+    if path.startswith(PREPARES):
+        may_import = may_import | {"preprocess"}
     for name in imports(REPOSITORY / path):
         parts = name.split(".")
         if parts[0] not in FOLDERS:
-            assert name == "__version__", f"{path} imports {name} of the front door above it"
+            above = name == "__version__" or path.endswith("_command.py")
+            assert above, f"{path} imports {name} of the front door above it"
         elif not name.startswith(SHARED):
             assert parts[0] in may_import, f"{path} imports {name}"
         assert "cli" not in parts, f"{path} imports a command module"
 
 
 # Two things of one name: the cells of heatmaps and of visibility maps; crops of a forward and of a
-# backward pass; where a run, tables or a page go.
-TWO_THINGS = {("prep", "--grid"), ("evaluate", "--batch-size"), ("evaluate", "--out")}
+# backward pass; where a run, tables or a page go; methods that are tested, and those of a picture;
+# a run that is estimated, a folder looked through.
+TWO_THINGS = {
+    ("prep", "--grid"),
+    *(("evaluate", flag) for flag in ("--batch-size", "--out", "--methods", "--dry-run")),
+}
 
 
 @pytest.mark.parametrize("group", ["prep", "cache", "evaluate"])

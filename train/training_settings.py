@@ -69,10 +69,34 @@ class Fit(Start):
     threads: int = option(2, "Threads that read a cache.", type=POSITIVE, free=True)
 
 
+class Swap(click.ParamType):
+    """swap=P; a record has [swap, P]."""
+
+    name = "swap=P"
+    lists = True
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        recorded = isinstance(value, (list, tuple)) and len(value) == 2
+        name, text = value if recorded else str(value).partition("=")[::2]
+        try:
+            share = float(text)
+        except (TypeError, ValueError):
+            share = 0.0
+        if name != "swap" or not 0 < share <= 1:
+            self.fail(f"expected swap=P with P above 0 and at most 1, found {value!r}", param, ctx)
+        return "swap", share
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Seed):
     """What a step of either trainer depends on; fixed statistics are for small batches."""
 
+    surround: tuple[str, float] | None = option(
+        None, "Give this share of the images another identity's hair and background, by landmarks; "
+        "the face itself stays.", type=Swap(), multiple=False,
+    )  # fmt: skip
     freeze_norm: bool = option(False, "Keep the statistics of BatchNorm.", "--freeze-norm")
 
 

@@ -41,8 +41,8 @@ _COLUMNS = {
 _ALIASES = {
     **{f"{word}1": "a" for word in ("path", "img", "image", "file", "filename", "name", "face")},
     **{f"{word}2": "b" for word in ("path", "img", "image", "file", "filename", "name", "face")},
-    **dict.fromkeys(("probe", "first"), "a"),
-    **dict.fromkeys(("reference", "second"), "b"),
+    **dict.fromkeys(("probe", "first", "p1"), "a"),
+    **dict.fromkeys(("reference", "second", "p2"), "b"),
     **dict.fromkeys(("label", "match", "sameperson", "issameperson", "target"), "same"),
 }
 _TRUTH = {"1": True, "true": True, "0": False, "false": False, "-1": False}
@@ -229,7 +229,7 @@ def _table(path: Path, table: Table) -> Iterator[Row]:
             image = row.get(f"{side}_number")
             pair.append(row[side] if image is None else _lfw_name(where, row[side], image))
         fold = _whole(where, "fold", row["fold"].removesuffix(".0")) if "fold" in row else None
-        yield pair[0], pair[1], _truth(where, row["same"]), fold
+        yield pair[0], pair[1], truth(where, row["same"]), fold
 
 
 def _lfw(path: Path, fields: Fields) -> Iterator[Row]:
@@ -300,10 +300,15 @@ def _path_path_label(path: Path, fields: Fields) -> Iterator[Row]:
         if len(line) != 3:
             raise ListError(f"{where}: expected `path path 0|1`, found {len(line)} fields")
         label, a, b = line if label_first else (line[2], line[0], line[1])
-        yield a, b, _truth(where, label), None
+        yield a, b, truth(where, label), None
 
 
-def _truth(where: str, text: str) -> bool:
+def truth(where: str, text: str) -> bool:
+    """Whether a word of a list says that two images show one identity.
+
+    Raises:
+        ListError: beginning with `where`, when it is neither yes nor no.
+    """
     if text.lower() not in _TRUTH:
         raise ListError(f"{where}: expected 1 or 0 for one identity or two, found {text[:40]!r}")
     return _TRUTH[text.lower()]

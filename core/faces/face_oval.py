@@ -6,6 +6,8 @@ surround.
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +34,10 @@ def filled(outline: NDArray[np.floating], size: int) -> NDArray[np.float32]:
     layer = np.zeros((size * _FINER, size * _FINER), np.uint8)
     fine = (np.asarray(outline, np.float64) + 0.5) * _FINER - 0.5
     cv2.fillPoly(layer, [np.rint(fine * 2**_SHIFT).astype(np.int32)], (1,), cv2.LINE_8, _SHIFT)
-    blocks = layer.reshape(size, _FINER, size, _FINER)
-    return blocks.mean((1, 3), dtype=np.float32)
+    # Sums of slices: a mean over two axes takes forty times as long.
+    rows = functools.reduce(np.add, [layer[line::_FINER] for line in range(_FINER)])
+    counts = functools.reduce(np.add, [rows[:, line::_FINER] for line in range(_FINER)])
+    return np.asarray(counts, np.float32) / np.float32(_FINER**2)
 
 
 def oval_of(points: NDArray[np.floating], size: int) -> NDArray[np.float32]:

@@ -8,8 +8,6 @@ surround moves behind the face, whose landmarks, masks and label stay exact. Aft
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -151,11 +149,14 @@ def _recoloured(
 
     (S, S, 3) RGB, 0 to 1.
     """
-    lab, other = (cv2.cvtColor(_rgb(picture), cv2.COLOR_RGB2Lab) for picture in (image, like))
+    lab, other = (
+        np.asarray(cv2.cvtColor(_rgb(picture), cv2.COLOR_RGB2Lab), np.float32)
+        for picture in (image, like)
+    )
     mean, spread = _colours(lab, oval)
     mean_like, spread_like = _colours(other, like_oval)
     gain = np.clip(spread_like / np.maximum(spread, _LEAST_SPREAD), *_GAINS)
-    moved = ((lab - mean) * gain + mean_like).astype(np.float32)
+    moved = np.asarray((lab - mean) * gain + mean_like, np.float32)
     return np.asarray(cv2.cvtColor(moved, cv2.COLOR_Lab2RGB), np.float32)
 
 
@@ -164,12 +165,12 @@ def _rgb(image: Image) -> NDArray[np.float32]:
 
 
 def _colours(
-    lab: NDArray[Any], oval: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lab: NDArray[np.float32], oval: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weighted mean and standard deviation of each channel; an empty oval counts as all."""
-    weight = (oval if oval.any() else np.ones_like(oval)).ravel().astype(np.float64)
-    weight /= weight.sum()
-    values = lab.reshape(-1, 3).astype(np.float64)
+    weight = (oval if oval.any() else np.ones_like(oval)).ravel()
+    weight = weight / weight.sum()
+    values = lab.reshape(-1, 3)
     mean = weight @ values
     return mean, np.sqrt(weight @ (values - mean) ** 2)
 

@@ -62,6 +62,14 @@ class Options(Settings, Bootstrap, MatcherName):
     composition: Literal["alpha", "poisson"] = option(
         "alpha", "How a chimera's part is put in: a soft edge, or Poisson's equation."
     )
+    games: tuple[str, ...] = option(
+        (),
+        "Further columns of chimera: small, parts of 2×2 cells; regions, eyes, nose or mouth by "
+        "landmarks; deletion, what maps give to the other identity is taken out. Each of the first "
+        "two costs as much as the ranking.",
+        type=Names(),
+        multiple=False,
+    )
     infills: tuple[str, ...] = option(
         ("blur", "other"),
         "What replaces a cell: blur, mean, face, other.",
@@ -96,9 +104,11 @@ class Options(Settings, Bootstrap, MatcherName):
         Raises:
             AttributionError: with the legal ones.
         """
+        from faceguide.evaluate.attribution.chimera.chimera_list import GAMES
         from faceguide.evaluate.attribution.protocol import infill, map_metrics
 
         for what, given, legal in (
+            ("game", self.games, GAMES),
             ("infill", self.infills, infill.INFILLS),
             ("metric", self.measures, tuple(map_metrics.METRICS)),
         ):
@@ -109,6 +119,8 @@ class Options(Settings, Bootstrap, MatcherName):
             raise AttributionError("at least one infill is needed")
         if self.protocol == "chimera" and self.measures:
             raise AttributionError("--metrics are for --protocol matched; leave one of them out")
+        if self.games and (self.measures or self.protocol not in (None, "chimera")):
+            raise AttributionError("--games are of --protocol chimera; leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)

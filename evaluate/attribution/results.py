@@ -35,7 +35,7 @@ SCHEMA = 2
 # What only chimeras can say.
 _OF_CHIMERAS = (
     *("told_apart", "told_apart_interval", "single", "told_share", "blind_share"),
-    *("excess", "excess_interval"),
+    *("excess", "excess_interval", "games"),
 )
 COLUMNS = (
     *("number", "probe", "reference", "same", "score", "method", "verdict", "cause", "fr"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from faceguide.cache.schema import REGIONS
 from faceguide.core.commands.console import say
+from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option
 from faceguide.preprocess.guidance.point_table import TABLE_SIZE, Contour, PointTable, load_points
 from faceguide.preprocess.guidance.polygon import coverage, to_cells
@@ -28,6 +29,7 @@ from faceguide.preprocess.guidance.polygon import coverage, to_cells
 FARTHEST = 1e4
 # Discs are sampled on this many sub-cells along each side of a cell.
 DISC_SAMPLES = 4
+_LENGTH = FiniteRange(0, TABLE_SIZE, min_open=True)
 
 
 class _PointsFile(click.Path):
@@ -54,6 +56,29 @@ class GuidanceSettings:
         "--points",
         type=_PointsFile(exists=True, path_type=Path),
     )
+    radius: float | None = option(
+        None,
+        "Radius of the discs of --regions points, in pixels of a crop of 448.  [default: as "
+        "--points says]",
+        type=_LENGTH,
+    )
+    sigma: float | None = option(
+        None,
+        "Standard deviation of all points of the heatmap, in pixels of a crop of 448.  [default: "
+        "as --points says]",
+        type=_LENGTH,
+    )
+
+    @property
+    def drawn(self) -> PointTable:
+        """The table, with the radius and the sigma that were given besides."""
+        table = self.table
+        if self.radius is not None:
+            table = replace(table, radius=self.radius)
+        if self.sigma is not None:
+            wide = {name: replace(g, sigma=self.sigma) for name, g in table.heatmap.items()}
+            table = replace(table, heatmap=wide)
+        return table
 
     def say_unused(self) -> None:
         """Say when the discs of the table's file are not used."""
@@ -65,21 +90,24 @@ class GuidanceSettings:
                 f"Note: {self.table.file}: {' and '.join(unused)} of this file count with "
                 "--regions points only, and --regions is hull"
             )
+        if self.radius is not None and self.regions == "hull":
+            say("Note: --radius counts with --regions points only, and --regions is hull")
 
     def recipe(self) -> dict[str, Any]:
         """Whatever changes a byte of the result, and nothing else, ready for JSON."""
+        table = self.drawn
         heatmap = {
             name: {"points": list(group.points), "sigma": group.sigma}
-            for name, group in self.table.heatmap.items()
+            for name, group in table.heatmap.items()
         }
         recipe = {"regions": self.regions, "grid": self.grid, "heatmap": heatmap}
         if self.regions == "points":
-            points = {region: list(self.table.points[region]) for region in REGIONS}
-            return recipe | {"radius": self.table.radius, "points": points}
+            points = {region: list(table.points[region]) for region in REGIONS}
+            return recipe | {"radius": table.radius, "points": points}
         hull = {
             region: [
                 {"convex" if contour.convex else "ring": list(contour.points)}
-                for contour in self.table.hull[region]
+                for contour in table.hull[region]
             ]
             for region in REGIONS
         }
@@ -105,6 +133,7 @@ def render(
     usable = (np.abs(cells) < FARTHEST * settings.grid).all(axis=(1, 2))  # false for NaN too
     heatmap = np.zeros((len(cells), settings.grid, settings.grid), np.uint8)
     regions = np.zeros((len(cells), len(REGIONS), settings.grid, settings.grid), np.uint8)
+    table = settings.drawn
     unit = settings.grid / TABLE_SIZE  # cells per pixel at 448
 
     # Small blocks bound the memory at any grid and keep the accumulators in the cache.
@@ -113,13 +142,13 @@ def render(
     for first in range(0, len(faces), block):
         chosen = faces[first : first + block]
         part = cells[chosen]
-        heatmap[chosen] = _to_bytes(gaussian_heatmap(part, settings.table, settings.grid, unit))
+        heatmap[chosen] = _to_bytes(gaussian_heatmap(part, table, settings.grid, unit))
         for index, region in enumerate(REGIONS):
             if settings.regions == "points":
-                points = part[:, settings.table.points[region]]
-                area = discs(points, settings.table.radius * unit, settings.grid)
+                points = part[:, table.points[region]]
+                area = discs(points, table.radius * unit, settings.grid)
             else:
-                area = contours(part, settings.table.hull[region], settings.grid)
+                area = contours(part, table.hull[region], settings.grid)
             regions[chosen, index] = _to_bytes(area)
     return heatmap, regions
 

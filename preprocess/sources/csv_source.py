@@ -21,7 +21,7 @@ _IDENTITY_NAMES = (
 
 
 class ManifestSource(Source):
-    """A CSV with the columns `path` (relative to the CSV's folder), `identity` and any others.
+    """A CSV with the columns `path` (relative to `root`), `identity` and any others.
 
     Commas, semicolons, tabs or bars part the columns; text may be UTF-8 (or of any other code
     that holds ASCII: a name's bytes are kept), UTF-16 or UTF-32. A first column of row numbers
@@ -30,8 +30,9 @@ class ManifestSource(Source):
 
     kind = "manifest"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path | None = None) -> None:
         super().__init__(path)
+        self.root = root or path.parent
         self.columns = _Columns(path, _table(path).names).meta
 
     def rows(self) -> Iterator[SourceRow]:
@@ -67,20 +68,20 @@ class ManifestSource(Source):
     def _key(self, written: str) -> str:
         """The path as it is meant: Windows' separators and stray blanks, unless a file is so."""
         key = written.strip().replace("\\", "/")
-        if key != written and os.path.lexists(self.path.parent / written):
+        if key != written and os.path.lexists(self.root / written):
             return written
         return key.removeprefix("./")
 
     def read(self, row_key: str, at: int) -> bytes:
         try:
-            return read_inside(self.path.parent, row_key)
+            return read_inside(self.root, row_key)
         except ReadError as error:
             # The list may come from a Mac and the files not, or the other way round.
             if error.reason == "missing" and not row_key.isascii():
                 composed = unicodedata.normalize("NFC", row_key)
                 for other in (composed, unicodedata.normalize("NFD", row_key)):
                     with contextlib.suppress(ReadError):
-                        return read_inside(self.path.parent, other)
+                        return read_inside(self.root, other)
             raise
 
 

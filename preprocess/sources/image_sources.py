@@ -14,6 +14,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,11 @@ from faceguide.preprocess.sources.twin_source import TwinSource
 __all__ = ["ReadError", "Source", "SourceError", "SourceRow", "open_source"]
 
 
+_TABLES = (".csv", ".tsv")
 _EXACT = 1 << 24  # float32 has every whole number below
 
 
-def open_source(path: Path, *, flat: bool = False) -> Source:
+def open_source(path: Path, *, flat: bool = False, root: Path | None = None) -> Source:
     """The source at `path`: a folder, or a .csv, .rec, .bin or ND-TWIN's .json file.
 
     Args:
@@ -47,18 +49,20 @@ def open_source(path: Path, *, flat: bool = False) -> Source:
             a .csv has a header with `path`, `identity` if known, and any further columns;
             next to a .rec its .idx is used if it is there.
         flat: take a folder's images at any depth, without identities.
+        root: the folder that the paths of a .csv start in; None = its own.
 
     Raises:
         SourceError: when there is nothing of these kinds at `path`.
     """
+    if root is not None and path.suffix.lower() not in _TABLES:
+        raise SourceError(f"{path}: --root is for a CSV; leave it out")
     if path.is_dir():
         twins = path / IMAGES_OF_TWINS
         return TwinSource(twins) if twins.is_file() and not flat else FolderSource(path, flat)
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder")
     kinds: dict[str, Callable[[Path], Source]] = {
-        ".csv": ManifestSource,
-        ".tsv": ManifestSource,
+        **dict.fromkeys(_TABLES, partial(ManifestSource, root=root)),
         ".rec": RecordSource,
         ".bin": BinSource,
         ".json": TwinSource,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from faceguide.cache import FaceCache, FaceguideError, Stream
     from faceguide.dataset import Dataset
+    from faceguide.explaining import explain, explain_pair
     from faceguide.face import Face, align
-    from faceguide.face_network import FaceNetwork, explain, load
+    from faceguide.face_network import FaceNetwork, load
 
     open = FaceCache.open
 
@@ -28,6 +29,7 @@ __all__ = [
     "Stream",
     "align",
     "explain",
+    "explain_pair",
     "load",
     "open",
 ]
@@ -41,7 +43,8 @@ _HOMES = {
     "FaceguideError": "cache",
     "Stream": "cache",
     "align": "face",
-    "explain": "face_network",
+    "explain": "explaining",
+    "explain_pair": "explaining",
     "load": "face_network",
     "open": "cache",
 }

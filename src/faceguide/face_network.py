@@ -1,4 +1,4 @@
-"""A network on faces: embeddings, scores, visibility, attention and maps of whatever shows one."""
+"""A network on faces: embeddings, scores, visibility and attention of whatever shows one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import EvaluationError
 from faceguide.core.faces.align import five_points
-from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.pair_map import pair_map
 from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.embed import Beside, describe_crops
 from faceguide.evaluate.score.face_reader import (
@@ -75,44 +73,6 @@ def load(
     for line in network.doubts.lines():
         warnings.warn(line, stacklevel=2)
     return FaceNetwork(network)
-
-
-def explain(
-    network: FaceNetwork,
-    face: Any,
-    other: Any,
-    method: str,
-    *,
-    matcher: str = "cosine",
-    **settings: Any,
-) -> NDArray[np.float32]:
-    """Which pixels of a face made its score with another, by a method of `evaluate attribution`.
-
-    Args:
-        network: whose score is explained.
-        face: one face, whose crop the map lies on; see `FaceNetwork` for what is taken.
-        other: the face that it is compared with.
-        method: its command-line name (`evaluate methods` lists them), or `module:function`.
-        matcher: of `evaluate verification`, without fusions.
-        settings: of the method, as `evaluate.attribution.attribution_options.Settings` has them.
-
-    Returns:
-        (S, S), signed: above 0 speaks for one identity.
-
-    Raises:
-        FaceguideError: when the method does not exist or does not suit the network.
-    """
-    first, second = (network.one(given) for given in (face, other))
-    try:
-        chosen = Settings(**settings)
-    except TypeError:
-        legal = ", ".join(Settings.__dataclass_fields__)
-        raise EvaluationError(
-            f"no setting {', '.join(sorted(set(settings) - set(Settings.__dataclass_fields__)))}; "
-            f"choose from {legal}"
-        ) from None
-    beside = network.beside([first, second])
-    return pair_map(network.network, first.crop, second.crop, method, matcher, chosen, **beside)
 
 
 class FaceNetwork:

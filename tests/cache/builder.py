@@ -21,6 +21,8 @@ from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import QUALITY, STATUS_CODE, columns
 from faceguide.cache.shard import write_shard
+from faceguide.preprocess.detect.pose import mean_landmarks
+from faceguide.preprocess.guidance.drawing import GuidanceSettings, render
 
 RECIPE: dict[str, Any] = {
     "revision": 1, "size": 16, "store": "raw", "columns": {"quality": QUALITY.described()},
@@ -82,8 +84,14 @@ def build_keys(
     identity: Callable[[str], str] = lambda key: key.rpartition("/")[0],
     *,
     size: int = 16,
+    regions: bool = False,
+    landmarks: NDArray[np.float32] | None = None,
 ) -> FaceCache:
-    """A sealed cache of these keys; equal last numbers are equal pictures, 0, 10, … failed."""
+    """A sealed cache of these keys; equal last numbers are equal pictures, 0, 10, … failed.
+
+    Every face has these (478, 3) landmarks, or random ones. With `regions`, the regions are those
+    of the mean face, moved a little.
+    """
     plan = make_plan(
         directory,
         lambda: [Row(key, identity(key), meta=("s",)) for key in keys],
@@ -93,8 +101,19 @@ def build_keys(
         shard_rows=8,
     )
     for shard in range(plan.shards):
-        write_faces(directory, plan, shard)
+        write_faces(directory, plan, shard, landmarks)
     manifest.seal(directory, "faces")
+    if regions:
+        manifest.set_recipe(directory, plan, "guidance", {"grid": 28}, replace=False)
+        recipe = manifest.group_recipe(directory, plan, "guidance")
+        assert recipe is not None
+        for shard in range(plan.shards):
+            mean = mean_landmarks()[None, :, :2].repeat(plan.rows_of(shard), 0)
+            mean += np.random.default_rng([3, shard]).normal(0, 0.02, (len(mean), 1, 2))
+            drawn = render(mean.astype(np.float32), GuidanceSettings(grid=28), size=size)
+            values = dict(zip(("heatmap", "regions"), drawn, strict=True))
+            _write(directory, "guidance", recipe, shard, values)
+        manifest.seal(directory, "guidance")
     return FaceCache.open(directory)
 
 
@@ -115,7 +134,9 @@ def pose_of(key: str) -> NDArray[np.float32]:
     return np.random.default_rng([1, number(key)]).normal(0, 20, 3).astype(np.float32)
 
 
-def write_faces(directory: Path, plan: Plan, shard: int) -> None:
+def write_faces(
+    directory: Path, plan: Plan, shard: int, landmarks: NDArray[np.float32] | None = None
+) -> None:
     """One shard of faces."""
     rows = read_sources(directory, plan, shard)
     n, size = len(rows), plan.recipe["size"]
@@ -134,6 +155,8 @@ def write_faces(directory: Path, plan: Plan, shard: int) -> None:
         "status": np.where(failed, STATUS_CODE["no_face"], STATUS_CODE["ok"]).astype(np.uint8),
         "origin": np.where(failed, 0, 1).astype(np.uint8),
     }
+    if landmarks is not None:
+        values["landmarks"][:] = landmarks
     values["landmarks"][failed] = np.nan
     values["source"] = np.frombuffer(
         b"".join(hashlib.sha256(row.key.encode()).digest()[:16] for row in rows), np.uint8
@@ -182,6 +205,13 @@ def write_group(
         visibility = rng.random((n, grid, grid)).astype(np.float16)
         visibility[~known] = 1
         values = {"visibility": visibility, "known": known, "status": np.zeros(n, np.uint8)}
+    _write(directory, group, recipe, shard, values)
+
+
+def _write(
+    directory: Path, group: str, recipe: dict[str, Any], shard: int, values: dict[str, Any]
+) -> None:
+    n = len(next(iter(values.values())))
     report = {"status": {"ok": n}, "failures": []}
     with write_shard(directory, group, shard, recipe, rows=n, texts={}, report=report) as writer:
         for name, column in values.items():

@@ -30,13 +30,17 @@ def test_the_commands() -> None:
         "describe",
         "diff",
         "embed",
+        "explain",
         "identification",
         "ijb",
+        "lookalikes",
         "merge",
         "methods",
         "networks",
         "report",
         "submit",
+        "suite",
+        "surround",
         "verification",
     ]
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from faceguide.cache.schema import ORIGIN_CODE, REGIONS
 from faceguide.core.errors import TrainError
-from faceguide.train.cal.cal_settings import GuidanceSettings
 from faceguide.train.cal.guidance_losses import (
     contrastive_loss,
     default_assignment,
@@ -20,6 +19,7 @@ from faceguide.train.cal.guidance_losses import (
     to_cells,
     union,
 )
+from faceguide.train.cal.guide_option import GuidanceSettings
 from faceguide.train.distributed import gathered, summed, world_size
 from faceguide.train.models.attention_crop import crop
 
@@ -39,11 +39,22 @@ def heads_of(settings: GuidanceSettings, heads: int) -> tuple[int, ...]:
     return assignment
 
 
+def assigned_heads(settings: GuidanceSettings, heads: int) -> dict[str, str]:
+    """Region → numbers of its heads, such as "0-11" or "none"; then those of the free ones."""
+    counts, found, first = heads_of(settings, heads), {}, 0
+    for name, count in zip((*REGIONS, "free"), (*counts, heads - sum(counts)), strict=True):
+        last = first + count - 1
+        found[name] = "none" if not count else f"{first}" + f"-{last}" * (count > 1)
+        first += count
+    return found
+
+
 class Targets(NamedTuple):
     """What lies on the pixels of a batch, on the cache's grid G.
 
-    regions: (N, 3, G, G) float32, covered share of each cell; heatmap: (N, 1, G, G) float32, 0 to
-    1; known: (N,) bool, whether the landmarks may guide.
+    regions: (N, 3, G, G) float32, covered share of each cell, or (N, 4, G, G) with the oval, 0
+    where landmarks may not guide; heatmap: (N, 1, G, G) float32, 0 to 1; known: (N,) bool, whether
+    the landmarks may guide.
     """
 
     regions: Tensor
@@ -68,21 +79,24 @@ class Cells(NamedTuple):
     """Targets at the size of the attention map.
 
     regions: (N, 3, h, w); mask: (N, 1, h, w), their union; heatmap: (N, 1, h, w); known: (N,) bool,
-    and something of the landmarks is still to be seen.
+    and something of the landmarks is still to be seen; oval: (N, 1 or 0, h, w).
     """
 
     regions: Tensor
     mask: Tensor
     heatmap: Tensor
     known: Tensor
+    oval: Tensor
 
 
 def at_cells(targets: Targets, height: int, width: int) -> Cells:
     """Area means of the targets over the cells of an attention map."""
-    regions = to_cells(targets.regions, height, width)
+    covered = to_cells(targets.regions, height, width)
+    regions, oval = covered.tensor_split([len(REGIONS)], dim=1)
     mask = union(regions)
     visible = mask.sum((1, 2, 3)) > 0
-    return Cells(regions, mask, to_cells(targets.heatmap, height, width), targets.known & visible)
+    heatmap = to_cells(targets.heatmap, height, width)
+    return Cells(regions, mask, heatmap, targets.known & visible, oval)
 
 
 def join(first: Cells, second: Cells) -> Cells:
@@ -119,11 +133,18 @@ def guide(
     """
     losses: dict[str, Tensor] = {}
     if settings.weight("loss"):
-        losses["loss"] = known_mean(landmark_loss(maps, cells.mask), cells.known)
-    for method, loss in (("regions", region_loss), ("regions-log", region_log_loss)):
-        if settings.weight(method):
-            values = loss(maps, cells.regions, heads_of(settings, maps.shape[1]))
-            losses[method] = known_mean(values, cells.known)
+        values = landmark_loss(maps, cells.mask, settings.outside)
+        losses["loss"] = known_mean(values, cells.known)
+    if settings.weight("oval"):
+        values = landmark_loss(maps, cells.oval, settings.outside)
+        losses["oval"] = known_mean(values, cells.oval.sum((1, 2, 3)) > 0)
+    heads = heads_of(settings, maps.shape[1])
+    if settings.weight("regions"):
+        values = region_loss(maps, cells.regions, heads, settings.outside_region)
+        losses["regions"] = known_mean(values, cells.known)
+    if settings.weight("regions-log"):
+        values = region_log_loss(maps, cells.regions, heads)
+        losses["regions-log"] = known_mean(values, cells.known)
     if settings.weight("contrastive"):
         losses["contrastive"] = _contrastive(settings, maps, cells, labels, listed)
     return losses

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from faceguide.cache.schema import REGIONS
 from faceguide.core.files import replacing
-from faceguide.train.cal.attention_guidance import at_cells, heads_of
+from faceguide.train.cal.attention_guidance import assigned_heads, at_cells, heads_of
 from faceguide.train.cal.cal_step import CalStep
 from faceguide.train.cal.guidance_losses import energy_share
 from faceguide.train.data import augment
@@ -62,7 +62,8 @@ def region_attention(maps: Tensor, assignment: tuple[int, ...]) -> list[Tensor]:
 
 def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> None:
     """Write a PNG, one row per face: input with the heatmap's outline, mean attention, then the
-    heads of eyes, nose and mouth with the outline of their region.
+    heads of eyes, nose and mouth, by number, with the outline of their region. An oval that guides
+    is outlined on the mean.
 
     The number on a tile is the share of its attention's energy in all regions, on those of a
     region in that one. Faces whose landmarks may not guide have neither outline nor number.
@@ -94,13 +95,15 @@ def draw_attention(path: Path, step: CalStep, batch: Batch, place: Place) -> Non
             masks = torch.cat([cells.mask, cells.regions], 1)  # (N, 4, h, w)
             shares = energy_share(columns, masks)[face].tolist()
             outline(tiles[0], targets.heatmap[face, 0])
-            for tile, region in zip(tiles[2:], targets.regions[face], strict=True):
+            covered = [*targets.regions[face, 3:], *targets.regions[face, :3]]
+            for tile, region in zip(tiles[-len(covered) :], covered, strict=True):
                 outline(tile, region)
             for tile, share in zip(tiles[1:], shares, strict=True):
                 write(tile, f"{share:.2f}")
         rows.append(np.concatenate(tiles, axis=1))
     names = ["image, heatmap", f"{trainee.heads} heads"]
-    names += [f"{name}: {count}" for name, count in zip(REGIONS, assignment, strict=True)]
+    numbers = assigned_heads(recipe.guidance, trainee.heads)
+    names += [f"{name}: {numbers[name]}" for name in REGIONS]
     write_grid(path, names, rows)
 
 

@@ -26,8 +26,9 @@ def watch(maps: Tensor, cells: Cells | None, assignment: tuple[int, ...]) -> dic
     Returns:
         `attention_mean`; `attention_entropy`, 0 (one cell) to 1 (everywhere alike), mean over
         maps; `head_cosine`, mean over pairs of heads; and, over images with known landmarks,
-        `energy_REGION` and `energy_inside`, shares of all maps' energy, `lift_REGION`, the share
-        of the region's own heads divided by the region's share of the area.
+        `energy_REGION`, `energy_oval` where it guides, and `energy_inside`, shares of all
+        maps' energy, `lift_REGION`, the share of the region's own heads divided by the region's
+        share of the area.
     """
     maps = maps.float()
     flat = maps.flatten(2)  # (N, M, S)
@@ -65,6 +66,10 @@ def watch(maps: Tensor, cells: Cells | None, assignment: tuple[int, ...]) -> dic
         if own.shape[1]:
             area = over_known(mask.mean((1, 2, 3)))
             found[f"lift_{name}"] = over_known(own.mean(1)) / area.clamp_min(_SOLID)
+    if cells.oval.shape[1]:
+        seen = (cells.oval.sum((1, 2, 3)) > 0).float()
+        inside = energy_share(maps, cells.oval).mean(1) * seen
+        found["energy_oval"] = inside.sum() / seen.sum().clamp_min(1.0)
     found["energy_inside"] = over_known(energy_share(maps, cells.mask).mean(1))
     return found
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from faceguide.cache.order import Order
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.stream import Stream
 from faceguide.core.commands.console import say
-from faceguide.core.errors import CheckpointError, TrainError
+from faceguide.core.errors import CheckpointError
 from faceguide.core.files import digest
-from faceguide.train.cal.attention_guidance import heads_of
+from faceguide.train.cal.attention_guidance import assigned_heads
 from faceguide.train.cal.attention_pictures import draw_attention, draw_energy
 from faceguide.train.cal.attention_watch import collapse
+from faceguide.train.cal.cal_batches import stream_of
 from faceguide.train.cal.cal_settings import CalRun
-from faceguide.train.cal.cal_step import CalStep, columns_of
+from faceguide.train.cal.cal_step import CalStep
 from faceguide.train.cal.cal_trainee import Trainee, map_side
 from faceguide.train.cal.cal_views import describe
 from faceguide.train.data import augment
-from faceguide.train.data.samplers import MixedBatches
 from faceguide.train.data.training_rows import class_table, training_rows
 from faceguide.train.distributed import barrier
 from faceguide.train.listed_pairs import Pairs, verify
@@ -77,7 +74,9 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
     torch.manual_seed(recipe.seed)
     arguments = {"num_classes": len(people), "heads": run.heads, "stride": run.stride}
     model: WSDANCAL = create(run.model, **arguments)
-    heads_of(recipe.guidance, run.heads)
+    assigned = assigned_heads(recipe.guidance, run.heads)
+    if first and any(recipe.guidance.weight(method) for method in ("regions", "regions-log")):
+        say(f"Heads: {', '.join(f'{name} {heads}' for name, heads in assigned.items())}")
     trainee = Trainee(
         model,
         class_table(len(cache.identities), people),
@@ -85,7 +84,7 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
         freeze_norm=recipe.freeze_norm,
     )
     pairs = max(run.batch_size // LISTED_SHARE, 1)
-    stream = _stream(context, run, rows, listed, pairs)
+    stream = stream_of(context, run, rows, listed, pairs)
     more: dict[str, Any] = {}
     if recipe.guidance.weight("prior"):  # it fades over the whole run, whose length counts
         more["steps"] = total_steps(len(stream), context.loop)
@@ -181,32 +180,3 @@ def _initialise(model: WSDANCAL, run: CalRun) -> str:
             f"{model.input_spec.colour}; choose other weights"
         )
     return fill(model, state, file, "--model").summary()
-
-
-def _stream(
-    context: RunContext, run: CalRun, rows: np.ndarray[Any, Any], listed: Pairs | None, pairs: int
-) -> Stream:
-    """The rows in a new order each epoch, so many listed pairs behind them in a batch."""
-    columns = columns_of(run.recipe, context.cache.columns)
-    for name in columns:
-        context.cache.require(name)
-    shared: dict[str, Any] = {
-        "columns": columns, "threads": run.threads, "device": context.device,
-    }  # fmt: skip
-    seed, rank, world = run.recipe.seed, context.processes.rank, context.processes.world
-    if listed is None:
-        return Stream(
-            context.cache, rows, batch_size=run.batch_size, seed=seed, rank=rank, world=world,
-            **shared,
-        )  # fmt: skip
-    if run.batch_size <= 2 * pairs:
-        raise TrainError(
-            f"--contrastive-pairs needs --batch-size 3 or more, found {run.batch_size}"
-        )
-    both = np.stack([listed.first, listed.second], axis=1)
-    batches = MixedBatches(
-        Order(rows, run.batch_size - 2 * pairs, seed, rank, world),
-        Order(np.arange(len(both)), pairs, seed + 1, rank, world),
-        both,
-    )
-    return Stream(context.cache, batches=batches, **shared)

@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from faceguide.core.commands.option_types import FiniteRange, once_each
+from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FILE
-from faceguide.train.cal.guide_option import DEFAULT_WEIGHTS, Counts, Guide
+from faceguide.train.cal.guide_option import GuidanceSettings
 from faceguide.train.training_settings import POSITIVE, Fit, Recipe
 
 MODELS = Literal[
     "cal_resnet18", "cal_resnet34", "cal_resnet50", "cal_resnet101", "cal_resnet152",
     "cal_mobilefacenet",
 ]  # fmt: skip
-MARGIN = 0.5  # cosine without penalty, method 5
-
-
-@dataclass(frozen=True)
-class GuidanceSettings:
-    """Which methods guide attention.
-
-    `guides` are `loss`, method 1, the landmark-weighted attention loss; `regions`, method 2, heads
-    assigned to regions; `regions-log`, its logarithmic form; `counterfactual`, method 3, fake
-    attention that avoids the landmarks, its weight has no meaning; `prior`, method 4, the weight
-    is its share at the first step, which falls to 0; `contrastive`, method 5.
-    """
-
-    guides: tuple[tuple[str, float], ...] = option(
-        (),
-        f"Guide attention by landmarks: {', '.join(DEFAULT_WEIGHTS)}, =WEIGHT replaces "
-        "the default weight. May be repeated.",
-        "--guide", type=Guide(), multiple=True, callback=once_each,
-    )  # fmt: skip
-    assignment: tuple[int, ...] | None = option(
-        None, "Heads of eyes,nose,mouth; the others stay free.  [default: 3/8, 1/4, 1/4 of all]",
-        "--heads-per-region", type=Counts(), multiple=False,
-    )  # fmt: skip
-    margin: float = option(
-        MARGIN, "Margin of --guide contrastive: no penalty below this cosine.",
-        "--contrastive-margin", type=FiniteRange(-1, 1),
-    )  # fmt: skip
-    template: bool = option(
-        False, "Also guide by the template's mean landmarks.", "--guide-template"
-    )
-
-    def weight(self, method: str) -> float:
-        """Weight of a method; 0 when it is off."""
-        return dict(self.guides).get(method, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalSettings(Recipe):
     """The recipe of a step; the defaults are the published ones."""
 
-    guidance: GuidanceSettings = GuidanceSettings()
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     views: bool = option(True, "Also train on the attention crop and the attention drop.")
 
 

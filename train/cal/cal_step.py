@@ -38,9 +38,9 @@ def columns_of(settings: CalSettings, there: tuple[str, ...]) -> tuple[str, ...]
     guidance is compared by.
     """
     guided = ("regions", "heatmap", "origin")
-    if settings.guidance.guides or set(guided) <= set(there):
-        return ("image", "label", *guided)
-    return ("image", "label")
+    aims = settings.guidance.guides or set(guided) <= set(there)
+    placed = settings.surround or settings.guidance.weight("oval")
+    return ("image", "label", *guided * bool(aims), *("landmarks",) * bool(placed))
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ class CalStep:
         pixels = self.trainee.model.input_spec.prepare(jittered)
         if "regions" not in batch:
             return pixels, None
-        targets = Targets(
-            augment.warp_targets(batch["regions"], geometry),
-            augment.warp_targets(batch["heatmap"][:, None], geometry),
-            attention_guidance.known_origin(batch["origin"], self.settings.guidance.template),
-        )
-        return pixels, targets
+        known = attention_guidance.known_origin(batch["origin"], self.settings.guidance.template)
+        covered = batch["regions"]
+        if "oval" in batch:
+            covered = torch.cat([covered, batch["oval"] * known[:, None, None, None]], 1)
+        heatmap = augment.warp_targets(batch["heatmap"][:, None], geometry)
+        return pixels, Targets(augment.warp_targets(covered, geometry), heatmap, known)
 
     @torch.no_grad()
     def _views(
@@ -144,7 +144,8 @@ class CalStep:
             heatmap = cells.heatmap
             share = self._share(place) * cells.known.to(heatmap.dtype)[:, None, None, None]
         uniform = uniform.view(len(pixels), heads, self.side, self.side)
-        *output, maps = forward(pixels, fake_attention(uniform, mask, known), draws, heatmap, share)
+        fake = fake_attention(uniform, mask, known, guidance.fake_inside, guidance.fake_outside)
+        *output, maps = forward(pixels, fake, draws, heatmap, share)
         return CalOutput(*output), maps
 
     def _share(self, place: Place) -> float:

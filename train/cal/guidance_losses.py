@@ -16,16 +16,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from faceguide.train.cal.cal_settings import MARGIN
+from faceguide.train.cal.guide_option import (
+    INSIDE_RANGE,
+    MARGIN,
+    OUTSIDE_LOSS,
+    OUTSIDE_RANGE,
+    OUTSIDE_REGIONS,
+)
 
 # A map whose sum is below this is dead: it has no share anywhere, and no slope to speak of.
 DEAD = 1e-3
 
-OUTSIDE_LOSS = 0.5  # penalty outside, method 1
-OUTSIDE_REGIONS = 0.3  # penalty outside, method 2
 LOG_FLOOR = 1e-2  # share below which the logarithmic form pulls no harder
-INSIDE_RANGE = (0.0, 0.3)  # fake attention on landmarks, method 3
-OUTSIDE_RANGE = (0.5, 1.5)  # fake attention elsewhere, method 3
 PLAIN_RANGE = (0.0, 2.0)  # fake attention where no landmarks are known
 
 
@@ -114,11 +116,18 @@ def region_log_loss(attention: Tensor, regions: Tensor, assignment: tuple[int, .
     return _over_regions(-(share + LOG_FLOOR).log(), regions, assignment)
 
 
-def fake_attention(uniform: Tensor, mask: Tensor | None, known: Tensor | None) -> Tensor:
+def fake_attention(
+    uniform: Tensor,
+    mask: Tensor | None,
+    known: Tensor | None,
+    inside: tuple[float, ...] = INSIDE_RANGE,
+    outside: tuple[float, ...] = OUTSIDE_RANGE,
+) -> Tensor:
     """Method 3: counterfactual attention that avoids the landmarks.
 
-    fake = (1 − m) · U(0.5, 1.5) + m · U(0, 0.3), both ends of the interval blended by the soft
-    mask. An image without known landmarks gets U(0, 2), as CAL published it.
+    fake = (1 − m) · U(outside) + m · U(inside), both ends of the interval blended by the soft mask,
+    with U(0.5, 1.5) and U(0, 0.3) unless other ranges are given. An image without known landmarks
+    gets U(0, 2), as CAL published it.
 
     Args:
         uniform: (N, M, h, w) random numbers in [0, 1).
@@ -131,9 +140,8 @@ def fake_attention(uniform: Tensor, mask: Tensor | None, known: Tensor | None) -
     plain = PLAIN_RANGE[0] + (PLAIN_RANGE[1] - PLAIN_RANGE[0]) * uniform
     if mask is None or known is None:
         return plain
-    inside = INSIDE_RANGE[0] + (INSIDE_RANGE[1] - INSIDE_RANGE[0]) * uniform
-    outside = OUTSIDE_RANGE[0] + (OUTSIDE_RANGE[1] - OUTSIDE_RANGE[0]) * uniform
-    aware = (1.0 - mask) * outside + mask * inside
+    on, off = (low + (high - low) * uniform for low, high in (inside, outside))
+    aware = (1.0 - mask) * off + mask * on
     return torch.where(known[:, None, None, None], aware, plain)
 
 

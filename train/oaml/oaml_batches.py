@@ -19,6 +19,7 @@ from faceguide.train.data.face_augment import FaceAugmentation, augmenting
 from faceguide.train.data.keyed_random import keyed_uniform
 from faceguide.train.data.occluders import Occluders
 from faceguide.train.data.samplers import GraphBatches, MixedBatches, PersonBatches
+from faceguide.train.data.swapped_surrounds import swapping
 from faceguide.train.data.two_streams import TwoStreams
 from faceguide.train.models.matchers.matching import match
 from faceguide.train.oaml.oaml_settings import OamlRun, OamlSettings
@@ -135,8 +136,15 @@ def stream_of(
         augmentation = augmentation_of(recipe)
         columns = ["image"] + ["label"] * (cache is not second)
         columns += ["visibility", "known"] * ("visibility" in cache.columns)
-        columns += ["landmarks"] * (augmentation.occluders is not None or told)
-        transform = augmenting(augmentation, seed, recipe.map_size, told)
+        swap = None
+        if recipe.surround is not None and cache is not second:
+            swap = swapping(cache, rows, recipe.surround[1], seed)
+        columns += ["landmarks"] * (augmentation.occluders is not None or told or swap is not None)
+        augment = augmenting(augmentation, seed, recipe.map_size, told)
+
+        def transform(batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+            return augment(batch if swap is None else swap(batch, epoch), epoch)
+
         return Stream(
             cache, columns=columns, transform=transform, threads=run.threads, device=device,
             **batches,

@@ -65,6 +65,8 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
     only_head = run.recipe.part == "occlusion"
     if only_head and second is not None:
         raise TrainError("--train occlusion learns from CACHE only; leave --niqab out")
+    if only_head and run.recipe.surround is not None:
+        raise TrainError("--surround is for faces to recognise; leave it out of --train occlusion")
     meta = dict(run.meta)
     if only_head:
         require_meta(cache, meta)

@@ -7,8 +7,8 @@ either is its reference. No network decides, so the pictures are the same for al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -20,9 +20,23 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
 from faceguide.core.files import digest
 from faceguide.evaluate.attribution.cells import pair_rng
-from faceguide.evaluate.attribution.chimera.composition import PARTS, composed
+from faceguide.evaluate.attribution.chimera.composition import (
+    ALL_PARTS,
+    BOXES,
+    PARTS,
+    SMALL,
+    SWAPPED,
+    composed,
+    part_cells,
+    part_mask,
+    region_cells_of,
+    region_mask,
+)
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 
+# What else may be played with the same faces; of each, see `games.py`.
+GAMES = ("small", "regions", "deletion")
+SMALL_GAME, REGION_GAME, DELETION = GAMES
 LEAST = 40  # chimeras for a ranking
 ENOUGH = 2 * LEAST  # identities with two images for the protocol to be the default
 _THUMB = 14
@@ -38,7 +52,7 @@ class Chimeras:
         bearer_reference: (N,) rows of another photograph of P.
         donor: (N,) rows of Q's face, which lends a part.
         donor_reference: (N,) rows of another photograph of Q.
-        part: (N,) places in `PARTS`.
+        part: (N,) places in `ALL_PARTS`; those of the ranking, in `PARTS`, come first.
         identities: with two different images, among those of the list.
         composition: of `COMPOSITIONS`.
     """
@@ -54,14 +68,52 @@ class Chimeras:
     def __len__(self) -> int:
         return len(self.part)
 
+    @property
+    def ranked(self) -> Chimeras:
+        """Those that methods are ranked by, without those of further games."""
+        kept = self.part < len(PARTS)
+        rows = {
+            name: getattr(self, name)[kept]
+            for name in ("bearer", "bearer_reference", "donor", "donor_reference", "part")
+        }
+        return replace(self, **rows)
+
+    def masks(self, cache: FaceCache, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(n, S, S) 0 to 255: the donor's parts of the faces at these places."""
+        side = cache.require("image").shape[0]
+        parts, boxes = self.part[places], len(BOXES)
+        swapped = np.flatnonzero(parts >= boxes)
+        found = np.empty((len(parts), side, side), np.uint8)
+        for place in np.flatnonzero(parts < boxes).tolist():
+            found[place] = part_mask(ALL_PARTS[parts[place]], side)
+        if len(swapped):
+            both = [
+                cache.read(rows[places[swapped]], ["regions"])["regions"]
+                for rows in (self.bearer, self.donor)
+            ]
+            for place, *regions in zip(swapped.tolist(), *both, strict=True):
+                region = parts[place] - boxes
+                found[place] = region_mask(np.stack([one[region] for one in regions]), side)
+        return found
+
+    def cells(
+        self, cache: FaceCache, places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(n, 49) the evaluated cells of the donor, (n, 49) those of the bearer."""
+        found = [
+            part_cells(ALL_PARTS[part]) if part < len(BOXES) else region_cells_of(mask)
+            for part, mask in zip(self.part[places], self.masks(cache, places), strict=True)
+        ]
+        part, rest = (np.stack(kind) for kind in zip(*found, strict=True))
+        return part, rest
+
     def images(self, cache: FaceCache, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(n, S, S, 3) the composed faces at these places."""
         faces = [cache.read(rows[places], ["image"])["image"] for rows in (self.bearer, self.donor)]
-        names = list(PARTS)
         return np.stack(
             [
-                composed(bearer, donor, names[part], self.composition)
-                for bearer, donor, part in zip(*faces, self.part[places], strict=True)
+                composed(bearer, donor, mask, self.composition)
+                for bearer, donor, mask in zip(*faces, self.masks(cache, places), strict=True)
             ]
         )
 
@@ -77,13 +129,28 @@ def identities_of(cache: FaceCache, rows: PairRows) -> list[NDArray[np.int64]]:
 
 
 def chimeras_of(
-    cache: FaceCache, rows: PairRows, limit: int | None, seed: int, composition: str
+    cache: FaceCache,
+    rows: PairRows,
+    limit: int | None,
+    seed: int,
+    composition: str,
+    games: Sequence[str] = (),
 ) -> Chimeras:
     """Draw chimeras from the images of a list of pairs; a smaller limit gives the first of them.
 
+    Args:
+        games: of `GAMES`: those with parts of their own have as many chimeras more, of the same
+            faces.
+
     Raises:
-        AttributionError: with fewer than two identities of two different images.
+        AttributionError: with fewer than two identities of two different images, and for landmark
+            regions that the cache has not.
     """
+    if REGION_GAME in games and "regions" not in cache.columns:
+        raise AttributionError(
+            f"{cache.directory}: --games {REGION_GAME} needs landmark regions, which `prep "
+            "guidance` makes; leave it out"
+        )
     drawn = []
     for group in identities_of(cache, rows):
         face, reference = pair_rng(int(group[0]), seed, "chimera").permutation(group)[:2].tolist()
@@ -112,8 +179,16 @@ def chimeras_of(
             free[nearest] = False
             bearers.append(place)
             donors.append(nearest)
-    part = np.arange(len(bearers)) % len(PARTS)
-    (face, reference), (donor, donor_reference) = table[bearers].T, table[donors].T
+    number = np.arange(len(bearers))
+    parts = [number % len(PARTS)]
+    if SMALL_GAME in games:
+        parts.append(len(PARTS) + number % len(SMALL))
+    if REGION_GAME in games:
+        parts.append(len(BOXES) + number % len(SWAPPED))
+    face, reference, donor, donor_reference = (
+        np.tile(one, len(parts)) for one in (*table[bearers].T, *table[donors].T)
+    )
+    part = np.concatenate(parts)
     return Chimeras(face, reference, donor, donor_reference, part, count, composition)
 
 

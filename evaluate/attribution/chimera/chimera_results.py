@@ -18,9 +18,10 @@ from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import fixed
 from faceguide.core.files import read_json, replacing, write_json
 from faceguide.evaluate.attribution.attribution_options import Options
-from faceguide.evaluate.attribution.chimera.chimera_list import LEAST, Chimeras
+from faceguide.evaluate.attribution.chimera.chimera_list import DELETION, LEAST, Chimeras
 from faceguide.evaluate.attribution.chimera.composition import PARTS, part_cells
 from faceguide.evaluate.attribution.chimera.exchange import SCORES
+from faceguide.evaluate.attribution.chimera.games import game_records
 from faceguide.evaluate.attribution.chimera.told_apart import (
     BLIND,
     ERROR,
@@ -51,6 +52,7 @@ DIRECTIONS = {
     "uniform_share": "lower is better",
     "error_share": "lower is better",
     "excess": "higher is better; 0 = as good as comparing patches without a network",
+    "games": "higher is better; 0.5 is chance, 1 the truth",
     "completeness_error": "lower is better; null where the method promises none",
 }
 _NONE = ("told_apart", "single", "told_share", "blind_share", "excess")
@@ -80,8 +82,12 @@ def merge_chimeras(
     found_doubtful = Doubts()
     for some in (doubts, doubts_of(network)):
         found_doubtful.update(some)
-    scores = gather_blocks(out, plan, TABLE, ["scores"])["scores"]
-    unscored = np.repeat(~np.isfinite(scores).all(1), 2)[:, None]
+    deleted = DELETION in options.games
+    table = gather_blocks(out, plan, TABLE, ["scores", *(["restored"] if deleted else [])])
+    unscored = np.repeat(~np.isfinite(table["scores"]).all(1), 2)[:, None]
+    everything, chimeras = chimeras, chimeras.ranked  # those of the ranking come first
+    n = len(chimeras)
+    scores = table["scores"][:n]
     cells = [part_cells(name) for name in PARTS]
     part, rest = (np.stack(kind)[chimeras.part] for kind in zip(*cells, strict=True))
     found: dict[str, ToldApart] = {}
@@ -89,7 +95,13 @@ def merge_chimeras(
     for method in methods:
         maps = gather_blocks(out, plan, method.name)
         signed = np.where(unscored, np.nan, maps["signed"])
-        scored = told_apart(signed[0::2], signed[1::2], part, rest)
+        scored = told_apart(signed[: 2 * n : 2], signed[1 : 2 * n : 2], part, rest)
+        games = None
+        if method.signed and options.games:
+            gained = (maps["restored"][: 2 * n : 2], table["restored"][:n]) if deleted else None
+            games = game_records(
+                cache, everything, signed, gained, options.replicates, options.seed
+            )
         records[method.name] = {
             "signed": method.signed,
             "control": method.control,
@@ -97,6 +109,7 @@ def merge_chimeras(
             **_figures(scored, chimeras, method.signed),
             "completeness_error": errors_of(maps["completeness"]),
             "quadrature_error": errors_of(maps["quadrature"]),
+            "games": games,
         }
         if method.signed:
             found[method.name] = scored
@@ -116,7 +129,7 @@ def merge_chimeras(
         "schema": SCHEMA,
         "protocol": options.protocol,
         "directions": DIRECTIONS,
-        "pairs": {"n": len(plan), "listed": rows.listed, "left_out": len(rows.left_out)},
+        "pairs": {"n": 2 * n, "listed": rows.listed, "left_out": len(rows.left_out)},
         "chimeras": {
             "n": len(chimeras),
             "identities": chimeras.identities,

@@ -48,6 +48,23 @@ def standardised(cells: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.where(patterned, moved / np.where(patterned, spread, 1.0), 0.0)
 
 
+def difference(
+    by_bearer: NDArray[np.floating], by_donor: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """(…, 49) the standardised map against Q's reference less that against P's.
+
+    0 everywhere where the two differ by rounding only, and where a map is not finite.
+    """
+    against, towards = (
+        standardised(np.where(np.isfinite(cells).all(-1, keepdims=True), cells, 0.0))
+        for cells in (by_bearer, by_donor)
+    )
+    change = towards - against
+    finite = np.isfinite(by_bearer).all(-1) & np.isfinite(by_donor).all(-1)
+    seen = finite & (np.abs(change).max(-1) > _ROUNDING)
+    return np.where(seen[..., None], change, 0.0)
+
+
 def _wins(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> tuple[int, int]:
     """Twice the comparisons that `upper` wins, ties counting once, of how many."""
     first, second = upper[:, None], lower[None]
@@ -85,8 +102,8 @@ def told_apart(
         first, total = _wins(against[outside], against[inside])
         second, _ = _wins(towards[inside], towards[outside])
         single[place] = (first + second) / (2 * total)
-        change = towards - against
-        if np.abs(change).max() <= _ROUNDING:
+        change = difference(*maps)
+        if not change.any():
             verdicts.append(BLIND)
             single[place] = 0.5
             continue

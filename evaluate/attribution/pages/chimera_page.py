@@ -65,6 +65,8 @@ def write_chimera_report(
         separated=chimera_tables.separated_line(record),
         reading=chimera_tables.READING,
         methods=chimera_tables.chimera_table(record),
+        games=chimera_tables.game_table(record),
+        games_reading=chimera_tables.GAMES_READING,
         figure={
             "alt": "How well methods tell two identities apart, 95 % intervals",
             "uri": figures.data_uri(drawn),

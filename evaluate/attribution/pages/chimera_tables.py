@@ -17,6 +17,11 @@ READING = (
     "does not look at the reference. Excess: over `pixels`, which compares patches without a "
     "network. Faces: share of them above 50."
 )
+GAMES_READING = (
+    "Games with the same faces, 50 is chance. small: parts of 2×2 cells, regions: eyes, nose or "
+    "mouth by landmarks, both as in the column tells apart. deletion: how far replacing what maps "
+    "give to the other identity brings the score back, 100 as far as the truth does."
+)
 
 
 def ordered(record: dict[str, Any]) -> list[str]:
@@ -129,6 +134,20 @@ def _signed(found: dict[str, Any]) -> str:
     return f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]" if ends else ""
 
 
+def game_table(record: dict[str, Any]) -> Table | None:
+    """A row per method that claims a direction and a column per game; None without games."""
+    games = list(record["settings"]["games"])
+    if not games:
+        return None
+    rows = []
+    for name in ordered(record):
+        found = record["methods"][name]["games"]
+        if found is not None:
+            cells = (found.get(game, {"score": None, "interval": None}) for game in games)
+            rows.append([name, *(percent(c["score"], 1) + _between(c["interval"]) for c in cells)])
+    return ["method", *(f"{game} ↑" for game in games)], rows
+
+
 def network_line(record: dict[str, Any]) -> str:
     """How well the network knows the identities."""
     network = record["network"]
@@ -167,6 +186,7 @@ def chimera_text(record: dict[str, Any]) -> str:
             "",
             to_text(chimera_table(record)),
             "",
+            *([to_text(games), "", GAMES_READING, ""] if (games := game_table(record)) else []),
             f"{chimeras['n']:,} chimeras, {2 * chimeras['n']:,} of {chimeras['identities']:,} "
             "identities, each used once. Per cent; brackets: 95 % over identities.",
             READING,

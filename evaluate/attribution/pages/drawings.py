@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -108,7 +109,7 @@ def told_apart_figure(record: dict[str, Any]) -> Figure:
     return figure
 
 
-def _tinted(base: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
+def tinted(base: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
     """A picture under its map (h, w): what supports the match in orange, what opposes it in blue.
 
     The largest magnitude has the strongest colour; a map that is not finite leaves it as it is.
@@ -134,7 +135,7 @@ def two_coloured(
         heat: (h, w) signed.
         part: (S, S) uint8, 255 in the part.
     """
-    base = _tinted(enlarged(image), heat)
+    base = tinted(enlarged(image), heat)
     large = cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
     edge = np.pad(large[1:-1, 1:-1], 1)  # a part that touches the border is closed there
     outlines, _ = cv2.findContours(edge, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -158,7 +159,21 @@ def overlay(
         low: (49,) bool, outlined in white.
         regions: (3, g, g) uint8 of the cache, or None.
     """
-    base = _tinted(enlarged(image), heat)
+    return marked(tinted(enlarged(image), heat), regions, ((low, LOW), (high, HIGH)))
+
+
+def marked(
+    base: NDArray[np.uint8],
+    regions: NDArray[np.uint8] | None,
+    cells: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int]]],
+) -> NDArray[np.uint8]:
+    """An enlarged picture with outlines of landmark regions and of cells; it is drawn upon.
+
+    Args:
+        base: as `enlarged` makes it.
+        regions: (K, g, g) uint8, or None.
+        cells: (49,) bool and their colour.
+    """
     if regions is not None:
         for region in regions:
             mask = cv2.resize(region, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
@@ -167,8 +182,8 @@ def overlay(
             )
             cv2.drawContours(base, outlines, -1, (120, 220, 160), 1, cv2.LINE_AA)
     edges = cell_bounds(_SIDE).tolist()
-    for cells, colour in ((low, LOW), (high, HIGH)):
-        for cell in np.flatnonzero(cells):
+    for chosen, colour in cells:
+        for cell in np.flatnonzero(chosen):
             row, column = divmod(int(cell), GRID)
             start = (edges[column] + 2, edges[row] + 2)
             end = (edges[column + 1] - 3, edges[row + 1] - 3)

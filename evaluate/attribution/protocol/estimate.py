@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.chimera.chimera_list import DELETION
 from faceguide.evaluate.attribution.job import Job
 from faceguide.evaluate.attribution.methods.maps import repeat
 from faceguide.evaluate.attribution.methods.method_table import Method
@@ -183,6 +184,8 @@ def estimate(
     # Masked copies of a chimera are made once for both references.
     each = sum(m.cost(job.options) / (2 if chimeras and m.shared else 1) for m in methods)
     maps = pairs * (each + measure_forwards(methods, job.options.measures, job.options))
+    if DELETION in job.options.games:
+        table += chimeras * 2 * (1 + sum(m.signed for m in methods))
     unknown = tuple(m.name for m in methods if not m.control and m.cost(job.options) == 0)
     seconds = table * per_forward + maps * per_gradient / _BACKWARD
     fixed = spent

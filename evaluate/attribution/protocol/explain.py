@@ -12,6 +12,8 @@ from torch import Tensor
 
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_rng, pool
+from faceguide.evaluate.attribution.chimera.chimera_list import DELETION
+from faceguide.evaluate.attribution.chimera.games import restored
 from faceguide.evaluate.attribution.job import Job
 from faceguide.evaluate.attribution.methods.controls import (
     cells_as_maps,
@@ -40,16 +42,27 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
     Returns:
         `clean` (n,), `masked` (n, 49, R) and `angle` (n, 49, R) per pair; `probe` (P,) and, for
         embeddings, `embedding` (P, 49, R, E) per probe, from which the response against any other
-        reference is a product away. Of chimeras, `image` (n, S, S, 3) and `scores` (n, 6).
+        reference is a product away. Of chimeras, `image` (n, S, S, 3) and `scores` (n, 6), and with
+        the game `deletion` `restored` (n,), what the best of maps restores.
     """
     places = job.plan.pairs_of(block)
     if job.chimeras is not None:
         assert job.scores is not None
         composed = np.unique(job.plan.number[places] // 2)
-        return {
+        kept = {
             "image": job.chimeras.images(job.cache, composed),
             "scores": job.scores[composed],
         }
+        if DELETION in job.options.games:
+            part, _ = job.chimeras.cells(job.cache, composed)
+            truth = np.stack([~part, part], 1).astype(float)
+            gained = []
+            for start in range(0, len(composed), job.options.chunk):
+                some = slice(start, start + job.options.chunk)
+                pairs = places[2 * start : 2 * (start + job.options.chunk)]
+                gained.append(_restored(job, job.batch(pairs), pairs, truth[some]))
+            kept["restored"] = np.concatenate(gained)
+        return kept
     found: dict[str, list[Any]] = {name: [] for name in ("clean", "masked", "angle")}
     probes, embeddings = np.unique(job.plan.probe[places]), []
     per_probe = [places[job.plan.probe[places] == row] for row in probes]
@@ -67,6 +80,25 @@ def table_of(job: Job, block: int) -> dict[str, NDArray[Any]]:
     if embeddings:
         arrays["embedding"] = np.stack(embeddings)
     return arrays
+
+
+def _restored(
+    job: Job, batch: Batch, places: NDArray[np.int64], signed: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """(n,) the game `deletion` of the chimeras that these pairs are of, maps (n, 2, 49)."""
+    assert job.chimeras is not None
+    first = slice(0, None, 2)
+    numbers = job.plan.number[places[first]] // 2
+    return restored(
+        job.score,
+        batch.probe[first],
+        job.pixels(job.plan.probe[places[first]]),
+        tuple(part[first] for part in batch.reference),
+        signed,
+        job.chimeras.cells(job.cache, numbers),
+        numbers,
+        job.options.seed,
+    )
 
 
 def _measured(job: Job, places: NDArray[np.int64]) -> Responses:
@@ -145,6 +177,8 @@ def _failed(job: Job, count: int, text: str) -> dict[str, NDArray[Any]]:
     blank |= {name: np.full(count, np.nan) for name in columns}
     if set(job.options.measures) & CURVES:
         blank["removal"] = np.full((count, map_metrics.STEPS + 1), np.nan)
+    if DELETION in job.options.games:
+        blank["restored"] = np.full(count, np.nan)
     if job.options.protocol == "threshold":
         blank["threshold"] = np.full((count, 6), np.nan)
     return blank
@@ -174,6 +208,10 @@ def _columns(
     ):
         if error is not None:
             found[column] = error.cpu().numpy()
+    if DELETION in job.options.games and method.signed:
+        found["restored"][::2] = _restored(
+            job, batch, places, found["signed"].reshape(-1, 2, CELLS)
+        )
     if job.options.protocol == "threshold":
         shown = values.clamp_min(0) if method.rectify else values.abs()
         top = shown.amax((1, 2), keepdim=True).clamp_min(1e-30)

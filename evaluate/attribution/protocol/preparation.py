@@ -112,7 +112,9 @@ def plan_pairs(
         each = 2.0 if composed else len(rows) / len(np.unique(rows.probe))
         block = probes_of_a_minute(score, side, each, *((0,) if composed else ()))
     if composed:
-        chimeras = chimeras_of(cache, rows, options.limit, options.seed, options.composition)
+        chimeras = chimeras_of(
+            cache, rows, options.limit, options.seed, options.composition, options.games
+        )
         return Planned(plan_chimeras(chimeras, depends, block), rows, doubts, options, chimeras)
     plan = make_plan(rows, depends, block, options.limit, options.seed)
     return Planned(plan, rows, doubts, options, None)
@@ -123,7 +125,7 @@ def _meant(cache: FaceCache, rows: PairRows, options: Options) -> Literal["chime
     if options.measures or options.infills != Options().infills:
         return "matched"  # these are of its responses
     count = len(identities_of(cache, rows))
-    if count >= ENOUGH:
+    if count >= ENOUGH or options.games:
         return CHIMERA
     say(
         f"--protocol matched: the list has {count} {'identity' if count == 1 else 'identities'} of "
@@ -261,7 +263,8 @@ def prepare(
     if planned.chimeras is not None:
         scores = chimera_scores(score, cache, planned.chimeras, job.device)
         job = replace(job, scores=scores)
-        separation = judge_exchange(scores, separation["noise"], options.seed)
+        ranked = len(planned.chimeras.ranked)
+        separation = judge_exchange(scores[:ranked], separation["noise"], options.seed)
     # Else the cause is known, and said.
     if separation["separates"] is not False and not score.is_black_box:
         check_depends(score, first.probe, first.reference)

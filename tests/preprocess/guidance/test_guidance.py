@@ -346,6 +346,20 @@ def test_recipe_holds_what_changes_the_result_and_no_more() -> None:
     assert dataclasses.replace(hull, table=table).recipe() != hull.recipe()
 
 
+def test_radius_and_sigma_replace_those_of_the_table() -> None:
+    table = load_points()
+    wide = {name: dataclasses.replace(group, sigma=9.0) for name, group in table.heatmap.items()}
+    own = GuidanceSettings("points", table=dataclasses.replace(table, radius=30, heatmap=wide))
+    asked = GuidanceSettings("points", radius=30, sigma=9.0)
+    assert asked.recipe() == own.recipe()
+    landmarks = faces(2, 3, 112)
+    for ours, theirs in zip(
+        render(landmarks, own, size=112), render(landmarks, asked, size=112), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert GuidanceSettings(radius=30).recipe() == GuidanceSettings().recipe()
+
+
 def test_radius_is_in_pixels_at_448() -> None:
     landmarks = np.full((1, 478, 2), 0.5, np.float32)
     table = dataclasses.replace(load_points(), radius=64)

@@ -370,6 +370,18 @@ def test_a_damaged_record_is_a_row_that_fails(tmp_path: Path) -> None:
         source.read("00000001", 0)
 
 
+def test_a_list_may_lie_elsewhere_than_its_images(tmp_path: Path) -> None:
+    put(tmp_path, "photos/a/1.jpg")
+    path = manifest(tmp_path, "path,identity\na/1.jpg,a\n../set.csv,a\n")
+    source = open_source(path, root=tmp_path / "photos")
+    assert [row.key for row in source.rows()] == ["a/1.jpg", "../set.csv"]
+    assert source.read("a/1.jpg", -1) == b"photos/a/1.jpg"
+    with pytest.raises(ReadError, match="leaves the source's folder"):
+        source.read("../set.csv", -1)
+    with pytest.raises(SourceError, match="--root is for a CSV"):
+        open_source(tmp_path / "photos", root=tmp_path)
+
+
 def test_verification_set(tmp_path: Path) -> None:
     path = tmp_path / "lfw.bin"
     path.write_bytes(pickle.dumps(([b"one", b"two"], [True])))

@@ -75,6 +75,21 @@ def test_loss_sequence(name: str, caches: tuple[FaceCache, FaceCache], tmp_path:
     assert sequence(caches, tmp_path, name) == pytest.approx(expected, rel=2e-3)
 
 
+def test_swapped_surrounds_change_the_faces_to_recognise(
+    caches: tuple[FaceCache, FaceCache], tmp_path: Path
+) -> None:
+    losses = {}
+    for name, surround in (("own", None), ("swapped", ("swap", 1.0))):
+        recipe = OamlSettings(surround=surround, augment=False)
+        run = tiny_run(recipe, backbone="tests.train.small_network:build", rate=1e-2)
+        lines = train_tiny(caches[0], tmp_path / name, run, caches[1], steps=1)
+        losses[name] = next(line for line in lines if line["kind"] == "train")
+    assert np.isfinite(losses["swapped"]["loss"])
+    assert losses["own"]["recognition"] != losses["swapped"]["recognition"]
+    # Covered faces and their masks stay as they are.
+    assert losses["own"]["known_share"] == losses["swapped"]["known_share"]
+
+
 def test_half_precision_is_finite_and_near(
     caches: tuple[FaceCache, FaceCache], tmp_path: Path
 ) -> None:

@@ -115,7 +115,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keys = [f"p{person:03d}/{number}.jpg" for person in range(IDENTITIES) for number in (1, 2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "image_of", picture)  # pictures of identities
-        builder.build_keys(folder / "cache", keys, size=28)
+        builder.build_keys(folder / "cache", keys, size=28, regions=True)
     names = sorted(keys)
     list_pairs(folder / "pairs.csv", names)
     list_pairs(folder / "few.csv", names[:40])
@@ -300,6 +300,55 @@ def test_faces_without_a_score_are_counted(place: Path, tmp_path: Path) -> None:
     assert record["methods"]["hirescam"]["verdicts"]["error"] == 7
     assert record["methods"]["hirescam"]["n"] == IDENTITIES // 2
     assert record["ranking"] == ["hirescam"]
+
+
+def test_games_are_columns_and_count_no_chimera(place: Path, tmp_path: Path) -> None:
+    out, names = tmp_path / "a", "hirescam,chimera_nets:blind,chimera_nets:size"
+    more = ("--games", "small,regions,deletion", "--limit", 12)
+    found = attribution(place, out, *more, methods=names)
+    assert found.exit_code == 0, found.output
+    assert "Games with the same faces" in found.stdout
+    record = results(out)
+    assert record["chimeras"]["n"] == 12
+    assert record["network"]["genuine"] == 24
+    for one in record["methods"].values():
+        assert one["n"] == 12
+        if not one["signed"]:
+            assert one["games"] is None
+            continue
+        assert set(one["games"]) == {"small", "regions", "deletion"}
+        for game in one["games"].values():
+            assert game["n"] == 12
+            low, high = game["interval"]
+            assert low <= game["score"] <= high
+    for name in ("centre", "edges", "constant", "chimera_nets:blind"):
+        games = record["methods"][name]["games"]
+        assert [game["score"] for game in games.values()] == [0.5] * 3
+    games = record["methods"]["hirescam"]["games"]
+    assert min(game["score"] for game in games.values()) > 0.9
+    assert len(games["small"]["by_part"]) == 8
+    assert len(games["regions"]["by_part"]) == 3
+    assert "Further games" in (out / "report.html").read_text()
+    with (out / "pairs.csv").open() as file:
+        assert {row["part"] for row in csv.DictReader(file)} == set(PARTS)
+    kept = (out / "results.json").read_bytes()
+    assert CliRunner().invoke(main, ["merge", str(out)]).exit_code == 0
+    assert (out / "results.json").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--games", "chess"), "no game 'chess'; choose from small, regions, deletion"),
+        (("--games", "small", "--protocol", "matched"), "--games are of --protocol chimera"),
+    ],
+)
+def test_games_that_cannot_be_played_are_refused(
+    place: Path, tmp_path: Path, more: tuple[str, ...], words: str
+) -> None:
+    found = attribution(place, tmp_path / "a", *more)
+    assert found.exit_code == 1
+    assert words in found.stderr
 
 
 def test_metrics_of_responses_are_refused(place: Path, tmp_path: Path) -> None:

@@ -19,7 +19,12 @@ from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import pool
 from faceguide.evaluate.attribution.chimera.chimera_list import Chimeras, chimeras_of
-from faceguide.evaluate.attribution.chimera.composition import PARTS, composed, part_cells
+from faceguide.evaluate.attribution.chimera.composition import (
+    PARTS,
+    composed,
+    part_cells,
+    part_mask,
+)
 from faceguide.evaluate.attribution.chimera.exchange import chimera_scores, judge_exchange
 from faceguide.evaluate.attribution.chimera.told_apart import ToldApart, told_apart
 from faceguide.evaluate.attribution.methods.cam import hirescam
@@ -118,7 +123,7 @@ def test_a_part_of_another_photograph_of_one_identity_is_not(
     bearers = cache.read(chimeras.bearer, ["image"])["image"]
     images = np.stack(
         [
-            composed(bearer, donor, list(PARTS)[part])
+            composed(bearer, donor, part_mask(list(PARTS)[part], 112))
             for bearer, donor, part in zip(bearers, donors, chimeras.part, strict=True)
         ]
     )

@@ -1,0 +1,1 @@
+"""One pair explained: its maps, its decision, what carried it and what would change it."""

@@ -1,0 +1,1 @@
+"""How sets lie on disk, a module a family; each has `find(folder)`."""

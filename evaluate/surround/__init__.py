@@ -1,0 +1,1 @@
+"""Does a network recognise faces, or the hair and background around them?"""
