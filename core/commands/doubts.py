@@ -90,6 +90,8 @@ KINDS: Mapping[str, str] = {
     "are] given what insightface gives such graphs",
     "untrained": "[network has|networks have] the BatchNorm statistics of a new one, as if never "
     "trained",
+    "calibrated_otherwise": "[calibration was|calibrations were] fitted for other weights, or for "
+    "visibility from elsewhere; run `evaluate calibrate` for these",
     # files of a cache
     "damaged_shards": "[shard is|shards are] missing or not what was written",
     # networks that are explained
