@@ -39,13 +39,12 @@ from occlusion_faces import COVERS, TRAINING_DRAWS, Faces, join
 from occlusion_matchers import DIFFERENCES, make_matchers
 from occlusion_measures import MEASURES, Test, difference, measured
 from occlusion_pieces import (
+    kept_head,
     predicted,
-    train_head,
 )
 
 from faceguide.train.models import create
 from faceguide.train.models.matchers.visible_embedding import mean_map
-from faceguide.train.models.occlusion_head import OcclusionHead
 from faceguide.train.models.weights import load_weights
 from faceguide.train.oaml.visibility_metrics import visibility_scores
 from faceguide.train.training_settings import SHAPES
@@ -127,15 +126,6 @@ def run(data: Path, probes: Path, work: Path, replicates: int) -> dict[str, Any]
         "visibility": heads,
         "notes": notes,
     }
-
-
-def kept_head(path: Path, faces: Faces) -> OcclusionHead:
-    """The visibility head; training it is the longest part, so --work keeps it."""
-    if not path.exists():
-        torch.save(train_head(faces, 512).state_dict(), path)
-    head = create("occlusion_head", channels=512)
-    head.load_state_dict(torch.load(path, weights_only=True))
-    return head.eval()
 
 
 def make_tests(backbone, lfw, rows, probe_cache, probes, work) -> tuple[list[Test], Faces]:

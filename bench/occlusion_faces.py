@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceguide.cache import FaceCache
+from faceguide.train.data.niqab import niqab_on
 from faceguide.train.data.occluders import Occluders, draw
 from faceguide.train.models.backbones.backbone import FaceBackbone
 
@@ -26,6 +28,7 @@ COVERS = {
     "random": (0, 0, 64, 64),
     "half": (0, 0, 56, 112),
 }
+NIQAB = "niqab"  # further cover: the drawn one, laid on by the landmarks
 TRAINING_DRAWS = 4
 
 
@@ -74,6 +77,20 @@ def lfw_faces(data: Path, work: Path) -> FaceCache:
     return prepared(
         work, "lfw",
         ["prep", "landmarks", f"{folder}/images", "--out", f"{work}/lfw", "--align", "none"],
+    )  # fmt: skip
+
+
+def fold_faces(data: Path, work: Path, fold: int) -> FaceCache:
+    """A cache of the identities of one LFW fold."""
+    photographs = work / f"fold-{fold}-photographs"
+    if not photographs.exists():
+        folder = next(iter(sorted(data.glob("lfw112*"))))
+        for person in sorted(name for name, number in folds(data).items() if number == fold):
+            shutil.copytree(folder / "images" / person, photographs / person)
+    name = f"fold-{fold}"
+    return prepared(
+        work, name,
+        ["prep", "landmarks", str(photographs), "--out", f"{work}/{name}", "--align", "none"],
     )  # fmt: skip
 
 
@@ -157,9 +174,17 @@ def covered(
     """Faces under a cover of the test, with its exact visibility."""
 
     def make() -> tuple[Tensor, Tensor]:
-        images = cache.read(rows, ["image"])["image"].copy()
+        batch = cache.read(rows, ["image", "landmarks"])
+        images = batch["image"].copy()
         seen = np.ones((len(rows), 112, 112), np.float32)
         for place, row in enumerate(rows.tolist()):
+            if cover == NIQAB:
+                points = batch["landmarks"][place, :, :2] * 112.0
+                if np.isfinite(points).all():
+                    cloth, share = niqab_on(points, 112, (7, row))
+                    mixed = images[place] * (1 - share[..., None]) + cloth * share[..., None]
+                    images[place], seen[place] = np.rint(mixed).astype(np.uint8), 1 - share
+                continue
             rng = np.random.default_rng([7, row, list(COVERS).index(cover)])
             left, top, right, bottom = COVERS[cover]
             if cover == "random":

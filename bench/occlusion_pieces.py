@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -175,6 +176,15 @@ def train_head(faces: Faces, channels: int, epochs: int = 4) -> OcclusionHead:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    return head.eval()
+
+
+def kept_head(path: Path, faces: Faces) -> OcclusionHead:
+    """The visibility head; training it is the longest part, so --work keeps it."""
+    if not path.exists():
+        torch.save(train_head(faces, 512).state_dict(), path)
+    head = create("occlusion_head", channels=512)
+    head.load_state_dict(torch.load(path, weights_only=True))
     return head.eval()
 
 

@@ -16,7 +16,6 @@ the runs that all others start from.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,18 +45,8 @@ RATE = "0.001"
 
 def learners(data: Path, work: Path) -> FaceCache:
     """A cache of the identities of fold 0, every face known to be wholly visible."""
-    photographs = work / "learn-photographs"
-    if not photographs.exists():
-        folder = next(iter(sorted(data.glob("lfw112*"))))
-        fold = source.folds(data)
-        for person in sorted(name for name, number in fold.items() if number == 0):
-            shutil.copytree(folder / "images" / person, photographs / person)
-    out = f"{work}/learn"
-    return source.prepared(
-        work, "learn",
-        ["prep", "landmarks", str(photographs), "--out", out, "--align", "none"],
-        ["prep", "masks", "--cache", out, "--clean", "."],
-    )  # fmt: skip
+    out = source.fold_faces(data, work, 0).directory
+    return source.prepared(work, out.name, ["prep", "masks", "--cache", str(out), "--clean", "."])
 
 
 def heads(data: Path, work: Path, seed: int) -> Path:
@@ -77,7 +66,7 @@ def train(work: Path, start: Path, weight: float, seed: int, steps: int) -> Path
 def run(work: Path, out: Path, seed: int, steps: int, words: tuple[str, ...]) -> Path:
     """One run of the command; a finished one is kept."""
     command = [
-        *("train", "oaml", f"{work}/learn", "--out", str(out), "--backbone", "mobilefacenet"),
+        *("train", "oaml", f"{work}/fold-0", "--out", str(out), "--backbone", "mobilefacenet"),
         *("--niqab", f"{work}/masked", "--batch-size", "24", "--images-per-person", "2"),
         *("--occlusion-batch", "8", "--clean-share", "0", "--hold-out", "0", *words),
         *(word for kind in SHAPES for word in ("--occluders", kind)),

@@ -24,6 +24,7 @@ from faceguide.core.commands.slurm import Job, Request, submit_group
 from faceguide.core.files import write_bytes, write_json
 from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.attribution.one_pair.explain_command import explain_command
+from faceguide.evaluate.calibrate.calibrate_command import calibrate_command
 from faceguide.evaluate.command_output import show
 from faceguide.evaluate.evaluation_options import (
     FIT_IN_PARTS,
@@ -287,7 +288,7 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 attribution_commands.register(main)
 for command in (
-    *(describe_command, explain_command, lookalikes_command, merge_command),
+    *(calibrate_command, describe_command, explain_command, lookalikes_command, merge_command),
     *(networks_command, suite_command, surround_command),
 ):
     main.add_command(command)

@@ -112,6 +112,12 @@ def _tell(record: dict[str, Any], out: Path, allow_failures: bool, what: str) ->
             f"Warning: the fusion was fitted on {fitted['count']} identities of this test, e.g. "
             f"{', '.join(fitted['names'][:3])}; its figures are too good"
         )
+    seen = (record.get("calibration") or {}).get("shared_identities")
+    if seen and seen["count"]:
+        say(
+            f"Warning: the calibration was fitted on {seen['count']} identities of this test, e.g. "
+            f"{', '.join(seen['names'][:3])}; its figures are too good"
+        )
     doubts = Doubts.of(record["doubts"])
     doubts.say(but=OF_WEIGHTS)
     if doubts and (out / DOUBTFUL).exists():

@@ -34,6 +34,7 @@ from faceguide.evaluate.score.prepare import (
     Needs,
     begin_run,
     build_matcher,
+    calibration_record,
     hiding,
     needs_of,
     provenance,
@@ -125,7 +126,7 @@ def run_verification(
         rows.same,
         rows.fold,
         people,
-        cosine=options.matcher == "cosine",
+        cosine=options.matcher == "cosine" and options.calibration is None,
         replicates=run.replicates,
         seed=options.seed,
         first=found.first,
@@ -150,9 +151,11 @@ def run_verification(
     if verification.is_backwards(summary):
         found.doubts.add("ranked_backwards", count=len(score))
     found.doubts.update(network.doubts)
+    found.doubts.update(needs.doubts)
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
+        "calibration": calibration_record(needs, options, cache, used),
         "listed": rows.listed,
         "loose_names": len(rows.matches.loose),
         "doubts": found.doubts.counts(),
@@ -255,9 +258,11 @@ def run_identification(
     probes = task.probe[enrolled]
     task.doubts.add("not_enrolled", count=int(not enrolled.any()))
     task.doubts.update(network.doubts)
+    task.doubts.update(needs.doubts)
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
+        "calibration": calibration_record(needs, options, cache, used),
         "gallery": len(task.gallery),
         "gallery_persons": len(np.unique(task.gallery_person)),
         "listed": len(task.gallery) + len(task.probe) + len(task.left_out),

@@ -32,6 +32,7 @@ SLOW = (
     *("core/commands/test_full_output", "core/test_no_hard_links"),
     *("evaluate/attribution/test_run", "evaluate/attribution/test_run_networks"),
     *("evaluate/attribution/chimera", "evaluate/attribution/one_pair/test_explain_command"),
+    "evaluate/calibrate/test_calibrate_command",
     *("evaluate/attribution/methods/test_gradients", "evaluate/attribution/methods/test_rules"),
     "evaluate/attribution/protocol/test_explain",
     *("evaluate/attribution/protocol/test_separation", "evaluate/ijb", "evaluate/report"),

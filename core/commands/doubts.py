@@ -93,6 +93,8 @@ KINDS: Mapping[str, str] = {
     "are] given what insightface gives such graphs",
     "untrained": "[network has|networks have] the BatchNorm statistics of a new one, as if never "
     "trained",
+    "calibrated_otherwise": "[calibration was|calibrations were] fitted for other weights, or for "
+    "visibility from elsewhere; run `evaluate calibrate` for these",
     # several caches as one
     "shared_keys": "[key stands|keys stand] in more than one cache, so a list has to write "
     "VOLUME:KEY",

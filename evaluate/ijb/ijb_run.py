@@ -30,7 +30,13 @@ from faceguide.evaluate.score.embed import Beside, Rows, blocks_of, fill, unfini
 from faceguide.evaluate.score.embed_part import embed_part, part_record
 from faceguide.evaluate.score.face_store import FaceStore
 from faceguide.evaluate.score.matcher_options import TemplateOptions
-from faceguide.evaluate.score.prepare import begin_run, build_matcher, needs_of, score_key
+from faceguide.evaluate.score.prepare import (
+    begin_run,
+    build_matcher,
+    calibration_record,
+    needs_of,
+    score_key,
+)
 from faceguide.evaluate.verification import is_backwards, write_left_out
 from faceguide.train.models.loading.network import Network
 
@@ -122,6 +128,7 @@ def run_ijb(
     nobody = sum(not found["enrolled_probes"] for found in identified.values())
     doubts.add("not_enrolled", count=nobody)
     doubts.update(network.doubts)
+    doubts.update(needs.doubts)
     left_out = [
         LeftOut(place, meta.images[place], "", f"{meta.images[place]}: {reason}")
         for place, reason in sorted(failures.items())
@@ -129,6 +136,7 @@ def run_ijb(
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,
+        "calibration": calibration_record(needs, options, None, there),
         "set": meta.name,
         "images": len(listed) - len(failures),
         "listed": len(listed),

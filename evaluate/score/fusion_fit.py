@@ -115,7 +115,7 @@ def record(
         "genuine": int(pairs.same.sum()),
         "left_out": len(pairs.left_out),
         "doubts": doubts.counts(),
-        "persons": sorted(_persons(cache, np.union1d(pairs.probe, pairs.reference))),
+        "persons": sorted(persons_of(cache, np.union1d(pairs.probe, pairs.reference))),
     }
 
 
@@ -125,11 +125,12 @@ def shared(kept: Mapping[str, Any], cache: FaceCache, rows: NDArray[np.int64]) -
     Args:
         rows: (N,) rows that are tested.
     """
-    found = sorted(set(kept["persons"]) & _persons(cache, np.unique(rows)))
+    found = sorted(set(kept["persons"]) & persons_of(cache, np.unique(rows)))
     return {"count": len(found), "names": found[:100]}
 
 
-def _persons(cache: FaceCache, rows: NDArray[np.int64]) -> set[str]:
+def persons_of(cache: FaceCache, rows: NDArray[np.int64]) -> set[str]:
+    """Names of the identities of these rows; of rows without one their keys."""
     labels = cache.read(rows, ["label"])["label"]
     people = cache.identities
     named = {people[label] for label in np.unique(labels).tolist() if label >= 0}

@@ -60,6 +60,15 @@ class MatcherName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisibilitySource:
+    """Where visibility comes from."""
+
+    visibility: Visibility = option(
+        "auto", "From the occlusion head or the cache's masks; auto: the head if there is one."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MatcherOptions(Seed, MatcherName):
     """How faces are compared; all of it changes the scores.
 
@@ -83,6 +92,9 @@ class MatcherOptions(Seed, MatcherName):
     fit_split: str | None = option(None, "Split of --fit-pairs, if a list of ND-TWIN.")
     fit_cache: Path | None = option(
         None, "Cache with the images of --fit-pairs.  [default: CACHE]", type=CACHES
+    )
+    calibration: Path | None = option(
+        None, "File of `evaluate calibrate`: scores become log-likelihood ratios.", type=FILE
     )
     visibility: Visibility = "auto"
     hidden: Hidden = "zero"
@@ -117,12 +129,9 @@ class MatcherOptions(Seed, MatcherName):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CachedMatcherOptions(MatcherOptions):
+class CachedMatcherOptions(VisibilitySource, MatcherOptions):
     """The same for faces of a cache, which may know what is visible."""
 
-    visibility: Visibility = option(
-        "auto", "From the occlusion head or the cache's masks; auto: the head if there is one."
-    )
     hidden: Hidden = option(
         "zero",
         "For visible-embedding: occluded cells count zero, or a vision transformer drops their "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import begin_evaluation
 from faceguide.core.commands.settings import fixed
 from faceguide.core.errors import EvaluationError
 from faceguide.core.files import digest, file_sha256, read_json, write_json
+from faceguide.evaluate.calibrate.calibration_file import Calibration, read_calibration
 from faceguide.evaluate.evaluation_options import RunOptions
 from faceguide.evaluate.score import fusion, fusion_fit
 from faceguide.evaluate.score.embed import embed_rows, store_key
@@ -31,11 +33,13 @@ from faceguide.evaluate.score.scores import (
     EMBEDDING,
     VISIBILITY,
     Matcher,
+    calibrated,
     make_matcher,
     needs_mean_map,
 )
 from faceguide.train.models.backbones.backbone import FaceBackbone
 from faceguide.train.models.loading.network import Network
+from faceguide.train.models.matchers.calibration import ScoreCurve
 from faceguide.train.run.training_data import cache_hash, training_identities
 
 
@@ -55,11 +59,15 @@ class Needs:
     Attributes:
         parts: the matchers by name, before they have seen a face.
         visibility: where it comes from: "head", "cache" or None.
+        calibration: of the one matcher, or None.
+        doubts: about it.
     """
 
     parts: dict[str, Matcher]
     visibility: str | None
     groups: frozenset[str]
+    calibration: Calibration | None = None
+    doubts: Doubts = field(default_factory=Doubts)
 
     @property
     def cheap(self) -> bool:
@@ -106,7 +114,37 @@ def needs_of(network: Network, options: MatcherOptions, cache: FaceCache | None)
             )
         if isinstance(network.backbone, FaceBackbone):
             network.backbone.seen_cells(torch.ones(1, 7, 7))  # or it says that it has no tokens
-    return Needs(parts, source, groups_for(needs, options.flip, source))
+    groups = groups_for(needs, options.flip, source)
+    if options.calibration is None:
+        return Needs(parts, source, groups)
+    found = read_calibration(options.calibration, options.matcher)
+    if cache is None and isinstance(found.rule, ScoreCurve):
+        raise EvaluationError(
+            f"{options.calibration}: fitted on cosines of single images, and those of templates "
+            "are higher; leave --calibration out, or take visible-embedding"
+        )
+    parts = {options.matcher: calibrated(options.matcher, network, found.rule)}
+    doubts = found.doubts(options.calibration, network, source, options.flip)
+    return Needs(parts, source, groups, found, doubts)
+
+
+def calibration_record(
+    needs: Needs, options: MatcherOptions, cache: FaceCache | None, rows: NDArray[np.int64]
+) -> dict[str, Any] | None:
+    """What a run keeps of its calibration; None without one.
+
+    Args:
+        cache: whose rows are tested; None = the identities are not known by name.
+    """
+    found = needs.calibration
+    if found is None or options.calibration is None:
+        return None
+    return {
+        "file": str(options.calibration.resolve()),
+        "method": found.about["method"],
+        "identities": len(found.about["persons"]),
+        "shared_identities": None if cache is None else fusion_fit.shared(found.about, cache, rows),
+    }
 
 
 def build_matcher(
@@ -127,7 +165,7 @@ def build_matcher(
     reader = FaceReader(store, options.flip, known, network.device)
     parts = dict(needs.parts)
     for name in parts:
-        if needs_mean_map(name):
+        if needs.calibration is None and needs_mean_map(name):
             parts[name] = make_matcher(name, network, visible_mean_map(reader, rows))
     if options.matcher in parts:
         return reader, parts[options.matcher]
@@ -203,7 +241,9 @@ def score_key(faces: dict[str, Any], options: MatcherOptions, further: Any = Non
     scales = options.fusion_scales
     content = None if scales is None else read_json(scales)
     pairs = None if options.fit_pairs is None else file_sha256(options.fit_pairs)
-    used = {**fixed(options), "fusion_scales": content, "fit_pairs": pairs}
+    rule = None if options.calibration is None else file_sha256(options.calibration)
+    files = {"fusion_scales": content, "fit_pairs": pairs, "calibration": rule}
+    used = {**fixed(options), **files}
     return digest([faces, used, further])
 
 

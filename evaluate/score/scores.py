@@ -23,6 +23,11 @@ from torch import Tensor, nn
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.score.matcher_options import FUSIONS, MATCHERS, VISIBLE
 from faceguide.train.models.loading.network import Network
+from faceguide.train.models.matchers.calibration import (
+    CalibratedEmbedding,
+    ScoreCurve,
+    VisibilityCalibration,
+)
 from faceguide.train.models.matchers.matching import match
 from faceguide.train.models.matchers.qaconv import QAConv
 from faceguide.train.models.matchers.visible_embedding import VisibleEmbedding
@@ -101,6 +106,21 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class CalibratedCosine(Cosine):
+    """The log-likelihood ratio of the cosine, natural logarithm."""
+
+    rule: ScoreCurve = field(kw_only=True)
+
+    def score(self, probe: Faces, reference: Faces) -> Tensor:
+        """(N,)."""
+        return self.rule(super().score(probe, reference))
+
+    def matrix(self, probe: Faces, gallery: Faces) -> Tensor:
+        """(P, G)."""
+        return self.rule(super().matrix(probe, gallery))
+
+
+@dataclass(frozen=True)
 class LocalMatcher:
     """QAConv or the visible embedding, on feature maps.
 
@@ -109,7 +129,7 @@ class LocalMatcher:
     """
 
     name: str
-    model: QAConv | VisibleEmbedding
+    model: QAConv | VisibleEmbedding | CalibratedEmbedding
     occlusion: bool
 
     @property
@@ -122,7 +142,7 @@ class LocalMatcher:
         return maps, _part(faces.visibility, "visibility") if self.occlusion else None
 
     def score(self, probe: Faces, reference: Faces) -> Tensor:
-        """(N,); visible embedding −1 to 1, QAConv without fixed range."""
+        """(N,); visible embedding −1 to 1, calibrated or QAConv without fixed range."""
         (probe_maps, probe_seen), (maps, seen) = self._parts(probe), self._parts(reference)
         return self.model.pair_scores(probe_maps, maps, probe_seen, seen)
 
@@ -199,21 +219,45 @@ def make_matcher(name: str, network: Network, mean_map: Tensor | None = None) ->
         return Cosine()
     if name not in MATCHERS or name == "fused":
         raise EvaluationError(f"no matcher {name!r}; choose one of {', '.join(MATCHERS)}")
+    _require_maps(name, network)
+    if name == VISIBLE:
+        return LocalMatcher(name, visible_embedding(network, mean_map), True)
+    matcher = network.matcher or _untrained(network)
+    return LocalMatcher(name, matcher, name == "qaconv+occlusion")
+
+
+def visible_embedding(network: Network, mean_map: Tensor | None = None) -> VisibleEmbedding:
+    """The visible embedding of a network; arguments and errors of `make_matcher`."""
+    _require_maps(VISIBLE, network)
+    last = getattr(network.backbone, "map_side", network.map_side)
+    if network.map_side != last:
+        raise EvaluationError(
+            f"visible-embedding needs {last}×{last} maps; these weights work on "
+            f"{network.map_side}×{network.map_side}"
+        )
+    return VisibleEmbedding.of(network.backbone, mean_map)
+
+
+def calibrated(
+    name: str, network: Network, rule: ScoreCurve | VisibilityCalibration
+) -> CalibratedCosine | LocalMatcher:
+    """A matcher whose scores are log-likelihood ratios.
+
+    Args:
+        name: of the matcher that the rule was fitted for.
+    """
+    if isinstance(rule, ScoreCurve):
+        return CalibratedCosine(rule=rule)
+    embedding = visible_embedding(network, rule.mean_map.to(network.device))
+    return LocalMatcher(name, CalibratedEmbedding(embedding, rule), True)
+
+
+def _require_maps(name: str, network: Network) -> None:
     if not network.has_maps:
         raise EvaluationError(
             f"{name} compares the maps of a face backbone, which {network.name} has not; choose "
             "--matcher cosine"
         )
-    if name == VISIBLE:
-        last = getattr(network.backbone, "map_side", network.map_side)
-        if network.map_side != last:
-            raise EvaluationError(
-                f"visible-embedding needs {last}×{last} maps; these weights work on "
-                f"{network.map_side}×{network.map_side}"
-            )
-        return LocalMatcher(name, VisibleEmbedding.of(network.backbone, mean_map), True)
-    matcher = network.matcher or _untrained(network)
-    return LocalMatcher(name, matcher, name == "qaconv+occlusion")
 
 
 def _untrained(network: Network) -> QAConv:

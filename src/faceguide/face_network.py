@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from faceguide.core.errors import EvaluationError
 from faceguide.core.faces.align import five_points
+from faceguide.evaluate.calibrate.calibration_file import read_calibration
 from faceguide.evaluate.score import fusion
 from faceguide.evaluate.score.embed import Beside, describe_crops
 from faceguide.evaluate.score.face_reader import (
@@ -30,6 +32,7 @@ from faceguide.evaluate.score.scores import (
     VISIBILITY,
     Faces,
     Matcher,
+    calibrated,
     make_matcher,
     needs_mean_map,
 )
@@ -105,9 +108,9 @@ class FaceNetwork:
         return f"FaceNetwork({self.network.name!r}, {side} pixels, {colour})"
 
     def embed(self, faces: Any) -> NDArray[np.float32]:
-        """(N, E) embeddings of length 1, of each image and its mirror image together.
+        """(N, E) embeddings of length 1 as `evaluate embed` keeps them; one face gives (1, E).
 
-        The numbers that `evaluate embed` keeps; one face gives (1, E).
+        Each is of the image and its mirror image together.
         """
         return self._described(self._faces(faces), frozenset({"embedding"}))["embedding"]
 
@@ -153,6 +156,7 @@ class FaceNetwork:
         *,
         mean_of: Any = None,
         fusion_scales: str | os.PathLike[str] | None = None,
+        calibration: str | os.PathLike[str] | None = None,
         hidden: Hidden = "zero",
     ) -> float | NDArray[np.float32]:
         """How alike are two faces? Higher is more alike.
@@ -164,9 +168,10 @@ class FaceNetwork:
             mean_of: for `visible-embedding`: faces whose mean map is taken off, as `evaluate
                 verification` does with the faces of its list; None compares them as they are.
             fusion_scales: for a fusion: the fusion.json of an earlier run.
+            calibration: file of `evaluate calibrate`: scores become log-likelihood ratios, 0 =
+                tells nothing. It has its own mean map; leave out `mean_of`.
             hidden: for `visible-embedding`: "zero", occluded cells do not count; "drop", a vision
-                transformer does not see them either, which only faces that know themselves what
-                they show can tell it.
+                transformer does not see them either: of faces that know what they show.
 
         Returns:
             A number for two faces, (N,) where either is several.
@@ -184,6 +189,10 @@ class FaceNetwork:
         if hidden == "drop" and VISIBLE not in weights:
             raise EvaluationError(f"hidden='drop' is for {VISIBLE}; leave it out for {matcher}")
         parts = {name: make_matcher(name, self.network) for name in weights}
+        if calibration is not None:
+            if common:
+                raise EvaluationError("the calibration has its own mean map; leave out mean_of")
+            parts = {matcher: self._calibrated(matcher, Path(calibration), hidden)}
         needs = frozenset[str]().union(*(part.needs for part in parts.values()))
         reader = HeldFaces(self._held([*first, *second, *common], needs, hidden))
         place = np.arange(len(first) + len(second) + len(common))
@@ -197,6 +206,14 @@ class FaceNetwork:
         reference = np.broadcast_to(place[len(first) :][: len(second)], pairs)
         found = score_pairs(reader, chosen, probe.copy(), reference.copy())
         return float(found[0]) if is_single(face) and is_single(other) else found
+
+    def _calibrated(self, matcher: str, path: Path, hidden: Hidden) -> Matcher:
+        found = read_calibration(path, matcher)
+        head = self.network.occlusion_head is not None and hidden == "zero"
+        network = replace(self.network, hidden=hidden)
+        for line in found.doubts(path, network, "head" if head else "cache", True).lines():
+            warnings.warn(line, stacklevel=3)
+        return calibrated(matcher, self.network, found.rule)
 
     def one(self, face: Any) -> Face:
         """The one face that a caller gave, its crop of a side that the network takes."""

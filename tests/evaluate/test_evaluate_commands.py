@@ -26,6 +26,7 @@ def test_every_command_explains_itself_by_example(name: str) -> None:
 def test_the_commands() -> None:
     assert sorted(cli.main.commands) == [
         "attribution",
+        "calibrate",
         "compare",
         "describe",
         "diff",

@@ -10,7 +10,7 @@ import click
 
 from faceguide.core.commands.console import echo_json, interruptible, printable, say
 from faceguide.core.commands.settings import option, settings
-from faceguide.core.commands.shared_options import FOLDER, OUT_FILE, Names, Output
+from faceguide.core.commands.shared_options import CACHES, OUT_FILE, Names, Output
 from faceguide.core.errors import FaceguideError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.evaluation_options import NetworkOptions
@@ -33,7 +33,7 @@ class PairQuestion(MatcherName):
         "equal error rate it then is.  [default: no decision]",
         metavar="NUMBER|RUN",
     )
-    cache: Path | None = option(None, "A and B are keys or row numbers of this cache.", type=FOLDER)
+    cache: Path | None = option(None, "A and B are keys or row numbers of this cache.", type=CACHES)
     crops: bool = option(False, "The files are crops, aligned as those of a cache.")
     out: Path | None = option(
         None, "Picture to write, .png, .pdf or .svg; it shows both faces.", type=OUT_FILE

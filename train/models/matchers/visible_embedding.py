@@ -124,10 +124,7 @@ class VisibleEmbedding:
         both = self._seen(probe_visibility, probe_maps) * self._seen(
             reference_visibility, reference_maps
         )
-        # (N, 1, S) · (N, S, E) -> (N, E)
-        probe = torch.bmm(both[:, None], self.cell_terms(probe_maps))[:, 0]
-        reference = torch.bmm(both[:, None], self.cell_terms(reference_maps))[:, 0]
-        return (_unit(probe) * _unit(reference)).sum(1)
+        return score_pair_terms(self.cell_terms(probe_maps), self.cell_terms(reference_maps), both)
 
     def __call__(
         self,
@@ -156,6 +153,19 @@ class VisibleEmbedding:
 
     def _seen(self, visibility: Tensor | None, maps: Tensor) -> Tensor:
         return cell_visibility(visibility, maps, self.extent)
+
+
+def score_pair_terms(probe_terms: Tensor, reference_terms: Tensor, both: Tensor) -> Tensor:
+    """Scores (N,) of N given pairs from the terms of `VisibleEmbedding.cell_terms`.
+
+    Args:
+        probe_terms, reference_terms: (N, S, E).
+        both: (N, S) what both faces show, the product of their visibilities.
+    """
+    # (N, 1, S) · (N, S, E) -> (N, E)
+    probe = torch.bmm(both[:, None], probe_terms)[:, 0]
+    reference = torch.bmm(both[:, None], reference_terms)[:, 0]
+    return (_unit(probe) * _unit(reference)).sum(1)
 
 
 def score_terms(
