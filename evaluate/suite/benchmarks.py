@@ -59,7 +59,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "agedb-30": Benchmark(
         title="AgeDB-30", what="30 years apart, 1:1", pairs=6000,
         ask="ibug.doc.ic.ac.uk/resources/agedb, or agedb_30.bin of insightface's training sets",
-        tree="agedb_30.bin, or agedb*/*_ann.txt with lines `1|0 path path` and the images",
+        tree="agedb_30.bin, or agedb*/*_ann.txt with lines `label path path` and the images",
         protocol=_FOLDS, size="6,000 pairs", reader=_BIN,
     ),
     "calfw": Benchmark(
