@@ -15,24 +15,24 @@ from faceguide.core.commands.shared_options import (
     CACHES,
     FOLDER,
     OUT_FILE,
-    OUT_FOLDER,
     Outcome,
     Output,
     Seed,
 )
 from faceguide.core.commands.slurm import Job, Request, submit_group
-from faceguide.core.files import write_bytes, write_json
+from faceguide.core.files import write_json
 from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.attribution.one_pair.explain_command import explain_command
 from faceguide.evaluate.calibrate.calibrate_command import calibrate_command
 from faceguide.evaluate.command_output import show
+from faceguide.evaluate.decisions.groups_command import groups_command
 from faceguide.evaluate.evaluation_options import (
     FIT_IN_PARTS,
-    Bootstrap,
     NetworkOptions,
     RunOptions,
     ScoreOptions,
     SearchOptions,
+    Tables,
     VerifiedPairs,
     check,
 )
@@ -195,10 +195,9 @@ def ijb_command(
 
 @main.command("compare")
 @click.argument("directories", metavar="RUN RUN…", nargs=-1, type=FOLDER, required=True)
-@click.option("--out", type=OUT_FOLDER, required=True, help="Directory for tables and figures.")
-@settings(intervals=Bootstrap, random=Seed, output=Output)
+@settings(made=Tables, random=Seed, output=Output)
 def compare_command(
-    directories: tuple[Path, ...], out: Path, intervals: Bootstrap, random: Seed, output: Output
+    directories: tuple[Path, ...], made: Tables, random: Seed, output: Output
 ) -> None:
     """Test verification runs over the same pairs against each other; write tables and the ROC.
 
@@ -214,31 +213,29 @@ def compare_command(
 
     if len(directories) < 2:
         raise click.UsageError("a comparison needs two runs or more")
-    if not intervals.replicates:
-        raise click.UsageError("--bootstrap 0: a comparison needs intervals; give at least 1")
+    made.check()
     with interruptible():
-        comparison = compare.compare_runs(list(directories), intervals.replicates, random.seed)
+        comparison = compare.compare_runs(list(directories), made.replicates, random.seed)
+        out = made.out
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / compare.COMPARISON, comparison)
         caption = f"Verification on {comparison['pairs']:,} pairs, per cent."
-        made = {
+        shown = {
             "runs": (tables.verification_table(comparison), caption),
             "tests": (
                 tables.test_table(comparison),
                 "Paired tests: McNemar exact, Holm; differences with 95 % intervals.",
             ),
         }
-        for stem, (table, title) in made.items():
-            csv_bytes = tables.to_csv(table).encode("utf-8", "surrogateescape")
-            write_bytes(out / f"{stem}.csv", csv_bytes)
-            write_bytes(out / f"{stem}.tex", tables.to_latex(table, title).encode("utf-8"))
+        for stem, (table, title) in shown.items():
+            tables.save_table(table, title, out, stem)
         names = (printable(run["name"]) for run in comparison["runs"])
         curves, least = compare.roc_curves(dict(zip(names, directories, strict=True)))
         figures.save(figures.roc_figure(curves, least), out, "roc")
     if output.as_json:
         echo_json(comparison)
     else:
-        texts = [tables.to_text(table) for table, _ in made.values()]
+        texts = [tables.to_text(table) for table, _ in shown.values()]
         if note := tables.refused_note(comparison):
             texts[0] += f"\n{note}"
         click.echo("\n\n".join(texts))
@@ -288,6 +285,7 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 attribution_commands.register(main)
 for command in (
+    groups_command,
     *(calibrate_command, describe_command, explain_command, lookalikes_command, merge_command),
     *(networks_command, suite_command, surround_command),
 ):

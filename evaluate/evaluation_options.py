@@ -132,6 +132,22 @@ class Bootstrap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tables(Bootstrap):
+    """Where figures with intervals go."""
+
+    out: Path = option(help="Directory for tables and figures.", type=OUT_FOLDER)
+
+    def check(self) -> None:
+        """Refuse to leave the intervals out.
+
+        Raises:
+            click.UsageError: one line.
+        """
+        if not self.replicates:
+            raise click.UsageError("--bootstrap 0: these tables need intervals; give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Place(Part):
     """The run directory, and the part of the run that is done here."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 from faceguide.core.commands.console import printable
+from faceguide.core.files import write_bytes
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -98,6 +100,12 @@ def test_table(comparison: dict[str, Any]) -> Table:
             ]
         )
     return header, rows
+
+
+def save_table(table: Table, caption: str, out: Path, stem: str) -> None:
+    """Write `stem.csv` and `stem.tex`."""
+    write_bytes(out / f"{stem}.csv", to_csv(table).encode("utf-8", "surrogateescape"))
+    write_bytes(out / f"{stem}.tex", to_latex(table, caption).encode("utf-8"))
 
 
 def to_csv(table: Table) -> str:

@@ -1,0 +1,1 @@
+"""What a threshold does: to groups of pairs, and on another set than it was chosen on."""
