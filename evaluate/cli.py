@@ -25,6 +25,7 @@ from faceguide.evaluate.attribution import attribution_commands
 from faceguide.evaluate.attribution.one_pair.explain_command import explain_command
 from faceguide.evaluate.calibrate.calibrate_command import calibrate_command
 from faceguide.evaluate.command_output import show
+from faceguide.evaluate.decisions.decide_command import decide_command
 from faceguide.evaluate.decisions.groups_command import groups_command
 from faceguide.evaluate.evaluation_options import (
     FIT_IN_PARTS,
@@ -285,7 +286,7 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 attribution_commands.register(main)
 for command in (
-    groups_command,
+    *(decide_command, groups_command),
     *(calibrate_command, describe_command, explain_command, lookalikes_command, merge_command),
     *(networks_command, suite_command, surround_command),
 ):

@@ -98,6 +98,8 @@ KINDS: Mapping[str, str] = {
     # several caches as one
     "shared_keys": "[key stands|keys stand] in more than one cache, so a list has to write "
     "VOLUME:KEY",
+    "decided_identities": "[identity is|identities are] in both lists, so thresholds are set on "
+    "identities that they are tested on",
     # files of a cache
     "damaged_shards": "[shard is|shards are] missing or not what was written",
     # networks that are explained

@@ -15,6 +15,7 @@ from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 
 from faceguide.core.errors import EvaluationError
+from faceguide.evaluate.metrics.cllr import cllr
 from faceguide.evaluate.metrics.roc import measure, rank, tar_cells
 from faceguide.train.models.matchers.calibration import (
     BY_POWER,
@@ -144,15 +145,11 @@ def _logistic(
 
 
 def figures(llr: Floats, same: NDArray[np.bool_], *, calibrated: bool) -> dict[str, float | None]:
-    """AUC, TAR and, of log-likelihood ratios, Cllr in bits: 0 is perfect, 1 tells nothing.
-
-    Cllr: Brümmer and du Preez, "Application-independent evaluation of speaker detection" (2006).
-    """
+    """AUC, TAR and, of log-likelihood ratios, Cllr in bits: 0 is perfect, 1 tells nothing."""
     ranking = rank(llr, same)
     found: dict[str, float | None] = {"auc": measure(ranking, FARS).auc}
     for cell in tar_cells(ranking, FARS):
         found[f"tar_{cell.far:.0e}".replace("e-0", "e-")] = cell.tar
     if calibrated:
-        cost = (np.logaddexp(0.0, -llr[same]).mean(), np.logaddexp(0.0, llr[~same]).mean())
-        found["cllr"] = float(sum(cost) / 2 / np.log(2))
+        found["cllr"] = cllr(llr, same)
     return found

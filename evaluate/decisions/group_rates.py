@@ -1,10 +1,7 @@
 """Errors of groups at one threshold: rates, their ratio, and tests between every two groups.
 
 FMR is the share of pairs of two identities that are accepted, FNMR that of pairs of one identity
-that are rejected (ISO/IEC 19795-1). Intervals resample identities and keep the threshold. Where no
-error was seen, or nothing else, resampling cannot tell how far the rate may lie from that; the end
-of the interval is then the exact one of as many independent trials as there are identities
-(Clopper and Pearson, 1934), which is wide.
+that are rejected (ISO/IEC 19795-1). Intervals resample identities and keep the threshold.
 """
 
 from __future__ import annotations
@@ -17,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.evaluate.decisions.pair_groups import BETWEEN, UNKNOWN, PairGroups
-from faceguide.evaluate.metrics.bootstrap import LEVEL, PairWeights, interval, replicate
+from faceguide.evaluate.metrics.bootstrap import (
+    LEVEL,
+    PairWeights,
+    interval,
+    rate_interval,
+    replicate,
+)
 from faceguide.evaluate.metrics.paired_tests import holm
 from faceguide.evaluate.metrics.strata import LEAST
 
@@ -116,12 +119,7 @@ def _rate(wrong: NDArray[np.bool_], people: NDArray[np.int64], drawn: Values) ->
     record: dict[str, Any] = {"n": n, "identities": identities, "errors": errors}
     if n < LEAST:
         return {**record, "rate": None, "interval": None}
-    ends = interval(drawn)
-    if errors in (0, n):
-        # No error among n independent trials: the share may be up to 1 - (alpha / 2)^(1 / n).
-        far = 1 - ((1 - LEVEL) / 2) ** (1 / identities)
-        ends = [0.0, far] if errors == 0 else [1 - far, 1.0]
-    return {**record, "rate": errors / n, "interval": ends}
+    return {**record, "rate": errors / n, "interval": rate_interval(wrong, people, drawn)}
 
 
 def _ratio(groups: list[dict[str, Any]], kind: str, drawn: Values) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ class GroupOptions:
         1e-2, "False match rate over all pairs, 0 to 1, that sets the threshold.",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
     )  # fmt: skip
-    threshold: float | None = option(
+    score: float | None = option(
         None, "Score to accept from, e.g. a published one, in place of --fmr.", type=FiniteRange()
     )
 
@@ -48,7 +48,7 @@ def groups_command(
     \b
     Examples:
       evaluate groups rfw/ --by race --fmr 1e-3 --out rfw-groups/
-      evaluate groups lfw/ --by pose --threshold 0.363 --out lfw-pose/
+      evaluate groups lfw/ --by pose --score 0.363 --out lfw-pose/
     """
     made.check()
     with interruptible():
@@ -82,13 +82,13 @@ def _record(run: Path, asked: GroupOptions, replicates: int, seed: int) -> dict[
 
     scored = ScoredRun.of(run)
     groups = PairGroups.of(scored.cache(), asked.by, scored.probe, scored.reference)
-    threshold, fmr = asked.threshold, None
+    threshold, fmr = asked.score, None
     if threshold is None:
         (cell,) = tar_cells(rank(scored.score, scored.same), (asked.fmr,))
         if cell.threshold is None:
             raise EvaluationError(
                 f"{run}: a threshold at an FMR of {asked.fmr:g} {cell.refused}; give a higher "
-                "--fmr, or --threshold"
+                "--fmr, or --score"
             )
         threshold, fmr = cell.threshold, asked.fmr
     return {

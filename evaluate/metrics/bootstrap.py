@@ -57,10 +57,11 @@ def replicate(
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """A statistic of the counts, once per replicate: (R, …); equal seeds give equal ones."""
+    return repeat(lambda number: statistic(draw_counts(people, seed, number)), replicates)
 
-    def one(number: int) -> NDArray[np.float64]:
-        return statistic(draw_counts(people, seed, number))
 
+def repeat(one: Callable[[int], NDArray[np.float64]], replicates: int) -> NDArray[np.float64]:
+    """(R, …) values of the numbers of the replicates, for statistics of several sets."""
     # numpy sorts, sums and gathers without the interpreter's lock.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return np.array(list(pool.map(one, range(replicates))))
@@ -73,6 +74,27 @@ def interval(values: NDArray[np.float64], level: float = LEVEL) -> list[float] |
         return None
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]
+
+
+def rate_interval(
+    wrong: NDArray[np.bool_], people: NDArray[np.int64], drawn: NDArray[np.float64]
+) -> list[float] | None:
+    """The interval of an error rate, also where no error was seen.
+
+    Resampling cannot tell then how far the rate may lie from 0; the upper end is the exact one of
+    as many independent trials as there are identities (Clopper and Pearson, 1934), which is wide.
+    So is the lower end where nothing but errors was seen.
+
+    Args:
+        wrong: (n,) which pairs are errors, n at least 1.
+        people: (n, 2) their identities.
+        drawn: (R,) the rate in each resample.
+    """
+    ends = interval(drawn)
+    if ends is None or 0 < wrong.mean() < 1:
+        return ends
+    far = 1 - ((1 - LEVEL) / 2) ** (1 / len(np.unique(people)))
+    return [0.0, max(far, ends[1])] if not wrong.any() else [min(1 - far, ends[0]), 1.0]
 
 
 class RocStatistic:

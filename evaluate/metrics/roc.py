@@ -123,8 +123,8 @@ def measure(
     Returns:
         The measures; NaN when all weights of one kind are 0.
     """
-    genuine = _running(genuine_weights, len(ranking.genuine))
-    impostor = _running(impostor_weights, len(ranking.impostor))
+    genuine = running_sums(genuine_weights, len(ranking.genuine))
+    impostor = running_sums(impostor_weights, len(ranking.impostor))
     total_genuine, total_impostor = int(genuine[-1]), int(impostor[-1])
     if not total_genuine or not total_impostor:
         nothing = np.full(len(fars), np.nan)
@@ -152,7 +152,7 @@ def best_accuracy(ranking: Ranking) -> float:
     return int(max(right.max(), impostors)) / (genuine + impostors)
 
 
-def _running(weights: Weights, count: int) -> NDArray[np.integer]:
+def running_sums(weights: Weights, count: int) -> NDArray[np.integer]:
     """(count + 1,) running sums from 0."""
     if weights is None:
         return np.arange(count + 1)

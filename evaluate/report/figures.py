@@ -1,4 +1,4 @@
-"""ROC and CMC curves, as files for a paper and as SVG for the report."""
+"""ROC, DET and CMC curves, as files for a paper and as SVG for the report."""
 
 from __future__ import annotations
 
@@ -42,6 +42,45 @@ def roc_figure(curves: Mapping[str, Curve], least_far: float, width: float = _CO
     axes.set_xlim(least_far, 1.0)
     axes.set_ylim(bottom, 1.0 + 0.02 * (1.0 - bottom))
     axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def det_figure(
+    curves: Mapping[str, Curve],
+    least_far: float,
+    points: Mapping[str, Iterable[tuple[float, float]]],
+    width: float = _COLUMN,
+) -> Figure:
+    """FNMR over FMR, both on the scale of a normal distribution's quantiles (DET).
+
+    Martin et al., "The DET curve in assessment of detection task performance" (1997).
+
+    Args:
+        curves: name → FAR (FMR) and TAR (1 − FNMR).
+        least_far: left end of the axis, above 0: one false match of the shortest list.
+        points: name of a curve → FMR and FNMR of thresholds to mark on it.
+        width: inches.
+    """
+    from scipy.special import ndtri
+
+    figure, axes = _axes(width, "false match rate", "false non-match rate")
+    axes.set_xscale("linear")
+    ends = []
+    for (name, (far, tar)), style in zip(curves.items(), _styles(), strict=False):
+        shown = (far >= least_far) & (far < 1.0) & (tar < 1.0) & (tar > 0.0)
+        axes.plot(ndtri(far[shown]), ndtri(1.0 - tar[shown]), label=_plain(name), **style)
+        ends += (1.0 - tar[shown]).tolist()
+        for fmr, fnmr in points.get(name, ()):
+            if 0.0 < fmr < 1.0 and 0.0 < fnmr < 1.0:
+                axes.plot(ndtri(fmr), ndtri(fnmr), "o", color=style["color"], markersize=5)
+    least = min(ends, default=least_far)
+    ticks = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5])
+    for axis, low in ((axes.xaxis, least_far), (axes.yaxis, least)):
+        used = ticks[ticks >= low * 0.5]
+        axis.set_ticks(ndtri(used), labels=[f"{100 * tick:g} %" for tick in used])
+    axes.set_xlim(ndtri(least_far), ndtri(0.6))
+    axes.set_ylim(ndtri(max(least * 0.7, 1e-7)), ndtri(0.6))
+    axes.legend(loc="upper right", frameon=False)
     return figure
 
 

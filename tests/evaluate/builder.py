@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ def pairs_csv(path: Path, lines: list[tuple[int, str, str, int]]) -> Path:
     rows = [f"{fold},{a},{b},{same}" for fold, a, b, same in lines]
     path.write_text("fold,a,b,same\n" + "\n".join(rows) + "\n")
     return path
+
+
+def all_pairs(cache: FaceCache) -> list[tuple[int, str, str, int]]:
+    """Every two usable faces of a cache, in two folds."""
+    rows = cache.select()
+    labels = cache.read(rows, ["label"])["label"].tolist()
+    faces = list(zip(cache.texts("key", rows.tolist()), labels, strict=True))
+    return [
+        (number % 2, a, b, int(first == second))
+        for number, ((a, first), (b, second)) in enumerate(combinations(faces, 2))
+    ]
 
 
 def usable_pairs(count: int = 60) -> list[tuple[int, str, str, int]]:

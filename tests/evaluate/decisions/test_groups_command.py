@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from tests.evaluate.builder import pairs_csv, small_cache, weights_file
+from tests.evaluate.builder import all_pairs, pairs_csv, small_cache, weights_file
 
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.cli import main
@@ -26,14 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """cache/ of seven identities, and run/, all pairs of its faces."""
     place = tmp_path_factory.mktemp("groups")
     cache = small_cache(place / "cache")
-    rows = cache.select()
-    labels = dict(zip(rows, cache.read(rows, ["label"])["label"], strict=True))
-    keys = dict(zip(rows, cache.texts("key", rows.tolist()), strict=True))
-    lines = [
-        (number % 2, keys[a], keys[b], int(labels[a] == labels[b]))
-        for number, (a, b) in enumerate(combinations(rows, 2))
-    ]
-    pairs_csv(place / "pairs.csv", lines)
+    pairs_csv(place / "pairs.csv", all_pairs(cache))
     result = evaluate(
         *("verification", place / "cache", "--pairs", place / "pairs.csv", "--bootstrap", 0),
         *("--weights", weights_file(place / "net.pt"), "--device", "cpu", "--out", place / "run"),
@@ -75,7 +67,7 @@ def test_groups_of_a_column_are_counted(place: Path, tmp_path: Path) -> None:
 def test_pose_and_occlusion_are_those_of_the_worse_face(place: Path, tmp_path: Path) -> None:
     cache, table = FaceCache.open(place / "cache"), load_scores(place / "run")
     for by in ("pose", "occlusion"):
-        result = groups(place, tmp_path / by, "--by", by, "--threshold", 0.5)
+        result = groups(place, tmp_path / by, "--by", by, "--score", 0.5)
         assert result.exit_code == 0, result.output
         assert "accepted from 0.5000 on\n" in result.stdout
     yaw = np.abs(cache.read(np.arange(len(cache)), ["pose"])["pose"][:, 0])
@@ -94,7 +86,7 @@ def test_bad_input_is_one_line(place: Path, tmp_path: Path) -> None:
         (("--by", "race"), "no meta column 'race' to group by; there are split, pose, occlusion"),
         (("--by", "split", "--fmr", 1e-4), "needs 100,000 impostor pairs"),
         (("--by", "split", "--bootstrap", 0), "these tables need intervals"),
-        (("--by", "split", "--threshold", "nan"), "not finite"),
+        (("--by", "split", "--score", "nan"), "not finite"),
     ):
         result = groups(place, tmp_path / "out", *words)
         assert result.exit_code in (1, 2)
