@@ -40,6 +40,7 @@ from faceguide.evaluate.evaluation_options import (
 from faceguide.evaluate.lookalikes import lookalikes_command
 from faceguide.evaluate.merge_command import merge_command
 from faceguide.evaluate.network_commands import describe_command, networks_command
+from faceguide.evaluate.occluded.occluded_command import occluded_command
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions, TemplateOptions
 from faceguide.evaluate.suite.suite_command import suite_command
 from faceguide.evaluate.surround.surround_command import surround_command
@@ -286,7 +287,7 @@ def _jobs(request: Request) -> dict[str, Job]:
 
 attribution_commands.register(main)
 for command in (
-    *(decide_command, groups_command),
+    *(decide_command, groups_command, occluded_command),
     *(calibrate_command, describe_command, explain_command, lookalikes_command, merge_command),
     *(networks_command, suite_command, surround_command),
 ):

@@ -21,7 +21,7 @@ from faceguide.evaluate.calibrate.calibration_file import (
 )
 from faceguide.evaluate.calibrate.training_pairs import Pairs, pairs_of, rows_of, versions
 from faceguide.evaluate.score.embed import beside_of, describe_crops
-from faceguide.evaluate.score.face_reader import choose_visibility
+from faceguide.evaluate.score.face_reader import covers_source
 from faceguide.evaluate.score.fusion_fit import persons_of
 from faceguide.evaluate.score.matcher_options import VISIBLE
 from faceguide.evaluate.score.quick_forward import quickened
@@ -87,7 +87,7 @@ def calibrate(
     """
     rows, person = rows_of(cache, dict(options.meta), options.seed)
     if options.method == "visibility":
-        matcher, source = VISIBLE, _source(options, network, cache)
+        matcher, source = VISIBLE, covers_source(options.visibility, network, cache)
         scored = _visible_scores(cache, network, rows, person, source, options.seed)
     else:
         matcher, source = "cosine", None
@@ -124,14 +124,6 @@ def calibrate(
     }
     write_calibration(out, Calibration(rule, about))
     return {**record, "doubts": network.doubts.counts(), "file": str(out)}
-
-
-def _source(options: CalibrateOptions, network: Network, cache: FaceCache) -> str:
-    """Where visibility comes from: drawn covers know theirs, so "cache" needs no masks."""
-    asked = options.visibility
-    if asked == "cache" or (asked == "auto" and network.occlusion_head is None):
-        return "cache"
-    return choose_visibility(asked, network, cache)
 
 
 @torch.inference_mode()

@@ -84,6 +84,25 @@ def det_figure(
     return figure
 
 
+def shown_figure(curves: Mapping[str, NDArray[np.float64]], width: float = _COLUMN) -> Figure:
+    """Accuracy over the share of the face that is visible, with intervals.
+
+    Args:
+        curves: name → (K, 4) visible share, accuracy and the ends of its interval.
+        width: inches.
+    """
+    figure, axes = _axes(width, "visible share of the probe's face", "accuracy")
+    axes.set_xscale("linear")
+    for (name, points), style in zip(curves.items(), _styles(), strict=False):
+        share, accuracy, low, high = points.T
+        axes.plot(share, accuracy, marker="o", markersize=4, label=_plain(name), **style)
+        axes.fill_between(share, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.set_xlim(1.02, 0.0)
+    axes.set_ylim(_bottom(points[:, 2].min() for points in curves.values()), 1.005)
+    axes.legend(loc="lower left", frameon=False)
+    return figure
+
+
 def cmc_figure(curves: Mapping[str, NDArray[np.float64]], width: float = _COLUMN) -> Figure:
     """Identification rate over rank with a logarithmic x axis.
 

@@ -113,6 +113,16 @@ def choose_visibility(source: str, network: Network, cache: FaceCache) -> str:
     return "head" if source == "head" or (source == "auto" and has_head) else "cache"
 
 
+def covers_source(asked: str, network: Network, cache: FaceCache) -> str:
+    """ "head" or "cache" for drawn covers, whose visibility is known: "cache" needs no masks.
+
+    Args and errors as `choose_visibility`.
+    """
+    if asked == "cache" or (asked == "auto" and network.occlusion_head is None):
+        return "cache"
+    return choose_visibility(asked, network, cache)
+
+
 def groups_for(needs: frozenset[str], flip: bool, visibility: str | None) -> frozenset[str]:
     """The groups of a store that a matcher with these needs reads.
 
