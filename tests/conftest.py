@@ -46,6 +46,7 @@ SLOW = (
         "evaluate/test_identification",
         "evaluate/test_onnx_commands",
     ),
+    *("evaluate/decisions/test_decide_command", "evaluate/occluded"),
     *("evaluate/suite/test_suite_command", "evaluate/surround", "evaluate/test_sface"),
     *("evaluate/test_own_networks", "evaluate/test_parts", "evaluate/test_verification_command"),
     *("front_door/test_face_network", "preprocess/detect/test_boxes"),
