@@ -42,6 +42,7 @@ def rest(names: dict[str, Any], after: int) -> list[list[int]]:
 
 def test_pytorch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run(1, place, monkeypatch)
+    assert all(p.grad is not None and p.grad.any() for p in names["learner"].parameters())
     length = len(names["stream"])
     resumed = [batch["row"].tolist() for _ in range(2) for batch in names["resumed"]]
     assert resumed[:length] == rest(names, length + 2)
