@@ -1,7 +1,8 @@
 """Stream: batches of cached rows, in an exact and repeatable order, gathered ahead by threads.
 
 Threads, not processes: `numpy.take` and the JPEG decoder release the interpreter, and a worker
-process would spend more on handing a batch over than on gathering it (docs/formats.md).
+process would spend more on handing a batch over than on gathering it (docs/formats.md). Trainers
+that want a DataLoader get one all the same: its workers deal the batches of the same order.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
 
 from faceguide.cache.order import Order, Ragged, Shuffle
 from faceguide.cache.reader import FaceCache
@@ -31,12 +33,16 @@ _PLACE = ("epoch", "batch", "delivered", "second")  # of a state, what says wher
 _ALIGNMENT = 64  # bytes: a column begins at a cache line
 
 
-class Stream:
+class Stream(IterableDataset[dict[str, torch.Tensor]]):
     """Batches of a cache as dicts of torch tensors.
 
     Iterating delivers the rest of the current epoch; the next iteration is the next epoch. A
     batch lends the ring's memory until the next one is asked for; `copy=True` gives tensors to
     keep. Every batch has `row`, (B,) int64, besides the columns asked for.
+
+    In `DataLoader(stream, batch_size=None, num_workers=W)` worker w gathers batches w, w + W, …
+    so that the loader delivers the same batches in the same order for any W; see `set_epoch`.
+    May be pickled: every process opens the files for itself, when it first needs them.
 
     Args:
         rows: (N,) row numbers, such as `cache.select()`; None with `batches`.
@@ -105,6 +111,7 @@ class Stream:
         self._pinned = self._device is not None and self._device.type == "cuda"
         self._slots: list[_Slot] = []
         self._epoch, self._delivered = 0, 0
+        self._begun = False  # an epoch, as a worker
         if state is not None:
             self.load_state_dict(state)
 
@@ -112,6 +119,18 @@ class Stream:
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
         return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make this the next epoch: from where the stream stands, if it is in it, or its beginning.
+
+        A DataLoader with workers needs it before every epoch: they begin where the stream of the
+        main process stands, which never iterates. Persistent workers count for themselves.
+        """
+        if epoch != self._epoch:
+            self._epoch, self._delivered = epoch, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_slots": [], "_begun": False}
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank."""
@@ -146,6 +165,10 @@ class Stream:
         Raises:
             CacheError: for a state of another stream; names what differs.
         """
+        self._load(state)
+        self._begun = False
+
+    def _load(self, state: dict[str, Any]) -> None:
         ours = self._identity()
         theirs = {name: value for name, value in state.items() if name not in _PLACE}
         if different := differences(theirs, ours):
@@ -159,18 +182,33 @@ class Stream:
             raise CacheError(f"the stream's state is of another stream: {listed}{remedy}")
         self._epoch, self._delivered = int(state["epoch"]), int(state["batch"])
 
-    def _plan(self, epoch: int, start: int) -> Iterator[NDArray[np.int64]]:
-        """Row numbers of the batches of an epoch from batch `start` on."""
+    def _plan(self, epoch: int, start: int, step: int) -> Iterator[NDArray[np.int64]]:
+        """Row numbers of every `step`-th batch of an epoch from batch `start` on."""
         if self._order is not None:
-            return self._order.batches(epoch, start)
+            return itertools.islice(self._order.batches(epoch, start), 0, None, step)
         assert self._batches is not None
         if hasattr(self._batches, "set_epoch"):
             self._batches.set_epoch(epoch)
-        return (
-            self.cache.check_rows(rows) for rows in itertools.islice(self._batches, start, None)
-        )
+        chosen = itertools.islice(self._batches, start, None, step)
+        return (self.cache.check_rows(rows) for rows in chosen)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = get_worker_info()
+        if worker is None:
+            if self._order is not None and self._delivered == len(self._order):
+                self._epoch, self._delivered = self._epoch + 1, 0  # nobody asked for the end
+            return _Epoch(self, self._rest(1))
+        if self._pinned:
+            raise ValueError("a DataLoader's worker cannot copy to a device: give the stream none")
+        if self._begun:  # workers end and are stopped at different batches, but begin together
+            self._epoch, self._delivered = self._epoch + 1, 0
+        self._begun = True
+        self._delivered += worker.id
+        return _Epoch(self, self._rest(worker.num_workers))
+
+    def _rest(self, step: int) -> Generator[dict[str, torch.Tensor], None, None]:
+        """Every `step`-th batch of the rest of the epoch."""
+        in_worker = get_worker_info() is not None  # its queue takes the memory away
         # The memory outlives the epoch: fresh pages cost more than the rows copied into them.
         slots, self._slots = self._slots, []
         slots = slots or [
@@ -179,7 +217,7 @@ class Stream:
         ]
         ring = deque(slots)
         pending: deque[tuple[Future[None], _Slot]] = deque()
-        plan = self._plan(self._epoch, self._delivered)
+        plan = self._plan(self._epoch, self._delivered, step)
         pool = ThreadPoolExecutor(self._threads, "faceguide-stream")
         try:
             while True:
@@ -194,15 +232,46 @@ class Stream:
                     break
                 future, slot = pending.popleft()
                 future.result()
-                self._delivered += 1
-                yield slot.deliver(self._device, self._copy)
+                self._delivered += step
+                yield slot.deliver(self._device, self._copy or in_worker)
                 ring.append(slot)
-            self._epoch, self._delivered = self._epoch + 1, 0
+            if not in_worker:
+                self._epoch, self._delivered = self._epoch + 1, 0
         finally:
             for future, _ in pending:
                 future.cancel()
             pool.shutdown(wait=True)
             self._slots = slots
+
+
+class _Epoch(Iterator[dict[str, torch.Tensor]]):
+    """The rest of an epoch of a stream.
+
+    torchdata's StatefulDataLoader keeps the state of a dataset and of its iterator, and restores
+    the latter last. Here the end of an epoch is not yet the beginning of the next, as that loader
+    and each of its workers must still say that they are at their end.
+    """
+
+    def __init__(
+        self, stream: Stream, batches: Generator[dict[str, torch.Tensor], None, None]
+    ) -> None:
+        self._stream, self._batches = stream, batches
+
+    def __next__(self) -> dict[str, torch.Tensor]:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the threads now."""
+        self._batches.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the stream's, but of this process's own batches."""
+        stream = self._stream
+        return {"epoch": stream._epoch, "batch": stream._delivered, **stream._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume there; before the first batch is asked for."""
+        self._stream._load(state)
 
 
 class _Slot:

@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # What `make check` leaves to `make test`: files that start processes, train, find faces, explain or
 # embed. Below this folder, with .py left out; in other files single tests carry the mark `slow`.
 SLOW = (
+    *("cache/test_workers", "front_door/test_trainers_page"),
     *("bench/test_demo_photos", "bench/test_demo_report", "campaigns", "cluster"),
     *("core/commands/test_full_output", "core/test_no_hard_links"),
     *("evaluate/attribution/test_run", "evaluate/attribution/test_run_networks"),
