@@ -138,7 +138,7 @@ def _run(directory: Path) -> list[Kind]:
     module(torch.rand(2, 16, 7, 7)).sum().backward()
     optimiser.step()
     state = TrainingState(
-        1, 0.5, False, module.state_dict(), optimiser.state_dict(), {}, [[torch.get_rng_state()]],
+        1, 0.5, False, module.state_dict(), optimiser.state_dict(), {},
         {"epoch": 0, "batch": 1}, RECIPE,
     )  # fmt: skip
     for name in ("last.pt", "best.pt"):

@@ -410,7 +410,7 @@ def _states(folder: Path) -> list[bytes]:
     module = create("occlusion_head", channels=8)
     optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
     state = TrainingState(
-        1, 0.5, False, module.state_dict(), optimiser.state_dict(), {}, [[torch.get_rng_state()]],
+        1, 0.5, False, module.state_dict(), optimiser.state_dict(), {},
         {"epoch": 0, "batch": 1}, KEY,
     )  # fmt: skip
     save_state(folder / "last.pt", state)

@@ -109,7 +109,7 @@ def test_init_starts_from_weights_and_says_what_did_not_match(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--guide", "regoins"], "'regoins' is not a method; choose from loss, regions"),
+        (["--guide", "regoins"], "'regoins' is not a method; choose from loss, oval, regions"),
         (["--guide", "loss=strong"], "invalid weight 'strong'; write e.g. loss=0.5"),
         (["--guide", "prior=1"], "weight of prior must be above 0"),
         (["--guide", "counterfactual=2"], "counterfactual has no weight"),
