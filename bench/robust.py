@@ -5,11 +5,13 @@
 DATA is laid out as for bench/occlusion.py, --probes too. Everything is made by the product's
 commands and learns from the identities of LFW fold 0 (visibility of the probes: also from half of
 the photographs with surgical masks): `train distil` with its defaults, and `evaluate calibrate` of
-the released and of the distilled network. Tests, each a full matrix of probes × gallery:
+the released network, which serves the distilled ones too. Tests, each a full matrix of probes ×
+gallery:
 
 * clean, lower, niqab, band, eyes, random, half: fold 1, every photograph of an identity that has
   several, under that cover with its exact visibility, against one clean face of each identity;
-* mixed: clean or under any of these covers, against a gallery of which half is covered;
+* mixed: clean or under any of these covers, against a gallery of which half is covered; mixed
+  predicted: the same with predicted visibility;
 * probes, probes mixed: the real photographs of bench/occlusion.py, predicted visibility.
 
 Matchers: `cosine` and `visible` (the visible embedding) of the released network, `calibrated`,
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +91,16 @@ def run(
             words = ("--maps", str(work / "kept-maps"), *words)
             made = ("train", "distil", str(learn.directory), "--init", str(released))
             command(*made, "--out", str(runs[name]), "--device", "cpu", *words)
-    for name, weights in runs.items():
-        if not (file := calibration_of(work, name)).exists():
-            made = ("evaluate", "calibrate", str(learn.directory), "--weights", str(weights))
-            command(*made, "--visibility", "cache", "--device", "cpu", "--out", str(file))
+    calibration = work / "released.calibration.safetensors"
+    if not calibration.exists():
+        made = ("evaluate", "calibrate", str(learn.directory), "--weights", str(released))
+        command(*made, "--visibility", "cache", "--device", "cpu", "--out", str(calibration))
+    rule = read_calibration(calibration, "visible-embedding").rule
 
     found: dict[str, dict[str, Any]] = {}
     head, seen = None, {}
     for name, weights in runs.items():
         network = load_network(None, weights)
-        rule = read_calibration(calibration_of(work, name), "visible-embedding").rule
         embedding = visible_embedding(network, rule.mean_map)
         head = head or the_head(network, learn, data, work)
         matchers = {
@@ -109,7 +112,7 @@ def run(
             plain = visible_score(VisibleEmbedding.of(network.backbone))
             matchers["cosine"] = lambda p, g, plain=plain: plain(maps_only(p), maps_only(g))
         for it in make_tests(network, test, data, probes, work, name):
-            if it.name.startswith("probes"):
+            if it.name.startswith("probes") or it.name.endswith("predicted"):
                 # The head knows the released network's maps: all get what it says of those.
                 if it.name not in seen:
                     sides = predicted(head, it.probe), predicted(head, it.gallery)
@@ -139,10 +142,6 @@ def command(*words: str) -> str:
     """What a command of the product prints."""
     program = [sys.executable, "-m", "faceguide", *words]
     return subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def calibration_of(work: Path, name: str) -> Path:
-    return work / f"{name.replace(' ', '')}.calibration.safetensors"
 
 
 def the_head(network: Network, learn: FaceCache, data: Path, work: Path) -> torch.nn.Module:
@@ -183,7 +182,9 @@ def make_tests(
         choice = rng.choice(len(versions), len(places), p=shares)
         return join([one.at(places[choice == k]) for k, one in enumerate(versions)])
 
-    tests.append(Test("mixed", mixed(asked, 1 / len(versions)), mixed(gallery, 0.5)))
+    sides = mixed(asked, 1 / len(versions)), mixed(gallery, 0.5)
+    tests.append(Test("mixed", *sides))
+    tests.append(Test("mixed predicted", *(replace(side) for side in sides)))
     cache = source.probe_faces(probes, work)
     faces = source.plain(backbone, cache, cache.select(), work / f"{stem}_probes.npy")
     wears = source.masked_in_labels(probes)
