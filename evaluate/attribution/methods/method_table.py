@@ -116,6 +116,7 @@ _LISTED = (
     Method(
         *("smoothgrad", gradients.smoothgrad, _cost(per=3, of="samples"), _ANY),
         "Smilkov et al., 2017, arXiv 1706.03825",
+        costly=True,
     ),
     Method(
         *("integrated-gradients", integrated_gradients, _cost(per=3), _ANY),
@@ -186,6 +187,7 @@ _LISTED = (
     _masking(
         *("occlusion-blur", black_box.occlusion_by_blur, CELLS + 1),
         "Zeiler, Fergus, 2013, with blurred cells",
+        costly=True,
     ),
     _masking(
         *("occlusion-faces", black_box.occlusion_by_faces, CELLS + 1),

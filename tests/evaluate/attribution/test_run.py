@@ -279,8 +279,9 @@ def test_methods_that_do_not_suit_are_refused_or_left_out_by_name(
         json.loads(attribution(place, tmp_path / "f", "--dry-run", "--json", methods=names).stdout)
         for names in ("all", "standard")
     ]
-    # geodesic-arc and geodesic-weighted, xSSAB, FGGB, minplus, CorrRISE twice, and FV-RISE.
-    costly = (32 + 3 * 4) + 151 + 5 + 3 * 512 + 100 + 301 + 600 + 301
+    # geodesic-arc and geodesic-weighted, xSSAB, FGGB, minplus, CorrRISE twice, FV-RISE,
+    # SmoothGrad and occlusion by blur.
+    costly = (32 + 3 * 4) + 151 + 5 + 3 * 512 + 100 + 301 + 600 + 301 + 3 * 16 + 50
     assert dry[0]["forwards"] - dry[1]["forwards"] == PAIRS * costly
 
 
