@@ -118,6 +118,8 @@ def _to_folder(source: Store, found: Contents, target: Path, progress: Progress)
 
 
 def _to_store(source: Store, found: Contents, target: Store, progress: Progress) -> int:
+    if target.address.startswith(("http:", "https:")):
+        raise CacheError(f"{target.address}: HTTP is only read; choose an object store or a folder")
     plan = target.read(PLAN)
     if plan is not None and plan != found.sealed[PLAN]:
         raise CacheError(f"{target.address}: holds another cache; choose another address")

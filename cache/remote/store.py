@@ -125,7 +125,7 @@ class Store:
         """Write a local file to the store.
 
         Raises:
-            CacheError: when the store refuses or cannot be written.
+            CacheError: when the store fails or refuses for good.
         """
         system, root = self._system()
         target = f"{root}/{name}"
@@ -137,12 +137,7 @@ class Store:
             if (there := system.info(target)["size"]) != path.stat().st_size:
                 raise WrongAnswer(f"{there} bytes arrived of {path.stat().st_size}")
 
-        try:
-            self._tried(name, put)
-        except NotImplementedError:
-            raise CacheError(
-                f"{self.address}: cannot be written to; choose an object store or a folder"
-            ) from None
+        self._tried(name, put)
 
     def _tried(self, name: str, call: Callable[[], _T], **absent: _T) -> _T:
         """What `call` gives, tried again while it may help."""
@@ -155,11 +150,9 @@ class Store:
                 raise CacheError(
                     f"{self.where(name)}: not there; restore it, or copy the cache again"
                 ) from None
-            except (CacheError, NotImplementedError):
-                raise
             except Exception as error:  # each store has errors of its own
                 status = getattr(error, "status", None)
-                final = isinstance(error, PermissionError) or (
+                final = isinstance(error, (PermissionError, NotImplementedError)) or (
                     status in _REFUSED and status not in _BUSY
                 )
                 reason = str(error).replace("\n", " ") or type(error).__name__
