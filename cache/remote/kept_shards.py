@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,6 @@ class KeptShards:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
         self._users: Counter[str] = Counter()
         self._here: set[str] = set()  # present when this process last looked
         self._coming: dict[str, int] = {}  # bytes of what is fetched ahead
@@ -86,25 +85,50 @@ class KeptShards:
             self._users.update(wanted.keys())
             lacking = [file for name, file in wanted.items() if name not in self._here]
         try:
-            if len(lacking) > 1:
-                list(self._workers().map(self.fetch, lacking))
-            elif lacking:
-                self.fetch(lacking[0])
+            if lacking:
+                self._fetch_all(lacking)
             yield
         finally:
             with self._lock:
                 self._users.subtract(wanted.keys())
 
+    def _fetch_all(self, files: list[RemoteFile]) -> None:
+        """Fetch several at a time, in threads that the end of the process does not wait for."""
+        waiting, errors = deque(files), list[BaseException]()
+
+        def work() -> None:
+            while waiting and not errors:
+                try:
+                    self.fetch(waiting.popleft())
+                except IndexError:  # another thread took the last
+                    return
+                except BaseException as error:
+                    errors.append(error)
+
+        threads = [_started(work) for _ in range(min(_THREADS, len(files)))]
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            waiting.clear()  # after an interrupt, begin no other
+        if errors:
+            raise errors[0]
+
     def ahead(self, files: Iterable[RemoteFile]) -> None:
-        """Begin to fetch files in this order, up to half of the limit; errors come when read."""
+        """Begin to fetch the first of these that are not here, up to half of the limit.
+
+        Errors are raised when the files are read.
+        """
         self._own()
         with self._lock:
             for file in files:
-                full = self.limit and sum(self._coming.values()) + file.bytes > self.limit // 2
-                if full or file.name in self._coming or file.name in self._here:
+                if file.name in self._here or file.name in self._coming:
                     continue
+                coming = sum(self._coming.values()) + file.bytes
+                if len(self._coming) >= _THREADS or (self.limit and coming > self.limit // 2):
+                    break
                 self._coming[file.name] = file.bytes
-                self._workers().submit(self._fetch_ahead, file)
+                _started(functools.partial(self._fetch_ahead, file))
 
     def _fetch_ahead(self, file: RemoteFile) -> None:
         try:
@@ -112,11 +136,6 @@ class KeptShards:
                 self.fetch(file)
         finally:
             self._coming.pop(file.name, None)
-
-    def _workers(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, "faceguide-fetch")
-        return self._pool
 
     def fetch(self, file: RemoteFile) -> None:
         """Have the file in the folder, fetched by this process or by another.
@@ -239,6 +258,12 @@ class KeptShards:
         with self._lock:
             self._here.discard(name)
         (self._directory / name).unlink(missing_ok=True)
+
+
+def _started(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, name="faceguide-fetch", daemon=True)
+    thread.start()
+    return thread
 
 
 def _locked(file: BinaryIO) -> bool:

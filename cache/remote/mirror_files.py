@@ -13,8 +13,6 @@ from faceguide.cache.remote.kept_shards import KeptShards, RemoteFile
 from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.errors import CacheError
 
-_ATTEMPTS = 20  # to open a file before another process needs its space
-
 
 class MirrorFiles(ShardFiles):
     """As `ShardFiles`; `held` fetches, and what is held stays.
@@ -29,37 +27,33 @@ class MirrorFiles(ShardFiles):
         super().__init__(directory, group, manifest)
         self._kept = kept
         self._bytes = np.array([entry["bytes"] for entry in self.entries.values()], np.int64)
+        self._files = [
+            RemoteFile(self.path(shard).name, entry["bytes"], entry["sha256"])
+            for shard, entry in self.entries.items()
+        ]
 
     @property
     def elsewhere(self) -> bool:
         return True
 
-    def _remote(self, shard: int) -> RemoteFile:
-        entry = self.entries[shard]
-        return RemoteFile(self.path(shard).name, entry["bytes"], entry["sha256"])
-
     def held(self, shards: NDArray[np.int64]) -> Iterator[Any]:
         wanted = np.unique(shards)
         limit = self._kept.limit
         # All at once where they fit beside what other threads hold; else shard by shard.
-        if (
-            limit is None
-            or self._bytes.sum() <= limit
-            or self._bytes[wanted].sum() <= limit // 4
-            or len(wanted) == 1
-        ):
-            with self._kept.hold(map(self._remote, wanted.tolist())):
+        few = limit is None or len(wanted) == 1 or self._bytes[wanted].sum() <= limit // 4
+        if few or self._bytes.sum() <= (limit or 0):
+            with self._kept.hold(map(self._files.__getitem__, wanted.tolist())):
                 yield slice(None)
             return
         for shard in wanted.tolist():
-            with self._kept.hold([self._remote(shard)]):
+            with self._kept.hold([self._files[shard]]):
                 yield np.flatnonzero(shards == shard)
 
     def ahead(self, shards: NDArray[np.int64]) -> None:
-        self._kept.ahead(map(self._remote, dict.fromkeys(shards.tolist())))
+        self._kept.ahead(map(self._files.__getitem__, dict.fromkeys(shards.tolist())))
 
     def watch(self, leaving: Callable[[int], object]) -> None:
-        numbers = {self.path(shard).name: shard for shard in self.entries}
+        numbers = {file.name: shard for shard, file in enumerate(self._files)}
 
         def of_this_group(name: str) -> None:
             if name in numbers:
@@ -68,16 +62,19 @@ class MirrorFiles(ShardFiles):
         self._kept.watch(of_this_group)
 
     def open(self, shard: int) -> int:
-        for attempt in range(_ATTEMPTS):
-            self._kept.fetch(self._remote(shard))
+        changed = False
+        while True:
+            self._kept.fetch(self._files[shard])
             try:
                 return super().open(shard)
             except CacheError:
-                # Gone again, or changed here since it was fetched: a second copy will do.
-                if attempt == _ATTEMPTS - 1:
+                if not self.path(shard).exists():
+                    continue  # another process needed its space
+                # Changed here since it was fetched: another copy will do.
+                if changed:
                     raise
+                changed = True
                 self._kept.drop(self.path(shard).name)
-        raise AssertionError("unreachable")
 
     def faults(self) -> list[str]:
         """What is wrong with the shards that are here."""

@@ -148,7 +148,7 @@ class Store:
                 if absent:
                     return absent["absent"]
                 raise CacheError(
-                    f"{self.where(name)}: not there; restore it, or copy the cache again"
+                    f"{self.where(name)}: not there; restore it in the store"
                 ) from None
             except Exception as error:  # each store has errors of its own
                 status = getattr(error, "status", None)
@@ -162,6 +162,6 @@ class Store:
                         f"{'refuses' if final else 'keeps failing'} ({reason:.200}); check the "
                         "address, the keys and the network, then rerun the same command"
                     ) from None
-                say(f"{self.where(name)}: {reason:.200}; trying again in {wait:g} s")
+                say(f"{self.where(name)}: {reason:.200}; next try in {wait:g} s")
                 time.sleep(wait)
         raise AssertionError("unreachable")

@@ -231,8 +231,8 @@ def test_a_failing_store_is_asked_again_and_named(
     remote = fg.open(f"{server.address}/cache", local=tmp_path / "here")
     require_same(remote, FaceCache.open(source))
     said = capsys.readouterr().err
-    assert len(re.findall(r"cache/faces-00001.h5: 503.*trying again in", said)) == 3
-    assert len(re.findall(r"cache/faces-00002.h5: .*trying again in", said)) == 2
+    assert len(re.findall(r"cache/faces-00001.h5: 503.*next try in", said)) == 3
+    assert len(re.findall(r"cache/faces-00002.h5: .*next try in", said)) == 2
 
 
 def test_a_store_that_fails_for_good_is_one_line_and_resumable(
