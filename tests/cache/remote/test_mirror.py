@@ -292,4 +292,6 @@ def test_a_kill_while_fetching_costs_no_row(
     assert strays
     server.slow = 0.0
     require_same(FaceCache.open(tmp_path / "here"), FaceCache.open(source))
-    assert not list((tmp_path / "here").glob(".*.tmp"))
+    # What a kill between the two names of a shard leaves is a link; it goes when space is needed.
+    for stray in (tmp_path / "here").glob(".*.tmp"):
+        assert (tmp_path / "here" / stray.name[1:].partition(".h5")[0]).with_suffix(".h5").exists()
