@@ -27,6 +27,7 @@ from stream_samples import BATCH, NAMES, ROW_BYTES, SIZE, Batch, Epoch, build_ca
 
 from faceguide.cache import FaceCache, Stream
 from faceguide.cache.plan import PLAN
+from faceguide.cache.remote.mirror import mirror
 
 
 def open_cache(folder: Path, workers: int, **options: Any) -> Epoch:
@@ -75,7 +76,7 @@ class Contender:
 
     open: Callable[[Path, int], Epoch]
     files: str
-    build: Callable[[Path, NDArray[np.uint8]], None] | None = None
+    build: Callable[[Path, NDArray[np.uint8]], object] | None = None
     workers: tuple[int, ...] = (0, 2)
     module: str | None = None
     size: int = SIZE
@@ -111,6 +112,10 @@ CONTENDERS = {
     "faceguide-200volumes": ours(
         "faceguide-200volumes", "full shuffle over 200 caches",
         build=lambda folder, samples: build_volumes(folder, samples, 200),
+    ),
+    "faceguide-remote": ours(  # the check before the rounds is its first epoch
+        "faceguide-remote", "full shuffle, shards fetched from file:// in the first epoch",
+        build=lambda folder, samples: mirror(f"file://{folder.parent}/faceguide", folder),
     ),
     "faceguide-1thread": ours("faceguide", "full shuffle, threads=1", threads=1),
     "faceguide-blocks": ours("faceguide", 'shuffle="blocks"', shuffle="blocks"),

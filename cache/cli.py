@@ -17,6 +17,7 @@ from faceguide.cache.inspect.export import export_landmarks
 from faceguide.cache.inspect.info import damaged_shards, describe, summary
 from faceguide.cache.inspect.verify import verify
 from faceguide.cache.reader import FaceCache
+from faceguide.cache.remote.copy_command import copy_command
 from faceguide.cache.schema import GROUPS, ORIGINS, STATUSES
 from faceguide.cache.volumes.shared_keys import shared_keys
 from faceguide.cache.volumes.volume_list import listed_volumes, write_volumes
@@ -269,6 +270,9 @@ def preview_command(
     with replacing(out) as temporary:
         sheet.save(temporary, "PNG")
     click.echo(f"{printable(out)}: {len(chosen)} of {len(rows)} rows")
+
+
+main.add_command(copy_command)
 
 
 @main.group("export", cls=Group)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faceguide.cache.plan import Plan, check_recipe, load_plan
+from faceguide.cache.plan import SOURCES, Plan, check_recipe, load_plan
 from faceguide.cache.schema import GROUPS, SCHEMA, columns
-from faceguide.cache.shard import is_done, sidecar_path
+from faceguide.cache.shard import MIRROR, is_done, sidecar_path
 from faceguide.core.commands.doubts import STAGES, doubts_path
 from faceguide.core.commands.parts import parts_of
 from faceguide.core.errors import CacheError
@@ -272,6 +272,14 @@ def _inside(group: str, recipe: dict[str, Any], plan: Plan, shards: list[dict[st
     return True
 
 
+def require_files(directory: Path) -> None:
+    """Raise a CacheError for a mirror, which has few of a cache's files."""
+    if (directory / MIRROR).exists() and not (directory / SOURCES).exists():
+        raise CacheError(
+            f"{directory}: a mirror, which lacks what this needs; `cache copy` the cache whole"
+        )
+
+
 def failures(directory: Path) -> Iterator[dict[str, Any]]:
     """Every recorded failure, group by group and shard by shard.
 
@@ -279,6 +287,7 @@ def failures(directory: Path) -> Iterator[dict[str, Any]]:
         group, row (number in the cache), key, status, reason.
     """
     plan = require_plan(directory)
+    require_files(directory)
     for group in GROUPS:
         for shard in range(plan.shards):
             path = sidecar_path(directory, group, shard)

@@ -15,7 +15,8 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,9 +50,14 @@ class Files(Protocol):
 
     @property
     def entries(self) -> Mapping[int, dict[str, Any]]: ...
+    @property
+    def elsewhere(self) -> bool: ...
     def path(self, shard: int) -> Path: ...
     def open(self, shard: int) -> int: ...
     def check(self, shard: int) -> None: ...
+    def held(self, shards: NDArray[np.int64]) -> Iterator[Any]: ...
+    def ahead(self, shards: NDArray[np.int64]) -> None: ...
+    def watch(self, leaving: Callable[[int], object]) -> None: ...
 
 
 def open_column(files: Files, spec: Column) -> ShardColumn:
@@ -71,9 +77,7 @@ def open_column(files: Files, spec: Column) -> ShardColumn:
                 addresses = _AddressRange((first_rows[-1] + lengths[-1]) * spec.row_bytes)
             except _NoAddresses:  # such as a limit on the process (ulimit -v)
                 continue
-            column = MappedColumn(addresses, spec, first_rows, lengths)
-            column.place(files, starts, alignment)
-            return column
+            return MappedColumn(addresses, spec, first_rows, files, alignment)
     return SplitColumn(files, spec)
 
 
@@ -154,6 +158,12 @@ class _AddressRange:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
+    def clear(self, position: int, length: int) -> None:
+        """Reserve that part of the range again, with nothing in it."""
+        flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+        length = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._map(self._base + position, length, _PROT_NONE, flags, -1, 0)
+
     def array(self, spec: Column, rows: int) -> NDArray[Any]:
         """A read-only array over the range; it keeps the range alive."""
         self.__array_interface__ = {
@@ -176,41 +186,75 @@ class _AddressRange:
 
 
 class MappedColumn:
-    """All shards of a column in one address range; one `numpy.take` per batch."""
+    """All shards of a column in one address range; one `numpy.take` per batch.
+
+    Shards that lie elsewhere get their place when a row of them is first read, and lose it when
+    their file leaves; `Files.held` keeps them while they are read.
+
+    Raises:
+        CacheError: when a file is missing or not what was written, or the system refuses.
+    """
 
     def __init__(
-        self, addresses: _AddressRange, spec: Column, first_rows: list[int], lengths: list[int]
+        self,
+        addresses: _AddressRange,
+        spec: Column,
+        first_rows: list[int],
+        files: Files,
+        alignment: int,
     ) -> None:
         self.spec = spec
-        self._addresses, self._lengths = addresses, lengths
+        self._addresses, self._files, self._alignment = addresses, files, alignment
         self._first_rows = np.array(first_rows, np.int64)
-        self.view = addresses.array(spec, first_rows[-1] + lengths[-1])
+        self._lock = threading.Lock()
+        self._lacking = np.ones(len(first_rows), bool)
+        self._complete = not files.elsewhere
+        self.view = addresses.array(
+            spec, first_rows[-1] + files.entries[len(first_rows) - 1]["rows"]
+        )
+        if files.elsewhere:
+            files.watch(self._leave)
+        else:
+            for shard in range(len(first_rows)):
+                self._place(shard)
 
-    def place(self, files: Files, starts: list[int], alignment: int) -> None:
-        """Map every shard to its place.
+    def _extent(self, shard: int) -> tuple[int, int, int]:
+        """Position in the range, length, and offset in the file of what is mapped of a shard."""
+        entry, row_bytes = self._files.entries[shard], self.spec.row_bytes
+        start = entry["offsets"][self.spec.name]
+        # From boundary to boundary, so that huge pages at the column's ends are used too.
+        before = start % self._alignment
+        end = start + entry["rows"] * row_bytes
+        # Behind the end of a file there is no page: an access would kill the process.
+        end = min(-(-end // self._alignment) * self._alignment, entry["bytes"])
+        position = int(self._first_rows[shard]) * row_bytes - before
+        return position, end - start + before, start - before
 
-        Raises:
-            CacheError: when a file is missing or not what was written, or the system refuses.
-        """
-        first_rows = self._first_rows.tolist()
-        for shard, (start, first) in enumerate(zip(starts, first_rows, strict=True)):
-            # From boundary to boundary, so that huge pages at the column's ends are used too.
-            before = start % alignment
-            end = start + self._lengths[shard] * self.spec.row_bytes
-            # Behind the end of a file there is no page: an access would kill the process.
-            end = min(-(-end // alignment) * alignment, files.entries[shard]["bytes"])
-            position = first * self.spec.row_bytes - before
-            descriptor = files.open(shard)
-            try:
-                with reading(files.path(shard)):
-                    self._addresses.place(
-                        position, end - start + before, descriptor, start - before
-                    )
-            finally:
-                os.close(descriptor)
+    def _place(self, shard: int) -> None:
+        """Map a shard to its place."""
+        position, length, offset = self._extent(shard)
+        descriptor = self._files.open(shard)
+        try:
+            with reading(self._files.path(shard)), self._lock:
+                self._addresses.place(position, length, descriptor, offset)
+                self._lacking[shard] = False
+        finally:
+            os.close(descriptor)
+
+    def _leave(self, shard: int) -> None:
+        """Give the place of a shard back, so that the space of a removed file is free."""
+        with self._lock:
+            if not self._lacking[shard]:
+                self._lacking[shard], self._complete = True, False
+                self._addresses.clear(*self._extent(shard)[:2])
 
     def take(self, shards: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[Any]) -> None:
         """One gather over the whole range; "clip" spares the temporary that "raise" needs."""
+        if not self._complete:
+            for shard in np.unique(shards[self._lacking[shards]]).tolist():
+                self._place(shard)
+            with self._lock:
+                self._complete = not self._lacking.any()
         np.take(self.view, self._first_rows[shards] + slots, axis=0, out=out, mode="clip")
 
 
@@ -221,6 +265,7 @@ class SplitColumn:
         self.spec = spec
         self._files = files
         self._views: dict[int, NDArray[Any]] = {}
+        files.watch(lambda shard: self._views.pop(shard, None))
 
     def take(self, shards: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[Any]) -> None:
         """Group the rows by shard, read each group, put the rows in their places."""
@@ -229,13 +274,14 @@ class SplitColumn:
             out[here] = self._view(shard)[slots[here]]
 
     def _view(self, shard: int) -> NDArray[Any]:
-        if shard not in self._views:
+        view = self._views.get(shard)
+        if view is None:
             path, entry, spec = self._files.path(shard), self._files.entries[shard], self.spec
             self._files.check(shard)
             start, shape = entry["offsets"][spec.name], (entry["rows"], *spec.shape)
             with reading(path):
-                self._views[shard] = np.memmap(path, spec.dtype, "r", start, shape)
-        return self._views[shard]
+                view = self._views[shard] = np.memmap(path, spec.dtype, "r", start, shape)
+        return view
 
 
 class BytesColumn:
@@ -248,6 +294,7 @@ class BytesColumn:
     def __init__(self, files: Files, name: str) -> None:
         self._files, self._name = files, name
         self._maps: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint8]]] = {}
+        files.watch(lambda shard: self._maps.pop(shard, None))
 
     def all(self, shard: int) -> Iterator[memoryview]:
         """The bytes of every row of a shard; raises as `get`."""

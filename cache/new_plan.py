@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from faceguide.cache.permutation import permute
 from faceguide.cache.plan import (
@@ -177,6 +178,11 @@ def _sampled(spool: Path, listed: int, count: int, seed: int) -> Generator[str, 
             yield from itertools.compress(file, keep.tolist())
 
 
+def places(index: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
+    """Row numbers in the cache of the sources listed at these positions, (N,) both."""
+    return permute(index, rows, (seed, _PLACE_KEY))
+
+
 def _distribute(
     staging: Path, lines: Iterator[str], rows: int, shards: int, per_shard: int, seed: int
 ) -> None:
@@ -186,7 +192,7 @@ def _distribute(
     held = 0
     for start in range(0, rows, _CHUNK):
         index = np.arange(start, min(start + _CHUNK, rows))
-        shard_of, slot_of = np.divmod(permute(index, rows, (seed, _PLACE_KEY)), per_shard)
+        shard_of, slot_of = np.divmod(places(index, rows, seed), per_shard)
         for shard, slot, line in zip(shard_of.tolist(), slot_of.tolist(), lines, strict=False):
             buffers[shard].append(f"{slot:010d}{line}")
         held += len(index)

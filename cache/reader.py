@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -10,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.plan import read_identities
+from faceguide.cache.remote.lookahead import look_ahead
+from faceguide.cache.remote.mirror import mirrors
+from faceguide.cache.remote.store import is_address
 from faceguide.cache.schema import GROUPS, ORIGIN_CODE, STATUS_CODE, Column
 from faceguide.cache.volume import Volume
 from faceguide.cache.volumes.joined import JoinedVolumes
-from faceguide.cache.volumes.shard_rows import ShardRows
+from faceguide.cache.volumes.shard_rows import Rows, ShardRows
 from faceguide.cache.volumes.volume_list import Path_, VolumeList, listed_volumes
 from faceguide.core.errors import CacheError
 from faceguide.core.files import digest
@@ -60,17 +64,31 @@ class FaceCache:
         self.starts = np.cumsum([0, *map(len, self.volumes)])
 
     @classmethod
-    def open(cls, directory: Path_ | Sequence[Path_]) -> FaceCache:
+    def open(
+        cls,
+        directory: Path_ | Sequence[Path_],
+        *,
+        local: Path_ | None = None,
+        limit: int | None = None,
+    ) -> FaceCache:
         """Open a cache, or the union of several.
 
         Args:
             directory: a cache, a list of caches, a volumes.json (see `cache volumes`), or a text
-                of caches joined by commas.
+                of caches joined by commas. With `local`, one address or a list, such as
+                `s3://bucket/cache`.
+            local: folder for what is fetched from addresses: a shard when a row of it is first
+                read. It is opened again without the address, and processes may share it.
+            limit: bytes that the shards of one address may take there; the shards whose use is
+                longest ago leave.
 
         Raises:
-            CacheError: when one is missing, not sealed or contradicts itself, or when their
-                recipes differ; the text says what to do.
+            CacheError: when one is missing, not sealed or contradicts itself, when a store fails,
+                or when their recipes differ; the text says what to do.
         """
+        given = [directory] if isinstance(directory, (str, os.PathLike)) else list(directory)
+        if local is not None or any(map(is_address, given)):
+            directory = mirrors([os.fspath(one) for one in given], local, limit)
         return cls(listed_volumes(directory))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -171,6 +189,12 @@ class FaceCache:
             CacheError: when a row is not what was written; see `ShardRows.take`.
         """
         self._rows.take(rows, out, check)
+
+    def ahead(self, batches: Iterator[Rows], columns: Sequence[str]) -> Iterator[Rows]:
+        """The same lists of rows; what lies elsewhere is fetched for those that come next."""
+        if not any(files.elsewhere for files in self._rows.files.values()):
+            return batches
+        return look_ahead(batches, lambda rows: self._rows.ahead(rows, columns))
 
     def check_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """The rows as int64, once all lie inside the cache.

@@ -35,6 +35,7 @@ from faceguide.core.files import digest, file_sha256, read_json, reading, replac
 from faceguide.core.formats.hdf5 import new_hdf5
 
 ALIGNMENT = 4096
+MIRROR = "mirror.json"  # of a folder whose shards are fetched from elsewhere
 
 
 def shard_path(directory: Path, group: str, shard: int) -> Path:
@@ -161,6 +162,10 @@ def write_shard(
             the with-block.
     """
     path = shard_path(directory, group, shard)
+    if (directory / MIRROR).exists():
+        raise CacheError(
+            f"{directory}: a mirror, and nothing is written back; `cache copy` makes a cache of it"
+        )
     specs = columns(group, recipe)
     # Bytes, not str: a file name that is no UTF-8 keeps its bytes.
     words = {name: [os.fsencode(value) for value in values] for name, values in texts.items()}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
+from numpy.typing import NDArray
 
 from faceguide.cache.opening import opening_fault
 from faceguide.cache.schema import columns
@@ -37,6 +40,25 @@ class ShardFiles:
             shards if isinstance(shards, dict) else dict(enumerate(shards))
         )
         self._sound: set[int] = set()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether shards are fetched when needed and may leave; see `MirrorFiles`."""
+        return False
+
+    def held(self, shards: NDArray[np.int64]) -> Iterator[Any]:
+        """Parts of the rows in these shards, as indices; the files of a part stay while it is out.
+
+        Args:
+            shards: (N,) of each row.
+        """
+        yield slice(None)
+
+    def ahead(self, shards: NDArray[np.int64]) -> None:
+        """Say that rows of these shards, (N,), are needed soon."""
+
+    def watch(self, leaving: Callable[[int], object]) -> None:
+        """Have this called with a shard before its file leaves."""
 
     def path(self, shard: int) -> Path:
         return shard_path(self._directory, self._group, shard)

@@ -217,7 +217,7 @@ class Stream(IterableDataset[dict[str, torch.Tensor]]):
         ]
         ring = deque(slots)
         pending: deque[tuple[Future[None], _Slot]] = deque()
-        plan = self._plan(self._epoch, self._delivered, step)
+        plan = self.cache.ahead(self._plan(self._epoch, self._delivered, step), self.columns)
         pool = ThreadPoolExecutor(self._threads, "faceguide-stream")
         try:
             while True:

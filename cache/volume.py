@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from faceguide.cache.manifest import finished_shard, load_manifest, require_plan
 from faceguide.cache.mapping import SplitColumn
 from faceguide.cache.plan import Plan
+from faceguide.cache.remote.mirror import group_files
 from faceguide.cache.schema import GROUPS, Column, columns, digested, row_digests
 from faceguide.cache.shard import is_done, shard_path
 from faceguide.cache.shard_files import ShardFiles
@@ -52,9 +53,7 @@ class Volume(ShardRows):
                 f"or `cache seal {directory}`"
             )
         self.every = every
-        self.files = {
-            group: ShardFiles(directory, group, manifest) for group, manifest in self.groups.items()
-        }
+        self.files = group_files(directory, self.groups)
 
     def __len__(self) -> int:
         return self.plan.rows

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from faceguide.cache.manifest import group_recipe, load_manifest, require_plan
+from faceguide.cache.remote.mirror import group_files
 from faceguide.cache.schema import GROUPS
-from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
 
@@ -15,11 +15,11 @@ from faceguide.core.commands.doubts import Doubts
 def damaged_shards(directory: Path) -> Doubts:
     """Shards of sealed groups that are missing or, of those that are opened, cannot be used."""
     plan, doubts = require_plan(directory), Doubts()
-    for group in GROUPS:
-        manifest = load_manifest(directory, group, plan)
-        if manifest is not None:
-            for fault in ShardFiles(directory, group, manifest).faults():
-                doubts.add("damaged_shards", fault)
+    manifests = {group: load_manifest(directory, group, plan) for group in GROUPS}
+    sealed = {group: manifest for group, manifest in manifests.items() if manifest is not None}
+    for files in group_files(directory, sealed).values():
+        for fault in files.faults():
+            doubts.add("damaged_shards", fault)
     return doubts
 
 

@@ -20,6 +20,7 @@ from faceguide.cache.manifest import (
     load_manifest,
     manifest_path,
     recipe_path,
+    require_files,
     require_plan,
 )
 from faceguide.cache.mapping import BytesColumn, SplitColumn
@@ -71,6 +72,7 @@ def verify(
         CacheError: when there is no readable plan to check against.
     """
     plan = require_plan(directory)
+    require_files(directory)
     problems = list(_lists(directory, plan))
     notes = [f"{path}: left by a writer that was killed" for path in stray_files(directory)]
     if notes:

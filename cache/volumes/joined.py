@@ -6,7 +6,7 @@ So a batch over hundreds of volumes is one gather, as it is over the shards of o
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,33 @@ class JoinedFiles:
         self._first = np.cumsum([0, *(len(files.entries) for files in volumes)])
         every = (entry for files in volumes for entry in files.entries.values())
         self.entries: Mapping[int, dict[str, Any]] = dict(enumerate(every))
+
+    @property
+    def elsewhere(self) -> bool:
+        return any(files.elsewhere for files in self._volumes)
+
+    def held(self, shards: Rows) -> Iterator[Any]:
+        if not self.elsewhere:
+            yield slice(None)
+            return
+        for files, here, inside in self._shared(shards):
+            for part in files.held(inside):
+                yield here[part]
+
+    def ahead(self, shards: Rows) -> None:
+        for files, _, inside in self._shared(shards):
+            files.ahead(inside)
+
+    def watch(self, leaving: Callable[[int], object]) -> None:
+        for files, first in zip(self._volumes, self._first.tolist(), strict=False):
+            files.watch(lambda shard, first=first: leaving(first + shard))  # type: ignore[misc]
+
+    def _shared(self, shards: Rows) -> Iterator[tuple[Files, Rows, Rows]]:
+        """The files of each volume, which rows are theirs, and their shards in that volume."""
+        owners = np.searchsorted(self._first, shards, side="right") - 1
+        for number in np.unique(owners).tolist():
+            here = np.flatnonzero(owners == number)
+            yield self._volumes[number], here, shards[here] - self._first[number]
 
     def _owner(self, shard: int) -> tuple[Files, int]:
         number = int(np.searchsorted(self._first, shard, side="right")) - 1

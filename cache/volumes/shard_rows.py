@@ -58,8 +58,22 @@ class ShardRows(ABC):
         """
         self._forget_after_fork()
         shards, slots = self.locate(rows)
-        for name, values in out.items():
-            self._take(name, shards, slots, values, check)
+        for group in dict.fromkeys(map(self.group_of.__getitem__, out)):
+            names = [name for name in out if self.group_of[name] == group]
+            for part in self.files[group].held(shards):
+                for name in names:
+                    if isinstance(part, slice):
+                        self._take(name, shards, slots, out[name], check)
+                        continue
+                    found = np.empty((len(part), *out[name].shape[1:]), out[name].dtype)
+                    self._take(name, shards[part], slots[part], found, check)
+                    out[name][part] = found
+
+    def ahead(self, rows: Rows, names: Sequence[str]) -> None:
+        """Say that columns of these rows are needed soon."""
+        shards, _ = self.locate(rows)
+        for group in dict.fromkeys(map(self.group_of.__getitem__, names)):
+            self.files[group].ahead(shards)
 
     def _take(self, name: str, shards: Rows, slots: Rows, out: NDArray[Any], check: bool) -> None:
         spec, group = self.specs[name], self.group_of[name]
@@ -86,13 +100,19 @@ class ShardRows(ABC):
 
     def texts(self, name: str, rows: Rows) -> list[str]:
         """Values of a text column (`key`, `meta/NAME`) for these rows, in their order."""
+        return [os.fsdecode(piece) for piece in self.pieces(name, rows)]
+
+    def pieces(self, name: str, rows: Rows) -> list[bytes]:
+        """The bytes of a text column, or the image files of an encoded one, for these rows."""
         self._forget_after_fork()
         column = self._pieces(name)
         shards, slots = self.locate(rows)
-        return [
-            os.fsdecode(bytes(column.get(shard, slot)))
-            for shard, slot in zip(shards.tolist(), slots.tolist(), strict=True)
-        ]
+        found = [b""] * len(rows)
+        every = np.arange(len(rows))
+        for part in self.files[self.group_of.get(name, "faces")].held(shards):
+            for place in every[part].tolist():
+                found[place] = bytes(column.get(int(shards[place]), int(slots[place])))
+        return found
 
     def column(self, group: str, spec: Column) -> ShardColumn:
         """A column over all shards, mapped when first asked for."""

@@ -1,0 +1,1 @@
+"""Caches in object stores and behind HTTP: read through a bounded local folder, copied, cut."""
