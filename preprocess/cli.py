@@ -236,7 +236,7 @@ def masks_command(
     started = time.monotonic()
     directory = place.directory.absolute()
     if masks.estimate is not None:
-        from faceguide.preprocess.masks.estimate import settle_estimate
+        from faceguide.preprocess.masks.mask_estimates import settle_estimate
 
         require_no_masks(root, masks)
         plan = manifest.require_plan(directory)

@@ -128,7 +128,7 @@ def settle_estimate(directory: Path, plan: Plan, run: Path) -> EstimateWork:
     recipe = {
         **masks,
         "columns": _COLUMNS,
-        "estimate": {"run": run.resolve().name, "weights": network.sha256},
+        "estimate": {"weights": network.sha256},
     }
     if found is not None and "estimate" not in found:
         # Of a group that is begun and not finished the rest would count as unknown.
