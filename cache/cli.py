@@ -15,6 +15,7 @@ from faceguide import __version__
 from faceguide.cache import manifest
 from faceguide.cache.inspect.export import export_landmarks
 from faceguide.cache.inspect.info import damaged_shards, describe, summary
+from faceguide.cache.inspect.occlusion_measures import MEASURES, export_occlusion, mean_measures
 from faceguide.cache.inspect.verify import verify
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.remote.copy_command import copy_command
@@ -94,16 +95,22 @@ def volumes_command(
 
 @main.command("info")
 @click.argument("cache", type=CACHES)
+@click.option(
+    "--occlusion", is_flag=True,
+    help="Also measure the visible share of eyes, mouth and face, 0 to 100; reads visibility and "
+    "landmarks.",
+)  # fmt: skip
 @settings(output=Output)
 @click.pass_context
-def info_command(context: click.Context, cache: Path, output: Output) -> None:
+def info_command(context: click.Context, cache: Path, occlusion: bool, output: Output) -> None:
     """Rows, groups, sizes and counts; exit 3 when a shard is missing or not what was written.
 
     `cache verify` reads every byte, this reads little.
 
     \b
-    Example:
+    Examples:
       cache info cache/
+      cache info cache/ --occlusion
     """
     listed, doubts = listed_volumes(cache), Doubts()
     every = [summary(directory) for directory in listed.directories]
@@ -119,10 +126,16 @@ def info_command(context: click.Context, cache: Path, output: Output) -> None:
             "rows": len(opened), "identities": len(opened.identities),
             "volumes": dict(zip(listed.names, every, strict=True)), "doubts": doubts.counts(),
         }  # fmt: skip
+    measures = mean_measures(FaceCache(listed)) if occlusion else {}
+    if occlusion:
+        together["occlusion"] = measures
     if output.as_json:
         echo_json(together)
     else:
         click.echo("\n".join(map(describe, every)))
+        for kind, means in measures.items():
+            shown = ", ".join(f"{name.replace('_', ' ')} {means[name]:.1f}" for name in MEASURES)
+            click.echo(f"{kind} of {means['faces']:,} faces, on average: {shown}")
         if len(every) > 1:
             click.echo(
                 f"together: {together['rows']:,} rows of {together['identities']:,} identities"
@@ -296,3 +309,22 @@ def export_landmarks_command(cache: Path, out: Path) -> None:
     click.echo(f"{printable(out)}: {written} faces")
     if left_out:
         say(f"Note: {left_out} keys hold a line break, which this format cannot")
+
+
+@export_group.command("occlusion")
+@click.argument("cache", type=CACHES)
+@click.option("--out", type=OUT_FILE, required=True, help="File to write.")
+@click.option("--points", is_flag=True, help="Also the visible share at each of 478 landmarks.")
+def export_occlusion_command(cache: Path, out: Path, points: bool) -> None:
+    """Write how visible eyes, mouth and face are as CSV, one line per face where this is known.
+
+    Measures go from 0 to 100, after ISO/IEC 29794-5, on the cells of the visibility map; known_from
+    says whether a mask (or --clean) or an estimate told them. With --points, p0 to p477 are the
+    visible shares, 0 to 1, of the cells that the landmarks lie in; nan outside the crop.
+
+    \b
+    Example:
+      cache export occlusion cache/ --out occlusion.csv
+    """
+    written = export_occlusion(FaceCache.open(cache), out, points)
+    click.echo(f"{printable(out)}: {written} faces")

@@ -26,6 +26,7 @@ _CHUNK = 1 << 16
 _MADE_BY = {
     **dict.fromkeys(("heatmap", "regions"), "prep guidance"),
     **dict.fromkeys(("visibility", "known"), "prep masks"),
+    "estimated": "prep masks --estimate",
 }
 
 
@@ -271,6 +272,12 @@ class FaceCache:
                 keep &= np.fromiter((text == value for text in texts), bool, len(rows))
             chosen.append(rows[keep])
         return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+
+    def estimated(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(N,) of which rows the visibility is `prep masks --estimate`'s, not that of a mask."""
+        if "estimated" not in self.columns:
+            return np.zeros(len(rows), bool)
+        return np.asarray(self.read(rows, ["estimated"])["estimated"])
 
     def texts(self, name: str, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
         """Values of a text column (``key``, ``meta/NAME``) for these rows, in their order.

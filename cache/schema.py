@@ -93,6 +93,8 @@ def _column(name: str, dtype: str, *shape: int) -> Column:
 
 
 QUALITY = _column("quality", "<f4")
+# Of the occlusion group, where a network filled in what no mask says.
+ESTIMATED = _column("estimated", "|b1")
 # What detection says of each face; imported landmarks have none of it.
 OF_DETECTION = (QUALITY, _column("presence", "<f4"), _column("score", "<f4"))
 

@@ -64,7 +64,7 @@ class Volume(ShardRows):
 
 
 def read_faces(directory: Path, plan: Plan, shard: int, *names: str) -> list[NDArray[Any]]:
-    """Columns of a finished shard of faces, sealed or not; checked as `Volume.take` checks.
+    """Columns of a finished shard of faces, as `read_shard` gives them.
 
     Raises:
         CacheError: when the shard is not there yet, or is not what was written.
@@ -72,9 +72,20 @@ def read_faces(directory: Path, plan: Plan, shard: int, *names: str) -> list[NDA
     if not is_done(directory, "faces", shard, plan.recipe):
         path = shard_path(directory, "faces", shard)
         raise CacheError(f"{path}: not there yet; run `prep landmarks` to its end first")
-    specs = {spec.name: spec for spec in columns("faces", plan.recipe)}
-    entry = finished_shard(directory, plan, "faces", plan.recipe, shard)
-    files = ShardFiles(directory, "faces", {"recipe": plan.recipe, "shards": {shard: entry}})
+    return read_shard(directory, plan, "faces", plan.recipe, shard, *names)
+
+
+def read_shard(
+    directory: Path, plan: Plan, group: str, recipe: dict[str, Any], shard: int, *names: str
+) -> list[NDArray[Any]]:
+    """Columns of a finished shard, sealed or not; checked as `Volume.take` checks.
+
+    Raises:
+        CacheError: when the shard is not what was written.
+    """
+    specs = {spec.name: spec for spec in columns(group, recipe)}
+    entry = finished_shard(directory, plan, group, recipe, shard)
+    files = ShardFiles(directory, group, {"recipe": recipe, "shards": {shard: entry}})
     slots = np.arange(plan.rows_of(shard))
 
     def read(name: str) -> NDArray[Any]:

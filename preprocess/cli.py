@@ -30,6 +30,7 @@ from faceguide.preprocess.masks.mask_group import (
     MaskPlan,
     MaskWork,
     mask_plan,
+    require_no_masks,
     settle_masks,
 )
 from faceguide.preprocess.models_command import models_command
@@ -222,17 +223,28 @@ def masks_command(
     """Match mask files to cached faces and keep the visible share of each cell.
 
     A mask is found by the image's stem, in the same tree or in one folder, with or without
-    _mask or _gt behind it. Faces without a mask keep an unknown visibility.
+    _mask or _gt behind it. Faces without a mask keep an unknown visibility, which --estimate fills
+    in afterwards: these rows are known from then on, and marked in the column `estimated`.
 
     \b
     Examples:
       prep masks masks/ --cache cache/ --polarity visible --clean clean_faces
       prep masks gt/ --cache cache/ --class 0,128,0 --polarity occluded
       prep masks --cache cache/ --clean .
+      prep masks --cache cache/ --estimate run/
     """
     started = time.monotonic()
-    wanted = mask_plan(root, masks)
     directory = place.directory.absolute()
+    if masks.estimate is not None:
+        from faceguide.preprocess.masks.mask_estimates import settle_estimate
+
+        require_no_masks(root, masks)
+        plan = manifest.require_plan(directory)
+        estimates = settle_estimate(directory, plan, masks.estimate.absolute())
+        if not place.prepare:
+            estimates.run(here).finish(started)
+        return
+    wanted = mask_plan(root, masks)
     plan = manifest.require_plan(directory)
     if masks.overwrite and here.part != WHOLE and not place.prepare:
         raise click.UsageError(

@@ -107,7 +107,9 @@ class Work:
             "images": sum(status.values()),
             "rows": self.plan.rows,
             "shards": self.plan.shards,
-            "failures": sum(n for name, n in status.items() if name not in ("ok", "unknown")),
+            "failures": sum(
+                n for name, n in status.items() if name not in ("ok", "unknown", "estimated")
+            ),
             "seconds": round(time.monotonic() - started, 3),
             "complete": all(sealed),
             "origins": {name: origin.get(name, 0) for name in ORIGINS},

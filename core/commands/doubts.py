@@ -81,6 +81,11 @@ KINDS: Mapping[str, str] = {
     "eyes_hidden": "[face has|faces have] mostly occluded eyes; is --polarity inverted?",
     "polarity_against_layout": "[mask|masks] next to kept_faces/, where white means visible, "
     "[is|are] read as occluded",
+    # visibility that a network estimated
+    "contradicted_masks": "[mask contradicts|masks contradict] the estimate in more than half of "
+    "the face; is --polarity inverted, or is such a cover unknown to the network?",
+    "estimated_visibility": "[row has|rows have] a visibility that `prep masks --estimate` "
+    "estimated, not one from a mask",
     # imported landmarks
     "derived_irises": "imported [face has|faces have] 468 points, [its|their] irises derived from "
     "the contours of the eyes; refine_landmarks=True gives 478",
@@ -119,7 +124,7 @@ OF_WEIGHTS = ("scale_assumed", "untrained")
 STAGES: Mapping[str, tuple[str, ...]] = {
     "faces": ("sources", "images", "faces"),
     "guidance": (),
-    "occlusion": ("masks",),
+    "occlusion": ("masks", "estimates"),
 }
 
 

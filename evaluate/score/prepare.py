@@ -60,7 +60,7 @@ class Needs:
         parts: the matchers by name, before they have seen a face.
         visibility: where it comes from: "head", "cache" or None.
         calibration: of the one matcher, or None.
-        doubts: about it.
+        doubts: about it, and about the visibility of the faces.
     """
 
     parts: dict[str, Matcher]
@@ -162,6 +162,8 @@ def build_matcher(
         run: its directory gets a fusion's scales, except from a part.
     """
     known = cache if needs.visibility == "cache" else None
+    if known is not None:
+        needs.doubts.add("estimated_visibility", count=int(known.estimated(rows).sum()))
     reader = FaceReader(store, options.flip, known, network.device)
     parts = dict(needs.parts)
     for name in parts:

@@ -83,6 +83,32 @@ class CacheMaskOptions(MaskOptions, Overwrite):
         7, "Cells on a side of a visibility map.", type=click.Choice(["7", "14"]),
         callback=lambda context, option, value: int(value),
     )  # fmt: skip
+    estimate: Path | None = option(
+        None,
+        "Fill in the faces without a mask with what the occlusion head of this training run sees; "
+        "after the masks, by itself.",
+        type=FOLDER, metavar="RUN",
+    )  # fmt: skip
+
+
+def require_no_masks(root: Path | None, wanted: CacheMaskOptions) -> None:
+    """Estimates come after the masks, which they leave as they are.
+
+    Raises:
+        click.UsageError: when masks, or what they mean, are given too.
+    """
+    if (
+        root
+        or wanted.table
+        or wanted.polarity
+        or wanted.classes
+        or wanted.clean
+        or wanted.overwrite
+    ):
+        raise click.UsageError(
+            "--estimate keeps the masks of the cache and fills in the others: run `prep masks` "
+            "with MASKS, --clean or --overwrite first, then with --estimate"
+        )
 
 
 def mask_plan(root: Path | None, wanted: MaskOptions, source: Path | None = None) -> MaskPlan:

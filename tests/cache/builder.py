@@ -19,7 +19,7 @@ from faceguide.cache import manifest
 from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import Plan, read_sources
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.schema import QUALITY, STATUS_CODE, columns
+from faceguide.cache.schema import ESTIMATED, QUALITY, STATUS_CODE, columns
 from faceguide.cache.shard import write_shard
 from faceguide.preprocess.detect.pose import mean_landmarks
 from faceguide.preprocess.guidance.drawing import GuidanceSettings, render
@@ -207,6 +207,27 @@ def write_group(
         visibility[~known] = 1
         values = {"visibility": visibility, "known": known, "status": np.zeros(n, np.uint8)}
     _write(directory, group, recipe, shard, values)
+
+
+def estimate_unknown(directory: Path) -> None:
+    """Half-visible maps, marked as estimated, for the rows whose visibility is unknown."""
+    plan, cache = manifest.require_plan(directory), FaceCache.open(directory)
+    found = cache.read(np.arange(len(cache)), ["visibility", "known"])
+    recipe = {"grid": 7, "columns": {ESTIMATED.name: ESTIMATED.described()}}
+    manifest.set_recipe(directory, plan, "occlusion", recipe, replace=True)
+    written = manifest.group_recipe(directory, plan, "occlusion")
+    assert written is not None
+    for shard in range(plan.shards):
+        first = shard * plan.shard_rows
+        rows = slice(first, first + plan.rows_of(shard))
+        known, visibility = found["known"][rows], found["visibility"][rows].copy()
+        visibility[~known, 4:] = 0
+        values = {
+            "visibility": visibility, "known": np.ones(len(known), bool),
+            "status": np.zeros(len(known), np.uint8), "estimated": ~known,
+        }  # fmt: skip
+        _write(directory, "occlusion", written, shard, values)
+    manifest.seal(directory, "occlusion")
 
 
 def _write(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from tests.cache.builder import estimate_unknown
 from tests.evaluate.builder import (
     key,
     pairs_csv,
@@ -241,6 +242,29 @@ def test_visibility_changes_the_score_and_its_source_is_checked(place: Path) -> 
     result = verification(place, "v-none", "--matcher", "qaconv+occlusion", "--visibility", "head")
     assert result.exit_code == 1
     assert "these weights hold no occlusion head" in result.stderr
+
+
+def test_estimated_visibility_is_a_doubt(place: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(place / "cache", cache)
+    estimate_unknown(cache)
+    weights, pairs = str(place / "weights.pt"), str(place / "pairs.csv")
+    for matcher, expected in (("visible-embedding", True), ("cosine", False)):
+        words = ["--weights", weights, "--pairs", pairs, "--matcher", matcher, "--json"]
+        result = CliRunner().invoke(
+            main,
+            [
+                "verification",
+                str(cache),
+                *words,
+                "--bootstrap",
+                "50",
+                "--out",
+                str(tmp_path / matcher),
+            ],
+        )
+        assert ("estimated_visibility" in record_of(result)["doubts"]) == expected
+        assert ("not one from a mask" in result.stderr) == expected
 
 
 def test_cal_features_are_matched_by_cosine(place: Path) -> None:

@@ -81,6 +81,8 @@ def run_distil(context: RunContext, run: DistilRun, maps: Path | None = None) ->
     layer = run.from_layer or default_layer(network)
     trainee = DistilTrainee(network, layer)
     doubts = context.doubts(faces.names)
+    estimated = context.cache.estimated(context.cache.select(meta=dict(run.meta) or None))
+    doubts.add("estimated_visibility", count=int(estimated.sum()))
     kinds = tuple(kind for kind, count in zip(SHARES, counts, strict=False) if count)
     depends = {
         "weights": file_sha256(file.path), "network": file.name, "layer": layer,

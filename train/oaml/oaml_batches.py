@@ -52,12 +52,15 @@ def covered_faces(
 ) -> Covered | None:
     """Rows with known visibility, sorted into kinds; None when the cache has no masks.
 
+    Estimated visibility is left out: nothing would be learnt from a network's own answers.
+
     Args:
         hold_out: share of the rows that is kept for evaluation.
     """
     if "visibility" not in cache.columns:
         return None
     rows = cache.select(known_occlusion=True, meta=meta)
+    rows = rows[~cache.estimated(rows)]
     if not len(rows):
         return None
     drawn = keyed_uniform((seed, PURPOSE_HOLD_OUT), torch.from_numpy(rows), 1)[:, 0].numpy()
@@ -136,6 +139,7 @@ def stream_of(
         augmentation = augmentation_of(recipe)
         columns = ["image"] + ["label"] * (cache is not second)
         columns += ["visibility", "known"] * ("visibility" in cache.columns)
+        columns += ["estimated"] * ("estimated" in cache.columns)
         swap = None
         if recipe.surround is not None and cache is not second:
             swap = swapping(cache, rows, recipe.surround[1], seed)
@@ -143,6 +147,11 @@ def stream_of(
         augment = augmenting(augmentation, seed, recipe.map_size, told)
 
         def transform(batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+            if "estimated" in batch:
+                estimated = batch.pop("estimated").bool()
+                batch["known"] = batch["known"].bool() & ~estimated
+                seen = batch["visibility"].masked_fill(estimated[:, None, None], 1)
+                batch["visibility"] = seen
             return augment(batch if swap is None else swap(batch, epoch), epoch)
 
         return Stream(

@@ -88,6 +88,8 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
     backbone = parts["backbone"]
     context.require_side(backbone.input_spec.size, run.backbone, second)
     doubts = context.doubts(names)
+    estimated = masked.estimated(np.arange(len(masked)))
+    doubts.add("estimated_visibility", count=int(estimated.sum()))
     if is_own(run.backbone):
         _try_own(backbone, run.backbone, cache)
     margin = parts.get("head")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from tests.cache.builder import build
+from tests.cache.builder import build, estimate_unknown
 from tests.conftest import REPOSITORY
 from tests.train.oaml.scenario import started, tiny_run, train_tiny
 
@@ -256,6 +256,31 @@ def test_covered_and_clean_faces_are_told_apart(caches: tuple[FaceCache, FaceCac
     assert set(rows.tolist()) == known & set(veiled.select(meta={"split": "s1"}).tolist())
     assert parts[1] == set(), "every face of this cache has hidden cells"
     assert 0 < len(parts[2]) < len(known)
+
+
+def test_nothing_is_learnt_from_estimates(
+    caches: tuple[FaceCache, FaceCache], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache whose unknown rows are estimated trains as if they were unknown, and says so."""
+    build(tmp_path / "veiled", rows=20, shard_rows=16, size=112, seed=5)
+    estimate_unknown(tmp_path / "veiled")
+    estimated = FaceCache.open(tmp_path / "veiled")
+    assert estimated.estimated(np.arange(20)).sum() == 10
+    one, other = covered_faces(caches[1], 0.3, 0), covered_faces(estimated, 0.3, 0)
+    assert one is not None
+    assert other is not None
+    assert np.array_equal(one.veiled, other.veiled)
+    assert np.array_equal(one.held, other.held)
+    run = replace(RUNS["small network"], recipe=OamlSettings(surround=("swap", 1.0)))
+    lines = {}
+    for name, cache in (("unknown", caches[1]), ("estimated", estimated)):
+        capsys.readouterr()
+        found = train_tiny(cache, tmp_path / name, run, steps=2)
+        lines[name] = [line["loss"] for line in found if line["kind"] == "train"]
+        assert ("10 rows have a visibility" in capsys.readouterr().err) == (name == "estimated")
+    assert lines["unknown"] == lines["estimated"]
+    record = read_json(tmp_path / "estimated" / "run.json")
+    assert record["doubts"]["estimated_visibility"] == 10
 
 
 def test_masks_are_needed_where_they_are_learnt(
