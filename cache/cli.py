@@ -319,8 +319,8 @@ def export_occlusion_command(cache: Path, out: Path, points: bool) -> None:
     """Write how visible eyes, mouth and face are as CSV, one line per face where this is known.
 
     Measures go from 0 to 100, after ISO/IEC 29794-5, on the cells of the visibility map; known_from
-    says whether a mask (or --clean) or an estimate is behind them. With --points, p0 to p477 are the
-    visible shares, 0 to 1, of the cells that the landmarks lie in; nan outside the crop.
+    says whether they come from a mask (or --clean) or from an estimate. With --points, p0 to p477
+    are the visible shares, 0 to 1, of the cells that the landmarks lie in; nan outside the crop.
 
     \b
     Example:

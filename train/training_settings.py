@@ -9,7 +9,13 @@ from typing import Any, Literal
 import click
 
 from faceguide.core.commands.console import echo_json
-from faceguide.core.commands.option_types import Equals, FiniteRange, Weighted, once_each
+from faceguide.core.commands.option_types import (
+    Equals,
+    FiniteRange,
+    NamedNumber,
+    Weighted,
+    once_each,
+)
 from faceguide.core.commands.settings import REQUIRED, argument, option
 from faceguide.core.commands.shared_options import CACHES, EXISTING, FILE, Seed
 from faceguide.train.run.repeat import fill
@@ -73,24 +79,7 @@ class Fit(Start):
     threads: int = option(2, "Threads that read a cache.", type=POSITIVE, free=True)
 
 
-class Swap(click.ParamType):
-    """swap=P; a record has [swap, P]."""
-
-    name = "swap=P"
-    lists = True
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        recorded = isinstance(value, (list, tuple)) and len(value) == 2
-        name, text = value if recorded else str(value).partition("=")[::2]
-        try:
-            share = float(text)
-        except (TypeError, ValueError):
-            share = 0.0
-        if name != "swap" or not 0 < share <= 1:
-            self.fail(f"expected swap=P with P above 0 and at most 1, found {value!r}", param, ctx)
-        return "swap", share
+SWAP = NamedNumber("swap=P", "a change", {"swap": None}, FiniteRange(0, 1, min_open=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +88,7 @@ class Recipe(Seed):
 
     surround: tuple[str, float] | None = option(
         None, "Give this share of the images another identity's hair and background, by landmarks; "
-        "the face itself stays.", type=Swap(), multiple=False,
+        "the face itself stays.", type=SWAP, multiple=False,
     )  # fmt: skip
     freeze_norm: bool = option(False, "Keep the statistics of BatchNorm.", "--freeze-norm")
 

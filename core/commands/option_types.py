@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -45,6 +46,40 @@ class Weighted(Equals):
     ) -> tuple[str, float]:
         name, text = super().convert(value, param, ctx)
         return name, FiniteRange(0).convert(text, param, ctx)
+
+
+class NamedNumber(click.ParamType):
+    """NAME=NUMBER, of known names; a record has [NAME, NUMBER].
+
+    Args:
+        name: what `--help` shows.
+        what: a name is, with its article.
+        known: name → its number where none is written; None = one has to be.
+        numbers: those that are allowed.
+    """
+
+    lists = True
+
+    def __init__(
+        self, name: str, what: str, known: Mapping[str, float | None], numbers: FiniteRange
+    ) -> None:
+        self.name, self._what, self._known, self._numbers = name, what, known, numbers
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        recorded = isinstance(value, (list, tuple)) and len(value) == 2
+        name, text = value if recorded else str(value).partition("=")[::2]
+        if name not in self._known:
+            listed = ", ".join(self._known)
+            self.fail(f"{name!r} is not {self._what}; choose from {listed}", param, ctx)
+        number = self._known[name] if text == "" else text
+        if number is None:
+            self.fail(f"{name} needs a number; write e.g. {name}=0.5", param, ctx)
+        try:
+            return name, self._numbers.convert(number, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{name}: {error.message} Write e.g. {name}=0.5", param, ctx)
 
 
 def once_each(

@@ -110,8 +110,11 @@ def test_init_starts_from_weights_and_says_what_did_not_match(
     ("words", "message"),
     [
         (["--guide", "regoins"], "'regoins' is not a method; choose from loss, oval, regions"),
-        (["--guide", "loss=strong"], "invalid weight 'strong'; write e.g. loss=0.5"),
-        (["--guide", "prior=1"], "weight of prior must be above 0"),
+        (
+            ["--guide", "loss=strong"],
+            "valid float range. Write e.g. loss=0.5",
+        ),
+        (["--guide", "prior=1"], "weight of prior, a share, must be below 1"),
         (["--guide", "counterfactual=2"], "counterfactual has no weight"),
         (["--heads-per-region", "3,2"], "expected three numbers such as 12,8,8"),
         (["--amp", "fp16"], "--amp fp16 needs a CUDA device"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from faceguide.core.commands.option_types import FiniteRange, once_each
+from faceguide.core.commands.option_types import FiniteRange, NamedNumber, once_each
 from faceguide.core.commands.settings import option
 
 # Weights at which a prototype on real faces did no measurable harm; of `prior`, the first share.
@@ -28,28 +28,20 @@ OUTSIDE_RANGE = (0.5, 1.5)  # fake attention elsewhere, method 3
 MARGIN = 0.5  # cosine without penalty, method 5
 
 
-class Guide(click.ParamType):
-    """NAME or NAME=WEIGHT of a method of guidance; a record has [NAME, WEIGHT]."""
+class Guide(NamedNumber):
+    """NAME or NAME=WEIGHT of a method of guidance."""
 
-    name = "method"
-    lists = True
+    def __init__(self) -> None:
+        super().__init__("method", "a method", DEFAULT_WEIGHTS, FiniteRange(0, min_open=True))
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
-        recorded = isinstance(value, (list, tuple)) and len(value) == 2
-        name, text = value if recorded else str(value).partition("=")[::2]
-        if name not in DEFAULT_WEIGHTS:
-            listed = ", ".join(DEFAULT_WEIGHTS)
-            self.fail(f"{name!r} is not a method; choose from {listed}", param, ctx)
-        if name == "counterfactual" and text and not recorded:
+        name, weight = super().convert(value, param, ctx)
+        if str(value).startswith("counterfactual="):
             self.fail("counterfactual has no weight; leave the = out", param, ctx)
-        try:
-            weight = float(text) if text else DEFAULT_WEIGHTS[name]
-        except (TypeError, ValueError):
-            self.fail(f"invalid weight {text!r}; write e.g. {name}=0.5", param, ctx)
-        if not 0 < weight < float("inf") or (name == "prior" and weight >= 1):
-            self.fail(f"the weight of {name} must be above 0 (prior: and below 1)", param, ctx)
+        if name == "prior" and weight >= 1:
+            self.fail("the weight of prior, a share, must be below 1", param, ctx)
         return name, weight
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from faceguide.core.commands.option_types import FiniteRange, once_each
+from faceguide.core.commands.option_types import FiniteRange, NamedNumber, once_each
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import OUT_FOLDER, Seed, Told
 from faceguide.train.training_settings import KINDS, SHAPES, Start
@@ -18,26 +16,9 @@ from faceguide.train.training_settings import KINDS, SHAPES, Start
 SHARES = {"cover": 0.5, "surround": 0.25}
 
 
-class Alteration(click.ParamType):
-    """NAME=SHARE of an alteration; a record has [NAME, SHARE]."""
-
-    name = "name=share"
-    lists = True
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        recorded = isinstance(value, (list, tuple)) and len(value) == 2
-        name, text = value if recorded else str(value).partition("=")[::2]
-        if name not in SHARES:
-            self.fail(f"{name!r} is not an alteration; choose from {', '.join(SHARES)}", param, ctx)
-        try:
-            share = float(text)
-        except (TypeError, ValueError):
-            self.fail(f"invalid share {text!r}; write e.g. {name}=0.5", param, ctx)
-        if not 0 <= share < 1 or not math.isfinite(share):
-            self.fail(f"the share of {name} must be from 0 to below 1", param, ctx)
-        return name, share
+ALTERATION = NamedNumber(
+    "name=share", "an alteration", dict.fromkeys(SHARES), FiniteRange(0, 1, max_open=True)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +29,7 @@ class DistilSettings(Seed):
         (),
         "Alter this share of a batch: cover=SHARE, surround=SHARE; the others stay as they are. "
         "May be repeated; what is not named is left out.  [default: cover=0.5, surround=0.25]",
-        type=Alteration(), multiple=True, callback=once_each,
+        type=ALTERATION, multiple=True, callback=once_each,
     )  # fmt: skip
     cover: tuple[str, ...] = option(
         SHAPES, "Kinds of drawn covers; may be repeated.", type=click.Choice(KINDS), multiple=True

@@ -204,7 +204,7 @@ def test_command_line(faces: FaceCache, init: Path, maps: Path, tmp_path: Path) 
     assert "`evaluate calibrate`" in found.stderr
     for wrong, words in (
         (["--alter", "infill=0.5"], "'infill' is not an alteration; choose from cover, surround"),
-        (["--alter", "cover=1"], "must be from 0 to below 1"),
+        (["--alter", "cover=1"], "is not in the range 0<=x<1"),
     ):
         found = CliRunner().invoke(main, [*run, *wrong])
         assert found.exit_code == 2
