@@ -54,7 +54,8 @@ def test_groups_have_stages_and_starting_over_forgets_all(tmp_path: Path) -> Non
     for stage in stages:
         doubts.keep(tmp_path, stage)
     assert Doubts.kept_of(tmp_path, STAGES).counts() == {"self_pairs": len(stages)}
-    assert Doubts.kept_of(tmp_path, ["occlusion"]).counts() == {"self_pairs": 1}
+    of_masks = Doubts.kept_of(tmp_path, ["occlusion"]).counts()
+    assert of_masks == {"self_pairs": len(STAGES["occlusion"])}
     assert not Doubts.kept_of(tmp_path, ["guidance"])
     start_over(tmp_path)
     assert list(tmp_path.iterdir()) == []
