@@ -100,6 +100,19 @@ def test_the_face_moves_to_the_other_ones_landmarks() -> None:
     assert np.abs(np.array(found) - (row - 7, column + 5)).max() <= 1
 
 
+def test_a_face_takes_the_light_and_the_contrast_of_the_other_one() -> None:
+    """Inside both ovals, in lightness: mean and spread become those of the other face."""
+    rng = np.random.default_rng(0)
+    points = mean_landmarks()[:, :2].astype(np.float64) * SIZE
+    noise = rng.normal(0, 1, (SIZE, SIZE, 1)).repeat(3, 2)
+    face = np.clip(90 + 12 * noise, 0, 255).astype(np.uint8)
+    other = np.clip(150 + 18 * noise[::-1], 0, 255).astype(np.uint8)
+    made = face_in_surround(face, points, other, points)
+    inside = blend_weight(oval_of(points, SIZE)) > 1 - 1e-4
+    assert made[inside].mean() == pytest.approx(other[inside].mean(), abs=2)
+    assert made[inside].std() == pytest.approx(other[inside].std(), rel=0.1)
+
+
 @settings(max_examples=20)
 @given(images, images)
 def test_a_face_without_landmarks_has_the_mean_ones(face: Image, other: Image) -> None:
