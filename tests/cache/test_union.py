@@ -330,6 +330,7 @@ def test_volumes_come_by_weight_and_their_rows_evenly(
 
 
 def test_a_mixture_resumes_and_another_is_refused(volumes: list[Path]) -> None:
+    pytest.importorskip("torch")
     union = FaceCache.open(volumes)
     rows = union.select()
 

@@ -23,7 +23,7 @@ from tests.cache.remote.digests import digest_of_rows
 from tests.cache.remote.range_server import RangeServer, serving
 
 import faceguide as fg
-from faceguide.cache import CacheError, FaceCache, Stream
+from faceguide.cache import CacheError, FaceCache
 from faceguide.cache.remote import store as stores
 
 COLUMNS = ("image", "landmarks", "regions", "visibility", "label")
@@ -88,13 +88,14 @@ def test_only_shards_that_are_read_are_fetched(source: Path, tmp_path: Path) -> 
 def test_a_small_folder_streams_the_same_batches(
     source: Path, tmp_path: Path, shuffle: Any
 ) -> None:
+    pytest.importorskip("torch")
     size = max(path.stat().st_size for path in source.glob("*.h5"))
     limit = 4 * size
     remote = fg.open(address(source), local=tmp_path / "here", limit=limit)
     local = FaceCache.open(source)
     for epoch in range(2):
         ours, theirs = (
-            Stream(cache, range(ROWS), columns=COLUMNS, batch_size=16, shuffle=shuffle, copy=True)
+            fg.Stream(cache, range(ROWS), columns=COLUMNS, batch_size=16, shuffle=shuffle, copy=True)
             for cache in (remote, local)
         )
         for stream in (ours, theirs):
