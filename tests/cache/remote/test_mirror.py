@@ -95,7 +95,9 @@ def test_a_small_folder_streams_the_same_batches(
     local = FaceCache.open(source)
     for epoch in range(2):
         ours, theirs = (
-            fg.Stream(cache, range(ROWS), columns=COLUMNS, batch_size=16, shuffle=shuffle, copy=True)
+            fg.Stream(
+                cache, range(ROWS), columns=COLUMNS, batch_size=16, shuffle=shuffle, copy=True
+            )
             for cache in (remote, local)
         )
         for stream in (ours, theirs):
