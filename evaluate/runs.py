@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,13 @@ def run_verification(
     people, source = clusters(cache, rows.probe, rows.reference, rows.same)
     found = pair_doubts(cache, pairs, rows)
     verification.write_doubtful(run.out, pairs, rows, found)
-    summary, correct = verification.summarise(
-        score,
-        rows.same,
-        rows.fold,
-        people,
+    summarise = partial(
+        verification.summarise,
         cosine=options.matcher == "cosine" and options.calibration is None,
         replicates=run.replicates,
         seed=options.seed,
-        first=found.first,
     )
+    summary, correct = summarise(score, rows.same, rows.fold, people, first=found.first)
     by_impostors = {}
     if pairs.twins is not None and listed.impostors == "all":
         of_twins = pairs.twins[rows.number]
@@ -138,15 +136,9 @@ def run_verification(
             if not among.any():
                 continue
             kept = among | rows.same
-            by_impostors[kind], _ = verification.summarise(
-                score[kept],
-                rows.same[kept],
-                None,
-                np.unique(people[kept], return_inverse=True)[1].reshape(-1, 2),
-                cosine=options.matcher == "cosine",
-                replicates=run.replicates,
-                seed=options.seed,
-                first=found.first[kept],
+            numbered = np.unique(people[kept], return_inverse=True)[1].reshape(-1, 2)
+            by_impostors[kind], _ = summarise(
+                score[kept], rows.same[kept], None, numbered, first=found.first[kept]
             )
     if verification.is_backwards(summary):
         found.doubts.add("ranked_backwards", count=len(score))

@@ -97,6 +97,26 @@ def test_scores_become_ratios_everywhere_alike(place: Path, method: str, matcher
     assert search["calibration"]["identities"] == 30
 
 
+def test_ratios_have_no_published_grid_among_twins_either(place: Path) -> None:
+    cache = fg.open(place / "cache")
+    rows = cache.select(labelled=True)
+    images: dict[str, list[str]] = {name: [] for name in cache.identities[:4]}
+    for key, label in zip(
+        cache.texts("key", rows), cache.read(rows, ["label"])["label"], strict=True
+    ):
+        if label < 4:
+            images[cache.identities[label]].append(key)
+    a, b, c, d = images
+    couples = {"train": [], "val": [], "test": [[a, b], [c, d]]}
+    (place / "id_to_images.json").write_text(json.dumps(images))
+    (place / "twin_pairs_infor.json").write_text(json.dumps(couples))
+    twins = ("--pairs", place / "twin_pairs_infor.json", "--pairs-split", "test")
+    record = verified(place, "twins", *twins, "--calibration", place / "platt.safetensors")
+    for found in record["by_impostors"].values():
+        assert found["accuracy"].get("published_grid") is None
+    assert record["by_impostors"].keys() == {"twins", "others"}
+
+
 def test_the_record_counts_and_measures(place: Path) -> None:
     record = json.loads((place / "platt.json").read_text())
     assert (record["identities"], record["faces"], record["genuine"]) == (30, 60, 30)
