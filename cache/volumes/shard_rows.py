@@ -16,7 +16,7 @@ from faceguide.cache.mapping import BytesColumn, Files, ShardColumn, open_column
 from faceguide.cache.schema import Column, digested, piece_digests, row_digests
 from faceguide.core.errors import CacheError
 
-_TOGETHER = 1 << 18  # bytes that are copied and compared at a time
+_TOGETHER = 1 << 20  # bytes that are copied and compared at a time; a core's cache holds them
 Rows = NDArray[np.int64]
 
 
@@ -88,7 +88,6 @@ class ShardRows(ABC):
                 out[position] = self._decode(spec, piece, *places[position])
             return
         column, found = self.column(group, spec), np.empty(len(slots), np.uint64)
-        # Compared while the processor's cache still holds what was copied.
         step = max(1, _TOGETHER // spec.row_bytes) if check else max(1, len(slots))
         for start in range(0, len(slots), step):
             part = slice(start, start + step)
