@@ -150,7 +150,7 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
-def present_contenders(among: str) -> tuple[dict[str, Contender], dict[str, str]]:
+def present_contenders(among: tuple[str, ...]) -> tuple[dict[str, Contender], dict[str, str]]:
     """The contenders whose modules import, and why the others do not."""
     present, absent = {}, {}
     for name, contender in CONTENDERS.items():
@@ -191,7 +191,7 @@ def build(folder: Path, count: int, present: dict[str, Contender]) -> None:
 
 
 def contest(
-    folder: Path, count: int, rounds: int, seconds: float, among: str
+    folder: Path, count: int, rounds: int, seconds: float, among: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """Build, check and time every contender that is installed."""
     present, absent = present_contenders(among)
@@ -260,12 +260,12 @@ def show(results: list[dict[str, Any]]) -> None:
 @click.option("--rounds", default=9, show_default=True, help="Times that each contender is timed.")
 @click.option("--seconds", default=0.5, show_default=True, help="Least time of a turn.")
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
-@click.option("--among", default="", help="Only contenders whose names begin so: faceguide.")
+@click.option("--among", default=[""], multiple=True, help="Only names that begin so: faceguide.")
 @click.option("--only", hidden=True)
 @click.option("--workers", default=0, hidden=True)
 def main(
     report: Path | None, quick: bool, samples: int, rounds: int, seconds: float,
-    among: str, folder: Path | None, only: str | None, workers: int,
+    among: tuple[str, ...], folder: Path | None, only: str | None, workers: int,
 ) -> None:  # fmt: skip
     """Time the stream next to its peers: samples per second, from warm files."""
     if only is not None and folder is not None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from stream_peers import (
     H5Rows,
@@ -23,7 +25,18 @@ from stream_peers import (
     open_webdataset,
     shuffled,
 )
-from stream_samples import BATCH, NAMES, ROW_BYTES, SIZE, Batch, Epoch, build_cache
+from stream_samples import (
+    BATCH,
+    NAMES,
+    ROW_BYTES,
+    SIZE,
+    Batch,
+    Epoch,
+    build_cache,
+    jpeg,
+    picture,
+    unpack,
+)
 
 from faceguide.cache import FaceCache, Stream
 from faceguide.cache.plan import PLAN
@@ -55,6 +68,27 @@ def open_memcpy(folder: Path, workers: int) -> Epoch:
             out = ring[number % len(ring)][: len(rows)]
             np.copyto(out, rows)
             yield {"packed": out}
+
+    return epoch
+
+
+def open_imdecode(folder: Path, threads: int, size: int) -> Epoch:
+    """The JPEG files of the samples, in memory and in order, decoded a batch per thread."""
+    samples = np.load(folder.parent / "samples.npy", mmap_mode="r")
+    count = len(samples) if size == SIZE else len(samples) // 10
+    files = [np.frombuffer(jpeg(picture(row, size)), np.uint8) for row in range(count)]
+
+    def batch(start: int) -> Batch:
+        some = files[start : start + BATCH]
+        images = [cv2.imdecode(file, cv2.IMREAD_COLOR_RGB) for file in some]
+        others = unpack(samples[start : start + len(some)])
+        del others["image"]
+        return {"image": images, **others}
+
+    def epoch() -> Iterator[Batch]:
+        return Parallel(threads, backend="threading", return_as="generator")(
+            delayed(batch)(start) for start in range(0, count, BATCH)
+        )
 
     return epoch
 
@@ -129,6 +163,14 @@ CONTENDERS = {
         build=lambda folder, samples: build_cache(
             folder, samples, shards=None, store="jpeg", size=448
         ),
+    ),
+    "imdecode": Contender(
+        lambda folder, threads: open_imdecode(folder, threads, SIZE), "faceguide-jpeg",
+        workers=(2,), lossy=True, note="cv2.imdecode of 112×112 JPEG, not shuffled",
+    ),
+    "imdecode448": Contender(
+        lambda folder, threads: open_imdecode(folder, threads, 448), "faceguide-jpeg448",
+        workers=(2,), lossy=True, size=448, note="cv2.imdecode of 448×448 JPEG, not shuffled",
     ),
     "lmdb-batched": Contender(
         lambda folder, workers: open_lmdb(folder, workers, batched=True),

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from simplejpeg import decode_jpeg
 
 from faceguide.cache.mapping import BytesColumn, Files, ShardColumn, open_column
 from faceguide.cache.schema import Column, digested, piece_digests, row_digests
@@ -84,8 +84,8 @@ class ShardRows(ABC):
             pieces = [encoded.get(shard, slot) for shard, slot in places]
             if check:
                 self._compare(group, name, shards, slots, piece_digests(pieces))
-            for position, piece in enumerate(pieces):
-                out[position] = self._decode(spec, piece, *places[position])
+            for place, piece, pixels in zip(places, pieces, out, strict=True):
+                self._decode(spec, piece, pixels, *place)
             return
         column, found = self.column(group, spec), np.empty(len(slots), np.uint64)
         step = max(1, _TOGETHER // spec.row_bytes) if check else max(1, len(slots))
@@ -143,19 +143,22 @@ class ShardRows(ABC):
             require_equal(path, name, slots[here], found[here], wanted[here])
 
     def _decode(
-        self, spec: Column, piece: Sequence[int], shard: int, slot: int
-    ) -> NDArray[np.uint8]:
-        """The pixels of an encoded row; black for a row without a picture."""
+        self, spec: Column, piece: memoryview, out: NDArray[np.uint8], shard: int, slot: int
+    ) -> None:
+        """Write the pixels of an encoded row to `out`; black for a row without a picture."""
         if not len(piece):
-            return np.zeros(spec.shape, np.uint8)
-        data = np.frombuffer(piece, np.uint8)  # type: ignore[call-overload]
-        image: NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-        if image is None or image.shape != spec.shape:
+            out[:] = 0
+            return
+        try:
+            # cv2.imdecode gives the same pixels, but in new memory each time.
+            shape = decode_jpeg(piece, "RGB", buffer=out).shape
+        except ValueError:
+            shape = None
+        if shape != spec.shape:
             path = self.files[self.group_of[spec.name]].path(shard)
             raise CacheError(
                 f"{path}: {spec.name} of row {slot} does not decode; run `cache verify`"
             )
-        return image.astype(np.uint8, copy=False)
 
     def _forget_after_fork(self) -> None:
         """What is open is never carried over into another process."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -253,6 +254,27 @@ def test_encoded_images_are_decoded_in_threads(tmp_path: Path) -> None:
     for batch in Stream(encoded, encoded.select(), batch_size=16, threads=3):
         expected = encoded.read(batch["row"].numpy(), ["image"])["image"]
         assert np.array_equal(batch["image"].numpy(), expected)
+    rows = encoded.select()[:20]
+    files = encoded._rows.pieces("image", rows)
+    by_cv2 = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB) for file in files]
+    assert np.array_equal(encoded.read(rows, ["image"])["image"], by_cv2)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another size"])
+def test_an_unchecked_image_that_does_not_decode_is_an_error(tmp_path: Path, damage: str) -> None:
+    build(tmp_path / "cache", rows=20, store="jpeg")
+    cache = FaceCache.open(tmp_path / "cache")
+    file = cache._rows.pieces("image", np.array([1]))[0]
+    small = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    other = file[: len(file) // 2] if damage == "cut short" else small
+    shard = next((tmp_path / "cache").rglob("faces-*"))
+    data = shard.read_bytes()
+    assert len(other) < len(file)
+    assert file in data
+    shard.write_bytes(data.replace(file, other.ljust(len(file), b"\0")))
+    cache = FaceCache.open(tmp_path / "cache")
+    with pytest.raises(CacheError, match="image of row 1 does not decode"):
+        cache.read([1], ["image"], check=False)
 
 
 def test_leaving_early_ends_the_threads(cache: FaceCache) -> None:
