@@ -29,7 +29,8 @@ import numpy as np
 
 from faceguide.cache import FaceCache, Stream
 from faceguide.cache.manifest import seal
-from faceguide.cache.new_plan import Row, default_shard_rows, make_plan
+from faceguide.cache.planning.new_plan import default_shard_rows, make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.preprocess.face_settings import FaceSettings
 from faceguide.preprocess.masks.mask_shards import find_shared_stems
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.manifest import group_recipe, seal, set_recipe
-from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import read_sources
+from faceguide.cache.planning.new_plan import make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.cache.schema import columns
 from faceguide.cache.shard import write_shard
 

@@ -34,6 +34,7 @@ from faceguide.preprocess.masks.mask_group import (
     settle_masks,
 )
 from faceguide.preprocess.models_command import models_command
+from faceguide.preprocess.parallel import usable_cores
 from faceguide.preprocess.planning import face_plan, settle
 from faceguide.preprocess.prep_options import CacheOptions, Here, PlanOptions
 from faceguide.preprocess.work import Work
@@ -104,7 +105,7 @@ def landmarks_command(
                 "once, then the parts without it"
             )
         manifest.start_over(wanted.directory)
-    plan, guidance_recipe = settle(wanted)
+    plan, guidance_recipe = settle(wanted, here.processes)
     # Before hours of detection: masks of other settings are refused here.
     covers = visibility and _settled(wanted.directory, plan, visibility)
     work = functools.partial(
@@ -151,7 +152,7 @@ def plan_command(
     wanted = face_plan(faces, guidance, place)
     if place.overwrite:
         manifest.start_over(wanted.directory)
-    plan, _ = settle(wanted)
+    plan, _ = settle(wanted, usable_cores())
     if output.as_json:
         doubts = Doubts.kept_of(wanted.directory, ("faces",)).counts()
         counts = {"rows": plan.rows, "shards": plan.shards, "identities": plan.identities}

@@ -13,7 +13,7 @@ from typing import Any
 import joblib
 from tqdm import tqdm
 
-from faceguide.cache.new_plan import default_shard_rows
+from faceguide.cache.planning.new_plan import default_shard_rows
 from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.faces.decode import DecodeError, decode

@@ -20,11 +20,11 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
+from faceguide.cache.planning.shard_lists import Spread, Tick
 from faceguide.core.commands.console import Interrupted
 from faceguide.core.errors import FaceguideError
 
 Result = TypeVar("Result")
-Tick = Callable[[], object]
 
 _SCHEDULER_PATIENCE = 30  # seconds until a scheduler counts as absent
 _WORKER_PATIENCE = 600  # seconds for the first worker: clusters start them on demand
@@ -83,6 +83,20 @@ def run(
                     "a worker process was killed, most often for lack of memory; finished shards "
                     "are kept: rerun with fewer --jobs"
                 ) from None
+
+
+def over_processes(jobs: int, what: str) -> Spread:
+    """Runs work(number, tick) for each number below `units`, in up to `jobs` processes.
+
+    Args:
+        what: is done, for the progress bar.
+    """
+
+    def spread(work: Callable[[int, Tick], None], units: int) -> None:
+        for _ in run(work, range(units), jobs=min(jobs, units), total=units, unit=f" {what}"):
+            pass
+
+    return spread
 
 
 def run_dask(

@@ -11,8 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from faceguide.cache import manifest
-from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import Plan, load_plan, read_sources
+from faceguide.cache.planning.new_plan import make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import say
 from faceguide.core.commands.doubts import Doubts
@@ -24,6 +25,7 @@ from faceguide.preprocess.detect.landmark_text import LandmarkTextError
 from faceguide.preprocess.face_settings import FaceSettings, faces_recipe
 from faceguide.preprocess.guidance.drawing import GuidanceSettings
 from faceguide.preprocess.like_cache import require_like, settings_like
+from faceguide.preprocess.parallel import over_processes
 from faceguide.preprocess.prep_options import PlanOptions
 from faceguide.preprocess.sources.identities import checked_rows
 from faceguide.preprocess.sources.image_sources import Source, SourceError, open_source
@@ -77,8 +79,11 @@ def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOption
     return FacePlan(directory, opened, settings, guidance, place)
 
 
-def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
+def settle(wanted: FacePlan, jobs: int) -> tuple[Plan, dict[str, Any]]:
     """Make or adopt the plan, the index of imported landmarks and the recipe of the guidance.
+
+    Args:
+        jobs: processes that a long listing is divided among.
 
     Returns:
         The plan and the guidance's recipe.
@@ -97,6 +102,7 @@ def settle(wanted: FacePlan) -> tuple[Plan, dict[str, Any]]:
             shard_rows=wanted.place.shard_rows,
             row_bytes=settings.row_bytes(),
             progress=bar.update,
+            spread=over_processes(jobs, "lists"),
         )
     for problem in wanted.source.problems():
         say(f"Note: {problem}")

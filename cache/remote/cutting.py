@@ -17,8 +17,10 @@ from faceguide.cache.manifest import (
     seal,
     set_recipe,
 )
-from faceguide.cache.new_plan import Row, make_plan, places
 from faceguide.cache.plan import Plan, read_identities, read_sources
+from faceguide.cache.planning.new_plan import make_plan
+from faceguide.cache.planning.shard_lists import places
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.cache.schema import ORIGINS, STATUS_CODE, STATUSES, Column
 from faceguide.cache.shard import write_shard
 from faceguide.cache.volume import Volume

@@ -61,10 +61,11 @@ def prepared(found: FoundSet, caches: Path, network: Network, suite: SuiteOption
     planned = face_plan(faces, GuidanceSettings(), PlanOptions(directory=place))
     key = digest([faces_recipe(planned.settings, planned.source), content])[:12]
     planned = replace(planned, directory=place / f"{side}-{key}")
-    plan, _ = settle(planned)
+    here = Here(jobs=suite.jobs)
+    plan, _ = settle(planned, here.processes)
     if manifest.load_manifest(planned.directory, "faces", plan) is None:
         started = time.monotonic()
-        work = Work(planned.directory, plan, ("faces",), Here(jobs=suite.jobs))
+        work = Work(planned.directory, plan, ("faces",), here)
         work.run(functools.partial(make_faces, planned.directory, plan, planned.settings))
         work.close(started)
     return planned.directory

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tests.conftest import kept_folder
 
 from faceguide.cache import manifest
-from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import Plan, read_sources
+from faceguide.cache.planning.new_plan import make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.schema import ESTIMATED, QUALITY, STATUS_CODE, columns
 from faceguide.cache.shard import write_shard

@@ -18,8 +18,9 @@ from tests.conftest import REPOSITORY
 
 from faceguide.cache import FaceCache, manifest
 from faceguide.cache.inspect.verify import verify
-from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import read_sources
+from faceguide.cache.planning.new_plan import make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.cache.schema import QUALITY, SCHEMA, Column, columns
 from faceguide.cache.shard import write_shard
 from faceguide.core.files import read_json

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -16,11 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faceguide.cache.inspect.info import summary
-from faceguide.cache.new_plan import Row, default_shard_rows, make_plan
-from faceguide.cache.plan import Plan, load_plan, read_identities, read_sources
+from faceguide.cache.plan import Plan, list_path, load_plan, read_identities, read_sources
+from faceguide.cache.planning import shard_lists, spooled_listing
+from faceguide.cache.planning.new_plan import default_shard_rows, make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.core.commands.console import Interrupted, interruptible
 from faceguide.core.errors import CacheError
 from faceguide.core.files import stray_files
+from faceguide.preprocess.parallel import over_processes
 
 RECIPE = {"revision": 1, "size": 112}
 
@@ -94,6 +98,52 @@ def test_the_plan_of_a_listing_never_changes(tmp_path: Path) -> None:
     assert content.hexdigest() == (
         "ca3b62c4fb16ac6758c651565a9a49e1d40ce62a1ac7119050e57327f849a71c"
     )
+
+
+@given(
+    n=st.integers(1, 900),
+    limit=st.none() | st.integers(1, 900),
+    shard_rows=st.integers(20, 400),
+    in_memory=st.integers(10, 700),
+    chunk=st.sampled_from([7, 64, 8192]),
+)
+@settings(max_examples=20, deadline=None)
+def test_however_the_work_is_divided_the_lists_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory,
+    n: int,
+    limit: int | None,
+    shard_rows: int,
+    in_memory: int,
+    chunk: int,
+) -> None:
+    rows = [row._replace(meta=(f"a\tb, {i}", "")) for i, row in enumerate(listing(n))]
+    asked = {"recipe": RECIPE, "meta": ("x", "y"), "limit": limit, "shard_rows": shard_rows}
+    whole, divided = (tmp_path_factory.mktemp("plan") for _ in range(2))
+    plan = make_plan(whole, lambda: rows, **asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_lists, "IN_MEMORY", in_memory)
+        patch.setattr(spooled_listing, "CHUNK", chunk)
+        assert make_plan(divided, lambda: rows, spread=backwards, **asked) == plan
+    for shard in range(plan.shards):
+        assert list_path(divided, shard).read_bytes() == list_path(whole, shard).read_bytes()
+
+
+def backwards(work: Callable[[int, shard_lists.Tick], None], units: int) -> None:
+    for number in reversed(range(units)):
+        work(number, lambda: None)
+
+
+def test_processes_make_the_same_lists(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_lists, "IN_MEMORY", 1 << 12)
+        plans = [
+            make_plan(
+                tmp_path / name, lambda: listing(30_000), recipe=RECIPE, shard_rows=1000,
+                spread=over_processes(jobs, "lists"),
+            )
+            for name, jobs in (("one", 1), ("two", 2))
+        ]  # fmt: skip
+    assert plans[0] == plans[1], "the listing's digest is in it"
 
 
 def test_a_worker_needs_no_list_but_its_own(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from tests.conftest import TORCH
 import faceguide as fg
 from faceguide.cache import CacheError, FaceCache
 from faceguide.cache.manifest import seal
-from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.plan import read_sources
+from faceguide.cache.planning.new_plan import make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.cache.schema import Column, columns
 from faceguide.cache.shard import write_shard
 

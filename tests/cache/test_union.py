@@ -21,9 +21,10 @@ import faceguide as fg
 from faceguide.cache import CacheError, FaceCache
 from faceguide.cache.cli import main
 from faceguide.cache.manifest import seal
-from faceguide.cache.new_plan import Row, make_plan
 from faceguide.cache.order import Order
 from faceguide.cache.pairs.name_rows import find_rows
+from faceguide.cache.planning.new_plan import make_plan
+from faceguide.cache.planning.spooled_listing import Row
 from faceguide.cache.volumes.joined import JoinedVolumes
 from faceguide.cache.volumes.mixture import mixture_of
 

@@ -167,7 +167,8 @@ def test_crops_in_the_report_are_those_of_the_pair(runs: Path) -> None:
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     """Identity, key, title and directory all try to be markup."""
     from faceguide.cache import manifest
-    from faceguide.cache.new_plan import Row, make_plan
+    from faceguide.cache.planning.new_plan import make_plan
+    from faceguide.cache.planning.spooled_listing import Row
 
     keys = [f"{HOSTILE.replace('/', '')}/{n:05d}.jpg" for n in range(1, 10)]
     plan = make_plan(
