@@ -11,6 +11,7 @@ pages maps them as such, which spares address look-ups. Where the system cannot 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import mmap
 import os
@@ -27,10 +28,9 @@ from faceguide.cache.schema import Column, bytes_digest
 from faceguide.core.errors import CacheError
 from faceguide.core.files import reading
 
-# Linux allows 65,530 maps in a process; other columns and libraries need some too.
-_MAPS_PER_COLUMN = 8_000
+_MAPS, _COLUMNS = 65_530, 8  # maps that Linux allows a process, columns that share them
 _HUGE_PAGE = 2 << 20
-_ADDRESSES_PER_COLUMN = 1 << 43  # of the 2**47 that a process has
+_ADDRESSES_PER_COLUMN = 1 << 46  # of the 2**47 that a process has
 
 _PROT_NONE, _PROT_READ = 0, 1
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
@@ -68,7 +68,7 @@ def open_column(files: Files, spec: Column) -> ShardColumn:
     """
     starts = [entry["offsets"][spec.name] for entry in files.entries.values()]
     lengths = [entry["rows"] for entry in files.entries.values()]
-    if sys.platform == "linux" and sys.maxsize > 2**32 and len(starts) <= _MAPS_PER_COLUMN:
+    if sys.platform == "linux" and sys.maxsize > 2**32 and len(starts) <= maps_per_column():
         for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
             first_rows = place_shards(starts, lengths, spec.row_bytes, alignment)
             if first_rows is None:
@@ -79,6 +79,16 @@ def open_column(files: Files, spec: Column) -> ShardColumn:
                 continue
             return MappedColumn(addresses, spec, first_rows, files, alignment)
     return SplitColumn(files, spec)
+
+
+@functools.cache
+def maps_per_column() -> int:
+    """Shards of a column that are mapped at once: 8,191, or more where the system allows it."""
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        allowed = _MAPS
+    return allowed // _COLUMNS
 
 
 def place_shards(
@@ -276,6 +286,8 @@ class SplitColumn:
     def _view(self, shard: int) -> NDArray[Any]:
         view = self._views.get(shard)
         if view is None:
+            if len(self._views) >= maps_per_column():
+                self._views.clear()
             path, entry, spec = self._files.path(shard), self._files.entries[shard], self.spec
             self._files.check(shard)
             start, shape = entry["offsets"][spec.name], (entry["rows"], *spec.shape)
@@ -308,7 +320,7 @@ class BytesColumn:
         """
         found = self._maps.get(shard)
         if found is None:
-            if len(self._maps) >= _MAPS_PER_COLUMN:
+            if len(self._maps) >= maps_per_column():
                 self._maps.clear()
             found = self._maps[shard] = self._map(shard)
         ends, data = found

@@ -42,15 +42,18 @@ from faceguide.core.files import (
 
 _PATIENCE = 60  # seconds to wait for a plan that another planner is about to publish
 _SHARD_BYTES = 512 << 20
-_FEW_SHARDS, _MANY_SHARDS = 16, 50_000
+_FEW_SHARDS, _MANY_SHARDS = 16, 8_000
+_MANY_ROWS = 8192
 
 
 def default_shard_rows(rows: int, row_bytes: int) -> int:
-    """Rows per shard: enough shards to share out, few enough files, at most about 512 MiB.
+    """Rows per shard: enough shards to share out, at most 8192 rows and about 512 MiB each.
 
+    More than 8,000 shards, as many as every Linux maps at once, are not made: they are larger then.
     It depends only on the data, never on the machine or the number of jobs.
     """
-    cap = max(64, min(_SHARD_BYTES // max(1, row_bytes), max(8192, rows // _MANY_SHARDS + 1)))
+    cap = min(_SHARD_BYTES // max(1, row_bytes), _MANY_ROWS)
+    cap = max(64, cap, -(-rows // _MANY_SHARDS))
     return int(np.clip(-(-rows // _FEW_SHARDS), min(64, cap), cap))
 
 

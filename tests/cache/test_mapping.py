@@ -103,6 +103,29 @@ def test_a_map_that_the_system_refuses_names_the_shard(
         cache.read(np.arange(20), ["image"])
 
 
+def test_more_shards_than_maps_give_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for store in ("raw", "jpeg"):
+        build(tmp_path / store, rows=100, shard_rows=8, store=store)
+        rows = np.random.default_rng(0).integers(0, 100, 257)
+        expected = FaceCache.open(tmp_path / store).read(rows, ["image", "label"])
+        with monkeypatch.context() as patch:
+            patch.setattr(mapping, "maps_per_column", lambda: 3)
+            found = FaceCache.open(tmp_path / store).read(rows, ["image", "label"])
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere shards are mapped one by one")
+def test_a_billion_crops_have_addresses() -> None:
+    rows, row_bytes = 10**9, 112 * 112 * 3
+    lengths = [rows // 8000] * 8000
+    places = place_shards([mmap.PAGESIZE] * 8000, lengths, row_bytes, HUGE)
+    assert places is not None
+    mapping._AddressRange((places[-1] + lengths[-1]) * row_bytes)
+
+
 def test_few_addresses_are_enough(tmp_path: Path) -> None:
     """A batch system that limits the address space of a process still gets its rows."""
     build(tmp_path / "cache", rows=200, shard_rows=32)

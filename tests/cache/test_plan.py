@@ -237,9 +237,11 @@ def test_a_damaged_plan_or_list_is_refused(tmp_path: Path) -> None:
 def test_shards_are_neither_too_many_nor_too_large(rows: int, row_bytes: int) -> None:
     per_shard = default_shard_rows(rows, row_bytes)
     assert per_shard >= min(rows, 1)
-    assert per_shard * row_bytes <= max(512 << 20, 64 * row_bytes)
-    if row_bytes <= 20_000:
-        assert -(-rows // per_shard) <= 50_001
+    assert -(-rows // per_shard) <= 8000
+    if rows <= 8000 * 64:
+        assert per_shard * row_bytes <= max(512 << 20, 64 * row_bytes)
+    if rows <= 8000 * 8192 and row_bytes <= 65_536:
+        assert per_shard <= 8192
 
 
 def test_a_signal_while_it_is_tidied_up_leaves_nothing(tmp_path: Path) -> None:
