@@ -2,7 +2,9 @@
 
 A store belongs to one cache and one set of weights. Rows come in blocks, one safetensors file each,
 written whole under a name that follows from its rows; a killed run leaves finished blocks, and
-the next run computes what is missing. Groups are separate files, so maps can follow later.
+the next run computes what is missing. Groups are separate files, so maps can follow later. Of many
+files the rows are listed in one, `rows-GROUP`, so that opening a store need not open each; a name
+vouches for the rows of its file, there too.
 
 * `plain`: plain_embedding (N, E) float32 of length 1 and plain_norm (N,) float32, of the image
   only.
@@ -14,6 +16,7 @@ the next run computes what is missing. Groups are separate files, so maps can fo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.core.errors import EvaluationError
+from faceguide.core.errors import CacheError, EvaluationError
 from faceguide.core.files import digest, json_bytes, publish, read_json
 from faceguide.core.formats.container import SUFFIX, read_array, read_arrays, write_arrays
 
@@ -32,6 +35,7 @@ GROUPS = {
     "map": ("feature_map",),
     "visibility": ("visibility",),
 }
+_LISTED_FROM = 64  # files that had to be opened
 _KEY = "key.json"
 _REMEDY = "remove the file and rerun the same command"
 
@@ -50,12 +54,9 @@ class FaceStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._blocks: dict[str, list[_Block]] = {group: [] for group in GROUPS}
+        self._found: dict[str, list[_Block]] = {}
         # Per group: rows in increasing order, and the block and slot of each.
         self._index: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-        for group in GROUPS:
-            for path in sorted(directory.glob(f"{group}-*{SUFFIX}")):
-                self._blocks[group].append(_Block(path, _rows_of(path)))
 
     @classmethod
     def open(cls, run: Path, key: dict[str, Any]) -> FaceStore:
@@ -88,10 +89,8 @@ class FaceStore:
         path = self.directory / f"{group}-{_name(rows)}{SUFFIX}"
         columns = {"row": np.asarray(rows, np.int64), **arrays}
         write_arrays(path, columns)
-        self._blocks[group] = [
-            *(block for block in self._blocks[group] if block.path != path),
-            _Block(path, columns["row"]),
-        ]
+        others = [block for block in self._blocks(group) if block.path != path]
+        self._found[group] = [*others, _Block(path, columns["row"])]
         self._index.pop(group, None)  # rebuilt when it is asked for, not after every block
 
     def read(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -110,14 +109,14 @@ class FaceStore:
                 f"{self.directory}: row {int(rows[~found][0])} has no {group}; embed it first"
             )
         if not len(rows):
-            blocks = self._blocks[group]
+            blocks = self._blocks(group)
             shape = self._array(blocks[0], column).shape[1:] if blocks else ()
             return np.empty((0, *shape), np.float32)
         blocks, slots = places[where, 0], places[where, 1]
         out: NDArray[Any] | None = None
         for number in np.unique(blocks):
             here = np.flatnonzero(blocks == number)
-            values = self._array(self._blocks[group][number], column)
+            values = self._array(self._blocks(group)[number], column)
             if out is None:
                 out = np.empty((len(rows), *values.shape[1:]), values.dtype)
             out[here] = values[slots[here]]
@@ -130,7 +129,7 @@ class FaceStore:
 
     def _indexed(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if group not in self._index:
-            blocks = self._blocks[group]
+            blocks = self._blocks(group)
             none, sizes = np.empty(0, np.int64), [len(block.rows) for block in blocks]
             rows = np.concatenate([none, *(block.rows for block in blocks)])
             slots = np.concatenate([none, *map(np.arange, sizes)])
@@ -139,6 +138,27 @@ class FaceStore:
             known, first = np.unique(rows, return_index=True)
             self._index[group] = known, places[first]
         return self._index[group]
+
+    def _blocks(self, group: str) -> list[_Block]:
+        """The group's files; those that the list of rows lacks are opened, and listed if many."""
+        if group not in self._found:
+            listed = self.directory / f"rows-{group}{SUFFIX}"
+            known: dict[str, NDArray[np.int64]] = {}
+            if listed.exists():
+                found = read_arrays(listed, _REMEDY, ("row", "end")).arrays
+                known = {_name(rows): rows for rows in np.split(found["row"], found["end"])[:-1]}
+            blocks, opened = [], 0
+            for path in sorted(self.directory.glob(f"{group}-*{SUFFIX}")):
+                rows = known.get(path.stem.rpartition("-")[2])
+                opened += rows is None
+                blocks.append(_Block(path, _rows_of(path) if rows is None else rows))
+            self._found[group] = blocks
+            if opened >= _LISTED_FROM:
+                ends = np.cumsum([len(block.rows) for block in blocks])
+                rows = np.concatenate([block.rows for block in blocks])
+                with contextlib.suppress(CacheError):  # another's run that may only be read
+                    write_arrays(listed, {"row": rows, "end": ends})
+        return self._found[group]
 
     def _array(self, block: _Block, column: str) -> NDArray[Any]:
         if not block.arrays:

@@ -48,6 +48,22 @@ def test_a_row_that_two_runs_wrote_is_there_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(both.read("norm", np.array([2, 3])), [2, 3])
 
 
+def test_many_blocks_are_listed_and_not_opened_again(tmp_path: Path) -> None:
+    store = FaceStore.open(tmp_path, KEY)
+    for start in range(0, 140, 2):
+        store.add("embedding", np.array([start, start + 1]), embeddings(np.arange(2) + start))
+    np.testing.assert_array_equal(FaceStore(store.directory).rows("embedding"), np.arange(140))
+    later = np.array([200, 150])  # a block that the list does not know
+    store.add("embedding", later, embeddings(later))
+    store._blocks("embedding")[0].path.write_bytes(b"damaged")
+    again = FaceStore(store.directory)
+    np.testing.assert_array_equal(again.rows("embedding"), [*range(140), 150, 200])
+    sound = np.array([139, 2, 200, 77])
+    np.testing.assert_array_equal(again.read("norm", sound), sound)
+    with pytest.raises(FaceguideError, match="remove the file"):
+        again.read("norm", np.array([1]))
+
+
 def test_a_row_that_is_not_there_is_named(tmp_path: Path) -> None:
     store = FaceStore.open(tmp_path, KEY)
     store.add("embedding", np.array([1, 2]), embeddings(np.array([1, 2])))
@@ -78,7 +94,7 @@ def test_a_truncated_block_is_refused(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*/embedding-*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CacheError, match="not readable as safetensors"):
-        FaceStore.open(tmp_path, KEY)
+        FaceStore.open(tmp_path, KEY).rows("embedding")
 
 
 def test_a_failed_write_leaves_the_earlier_blocks(tmp_path: Path) -> None:
