@@ -29,10 +29,7 @@ class JoinedFiles:
         self._first = np.cumsum([0, *(len(files.entries) for files in volumes)])
         every = (entry for files in volumes for entry in files.entries.values())
         self.entries: Mapping[int, dict[str, Any]] = dict(enumerate(every))
-
-    @property
-    def elsewhere(self) -> bool:
-        return any(files.elsewhere for files in self._volumes)
+        self.elsewhere = any(files.elsewhere for files in volumes)  # asked for every batch
 
     def held(self, shards: Rows) -> Iterator[Any]:
         if not self.elsewhere:
