@@ -24,10 +24,13 @@ WRITES = {
     "prep guidance": 60,
     "train cal": 16,
     "train oaml": 16,
+    "train oaml, two caches": 8,
+    "cache copy": 60,
     "evaluate verification": 60,
     "evaluate attribution": 14,
 }
-READS = {"prep masks": 20, "prep guidance": 20, "train cal": 10, "evaluate verification": 20}
+READS = {"prep masks": 20, "prep guidance": 20, "train cal": 10, "train oaml, two caches": 8,
+         "evaluate verification": 20}  # fmt: skip
 
 
 def campaign(reading: bool, name: str, count: int, seed: int, folder: Path) -> Counts:

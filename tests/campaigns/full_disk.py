@@ -20,6 +20,7 @@ FULL = {
     "prep guidance": 12,
     "train cal": 6,
     "train oaml": 6,
+    "cache copy": 10,
     "evaluate verification": 10,
     "evaluate attribution": 4,
 }

@@ -26,6 +26,8 @@ FULL = {
     "prep guidance": 46,
     "train cal": 16,
     "train oaml": 14,
+    "train oaml, two caches": 8,
+    "cache copy": 24,
     "evaluate verification": 20,
     "evaluate attribution": 10,
 }

@@ -14,9 +14,14 @@ REMEDIES = ("rerun", "again", "restore", "choose another")
 
 @dataclass
 class Tally:
-    """Adds up what came of each fault of a stage."""
+    """Adds up what came of each fault of a stage.
+
+    Attributes:
+        partial: whether a part of a file may stay, for the next run to continue.
+    """
 
     one: Undisturbed
+    partial: bool = False
     injected: int = 0
     survived: int = 0
     lost: int = 0
@@ -41,7 +46,7 @@ class Tally:
         unharmed = reading and status == 0
         complaint = "" if unharmed else _complaint(status, said, where)
         self.crashes += status is None or status < 0 or "Traceback" in said
-        if not complaint:
+        if not complaint and not self.partial:
             left = [path.name for path in self.one.world.work.rglob(f".*{TEMPORARY}")]
             complaint = f"temporary files are left: {left}" if left else ""
         outcome = self.one.compare() if unharmed else self.one.resume()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import hashlib
+import importlib
 import json
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.demo.photos import write_demo_photos
+from tests.cache.remote.range_server import RangeServer, serving
+from tests.campaigns.counts import UnavailableError
 from tests.campaigns.forkserver import ForkServer, Running
 
 from faceguide.cache.reader import FaceCache
@@ -39,6 +42,38 @@ class World:
 
     server: ForkServer
     folder: Path
+
+    @functools.cached_property
+    def store(self) -> RangeServer:
+        """Serves the folder by HTTP.
+
+        Raises:
+            UnavailableError: when nothing here reads from it.
+        """
+        try:
+            importlib.import_module("fsspec").get_filesystem_class("http")
+        except ImportError as error:
+            raise UnavailableError(f"pip install 'faceguide[remote]' ({error})") from None
+        served = serving(self.folder)
+        server = served.__enter__()
+        atexit.register(served.__exit__, None, None, None)
+        return server
+
+    @property
+    def volumes(self) -> tuple[Path, Path]:
+        """Two caches that share the set: one identity, and the others."""
+        found = self.folder / "volume-1", self.folder / "volume-2"
+        people = sorted((self.photos / "photos").iterdir())
+        for volume, some in zip(found, (people[:1], people[1:]), strict=True):
+            if volume.exists():
+                continue
+            part = self.folder / f"photos of {volume.name}"
+            for person in some:
+                shutil.copytree(person, part / person.name)
+            self.must("prep", "landmarks", part, "--out", volume, "--shard-rows", 3, *ONE)
+            masks = (self.photos / "masks", "--cache", volume, *VISIBLE)
+            self.must("prep", "masks", *masks, "--allow-failures", *ONE)
+        return found
 
     @property
     def photos(self) -> Path:
@@ -119,8 +154,8 @@ class Stage:
 
     @property
     def parts(self) -> bool:
-        """Whether the command takes --part without a step behind it; those that fill a cache do."""
-        return self.cache is not None
+        """Whether the command takes --part without a step behind it; those of `prep` do."""
+        return self.cache == "cache"
 
 
 def _landmarks(jobs: int) -> Stage:
@@ -165,6 +200,16 @@ STAGES = {
             *("train", *OAML, world.cache, "--out", world.work / "run", "--steps", 4),
             *("--epochs", 2, "--pairs", world.photos / "pairs.csv"),
         )
+    ),
+    "train oaml, two caches": Stage(
+        lambda world: (
+            *("train", *OAML, ",".join(map(str, world.volumes)), "--out", world.work / "run"),
+            *("--steps", 4, "--epochs", 2, "--pairs", world.photos / "pairs.csv"),
+        )
+    ),
+    "cache copy": Stage(
+        lambda world: ("cache", "copy", f"{world.store.address}/cache", world.work / "copy"),
+        cache="copy",
     ),
     "evaluate verification": Stage(
         lambda world: (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.campaigns import failing_calls, full_disk, kills, soak, two_runs
+from tests.campaigns import downloads, failing_calls, full_disk, kills, soak, two_runs
 from tests.campaigns.counts import Campaign, Counts, UnavailableError, table
 from tests.campaigns.refused import Tally
 from tests.campaigns.stages import Undisturbed
@@ -20,6 +20,14 @@ def test_each_kind_runs_and_is_survived(kind: str, tmp_path: Path) -> None:
     campaign: Campaign = CAMPAIGNS[f"{kind}: prep guidance"]
     try:
         counts = campaign.run(1, 1, tmp_path)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    assert counts.passed, counts
+
+
+def test_a_store_that_answers_badly_is_survived(tmp_path: Path) -> None:
+    try:
+        counts = downloads.CAMPAIGNS["bad downloads: cache copy"].run(3, 2, tmp_path)
     except UnavailableError as error:
         pytest.skip(str(error))
     assert counts.passed, counts

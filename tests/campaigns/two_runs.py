@@ -23,6 +23,8 @@ FULL = {
     "prep guidance": 10,
     "train cal": 6,
     "train oaml": 4,
+    "train oaml, two caches": 4,
+    "cache copy": 10,
     "evaluate verification": 8,
     "evaluate attribution": 4,
 }

@@ -17,6 +17,7 @@ class RangeServer(ThreadingHTTPServer):
     Attributes:
         fail: name → how many of its next requests get status 503.
         cut: name → how many of its next requests break off in the middle.
+        other: name → how many of its next requests are answered with a changed byte.
         slow: seconds between pieces of 16 KiB.
         ranges: whether ranges are known.
         asked: how often each name was asked for.
@@ -28,6 +29,7 @@ class RangeServer(ThreadingHTTPServer):
         self.folder = folder
         self.fail: dict[str, int] = {}
         self.cut: dict[str, int] = {}
+        self.other: dict[str, int] = {}
         self.slow = 0.0
         self.ranges = True
         self.asked: list[str] = []
@@ -54,6 +56,10 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_error(404)
             return
         data = path.read_bytes()
+        if data and self.server.other.get(name, 0):
+            self.server.other[name] -= 1
+            middle = len(data) // 2
+            data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
         size, status = len(data), 200
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted and self.server.ranges:
