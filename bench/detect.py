@@ -169,12 +169,13 @@ def finders(model: Path | None, wanted: tuple[str, ...]) -> Iterator[Finder]:
 @click.option("--model", type=click.Path(exists=True, path_type=Path), help="A .task file.")
 @click.option("--finder", "wanted", multiple=True, default=("face-mesh", "landmarker", "opencv"))
 @click.option("--half", type=click.Choice(HALVES), default="confirm")
+@click.option("--set", "chosen", multiple=True, help="Only these sets, such as patches.")
 @click.option("--every", default=1, help="Only each so manieth face under veils and turned.")
 @click.option("--json", "out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="PNG of rescues.")
 def main(
     data: Path, boxes: tuple[Path, ...], model: Path | None, wanted: tuple[str, ...], half: str,
-    every: int, out: Path, sheet: Path | None,
+    chosen: tuple[str, ...], every: int, out: Path, sheet: Path | None,
 ) -> None:  # fmt: skip
     """Count what is found in the sets under DATA."""
     cv2.setNumThreads(1)
@@ -189,6 +190,8 @@ def main(
     table: dict[str, dict[str, Any]] = {}
     click.echo(f"{'':<42}{'images':>7}{'found':>7}{'right':>7}{'near':>6}{'wrong':>6}{'ms':>7}")
     for name, make in sets(where).items():
+        if chosen and name not in chosen:
+            continue
         samples = list(make())
         if not samples:
             click.echo(f"{name}: not in {data}", err=True)

@@ -19,7 +19,7 @@ from veiled_faces import Image, veiled
 
 from faceguide.core.faces import align
 
-PATCHES = 300
+PATCHES = {"tune": 1200, "confirm": 300}
 GRIDS = 20
 HALVES = ("tune", "confirm")
 
@@ -157,7 +157,7 @@ def patches(where: Where) -> Iterator[Sample]:
     random = np.random.default_rng([3, HALVES.index(where.half)])
     found = number = 0
     faces: dict[Path, tuple[Image, NDArray[np.floating] | None]] = {}
-    while paths and found < PATCHES:
+    while paths and found < PATCHES[where.half]:
         path = paths[number % len(paths)]
         number += 1
         if path not in faces:

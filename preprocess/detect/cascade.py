@@ -33,10 +33,12 @@ _PRESENT = 0.5
 # Plain hits on cloth, wheels and a logo had scores of .53 to .75: below _WEAK another detector has
 # to see eyes there too, within _SEEN eye distances.
 _WEAK, _SEEN = 0.8, 0.5
+# Below this score, or the presence above, a find of a finder that doubts itself has to agree.
+_DOUBTED = 0.65
 
 # A candidate's score over that of the best box; so many are tried in order of preference first.
 _LIKELY, _CANDIDATES = 0.6, 3
-_FAINT = 0.25  # below this score of a box, its mesh has to be present as in a plain look
+_FAINT = 0.3  # score below which a box is none: hair and lace beside faces have up to .296
 _SMALLEST = 6.0  # pixels between the eyes
 _STEEPEST = np.deg2rad(60.0)  # a box whose eyes are steeper is taken for upright
 
@@ -186,15 +188,21 @@ def _plain(
     view: _View, finder: Finder, looks: SecondLooks, choose: str, check_all: bool
 ) -> Face | None:
     """The mesh in the finder's own boxes, or None for a second look."""
+    limits = finder.doubted
     for index in _preferred(view, view.own, choose):
         landmarks, presence = finder.mesh(view.image, view.own.square(index))
-        score = float(view.own.scores[index])
-        if presence < _PRESENT or not _believed(view, landmarks, score, looks):
+        score, eyes = float(view.own.scores[index]), view.own.eyes[index]
+        doubted = presence < _PRESENT or (limits is not None and score < _DOUBTED)
+        if doubted and (limits is None or _away(landmarks, eyes) > limits.eyes):
             continue
         quality = float("nan")
-        if check_all:
-            quality = _quality(mirror_disagreement(landmarks, view.image, finder))
-        return Face(landmarks, "detected", quality, presence, score, len(view.own))
+        if check_all or doubted:
+            disagreement = mirror_disagreement(landmarks, view.image, finder)
+            if doubted and limits is not None and disagreement > limits.mirror:
+                continue
+            quality = _quality(disagreement)
+        if _believed(view, landmarks, score, looks):
+            return Face(landmarks, "detected", quality, presence, score, len(view.own))
     return None
 
 
@@ -204,8 +212,7 @@ def _second(view: _View, finder: Finder, looks: SecondLooks, choose: str) -> Fac
     reason = "no_face"
     for boxes, index, landmarks, presence in _meshes(view, finder, looks, choose):
         score = float(boxes.scores[index])
-        least = limits.presence if score >= _FAINT else _PRESENT
-        if presence < least or _eye_distance(landmarks) < _SMALLEST:
+        if presence < limits.presence or _eye_distance(landmarks) < _SMALLEST:
             continue
         reason = "implausible"
         if _away(landmarks, boxes.eyes[index]) > limits.eyes:
@@ -309,7 +316,7 @@ def _preferred(view: _View, boxes: Boxes, choose: str) -> list[int]:
 
 def _candidates(view: _View, boxes: Boxes, choose: str) -> Iterator[int]:
     """Likely boxes in the order that `choose` prefers, then a few that are less likely."""
-    first = range(min(len(boxes), _CANDIDATES))
+    first = range(min(int((boxes.scores >= _FAINT).sum()), _CANDIDATES))
     likely = {i for i in first if boxes.scores[i] >= _LIKELY * boxes.scores[0]}
     yield from (i for i in _preferred(view, boxes, choose) if i in likely)
     yield from (i for i in first if i not in likely)

@@ -16,6 +16,7 @@ from faceguide.core.errors import FaceguideError
 from faceguide.preprocess.detect.boxes import center_face, yunet
 from faceguide.preprocess.detect.boxes.closer_look import CloserLook
 from faceguide.preprocess.detect.boxes.full_range import FullRange, has_full_range
+from faceguide.preprocess.detect.boxes.tiles import Tiles
 from faceguide.preprocess.detect.finders.finder import BoxDetector, Finder
 from faceguide.preprocess.detect.finders.mediapipe_package import quiet
 from faceguide.preprocess.detect.model_files import kept_model
@@ -74,8 +75,9 @@ def second_looks(path: Path | None, finder: Finder) -> SecondLooks:
     """Second looks by the detector in a file, recognised by its digest or by what it gives.
 
     Args:
-        path: of CenterFace or YuNet; None for MediaPipe's detectors, of which the finder `opencv`
-            has only its own, since it needs no mediapipe.
+        path: of CenterFace or YuNet; None for MediaPipe's detectors: the one for small faces where
+            it is installed, except for the finder `opencv`, which needs no mediapipe; the finder's
+            own in a closer look; and, but for face-mesh, the same in parts of the image.
 
     Raises:
         FaceguideError: when the file cannot be read or holds no detector that can be used here.
@@ -84,11 +86,12 @@ def second_looks(path: Path | None, finder: Finder) -> SecondLooks:
         kind, _, content = _recognised(path)
         builds = [functools.partial(_built, path, content, kind, side) for side in _SIDES[kind]]
         return SecondLooks(kind, tuple(map(_Lazy, builds)), (1.25, 1.6))
-    own = CloserLook(finder.boxes, finder.boxes)
-    if not _has_full_range(finder.name):
-        return SecondLooks("mediapipe", (own,), (1.5,))
-    far = CloserLook(_Lazy(FullRange), finder.boxes)
-    return SecondLooks("mediapipe", (far, own), (1.5,))
+    detectors: list[BoxDetector] = [CloserLook(finder.boxes, finder.boxes)]
+    if _has_full_range(finder.name):
+        detectors.insert(0, CloserLook(_Lazy(FullRange), finder.boxes))
+    if finder.name != "face-mesh":  # its mesh takes cloth in such boxes for faces
+        detectors.append(Tiles(finder.boxes))
+    return SecondLooks("mediapipe", tuple(detectors), (1.5,))
 
 
 def boxes_recipe(path: Path | None, finder: str) -> dict[str, str]:

@@ -154,6 +154,7 @@ class FaceMesh:
     """
 
     name = "face-mesh"
+    doubted: Limits | None = None
     limits: Mapping[str, Limits] = {
         "centerface": Limits(presence=0.02, mirror=0.15, eyes=0.35),
         "yunet": Limits(presence=0.9, mirror=0.1, eyes=0.3),

@@ -17,7 +17,7 @@ BoxDetector = Callable[[Image], Boxes]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a mesh in another detector's box has to reach to be believed; each finder has its own.
+    """What a mesh has to reach to be believed; each finder has its own.
 
     Attributes:
         presence: at least this presence, 0 to 1.
@@ -40,12 +40,15 @@ class Finder(Protocol):
         version: of the engine, as "mediapipe 0.10.21".
         digest: hex sha256 of its model file or files, the first 32 digits.
         limits: of second looks, by what the boxes come from: "centerface", "yunet", "mediapipe".
+        doubted: of the plain look, for a mesh of low presence or in a box of low score; None:
+            low presence is no face, and every other find is one.
     """
 
     name: str
     version: str
     digest: str
     limits: Mapping[str, Limits]
+    doubted: Limits | None
 
     def boxes(self, image: Image) -> Boxes:
         """Faces that its own short-range detector (BlazeFace) sees, of scores of .5 and more."""

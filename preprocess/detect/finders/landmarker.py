@@ -14,7 +14,12 @@ from faceguide.core.errors import FaceguideError
 from faceguide.preprocess.detect.finders import mediapipe_package
 from faceguide.preprocess.detect.finders.blaze_face import BlazeFace
 from faceguide.preprocess.detect.finders.finder import Limits
-from faceguide.preprocess.detect.finders.task_model import TASK_LIMITS, TaskMesh, read_task
+from faceguide.preprocess.detect.finders.task_model import (
+    TASK_DOUBTED,
+    TASK_LIMITS,
+    TaskMesh,
+    read_task,
+)
 from faceguide.preprocess.detect.square import Boxes, Image, Square
 
 MAX_FACES = 64  # more than the detector separates in one image; each costs a mesh
@@ -33,6 +38,7 @@ class Landmarker:
 
     name = "landmarker"
     limits: Mapping[str, Limits] = TASK_LIMITS
+    doubted: Limits | None = TASK_DOUBTED
 
     def __init__(self, model: Path) -> None:
         task = read_task(model)

@@ -9,7 +9,12 @@ import cv2
 
 from faceguide.preprocess.detect.finders.blaze_face import BlazeFace
 from faceguide.preprocess.detect.finders.finder import Limits
-from faceguide.preprocess.detect.finders.task_model import TASK_LIMITS, TaskMesh, read_task
+from faceguide.preprocess.detect.finders.task_model import (
+    TASK_DOUBTED,
+    TASK_LIMITS,
+    TaskMesh,
+    read_task,
+)
 
 
 class OpencvFinder:
@@ -21,6 +26,7 @@ class OpencvFinder:
 
     name = "opencv"
     limits: Mapping[str, Limits] = TASK_LIMITS
+    doubted: Limits | None = TASK_DOUBTED
 
     def __init__(self, model: Path) -> None:
         task = read_task(model)

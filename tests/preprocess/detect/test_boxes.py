@@ -18,6 +18,7 @@ from faceguide.preprocess.detect.boxes.center_face import CenterFace, decoded
 from faceguide.preprocess.detect.boxes.closer_look import CloserLook
 from faceguide.preprocess.detect.boxes.full_range import has_full_range
 from faceguide.preprocess.detect.boxes.letterbox import boxes_in_image, letterboxed
+from faceguide.preprocess.detect.boxes.tiles import Tiles
 from faceguide.preprocess.detect.boxes.yunet import YuNet
 from faceguide.preprocess.detect.finders.finder import Finder
 from faceguide.preprocess.detect.square import Boxes
@@ -191,6 +192,40 @@ def _network(path: Path, channels: tuple[int, ...], cells: int) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, str(path))
     return path
+
+
+@given(st.integers(64, 300), st.integers(64, 300), st.floats(0, 1), st.floats(0, 1))
+def test_tiles_see_what_lies_anywhere_whole(
+    height: int, width: int, down: float, across: float
+) -> None:
+    """A white square of a sixth of the shorter side is seen whole, where it lies."""
+    side = min(height, width) // 6
+    y, x = round(down * (height - side)), round(across * (width - side))
+    image = np.zeros((height, width, 3), np.uint8)
+    image[y : y + side, x : x + side] = 255
+
+    def near(tile: NDArray[np.uint8]) -> Boxes:
+        """What is white, surer the more of it there is."""
+        assert tile.shape[0] == tile.shape[1] >= 64
+        rows, columns = np.nonzero(tile[..., 0])
+        if not len(rows):
+            return Boxes(*(np.empty(shape, np.float32) for shape in ((0, 4), 0, (0, 2, 2))))
+        low = np.array([columns.min(), rows.min()], np.float32)
+        high = np.array([columns.max(), rows.max()], np.float32)
+        score = 0.5 + 0.5 * len(rows) / side**2
+        return Boxes(
+            np.array([[*low, *high]], np.float32),
+            np.array([score], np.float32),
+            np.array([[low, high]], np.float32),
+        )
+
+    found = Tiles(near)(image)
+    if height == width < 128:
+        assert not len(found)  # the finder has seen all of it
+        return
+    np.testing.assert_array_equal(found.edges[0], [x, y, x + side - 1, y + side - 1])
+    np.testing.assert_array_equal(found.eyes[0], found.edges[0].reshape(2, 2))
+    assert found.scores[0] == 1
 
 
 def test_a_network_that_gives_other_shapes_is_refused(tmp_path: Path) -> None:

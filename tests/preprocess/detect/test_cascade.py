@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from skimage import data
 
 from faceguide.core.faces.align import five_points
+from faceguide.preprocess.detect import cascade
 from faceguide.preprocess.detect.boxes.box_detectors import SecondLooks, second_looks
 from faceguide.preprocess.detect.cascade import every_face, find_face, mirror_disagreement
 from faceguide.preprocess.detect.finders.finder import Finder, Limits
-from faceguide.preprocess.detect.square import tracked
+from faceguide.preprocess.detect.square import Boxes, tracked
 
 # Read off the photograph by eye: both irises, nose tip, corners of the mouth.
 ASTRONAUT = np.array([(203, 101), (246, 103), (223, 129), (202, 139), (245, 140)])
@@ -123,6 +124,33 @@ def test_a_second_look_that_misses_a_limit_is_refused(
     face = find_face(small_in_a_scene()[0], finder, looks)
     assert (face.landmarks, face.origin) == (None, "none")
     assert face.reason == ("no_face" if refused == "presence" else "implausible")
+
+
+@pytest.mark.parametrize(
+    ("doubted", "origin"),
+    [(None, "retried"), (Limits(0, 9.0, 9.0), "detected"), (Limits(0, 1e-6, 9.0), "retried"),
+     (Limits(0, 9.0, 1e-6), "retried")],
+)  # fmt: skip
+def test_a_first_look_without_presence_has_to_agree(
+    finder: Finder, looks: SecondLooks, monkeypatch: pytest.MonkeyPatch,
+    doubted: Limits | None, origin: str,
+) -> None:  # fmt: skip
+    """Where no mesh is present enough, a finder that doubts itself takes one that agrees."""
+    monkeypatch.setattr(cascade, "_PRESENT", 1.1)
+    monkeypatch.setattr(type(finder), "doubted", doubted)
+    face = find_face(data.astronaut(), finder, looks)
+    assert face.origin == origin
+    assert face.quality > 0.8  # measured in either case
+
+
+@pytest.mark.parametrize(("score", "origin"), [(0.29, "none"), (0.31, "retried")])
+def test_a_faint_box_is_none(finder: Finder, score: float, origin: str) -> None:
+    scene, points = small_in_a_scene()
+    middle = points.mean(axis=0)
+    edges = np.array([[*(middle - 20), *(middle + 20)]], np.float32)
+    boxes = Boxes(edges, np.array([score], np.float32), points[None, :2].astype(np.float32))
+    looks = SecondLooks("centerface", (lambda image: boxes,), (1.25, 1.6))
+    assert find_face(scene, finder, looks).origin == origin
 
 
 def test_no_box_detector_is_asked_while_the_finder_is_sure(finder: Finder) -> None:
