@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from faceguide.cache.inspect.occlusion_measures import estimate_doubts
 from faceguide.cache.pairs.pair_doubts import pair_doubts
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.cache.pairs.pair_rows import PairRows, clusters, resolve
@@ -251,6 +252,8 @@ def run_identification(
     task.doubts.add("not_enrolled", count=int(not enrolled.any()))
     task.doubts.update(network.doubts)
     task.doubts.update(needs.doubts)
+    if needs.visibility != "cache":  # the matcher's rows are counted; the strata use the probes'
+        task.doubts.update(estimate_doubts(cache, np.unique(probes)))
     record = {
         "matcher": options.matcher,
         "fusion": fusion.summary(run.out) if len(options.names()) > 1 else None,

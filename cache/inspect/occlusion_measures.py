@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.doubts import Doubts
 from faceguide.core.faces.face_oval import filled, oval_of
 from faceguide.core.files import replacing
 
@@ -107,6 +108,17 @@ def measured(cache: FaceCache) -> Iterator[tuple[NDArray[np.int64], dict[str, An
                 "measures": np.stack([occlusion_measures(*pair, size) for pair in pairs]),
             },
         )
+
+
+def estimate_doubts(cache: FaceCache, rows: NDArray[np.int64]) -> Doubts:
+    """How many of these rows have a visibility that was estimated, as a doubt.
+
+    Args:
+        rows: (N,), each once.
+    """
+    doubts = Doubts()
+    doubts.add("estimated_visibility", count=int(cache.estimated(rows).sum()))
+    return doubts
 
 
 def mean_measures(cache: FaceCache) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from faceguide.cache.inspect.occlusion_measures import estimate_doubts
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import begin_evaluation
@@ -163,7 +164,7 @@ def build_matcher(
     """
     known = cache if needs.visibility == "cache" else None
     if known is not None:
-        needs.doubts.add("estimated_visibility", count=int(known.estimated(rows).sum()))
+        needs.doubts.update(estimate_doubts(known, rows))
     reader = FaceReader(store, options.flip, known, network.device)
     parts = dict(needs.parts)
     for name in parts:

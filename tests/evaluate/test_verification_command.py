@@ -265,6 +265,12 @@ def test_estimated_visibility_is_a_doubt(place: Path, tmp_path: Path) -> None:
         )
         assert ("estimated_visibility" in record_of(result)["doubts"]) == expected
         assert ("not one from a mask" in result.stderr) == expected
+    # A cosine looks at no visibility; tables by occlusion do, whatever was matched.
+    words = ["--weights", weights, "--json", "--bootstrap", "0", "--out", str(tmp_path / "search")]
+    shown = CliRunner().invoke(main, ["identification", str(cache), *words])
+    rows = FaceCache.open(cache).estimated(np.arange(60))
+    assert 0 < record_of(shown)["doubts"]["estimated_visibility"] <= rows.sum()
+    assert "not one from a mask" in shown.stderr
 
 
 def test_cal_features_are_matched_by_cosine(place: Path) -> None:

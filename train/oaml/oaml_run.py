@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from faceguide.cache.inspect.occlusion_measures import estimate_doubts
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
@@ -88,8 +89,7 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
     backbone = parts["backbone"]
     context.require_side(backbone.input_spec.size, run.backbone, second)
     doubts = context.doubts(names)
-    estimated = masked.estimated(np.arange(len(masked)))
-    doubts.add("estimated_visibility", count=int(estimated.sum()))
+    doubts.update(estimate_doubts(masked, np.arange(len(masked))))
     if is_own(run.backbone):
         _try_own(backbone, run.backbone, cache)
     margin = parts.get("head")
