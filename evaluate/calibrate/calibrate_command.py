@@ -9,6 +9,7 @@ import click
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import echo_json, interruptible, printable
+from faceguide.core.commands.doubts import OF_WEIGHTS, Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import CACHES, OUT_FILE, Output
 from faceguide.evaluate.calibrate.calibrate_settings import CalibrateOptions
@@ -40,6 +41,7 @@ def calibrate_command(
     cache = FaceCache.open(directory)
     with interruptible():
         record = calibrate(cache, network.load(), options, out)
+    Doubts.of(record["doubts"]).say(but=OF_WEIGHTS)
     if output.as_json:
         echo_json(record)
     else:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from faceguide.cache.inspect.occlusion_measures import estimate_doubts
 from faceguide.cache.reader import FaceCache
+from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.run_directory import versions as package_versions
 from faceguide.evaluate.calibrate import calibration_fit
 from faceguide.evaluate.calibrate.calibrate_settings import CalibrateOptions
@@ -123,7 +125,10 @@ def calibrate(
         "persons": sorted(persons_of(cache, rows)),
     }
     write_calibration(out, Calibration(rule, about))
-    return {**record, "doubts": network.doubts.counts(), "file": str(out)}
+    doubts = Doubts.of(network.doubts.counts())
+    if source == "cache":
+        doubts.update(estimate_doubts(cache, rows))
+    return {**record, "doubts": doubts.counts(), "file": str(out)}
 
 
 @torch.inference_mode()

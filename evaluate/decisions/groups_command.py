@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from faceguide.core.commands.console import echo_json, interruptible, printable
+from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option, settings
 from faceguide.core.commands.shared_options import FOLDER, Output, Seed
@@ -61,6 +62,7 @@ def groups_command(
         }
         for stem, (table, caption) in shown.items():
             save_table(table, caption, made.out, stem)
+    Doubts.of(record["doubts"]).say()
     if output.as_json:
         echo_json(record)
         return
@@ -74,6 +76,9 @@ def groups_command(
 
 
 def _record(run: Path, asked: GroupOptions, replicates: int, seed: int) -> dict[str, Any]:
+    import numpy as np
+
+    from faceguide.cache.inspect.occlusion_measures import estimate_doubts
     from faceguide.core.errors import EvaluationError
     from faceguide.evaluate.decisions.group_rates import group_rates
     from faceguide.evaluate.decisions.pair_groups import PairGroups
@@ -81,7 +86,10 @@ def _record(run: Path, asked: GroupOptions, replicates: int, seed: int) -> dict[
     from faceguide.evaluate.metrics.roc import rank, tar_cells
 
     scored = ScoredRun.of(run)
-    groups = PairGroups.of(scored.cache(), asked.by, scored.probe, scored.reference)
+    cache, doubts = scored.cache(), Doubts()
+    groups = PairGroups.of(cache, asked.by, scored.probe, scored.reference)
+    if asked.by == "occlusion":
+        doubts = estimate_doubts(cache, np.unique([scored.probe, scored.reference]))
     threshold, fmr = asked.score, None
     if threshold is None:
         (cell,) = tar_cells(rank(scored.score, scored.same), (asked.fmr,))
@@ -97,6 +105,7 @@ def _record(run: Path, asked: GroupOptions, replicates: int, seed: int) -> dict[
         "fmr": fmr,
         "replicates": replicates,
         "seed": seed,
+        "doubts": doubts.counts(),
         **group_rates(
             scored.score, scored.same, scored.people, groups, threshold, replicates, seed
         ),

@@ -213,7 +213,11 @@ def write_group(
 def estimate_unknown(directory: Path) -> None:
     """Half-visible maps, marked as estimated, for the rows whose visibility is unknown."""
     plan, cache = manifest.require_plan(directory), FaceCache.open(directory)
-    found = cache.read(np.arange(len(cache)), ["visibility", "known"])
+    if "visibility" in cache.columns:
+        found = cache.read(np.arange(len(cache)), ["visibility", "known"])
+    else:
+        unseen = np.zeros(len(cache), bool)
+        found = {"visibility": np.ones((len(unseen), 7, 7), np.float16), "known": unseen}
     recipe = {"grid": 7, "columns": {ESTIMATED.name: ESTIMATED.described()}}
     manifest.set_recipe(directory, plan, "occlusion", recipe, replace=True)
     written = manifest.group_recipe(directory, plan, "occlusion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tests.cache.builder import build_keys
+from tests.cache.builder import build_keys, estimate_unknown
 from tests.evaluate.builder import pairs_csv, small_cache, training_run, weights_file
 
 import faceguide as fg
@@ -64,6 +65,20 @@ def verified(place: Path, out: str, *more: object) -> dict:
         *("--out", place / out, "--json", *more),
     )
     return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(("source", "counted"), [("cache", True), ("head", False)])
+def test_estimates_that_it_is_fitted_on_are_counted(
+    place: Path, tmp_path: Path, source: str, counted: bool
+) -> None:
+    shutil.copytree(place / "train", tmp_path / "train")
+    estimate_unknown(tmp_path / "train")
+    result = evaluate(
+        *("calibrate", tmp_path / "train", "--weights", place / "run", "--device", "cpu"),
+        *("--visibility", source, "--out", tmp_path / "found.safetensors", "--json"),
+    )
+    assert ("estimated_visibility" in json.loads(result.stdout)["doubts"]) == counted
+    assert ("not one from a mask" in result.stderr) == counted
 
 
 @pytest.mark.parametrize(
