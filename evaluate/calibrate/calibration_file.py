@@ -77,11 +77,11 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     write_arrays(path, arrays, {_ABOUT: json.dumps(calibration.about, sort_keys=True)})
 
 
-def read_calibration(path: Path, matcher: str) -> Calibration:
+def read_calibration(path: Path, matcher: str | None = None) -> Calibration:
     """What `write_calibration` wrote.
 
     Args:
-        matcher: that is to be calibrated.
+        matcher: that is to be calibrated; None = whichever it was fitted for.
 
     Raises:
         CacheError: when the file is no container or was changed.
@@ -104,7 +104,7 @@ def read_calibration(path: Path, matcher: str) -> Calibration:
         fits = False
     if not fits:
         raise EvaluationError(f"{path}: holds no calibration of this version; {_REMEDY}")
-    if named != matcher:
+    if matcher not in (None, named):
         raise EvaluationError(f"{path}: calibrates {named}, not {matcher}; choose {named}")
     return held
 

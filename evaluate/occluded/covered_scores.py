@@ -13,6 +13,7 @@ from torch import nn
 from faceguide.cache.pairs.pair_rows import PairRows
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import EvaluationError
+from faceguide.evaluate.calibrate.calibration_file import Calibration
 from faceguide.evaluate.occluded.laid_covers import LaidCovers, covered_share
 from faceguide.evaluate.score.embed import beside_of, describe_crops
 from faceguide.evaluate.score.face_reader import (
@@ -24,7 +25,7 @@ from faceguide.evaluate.score.face_reader import (
 )
 from faceguide.evaluate.score.matcher_options import VISIBLE
 from faceguide.evaluate.score.quick_forward import quickened
-from faceguide.evaluate.score.scores import Faces, Matcher, make_matcher
+from faceguide.evaluate.score.scores import Faces, Matcher, calibrated, make_matcher
 from faceguide.train.distil.alterations import Alterations
 from faceguide.train.models.loading.network import Network
 
@@ -53,12 +54,14 @@ def covered_scores(
     covers: LaidCovers,
     strengths: tuple[float, ...],
     source: str,
+    calibration: Calibration | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Iterator[Level]:
     """Scores without covers, then at each strength.
 
     Args:
         source: of the visibility: "head", or "cache": exact, with the cache's masks.
+        calibration: adds its matcher with calibrated scores.
         progress: called with the number of faces done.
     """
     network.check_size(cache.require("image").shape[0], str(cache.directory))
@@ -66,6 +69,9 @@ def covered_scores(
     probes, of_pair = np.unique(pairs.probe, return_inverse=True)
     reference = np.searchsorted(rows, pairs.reference)
     matchers = _matchers(network)
+    if calibration is not None:
+        name = calibration.matcher
+        matchers[f"{name}, calibrated"] = calibrated(name, network, calibration.rule)
     needs = frozenset[str]().union(*(matcher.needs for matcher in matchers.values()))
     quick, groups = quickened(network), groups_for(needs, True, source)
     columns = sorted({"image", *network.columns})

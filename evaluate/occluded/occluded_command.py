@@ -17,7 +17,7 @@ from faceguide.core.files import write_bytes, write_json
 from faceguide.evaluate.command_output import finish
 from faceguide.evaluate.evaluation_options import NetworkOptions, PairOptions, Tables, progress_bar
 from faceguide.evaluate.report.tables import Table, between, percent, save_table, to_text
-from faceguide.evaluate.score.matcher_options import VisibilitySource
+from faceguide.evaluate.score.matcher_options import CalibrationFile, VisibilitySource
 from faceguide.train.training_settings import KINDS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoverOptions(Seed, VisibilitySource):
+class CoverOptions(Seed, VisibilitySource, CalibrationFile):
     """What is laid over the faces."""
 
     covers: tuple[str, ...] = option(
@@ -57,9 +57,10 @@ def occluded_command(
     """Cover the first face of each of CACHE's pairs; print accuracy by the share that is covered.
 
     Covers have exact masks and depend on the seed and the face only. Every matcher that the network
-    has is scored: cosine, visible-embedding with these masks (or the occlusion head's), and a
-    trained QAConv. Decisions are by the thresholds of the uncovered pairs. Writes occluded.json,
-    tables (CSV, LaTeX), accuracy.pdf, accuracy.png and covers.png, examples to look at.
+    has is scored: cosine, visible-embedding with these masks (or the occlusion head's), a
+    trained QAConv, and the matcher of --calibration with its scores calibrated. Decisions are by
+    the thresholds of the uncovered pairs. Writes occluded.json, tables (CSV, LaTeX),
+    accuracy.pdf, accuracy.png and covers.png, examples to look at.
 
     \b
     Examples:
@@ -116,6 +117,7 @@ def _record(
     from faceguide.cache.pairs.pair_lists import read_pairs
     from faceguide.cache.pairs.pair_rows import clusters, resolve
     from faceguide.core.errors import EvaluationError
+    from faceguide.evaluate.calibrate.calibration_file import read_calibration
     from faceguide.evaluate.metrics.strata import LEAST
     from faceguide.evaluate.occluded.by_covered_share import FAR, by_covered_share
     from faceguide.evaluate.occluded.cover_sheet import cover_sheet
@@ -137,17 +139,20 @@ def _record(
             f"images in {cache.directory}, found {genuine} and {len(rows) - genuine}"
         )
     source = covers_source(asked.visibility, network, cache)
+    rule = None if asked.calibration is None else read_calibration(asked.calibration)
     strengths = tuple(sorted(set(asked.strength)))
     people, _ = clusters(cache, rows.probe, rows.reference, rows.same)
     levels = list(
         covered_scores(
-            cache, network, rows, covers, strengths, source,
+            cache, network, rows, covers, strengths, source, rule,
             progress_bar("faces", len(set(rows.probe)) * len(strengths)),
         )
     )  # fmt: skip
     parts = by_covered_share(levels, rows.same, rows.fold, people, made.replicates, asked.seed)
     doubts = pair_doubts(cache, pairs, rows).doubts
     doubts.update(network.doubts)
+    if rule is not None and asked.calibration is not None:
+        doubts.update(rule.doubts(asked.calibration, network, source, flip=True))
     made.out.mkdir(parents=True, exist_ok=True)
     lost = write_left_out(made.out, rows.left_out)
     write_bytes(made.out / "covers.png", cover_sheet(cache, rows.probe, covers, strengths))
@@ -158,6 +163,7 @@ def _record(
         "covers": [picture.name for picture in pictures] or list(asked.covers),
         "strengths": strengths,
         "visibility": "exact" if source == "cache" else "head",
+        "calibration": asked.calibration and str(asked.calibration.resolve()),
         "matchers": list(levels[0].scores),
         "far": FAR,
         "replicates": made.replicates,

@@ -69,7 +69,16 @@ class VisibilitySource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatcherOptions(Seed, MatcherName):
+class CalibrationFile:
+    """How sure a score makes."""
+
+    calibration: Path | None = option(
+        None, "File of `evaluate calibrate`: scores become log-likelihood ratios.", type=FILE
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatcherOptions(Seed, MatcherName, CalibrationFile):
     """How faces are compared; all of it changes the scores.
 
     Attributes:
@@ -92,9 +101,6 @@ class MatcherOptions(Seed, MatcherName):
     fit_split: str | None = option(None, "Split of --fit-pairs, if a list of ND-TWIN.")
     fit_cache: Path | None = option(
         None, "Cache with the images of --fit-pairs.  [default: CACHE]", type=CACHES
-    )
-    calibration: Path | None = option(
-        None, "File of `evaluate calibrate`: scores become log-likelihood ratios.", type=FILE
     )
     visibility: Visibility = "auto"
     hidden: Hidden = "zero"

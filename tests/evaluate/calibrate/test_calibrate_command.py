@@ -12,9 +12,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.cache.builder import build_keys, estimate_unknown
-from tests.evaluate.builder import pairs_csv, small_cache, training_run, weights_file
+from tests.evaluate.builder import all_pairs, pairs_csv, small_cache, training_run, weights_file
 
 import faceguide as fg
+from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.calibrate.calibration_file import read_calibration
 from faceguide.evaluate.cli import main
 from faceguide.evaluate.score.matcher_options import VISIBLE, TemplateOptions
@@ -193,3 +194,29 @@ def test_templates_take_ratios_of_maps_and_no_curve_of_single_images(place: Path
     blind = matcher.matrix(faces, replace(faces, visibility=torch.zeros(4, 7, 7)))
     assert bool((blind == 0).all())
     assert not needs.doubts
+
+
+@pytest.mark.parametrize(
+    ("method", "matcher"), [("visibility", "visible-embedding"), ("platt", "cosine")]
+)
+def test_covered_faces_are_scored_by_the_calibrated_matcher_too(
+    place: Path, tmp_path: Path, method: str, matcher: str
+) -> None:
+    lines = all_pairs(FaceCache.open(place / "cache"))
+    genuine = [line for line in lines if line[3]][:60]
+    pairs_csv(tmp_path / "pairs.csv", genuine + [line for line in lines if not line[3]][::20])
+    result = evaluate(
+        *("occluded", place / "cache", "--pairs", tmp_path / "pairs.csv", "--weights"),
+        *(place / "run", "--device", "cpu", "--bootstrap", 5, "--strength", 1, "--covers", "band"),
+        *("--calibration", place / f"{method}.safetensors", "--out", tmp_path / "out", "--json"),
+    )
+    record = json.loads(result.stdout)
+    name = f"{matcher}, calibrated"
+    assert record["matchers"][-1] == name
+    first = record["parts"][0]["matchers"]
+    assert "calibrated_otherwise" not in record["doubts"]
+    if method == "platt":  # monotone: the order of the pairs stays
+        assert first[name]["auc"] == pytest.approx(first[matcher]["auc"])
+    else:
+        moved = [part["matchers"] for part in record["parts"] if "matchers" in part]
+        assert any(one[name]["auc"] != one[matcher]["auc"] for one in moved)
