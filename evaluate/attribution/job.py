@@ -14,17 +14,16 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.allocator import physical_memory
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.chimera.chimera_list import Chimeras
+from faceguide.evaluate.attribution.methods.described import described, told
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
     Reference,
     bytes_of_graph,
-    told,
 )
 from faceguide.evaluate.attribution.protocol.blocks import Plan
 from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.protocol.responses import TABLE_CHUNK
-from faceguide.evaluate.score.quick_forward import workers_of
 
 # Memory for a job beside others, in graphs of one pass: LRP keeps most, and half stays free.
 _PASSES = 6
@@ -41,6 +40,7 @@ class Job:
         chimeras: the composed faces that are explained; None = the rows of the plan.
         scores: (N, 6) of the chimeras, see `exchange.SCORES`.
         described: the references of the block in hand.
+        workers: threads that each run passes of their own on one core.
     """
 
     cache: FaceCache
@@ -52,11 +52,7 @@ class Job:
     chimeras: Chimeras | None = None
     scores: NDArray[np.float64] | None = None
     described: dict[int, tuple[NDArray[np.int64], Reference]] = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.score.parameters()).device
+    workers: int = 1
 
     @functools.cached_property
     def crew(self) -> tuple[Job, ...]:
@@ -64,8 +60,7 @@ class Job:
 
         Their scores share weights, and have hooks of their own.
         """
-        network = self.score.network
-        count = 1 if network is None else workers_of(network)
+        count = self.workers
         if count > 1:
             first = self.batch(self.plan.pairs_of(0)[:1])
             each = (
@@ -92,15 +87,11 @@ class Job:
 
     def pixels(self, rows: NDArray[np.int64]) -> Tensor:
         """(N, 3, S, S) prepared pixels of these rows."""
-        return self.prepared(self.cache.read(rows, ["image"])["image"])
-
-    def prepared(self, images: NDArray[np.uint8]) -> Tensor:
-        """(N, 3, S, S) prepared pixels of crops (N, S, S, 3)."""
-        return self.score.input_spec.prepare(torch.from_numpy(images).to(self.device))
+        return self.score.prepared(self.cache.read(rows, ["image"])["image"])
 
     def beside(self, rows: NDArray[np.int64]) -> Reference:
         """What the network is told of these rows besides their pixels."""
-        return told(self.score, self.cache, rows, self.device)
+        return told(self.score, self.cache, rows)
 
     def batch(self, places: NDArray[np.int64]) -> Batch:
         """The pairs at these places of the plan, all of one block."""
@@ -111,7 +102,7 @@ class Job:
             probe = self.pixels(self.plan.probe[places])
         else:
             composed, at = np.unique(numbers // 2, return_inverse=True)
-            probe = self.prepared(self.chimeras.images(self.cache, composed))[at]
+            probe = self.score.prepared(self.chimeras.images(self.cache, composed))[at]
             pictures = tuple((numbers // 2).tolist())
         return Batch(
             probe,
@@ -136,12 +127,12 @@ class Job:
             self.donors.several(own.tolist(), key, count, self.options.seed)
             for own, key in zip(labels, keys, strict=True)
         ]
-        return self.prepared(np.concatenate(drawn)).unflatten(0, (len(places), count))
+        return self.score.prepared(np.concatenate(drawn)).unflatten(0, (len(places), count))
 
     def _regions(self, places: NDArray[np.int64]) -> Tensor:
         """(N, R, S, S) regions of the probes, 1 where one covers most of a pixel."""
         grids = self.cache.read(self.plan.probe[places], ["regions"])["regions"]
-        shares = torch.from_numpy(grids).to(self.device).float() / 255
+        shares = torch.from_numpy(grids).to(self.score.device).float() / 255
         size = (self.score.input_spec.size,) * 2
         shares = torch.nn.functional.interpolate(shares, size=size, mode="bilinear")
         return (shares > 0.5).float()
@@ -150,10 +141,9 @@ class Job:
         """References of a block, described once for its table and all methods."""
         if block not in self.described:
             rows = np.unique(self.plan.reference[self.plan.pairs_of(block)])
-            parts = np.split(rows, range(self.forward_images, len(rows), self.forward_images))
-            described = [
-                self.score.reference(self.pixels(part), *self.beside(part)) for part in parts
-            ]
             self.described.clear()  # one block at a time
-            self.described[block] = rows, tuple(map(torch.cat, zip(*described, strict=True)))
+            self.described[block] = (
+                rows,
+                described(self.score, self.cache, rows, self.workers, self.options.chunk),
+            )
         return self.described[block]

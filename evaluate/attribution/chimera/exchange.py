@@ -12,35 +12,44 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.chimera.chimera_list import Chimeras
-from faceguide.evaluate.attribution.methods.target import PairScore, told
+from faceguide.evaluate.attribution.methods.described import BATCH, told
+from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol.separation import LEAST_AUC, auc_interval
 from faceguide.evaluate.metrics.bootstrap import interval, replicate
 from faceguide.evaluate.metrics.roc import measure, rank
+from faceguide.evaluate.score.quick_forward import in_threads
 
 LEAST_EXCHANGE = 1.0  # lower bound of the mean, in deviations of impostor scores
 SCORES = (
     *("composed_bearer", "composed_donor", "bearer", "donor"),
     *("bearer_donor_reference", "donor_bearer_reference"),
 )
-_BATCH = 16
 
 
-@torch.inference_mode()
 def chimera_scores(
-    score: PairScore, cache: FaceCache, chimeras: Chimeras, device: torch.device | str
+    score: PairScore,
+    cache: FaceCache,
+    chimeras: Chimeras,
+    workers: int = 1,
 ) -> NDArray[np.float64]:
     """(N, 6) scores of each chimera, in the order of `SCORES`.
 
     The composed face with P's and with Q's reference; P's and Q's faces with their own reference;
     P's face with Q's reference and Q's with P's.
+
+    Args:
+        workers: threads that each work at one batch.
     """
-    found, score = [], score.quick
-    for start in range(0, len(chimeras), _BATCH):
-        places = np.arange(start, min(start + _BATCH, len(chimeras)))
+    quick = score.quick
+
+    @torch.inference_mode()
+    def scored(worker: int, start: int) -> Tensor:
+        places = np.arange(start, min(start + BATCH, len(chimeras)))
         rows = [
             some[places]
             for some in (
@@ -53,16 +62,18 @@ def chimera_scores(
         for pixels, owner in zip(
             (chimeras.images(cache, places), *pictures), (rows[0], *rows), strict=True
         ):
-            images = score.input_spec.prepare(torch.from_numpy(pixels).to(device))
-            faces.append(score.describe(images, *told(score, cache, owner, device)))
+            beside = told(score, cache, owner)
+            faces.append(quick.describe(score.prepared(pixels), *beside))
         mixed, bearer, bearer_reference, donor, donor_reference = faces
         pairs = (
             *((mixed, bearer_reference), (mixed, donor_reference)),
             *((bearer, bearer_reference), (donor, donor_reference)),
             *((bearer, donor_reference), (donor, bearer_reference)),
         )
-        found.append(torch.stack([score.compare(*pair) for pair in pairs], 1).double().cpu())
-    return torch.cat(found).numpy()
+        return torch.stack([quick.compare(*pair) for pair in pairs], 1).double().cpu()
+
+    starts = range(0, len(chimeras), BATCH)
+    return torch.cat(list(in_threads(scored, starts, range(workers)))).numpy()
 
 
 def judge_exchange(scores: NDArray[np.float64], noise: float, seed: int) -> dict[str, Any]:

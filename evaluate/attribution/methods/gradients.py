@@ -100,5 +100,7 @@ def expected_gradients(score: PairScore, batch: Batch, settings: Settings) -> Ma
     ).to(batch.probe)
     step = batch.probe[:, None] - faces
     images = (faces + places[:, :, None, None, None] * step).flatten(0, 1)
-    _, gradient = chunked_gradient(score, images, repeat(batch.reference, count), settings.chunk)
+    _, gradient = chunked_gradient(
+        score.quick, images, repeat(batch.reference, count), settings.chunk
+    )
     return Maps((step * gradient.unflatten(0, places.shape)).mean(1).sum(1))

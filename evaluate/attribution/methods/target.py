@@ -18,9 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError, ScoreError
-from faceguide.core.faces.align import five_points
 from faceguide.evaluate.score.quick_forward import quickened
 from faceguide.evaluate.score.scores import (
     EMBEDDING,
@@ -137,6 +135,15 @@ class PairScore(nn.Module):
         return spec
 
     @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters()).device
+
+    def prepared(self, images: NDArray[np.uint8]) -> Tensor:
+        """(N, 3, S, S) prepared pixels of crops (N, S, S, 3)."""
+        return self.input_spec.prepare(torch.from_numpy(images).to(self.device))
+
+    @property
     def needs_keypoints(self) -> bool:
         """Whether the network is told where five landmarks of each face lie."""
         return bool(getattr(self.backbone, "needs_keypoints", False))
@@ -234,16 +241,6 @@ def pair_score(network: Network, matcher: str) -> PairScore:
         score = PairScore(network.backbone, made, network.map_side, network.occlusion_head).eval()
     score.network = network
     return score
-
-
-def told(
-    score: PairScore, cache: FaceCache, rows: NDArray[np.int64], device: torch.device | str
-) -> Reference:
-    """What the network is told of rows of a cache besides their pixels: landmarks, or nothing."""
-    if not score.needs_keypoints:
-        return ()
-    landmarks = cache.read(rows, ["landmarks"])["landmarks"]
-    return (torch.from_numpy(five_points(landmarks).astype(np.float32)).to(device),)
 
 
 def score_gradient(score: Score, probe: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:

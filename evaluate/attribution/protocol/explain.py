@@ -110,7 +110,7 @@ def _measured(job: Job, places: NDArray[np.int64]) -> Responses:
         *(one["image"][0], job.options.infills, row, int(one["label"][0])),
         *(job.donors, job.options.seed),
     )
-    fills, batch = job.prepared(pictures), job.batch(places)
+    fills, batch = job.score.prepared(pictures), job.batch(places)
     return measure(job.score, batch.probe[0], batch.reference, fills, job.forward_images)
 
 
@@ -224,8 +224,8 @@ def _columns(
 def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
     """(N, 6), rows of `ThresholdOutcome`."""
     spec = job.score.input_spec
-    mean = torch.tensor(spec.mean, device=job.device)[:, None, None]
-    std = torch.tensor(spec.std, device=job.device)[:, None, None]
+    mean = torch.tensor(spec.mean, device=job.score.device)[:, None, None]
+    std = torch.tensor(spec.std, device=job.score.device)[:, None, None]
     side = batch.probe.shape[-1]
     full = torch.nn.functional.interpolate(shown[:, None], size=(side, side), mode="bilinear")
     rows, beside = [], job.score.beside(batch.reference)
@@ -295,4 +295,4 @@ def _measure(
         ]
         # Donors are aligned as all crops are: where the landmarks are told, those of the
         # reference serve.
-        found["swap"] = 1.0 - against(job.score, job.prepared(np.stack(others)))
+        found["swap"] = 1.0 - against(job.score, job.score.prepared(np.stack(others)))

@@ -48,6 +48,7 @@ from faceguide.evaluate.attribution.protocol.estimate import Estimate, estimate,
 from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.protocol.separation import doubts_of, look, sentence
 from faceguide.evaluate.evaluation_options import PairOptions
+from faceguide.evaluate.score.quick_forward import workers_of
 from faceguide.train.models.loading.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
 
@@ -223,6 +224,25 @@ def prepare(
         EvaluationError: when the crops have another size than the network takes.
         ScoreError: when the score does not depend on the probe.
     """
+    workers, threads = workers_of(network), torch.get_num_threads()
+    # Threads of one pass that wait for each other burn a busy machine's time: five times as much.
+    torch.set_num_threads(1 if workers > 1 else threads)
+    try:
+        return _prepare(cache, network, listed, names, options, part, anyway, workers)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _prepare(
+    cache: FaceCache,
+    network: Network,
+    listed: PairOptions,
+    names: Sequence[str],
+    options: Options,
+    part: tuple[int, int],
+    anyway: bool,
+    workers: int,
+) -> Prepared:
     options.check()
     everything = list(names) in ([ALL], [STANDARD])
     score = pair_score(network, options.matcher)
@@ -256,12 +276,12 @@ def prepare(
             "leave it out"
         )
     random = map_metrics.randomised(score, options.seed) if wanted else None
-    job = Job(cache, plan, score, options, donors, random, planned.chimeras)
+    job = Job(cache, plan, score, options, donors, random, planned.chimeras, workers=workers)
     first = job.batch(plan.pairs_of(0)[:4])
     check_gradient(network.name, score, first.probe, *score.beside(first.reference))
-    separation = look(score, cache, rows, job.device, options.seed)
+    separation = look(score, cache, rows, options.seed, job.workers)
     if planned.chimeras is not None:
-        scores = chimera_scores(score, cache, planned.chimeras, job.device)
+        scores = chimera_scores(score, cache, planned.chimeras, job.workers)
         job = replace(job, scores=scores)
         ranked = len(planned.chimeras.ranked)
         separation = judge_exchange(scores[:ranked], separation["noise"], options.seed)

@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from faceguide.cache.pairs.pair_rows import PairRows, clusters
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.methods.target import PairScore, told
+from faceguide.evaluate.attribution.methods.described import BATCH, described
+from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.metrics.bootstrap import PairWeights, interval, replicate
 from faceguide.evaluate.metrics.roc import measure, rank
 
 SAMPLE = 40  # pairs of either kind that are scored
 _AGAIN = 8  # pairs that are scored a second time, image by image
-_BATCH = 16
 _LEAST = 10  # pairs of either kind for an AUC that is judged
 # Lower bound of the AUC. A random head on trained features has .87, random weights .71 at most.
 LEAST_AUC = 0.9
@@ -31,9 +30,16 @@ _OF_NOISE = 10  # an effect below so many times the noise is noise
 
 
 def look(
-    score: PairScore, cache: FaceCache, rows: PairRows, device: torch.device | str, seed: int
+    score: PairScore,
+    cache: FaceCache,
+    rows: PairRows,
+    seed: int,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """`judge` of a sample of the pairs, at least one, a part of which is scored twice.
+
+    Args:
+        workers: threads that each work at one batch.
 
     Raises:
         AttributionError: for a score that is not finite.
@@ -41,8 +47,8 @@ def look(
     mixed = np.random.default_rng(seed).permutation(len(rows))
     kinds = [mixed[rows.same[mixed] == kind][:SAMPLE] for kind in (True, False)]
     places = np.sort(np.concatenate(kinds))
-    scores = _scores(score, cache, rows, places, device, _BATCH)
-    again = _scores(score, cache, rows, places[:_AGAIN], device, 1)
+    scores = _scores(score, cache, rows, places, BATCH, workers)
+    again = _scores(score, cache, rows, places[:_AGAIN], 1, workers)
     if not np.isfinite([*scores, *again]).all():
         raise AttributionError(
             "the network gives scores that are not finite; are these the wrong weights for it?"
@@ -57,26 +63,19 @@ def noise_of(scores: NDArray[np.float64], again: NDArray[np.float64]) -> float:
     return max(float(np.abs(scores - again).max()), _ROUNDING * float(np.abs(scores).max()))
 
 
-@torch.inference_mode()
 def _scores(
     score: PairScore,
     cache: FaceCache,
     rows: PairRows,
     places: NDArray[np.int64],
-    device: torch.device | str,
     batch: int,
+    workers: int,
 ) -> NDArray[np.float64]:
     used, at = np.unique(
         np.stack([rows.probe[places], rows.reference[places]]), return_inverse=True
     )
-    parts = []
-    for start in range(0, len(used), batch):
-        some = used[start : start + batch]
-        images = torch.from_numpy(cache.read(some, ["image"])["image"])
-        beside = told(score, cache, some, device)
-        parts.append(score.quick.describe(score.input_spec.prepare(images.to(device)), *beside))
-    described = [torch.cat(columns) for columns in zip(*parts, strict=True)]
-    sides = [tuple(part[side] for part in described) for side in at.reshape(2, -1)]
+    parts = described(score, cache, used, workers, batch)
+    sides = [tuple(part[side] for part in parts) for side in at.reshape(2, -1)]
     return score.compare(*sides).double().cpu().numpy()
 
 
@@ -156,9 +155,9 @@ def sentence(found: Mapping[str, Any]) -> str | None:
         return None
     text = "This network does not separate these identities, so its maps explain nothing: "
     if found["auc"] is not None:
-        text += f"AUC {found['auc']:.2f} "
+        text += f"AUC {found['auc']:.3f} "
     if found["auc_interval"] is not None:
-        text += f"[{found['auc_interval'][0]:.2f}, {found['auc_interval'][1]:.2f}] "
+        text += f"[{found['auc_interval'][0]:.3f}, {found['auc_interval'][1]:.3f}] "
     low, high = found["lowest"], found["highest"]
     digits = 4 if high - low >= 1e-3 else 7
     text += (
@@ -166,10 +165,10 @@ def sentence(found: Mapping[str, Any]) -> str | None:
         f"scores from {low:.{digits}f} to {high:.{digits}f}"
     )
     if found["exchange"] is not None:
-        ends = "[{:.1f}, {:.1f}]".format(*found["exchange_interval"])
+        ends = "[{:.2f}, {:.2f}]".format(*found["exchange_interval"])
         text += (
-            f"; exchanging a part moves scores by {found['exchange']:.1f} {ends} deviations. "
-            f"Wanted: lower bounds of {LEAST_AUC} and 1"
+            f"; exchanging a part moves scores by {found['exchange']:.2f} {ends} deviations. "
+            f"Wanted: lower bounds of {LEAST_AUC:.2f} and 1.00"
         )
     return text
 

@@ -135,9 +135,9 @@ def test_trained_weights_are_accepted_and_random_ones_refused(
     faces: tuple[FaceCache, PairRows], chimeras: Chimeras, score: PairScore
 ) -> None:
     cache, _ = faces
-    known = judge_exchange(chimera_scores(score, cache, chimeras, "cpu"), 1e-7, 0)
+    known = judge_exchange(chimera_scores(score, cache, chimeras), 1e-7, 0)
     assert known["separates"] is True
     noise = PairScore(settled("mobilefacenet"))
-    found = judge_exchange(chimera_scores(noise, cache, chimeras, "cpu"), 1e-7, 0)
+    found = judge_exchange(chimera_scores(noise, cache, chimeras), 1e-7, 0)
     assert found["separates"] is False
     assert found["exchange_interval"][0] < 1

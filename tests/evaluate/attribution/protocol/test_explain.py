@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,11 @@ def job(tmp_path: Path) -> Job:
 def test_two_threads_find_what_one_finds(job: Job, threads: None) -> None:
     found = []
     for count in (1, 2):
-        torch.set_num_threads(count)
-        job.__dict__.pop("crew", None)
-        assert len(job.crew) == count
-        table = table_of(job, 0)
-        found.append([table, *maps_of(job, [METHODS[name] for name in NAMES], 0, table)])
+        torch.set_num_threads(1)
+        some = replace(job, workers=count, described={})
+        assert len(some.crew) == count
+        table = table_of(some, 0)
+        found.append([table, *maps_of(some, [METHODS[name] for name in NAMES], 0, table)])
     for one, two in zip(*found, strict=True):
         assert one.keys() == two.keys()
         for name, values in one.items():
@@ -65,8 +66,8 @@ def test_two_threads_find_what_one_finds(job: Job, threads: None) -> None:
 
 
 def test_a_machine_with_little_memory_has_a_crew_of_one(
-    job: Job, threads: None, monkeypatch: pytest.MonkeyPatch
+    job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.set_num_threads(2)
+    many = replace(job, workers=2)
     monkeypatch.setattr(jobs, "physical_memory", lambda: 100 << 20)
-    assert [one is job for one in job.crew] == [True]
+    assert [one is many for one in many.crew] == [True]

@@ -135,7 +135,7 @@ def test_random_weights_do_not_separate(tmp_path: Path, name: str) -> None:
     names = cache.texts("key", cache.select())
     pairs = [(a, b, int(a[0] == b[0])) for a in names for b in names if a < b]
     rows = resolve(cache, read_pairs(write(tmp_path / "pairs.csv", pairs), None))
-    found = separation.look(score, cache, rows, "cpu", 0)
+    found = separation.look(score, cache, rows, 0)
     assert found["separates"] is False
     assert re.search(r"scores from (0\.9|1\.0)", separation.sentence(found) or "")
 
