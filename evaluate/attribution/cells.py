@@ -30,6 +30,12 @@ def cell_index(side: int) -> NDArray[np.int64]:
     return along[:, None] * GRID + along[None, :]
 
 
+def cell_masks(side: int) -> Tensor:
+    """(49, S, S) bool: the pixels of each cell."""
+    index = torch.from_numpy(cell_index(side))
+    return index[None] == torch.arange(CELLS)[:, None, None]
+
+
 def pool(maps: Tensor) -> Tensor:
     """Mean over each cell, (N, 49).
 

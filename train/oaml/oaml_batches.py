@@ -135,16 +135,16 @@ def stream_of(
         "seed": recipe.seed, "rank": context.processes.rank, "world": context.processes.world,
     }  # fmt: skip
 
-    def prepared(cache: FaceCache, seed: int, **batches: Any) -> Stream:
+    def prepared(cache: FaceCache, key: int, **batches: Any) -> Stream:
         augmentation = augmentation_of(recipe)
         columns = ["image"] + ["label"] * (cache is not second)
         columns += ["visibility", "known"] * ("visibility" in cache.columns)
         columns += ["estimated"] * ("estimated" in cache.columns)
         swap = None
         if recipe.surround is not None and cache is not second:
-            swap = swapping(cache, rows, recipe.surround[1], seed)
+            swap = swapping(cache, rows, recipe.surround[1], key)
         columns += ["landmarks"] * (augmentation.occluders is not None or told or swap is not None)
-        augment = augmenting(augmentation, seed, recipe.map_size, told)
+        augment = augmenting(augmentation, key, recipe.map_size, told)
 
         def transform(batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
             if "estimated" in batch:

@@ -19,9 +19,8 @@ from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.chimera.chimera_list import Chimeras
 from faceguide.evaluate.attribution.methods.described import BATCH, told
 from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.evaluate.attribution.protocol.separation import LEAST_AUC, auc_interval
+from faceguide.evaluate.attribution.protocol.separation import LEAST_AUC, judge
 from faceguide.evaluate.metrics.bootstrap import interval, replicate
-from faceguide.evaluate.metrics.roc import measure, rank
 from faceguide.evaluate.score.quick_forward import in_threads
 
 LEAST_EXCHANGE = 1.0  # lower bound of the mean, in deviations of impostor scores
@@ -83,7 +82,7 @@ def judge_exchange(scores: NDArray[np.float64], noise: float, seed: int) -> dict
         noise: largest difference between two computations of one score.
 
     Returns:
-        As `separation.judge`, and `auc_interval`; `exchange`, the mean of ½ [s(c, y_Q) − s(x_P,
+        As `separation.judge`, with `exchange`, the mean of ½ [s(c, y_Q) − s(x_P,
         y_Q) + s(x_P, y_P) − s(c, y_P)] in deviations of the impostor scores, `exchange_interval`,
         `exchange_seen`, the share of chimeras above 0; `unscored`, chimeras whose scores are not
         finite and do not count; `separates`, whether both lower bounds reach their limits.
@@ -111,23 +110,12 @@ def judge_exchange(scores: NDArray[np.float64], noise: float, seed: int) -> dict
         lambda counts: np.array([counts @ effect / counts.sum()]), len(rest), seed=seed
     )
     bounds = interval(drawn[:, 0])
-    around = auc_interval(values, same, np.stack([unit, unit], 1), seed)
+    record = judge(values, same, noise, np.stack([unit, unit], 1), seed)
     assert bounds is not None
-    assert around is not None
-    return {
-        "genuine": len(genuine),
-        "impostors": len(impostor),
-        "mean_genuine": float(genuine.mean()),
-        "mean_impostor": float(impostor.mean()),
-        "lowest": float(values.min()),
-        "highest": float(values.max()),
-        "spread": float(values.std()),
-        "auc": float(measure(rank(values, same)).auc),
-        "auc_interval": around,
+    return record | {
         "exchange": float(effect.mean()),
         "exchange_interval": bounds,
         "exchange_seen": float((effect > 0).mean()),
         "unscored": int((~finite).sum()),
-        "noise": noise,
-        "separates": around[0] >= LEAST_AUC and bounds[0] >= LEAST_EXCHANGE,
+        "separates": record["auc_interval"][0] >= LEAST_AUC and bounds[0] >= LEAST_EXCHANGE,
     }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
-from faceguide.evaluate.attribution.cells import pair_rng
+from faceguide.evaluate.attribution.cells import cell_masks, pair_rng
 from faceguide.evaluate.attribution.chimera.chimera_list import (
     DELETION,
     REGION_GAME,
@@ -28,7 +28,6 @@ from faceguide.evaluate.attribution.chimera.chimera_list import (
 from faceguide.evaluate.attribution.chimera.composition import ALL_PARTS, BOXES, PARTS
 from faceguide.evaluate.attribution.chimera.told_apart import difference, told_apart
 from faceguide.evaluate.attribution.methods.target import PairScore, Reference
-from faceguide.evaluate.attribution.protocol.infill import cell_masks
 from faceguide.evaluate.metrics.bootstrap import interval, replicate
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.cells import CELLS, GRID, cell_index, pair_rng
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for
+from faceguide.evaluate.attribution.cells import GRID, cell_masks, pair_rng
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, baseline_for, expanded
 from faceguide.evaluate.attribution.methods.target import PairScore, Reference
 
 MASKS = 300  # of CorrRISE, as published
@@ -37,14 +37,8 @@ def occlusion_by_faces(score: PairScore, batch: Batch, settings: Settings) -> Ma
     return _lost(score, batch, settings, batch.other_faces(1)[:, 0])
 
 
-def _cells(side: int, device: torch.device) -> Tensor:
-    """(49, S, S), 1 in the cell."""
-    cells = torch.from_numpy(cell_index(side)).to(device)
-    return (cells[None] == torch.arange(CELLS, device=device)[:, None, None]).float()
-
-
 def _lost(score: PairScore, batch: Batch, settings: Settings, empty: Tensor) -> Maps:
-    covers = _cells(batch.probe.shape[-1], batch.probe.device)
+    covers = cell_masks(batch.probe.shape[-1]).to(batch.probe)
     found = [
         clean[:, None] - _covered(score, probe, blank, covers, reference, settings.chunk)
         for _, probe, blank, reference, clean in _each(score, batch, empty)
@@ -57,7 +51,7 @@ def minplus(score: PairScore, batch: Batch, settings: Settings) -> Maps:
 
     MinPlus of Mery and Morris (2022) on cells; empty is the baseline.
     """
-    covers = _cells(batch.probe.shape[-1], batch.probe.device)
+    covers = cell_masks(batch.probe.shape[-1]).to(batch.probe)
     # All but one cell covered, and after these everything.
     rest = torch.cat([1 - covers, torch.ones_like(covers[:1])])
     found = []
@@ -164,13 +158,12 @@ def corrrise_both(score: PairScore, batch: Batch, settings: Settings) -> Maps:
             _soft_masks(pair_rng(number, settings.seed, what), side).to(batch.probe)
             for number, what in ((key, "corrrise"), (pair, "corrrise reference"))
         ]
-        beside = tuple(one[place : place + 1] for one in score.beside(batch.reference))
         scores = []
         for some in zip(*(masks.split(settings.chunk) for masks in seen), strict=True):
             described = [
                 quick.describe(
                     torch.lerp(blank[place], one[place], shown[:, None]),
-                    *(part.expand(len(shown), *part.shape[1:]) for part in beside),
+                    *score.beside(expanded(batch.reference, place, len(shown))),
                 )
                 for one, blank, shown in zip(pictures, empty, some, strict=True)
             ]
@@ -212,18 +205,12 @@ def _covered(
     scores, score = [], score.quick
     for some in covers.split(chunk):
         shown = torch.lerp(probe[None], empty[None], some[:, None])
-        beside = (one[:1].expand(len(some), *one.shape[1:]) for one in score.beside(reference))
-        described = score.describe(shown, *beside)
-        scores.append(
-            torch.stack(
-                [
-                    score.compare(
-                        described, tuple(one.expand(len(some), *one.shape[1:]) for one in row)
-                    )
-                    for row in zip(*(part.split(1) for part in reference), strict=True)
-                ]
-            )
-        )
+        described = score.describe(shown, *score.beside(expanded(reference, 0, len(some))))
+        values = [
+            score.compare(described, expanded(reference, row, len(some)))
+            for row in range(len(reference[0]))
+        ]
+        scores.append(torch.stack(values))
     return torch.cat(scores, 1)
 
 

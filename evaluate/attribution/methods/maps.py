@@ -178,6 +178,11 @@ def along(baseline: Tensor, probe: Tensor, places: Tensor) -> Tensor:
     return torch.lerp(baseline[:, None], probe[:, None], step).flatten(0, 1)
 
 
+def expanded(reference: Reference, row: int, count: int) -> Reference:
+    """One row `count` times, (count, …), without a copy."""
+    return tuple(part[row : row + 1].expand(count, *part.shape[1:]) for part in reference)
+
+
 def repeat(reference: Reference, times: int) -> Reference:
     """Each row `times` times in a row: (N·times, …)."""
     return tuple(part.repeat_interleave(times, dim=0) for part in reference)

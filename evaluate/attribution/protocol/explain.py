@@ -21,7 +21,7 @@ from faceguide.evaluate.attribution.methods.controls import (
     oracle_cells,
     reversed_cells,
 )
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred, repeat
+from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred, expanded
 from faceguide.evaluate.attribution.methods.method_table import METHODS, Method
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
@@ -228,15 +228,16 @@ def _threshold(job: Job, batch: Batch, shown: Tensor) -> NDArray[np.float64]:
     std = torch.tensor(spec.std, device=job.score.device)[:, None, None]
     side = batch.probe.shape[-1]
     full = torch.nn.functional.interpolate(shown[:, None], size=(side, side), mode="bilinear")
-    rows, beside = [], job.score.beside(batch.reference)
+    rows = []
     for place, pair in enumerate(batch.pairs):
-        own = tuple(one[place : place + 1] for one in beside)
         rows.append(
             threshold_outcome(
                 full[place, 0].cpu().numpy(),
                 batch.probe[place] * std + mean,
-                lambda images, own=own: unit_embedding(  # type: ignore[misc]
-                    job.score.quick.backbone, (images - mean) / std, *repeat(own, len(images))
+                lambda images, place=place: unit_embedding(  # type: ignore[misc]
+                    job.score.quick.backbone,
+                    (images - mean) / std,
+                    *job.score.beside(expanded(batch.reference, place, len(images))),
                 ),
                 pair_rng(pair, job.options.seed, "threshold"),
                 batch=job.forward_images,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
-from faceguide.evaluate.attribution.cells import CELLS, cell_index, pair_rng
+from faceguide.evaluate.attribution.cells import pair_rng
 from faceguide.evaluate.attribution.methods.maps import blurred
 
 INFILLS = ("blur", "mean", "face", "other")
@@ -110,12 +110,6 @@ def fill_pictures(
         else:
             raise AttributionError(f"no infill {name!r}; choose from {', '.join(INFILLS)}")
     return np.stack(made)
-
-
-def cell_masks(side: int) -> Tensor:
-    """(49, S, S) bool: the pixels of each cell."""
-    index = torch.from_numpy(cell_index(side))
-    return index[None] == torch.arange(CELLS)[:, None, None]
 
 
 def replaced(probe: Tensor, fills: Tensor, masks: Tensor) -> Tensor:

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.cells import CELLS, pair_rng
-from faceguide.evaluate.attribution.methods.maps import Batch, Explain, pixel_range
+from faceguide.evaluate.attribution.cells import CELLS, cell_masks, pair_rng
+from faceguide.evaluate.attribution.methods.maps import Batch, Explain, expanded, pixel_range
 from faceguide.evaluate.attribution.methods.target import PairScore
-from faceguide.evaluate.attribution.protocol.infill import cell_masks
 
 METRICS = (*("deletion", "insertion", "srg", "sensitivity", "infidelity", "randomisation", "swap"),)
 STEPS = 7  # of 7 cells each
@@ -60,10 +59,7 @@ def removal_curves(
                 inside, outside = (probe, blank) if kind == "insert" else (blank, probe)
                 images.append(torch.where(taken, inside, outside))
         stacked = torch.stack(images)
-        reference = tuple(
-            part[place : place + 1].expand(len(stacked), *part.shape[1:])
-            for part in batch.reference
-        )
+        reference = expanded(batch.reference, place, len(stacked))
         values = score.quick(stacked, *reference).double().cpu().numpy().reshape(3, STEPS + 1)
         for kind, row in zip(curves, values, strict=True):
             curves[kind].append(row)

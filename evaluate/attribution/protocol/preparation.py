@@ -48,7 +48,7 @@ from faceguide.evaluate.attribution.protocol.estimate import Estimate, estimate,
 from faceguide.evaluate.attribution.protocol.infill import Donors
 from faceguide.evaluate.attribution.protocol.separation import doubts_of, look, sentence
 from faceguide.evaluate.evaluation_options import PairOptions
-from faceguide.evaluate.score.quick_forward import workers_of
+from faceguide.evaluate.score.quick_forward import on_one_core, workers_of
 from faceguide.train.models.loading.network import Network
 from faceguide.train.models.own_check import TRIED, check_own
 
@@ -224,79 +224,61 @@ def prepare(
         EvaluationError: when the crops have another size than the network takes.
         ScoreError: when the score does not depend on the probe.
     """
-    workers, threads = workers_of(network), torch.get_num_threads()
-    # Threads of one pass that wait for each other burn a busy machine's time: five times as much.
-    torch.set_num_threads(1 if workers > 1 else threads)
-    try:
-        return _prepare(cache, network, listed, names, options, part, anyway, workers)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _prepare(
-    cache: FaceCache,
-    network: Network,
-    listed: PairOptions,
-    names: Sequence[str],
-    options: Options,
-    part: tuple[int, int],
-    anyway: bool,
-    workers: int,
-) -> Prepared:
     options.check()
-    everything = list(names) in ([ALL], [STANDARD])
-    score = pair_score(network, options.matcher)
-    offered = [
-        name
-        for name, method in METHODS.items()
-        if not method.control
-        and (
-            list(names) == [ALL]
-            or not method.costly
-            or (score.is_black_box and name in STANDARD_BLACK_BOX)
+    with on_one_core(workers_of(network)) as workers:
+        everything = list(names) in ([ALL], [STANDARD])
+        score = pair_score(network, options.matcher)
+        offered = [
+            name
+            for name, method in METHODS.items()
+            if not method.control
+            and (
+                list(names) == [ALL]
+                or not method.costly
+                or (score.is_black_box and name in STANDARD_BLACK_BOX)
+            )
+        ]
+        network.check_size(cache.require("image").shape[0], str(cache.directory))
+        if network.is_foreign:
+            few = cache.select()[:TRIED]
+            crops = torch.from_numpy(cache.read(few, ["image"])["image"])
+            check_own(network.backbone, network.name, crops)
+        chosen = offered if everything else names
+        choose(chosen)  # a name that does not exist is said before the list is read
+        planned = plan_pairs(
+            *(cache, listed, options, network.sha256, network.input_spec.colour), score
         )
-    ]
-    network.check_size(cache.require("image").shape[0], str(cache.directory))
-    if network.is_foreign:
-        few = cache.select()[:TRIED]
-        crops = torch.from_numpy(cache.read(few, ["image"])["image"])
-        check_own(network.backbone, network.name, crops)
-    chosen = offered if everything else names
-    choose(chosen)  # a name that does not exist is said before the list is read
-    planned = plan_pairs(
-        *(cache, listed, options, network.sha256, network.input_spec.colour), score
-    )
-    plan, rows, doubts, options = planned.plan, planned.rows, planned.doubts, planned.options
-    methods = choose(chosen, planned.chimeras is None)
-    donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
-    wanted = "randomisation" in options.measures
-    if wanted and score.is_black_box:
-        raise AttributionError(
-            f"--metrics randomisation: the weights inside {network.source} cannot be changed; "
-            "leave it out"
-        )
-    random = map_metrics.randomised(score, options.seed) if wanted else None
-    job = Job(cache, plan, score, options, donors, random, planned.chimeras, workers=workers)
-    first = job.batch(plan.pairs_of(0)[:4])
-    check_gradient(network.name, score, first.probe, *score.beside(first.reference))
-    separation = look(score, cache, rows, options.seed, job.workers)
-    if planned.chimeras is not None:
-        scores = chimera_scores(score, cache, planned.chimeras, job.workers)
-        job = replace(job, scores=scores)
-        ranked = len(planned.chimeras.ranked)
-        separation = judge_exchange(scores[:ranked], separation["noise"], options.seed)
-    # Else the cause is known, and said.
-    if separation["separates"] is not False and not score.is_black_box:
-        check_depends(score, first.probe, first.reference)
-    doubts.say()
-    doubts.update(network.doubts)  # said when the weights were read
-    if (text := sentence(separation)) is not None:
-        if not anyway:
-            raise AttributionError(f"{text}; --anyway explains it all the same")
-        say(f"Warning: {text}")
-    methods = _suited(job, methods, everything)
-    mine = range(part[0], plan.blocks, part[1])
-    return Prepared(job, rows, separation, doubts, methods, mine, part == WHOLE)
+        plan, rows, doubts, options = planned.plan, planned.rows, planned.doubts, planned.options
+        methods = choose(chosen, planned.chimeras is None)
+        donors = Donors.of(cache, np.concatenate([rows.probe, rows.reference]))
+        wanted = "randomisation" in options.measures
+        if wanted and score.is_black_box:
+            raise AttributionError(
+                f"--metrics randomisation: the weights inside {network.source} cannot be changed; "
+                "leave it out"
+            )
+        random = map_metrics.randomised(score, options.seed) if wanted else None
+        job = Job(cache, plan, score, options, donors, random, planned.chimeras, workers=workers)
+        first = job.batch(plan.pairs_of(0)[:4])
+        check_gradient(network.name, score, first.probe, *score.beside(first.reference))
+        separation = look(score, cache, rows, options.seed, job.workers)
+        if planned.chimeras is not None:
+            scores = chimera_scores(score, cache, planned.chimeras, job.workers)
+            job = replace(job, scores=scores)
+            ranked = len(planned.chimeras.ranked)
+            separation = judge_exchange(scores[:ranked], separation["noise"], options.seed)
+        # Else the cause is known, and said.
+        if separation["separates"] is not False and not score.is_black_box:
+            check_depends(score, first.probe, first.reference)
+        doubts.say()
+        doubts.update(network.doubts)  # said when the weights were read
+        if (text := sentence(separation)) is not None:
+            if not anyway:
+                raise AttributionError(f"{text}; --anyway explains it all the same")
+            say(f"Warning: {text}")
+        methods = _suited(job, methods, everything)
+        mine = range(part[0], plan.blocks, part[1])
+        return Prepared(job, rows, separation, doubts, methods, mine, part == WHOLE)
 
 
 def _suited(job: Job, methods: list[Method], everything: bool) -> list[Method]:

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceguide.evaluate.attribution.cells import CELLS
+from faceguide.evaluate.attribution.cells import CELLS, cell_masks
+from faceguide.evaluate.attribution.methods.maps import expanded
 from faceguide.evaluate.attribution.methods.target import PairScore, Reference
-from faceguide.evaluate.attribution.protocol.infill import cell_masks, replaced
+from faceguide.evaluate.attribution.protocol.infill import replaced
 from faceguide.evaluate.attribution.threshold import angles
 
 TABLE_CHUNK = 32  # images of one forward, see `maps.Settings.chunk`
@@ -40,10 +41,6 @@ class Responses:
     embedding: NDArray[np.float16] | None
 
 
-def _rows(reference: Reference, row: int, count: int) -> Reference:
-    return tuple(part[row : row + 1].expand(count, *part.shape[1:]) for part in reference)
-
-
 @torch.inference_mode()
 def measure(
     score: PairScore, probe: Tensor, reference: Reference, fills: Tensor, chunk: int = TABLE_CHUNK
@@ -59,10 +56,10 @@ def measure(
     score = score.quick
     masks = cell_masks(probe.shape[-1]).to(probe.device)
     infills, pairs = len(fills), len(reference[0])
-    beside = score.beside(_rows(reference, 0, 1))
+    beside = score.beside(expanded(reference, 0, 1))
     clean_parts = score.describe(probe[None], *beside)
     clean = torch.cat(
-        [score.compare(clean_parts, _rows(reference, row, 1)) for row in range(pairs)]
+        [score.compare(clean_parts, expanded(reference, row, 1)) for row in range(pairs)]
     )
     masked = torch.empty(pairs, CELLS, infills)
     angle = torch.full((CELLS, infills), torch.nan)
@@ -71,11 +68,10 @@ def measure(
     for start in range(0, CELLS, step):
         part = masks[start : start + step]
         images = replaced(probe, fills, part).flatten(0, 1)
-        told = (one.expand(len(images), *one.shape[1:]) for one in beside)
-        described = score.describe(images, *told)
+        described = score.describe(images, *expanded(beside, 0, len(images)))
         shape = (len(part), infills)
         for row in range(pairs):
-            values = score.compare(described, _rows(reference, row, len(described[0])))
+            values = score.compare(described, expanded(reference, row, len(described[0])))
             masked[row, start : start + step] = values.float().cpu().unflatten(0, shape)
         if score.has_embedding:
             turned = angles(described[0], clean_parts[0])

@@ -79,7 +79,7 @@ def _scores(
     return score.compare(*sides).double().cpu().numpy()
 
 
-def auc_interval(
+def _auc_interval(
     scores: NDArray[np.float64],
     same: NDArray[np.bool_],
     people: NDArray[np.int64],
@@ -124,7 +124,7 @@ def judge(
     if auc is not None:
         if people is None:
             people = np.arange(2 * len(same)).reshape(-1, 2)
-        around = auc_interval(scores, same, people, seed)
+        around = _auc_interval(scores, same, people, seed)
     spread = float(scores.std())
     separates: bool | None = None
     if len(scores) >= 4:

@@ -110,7 +110,7 @@ def test_the_runs_differ() -> None:
     assert len({tuple(values) for values in json.loads(GOLDEN.read_text()).values()}) == len(RUNS)
 
 
-@pytest.mark.parametrize("sampler", ["pk", "graph"])
+@pytest.mark.parametrize("sampler", ["pk", "graph", "shuffle"])
 def test_stopped_in_an_epoch_and_resumed_ends_at_the_same_bits(
     sampler: str, caches: tuple[FaceCache, FaceCache], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from tests.evaluate.attribution.networks import Smooth, pixels
 from faceguide.cache.reader import FaceCache
 from faceguide.core.errors import AttributionError
 from faceguide.evaluate.attribution.attribution_options import Settings
-from faceguide.evaluate.attribution.cells import cell_index
+from faceguide.evaluate.attribution.cells import cell_index, cell_masks
 from faceguide.evaluate.attribution.methods.maps import Batch
 from faceguide.evaluate.attribution.methods.target import PairScore
 from faceguide.evaluate.attribution.protocol import infill, map_metrics, regions, responses
@@ -59,7 +59,7 @@ def test_the_other_person_is_another_and_always_the_same(donors: Donors) -> None
 
 def test_one_cell_alone_is_replaced() -> None:
     probe, fills = torch.zeros(3, 28, 28), torch.ones(2, 3, 28, 28)
-    found = infill.replaced(probe, fills, infill.cell_masks(28))
+    found = infill.replaced(probe, fills, cell_masks(28))
     assert found.shape == (49, 2, 3, 28, 28)
     index = cell_index(28)
     for cell in (0, 24, 48):
@@ -72,7 +72,7 @@ def test_the_table_is_the_loop(score: PairScore) -> None:
     reference = score.reference(pixels(2, 3, 28))
     found = responses.measure(score, probe, reference, fills, chunk=7)
     assert found.masked.shape == (2, 49, 2)
-    masks = infill.cell_masks(28)
+    masks = cell_masks(28)
     for cell, fill, pair in ((0, 0, 0), (24, 1, 1), (48, 1, 0)):
         image = torch.where(masks[cell], fills[fill], probe)[None]
         expected = score(image, reference[0][pair : pair + 1])
