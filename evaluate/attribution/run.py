@@ -118,7 +118,7 @@ def _merge(
         record, told, question = merge_chimeras(
             out, cache, plan, chimeras, methods, options, rows, doubts
         )
-        write_chimera_report(out, cache, plan, chimeras.ranked, told, question)
+        write_chimera_report(out, cache, plan, chimeras, told, question)
     else:
         record, judged, question = merge(out, cache, plan, methods, options, rows, doubts)
         write_report(out, cache, plan, judged, question)

@@ -71,12 +71,16 @@ class Chimeras:
     @property
     def ranked(self) -> Chimeras:
         """Those that methods are ranked by, without those of further games."""
-        kept = self.part < len(PARTS)
-        rows = {
-            name: getattr(self, name)[kept]
-            for name in ("bearer", "bearer_reference", "donor", "donor_reference", "part")
-        }
-        return replace(self, **rows)
+        return self._where(self.part < len(PARTS))
+
+    def _where(self, kept: NDArray[np.bool_]) -> Chimeras:
+        names = ("bearer", "bearer_reference", "donor", "donor_reference", "part")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
+
+    def judged(self, cache: FaceCache) -> Chimeras:
+        """Those with cells of either identity: the landmarks of some lie far off."""
+        part, rest = self.cells(cache, np.arange(len(self)))
+        return self._where(part.any(1) & rest.any(1))
 
     def masks(self, cache: FaceCache, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(n, S, S) 0 to 255: the donor's parts of the faces at these places."""
@@ -189,7 +193,8 @@ def chimeras_of(
         np.tile(one, len(parts)) for one in (*table[bearers].T, *table[donors].T)
     )
     part = np.concatenate(parts)
-    return Chimeras(face, reference, donor, donor_reference, part, count, composition)
+    made = Chimeras(face, reference, donor, donor_reference, part, count, composition)
+    return made.judged(cache) if REGION_GAME in games else made
 
 
 def _looked_at(

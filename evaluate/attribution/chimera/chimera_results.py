@@ -19,9 +19,9 @@ from faceguide.core.commands.settings import fixed
 from faceguide.core.files import read_json, replacing, write_json
 from faceguide.evaluate.attribution.attribution_options import Options
 from faceguide.evaluate.attribution.chimera.chimera_list import DELETION, LEAST, Chimeras
-from faceguide.evaluate.attribution.chimera.composition import PARTS, part_cells
+from faceguide.evaluate.attribution.chimera.composition import ALL_PARTS, PARTS
 from faceguide.evaluate.attribution.chimera.exchange import SCORES
-from faceguide.evaluate.attribution.chimera.games import game_records
+from faceguide.evaluate.attribution.chimera.games import game_records, parts_of
 from faceguide.evaluate.attribution.chimera.told_apart import (
     BLIND,
     ERROR,
@@ -75,8 +75,8 @@ def merge_chimeras(
     """Score all maps of a finished run; writing it twice writes the same bytes.
 
     Returns:
-        The record of results.json, what is found of each method that claims a direction, and what
-        that is compared with.
+        The record of results.json, what is found of all chimeras by each method that claims a
+        direction, and what is asked of those of the ranking.
     """
     network = read_json(out / SEPARATION)
     found_doubtful = Doubts()
@@ -85,58 +85,54 @@ def merge_chimeras(
     deleted = DELETION in options.games
     table = gather_blocks(out, plan, TABLE, ["scores", *(["restored"] if deleted else [])])
     unscored = np.repeat(~np.isfinite(table["scores"]).all(1), 2)[:, None]
-    everything, chimeras = chimeras, chimeras.ranked  # those of the ranking come first
-    n = len(chimeras)
-    scores = table["scores"][:n]
-    cells = [part_cells(name) for name in PARTS]
-    part, rest = (np.stack(kind)[chimeras.part] for kind in zip(*cells, strict=True))
-    found: dict[str, ToldApart] = {}
+    part, rest = chimeras.cells(cache, np.arange(len(chimeras)))
+    n = len(chimeras.ranked)  # those come first
+    everything: dict[str, ToldApart] = {}
     records: dict[str, Any] = {}
     for method in methods:
         maps = gather_blocks(out, plan, method.name)
         signed = np.where(unscored, np.nan, maps["signed"])
-        scored = told_apart(signed[: 2 * n : 2], signed[1 : 2 * n : 2], part, rest)
+        scored = told_apart(signed[::2], signed[1::2], part, rest)
         games = None
         if method.signed and options.games:
             gained = (maps["restored"][: 2 * n : 2], table["restored"][:n]) if deleted else None
-            games = game_records(
-                cache, everything, signed, gained, options.replicates, options.seed
-            )
+            games = game_records(chimeras, scored.told, gained, options.replicates, options.seed)
         records[method.name] = {
             "signed": method.signed,
             "control": method.control,
             "citation": method.citation,
-            **_figures(scored, chimeras, method.signed),
+            **_figures(scored.first(n), chimeras.part[:n], method.signed),
             "completeness_error": errors_of(maps["completeness"]),
             "quadrature_error": errors_of(maps["quadrature"]),
             "games": games,
         }
         if method.signed:
-            found[method.name] = scored
+            everything[method.name] = scored
+    found = {name: one.first(n) for name, one in everything.items()}
     drawn = _resampled(found, options.replicates, options.seed)
     _with_intervals(records, found, drawn)
     competing = [m.name for m in methods if m.signed and not m.control]
     pairwise = _pairwise(competing, found, drawn)
-    ranked = _ranking(records, competing, len(chimeras), network["separates"])
+    ranked = _ranking(records, competing, n, network["separates"])
     for name in records:
         records[name]["rank"] = ranked.index(name) + 1 if name in ranked else None
-    covariates = chimera_covariates(cache, chimeras, scores)
+    covariates = chimera_covariates(cache, chimeras, table["scores"])
     question = Question(
-        [one for name in competing for one in _outcomes(name, found[name])], covariates
+        [one for name in competing for one in _outcomes(name, found[name])], covariates.first(n)
     )
-    each = np.arange(len(chimeras))  # the identities of a chimera are in no other
+    each = np.arange(n)  # the identities of a chimera are in no other
     record = {
         "schema": SCHEMA,
         "protocol": options.protocol,
         "directions": DIRECTIONS,
         "pairs": {"n": 2 * n, "listed": rows.listed, "left_out": len(rows.left_out)},
         "chimeras": {
-            "n": len(chimeras),
+            "n": n,
             "identities": chimeras.identities,
             "least_for_a_ranking": LEAST,
-            "parts": dict(
-                zip(PARTS, np.bincount(chimeras.part, minlength=len(PARTS)).tolist(), strict=True)
-            ),
+            "parts": {
+                name: int((chimeras.part == place).sum()) for place, name in enumerate(PARTS)
+            },
         },
         "network": network,
         "doubts": found_doubtful.counts(),
@@ -146,9 +142,9 @@ def merge_chimeras(
         "tests": {"pairwise": pairwise, "split_half": _split_half(competing, found, options.seed)},
         "why": dependences(question, np.stack([each, each], 1), options.replicates, options.seed),
     }
-    _write_pairs(out / PAIRS, cache, chimeras, scores, found, covariates)
+    _write_pairs(out / PAIRS, cache, chimeras, table["scores"], everything, covariates)
     write_json(out / RESULTS, record)
-    return record, found, question
+    return record, everything, question
 
 
 def _outcomes(name: str, found: ToldApart) -> list[Outcome]:
@@ -163,7 +159,7 @@ def _outcomes(name: str, found: ToldApart) -> list[Outcome]:
     return [Outcome(name, kind, np.where(there, some, np.nan)) for kind, some in values.items()]
 
 
-def _figures(scored: ToldApart, chimeras: Chimeras, signed: bool) -> dict[str, Any]:
+def _figures(scored: ToldApart, part: NDArray[np.int64], signed: bool) -> dict[str, Any]:
     """The figures of a method over all chimeras; None where it claims no direction."""
     n = len(scored.verdict)
     verdicts = {name: scored.verdict.count(name) for name in VERDICTS}
@@ -181,11 +177,7 @@ def _figures(scored: ToldApart, chimeras: Chimeras, signed: bool) -> dict[str, A
             "single": float(scored.single.mean()),
             "told_share": verdicts[TOLD] / n,
             "blind_share": verdicts[BLIND] / n,
-            "by_part": {
-                name: float(scored.told[chimeras.part == place].mean())
-                for place, name in enumerate(PARTS)
-                if (chimeras.part == place).any()
-            },
+            "by_part": parts_of(part, scored.told),
         }
     return record
 
@@ -286,7 +278,7 @@ def _write_pairs(
     found: Mapping[str, ToldApart],
     covariates: Covariates,
 ) -> None:
-    """One line per chimera and method."""
+    """One line per chimera and method, those of games after those of the ranking."""
     names = [
         [printable(text) for text in cache.texts("key", rows)]
         for rows in (
@@ -294,13 +286,12 @@ def _write_pairs(
             *(chimeras.donor, chimeras.donor_reference),
         )
     ]
-    parts = list(PARTS)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*COLUMNS, *covariates.columns])
         for place in range(len(chimeras)):
             known = [
-                *(place, parts[chimeras.part[place]], *(column[place] for column in names)),
+                *(place, ALL_PARTS[chimeras.part[place]], *(column[place] for column in names)),
                 *(f"{value:.6g}" for value in scores[place]),
             ]
             faces = [

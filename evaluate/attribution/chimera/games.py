@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.attribution.cells import cell_masks, pair_rng
 from faceguide.evaluate.attribution.chimera.chimera_list import (
     DELETION,
@@ -26,7 +25,7 @@ from faceguide.evaluate.attribution.chimera.chimera_list import (
     Chimeras,
 )
 from faceguide.evaluate.attribution.chimera.composition import ALL_PARTS, BOXES, PARTS
-from faceguide.evaluate.attribution.chimera.told_apart import difference, told_apart
+from faceguide.evaluate.attribution.chimera.told_apart import difference
 from faceguide.evaluate.attribution.methods.target import PairScore, Reference
 from faceguide.evaluate.metrics.bootstrap import interval, replicate
 
@@ -74,9 +73,8 @@ def restored(
 
 
 def game_records(
-    cache: FaceCache,
     chimeras: Chimeras,
-    signed: NDArray[np.floating],
+    told: NDArray[np.float64],
     gained: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     replicates: int,
     seed: int,
@@ -84,7 +82,7 @@ def game_records(
     """Game → `n`, `score` (0.5 = chance) and its `interval`; of parts also `by_part`.
 
     Args:
-        signed: (2N, 49) maps, as `told_apart` takes them, of all chimeras.
+        told: (N,) how well the maps of each chimera tell its part from the rest.
         gained: (n,) `restored` by the maps and by the truth, of those of the ranking; None =
             `deletion` is not played.
     """
@@ -93,20 +91,11 @@ def game_records(
         (SMALL_GAME, len(PARTS), len(BOXES)),
         (REGION_GAME, len(BOXES), len(ALL_PARTS)),
     ):
-        places = np.flatnonzero((chimeras.part >= first) & (chimeras.part < end))
-        if not len(places):
-            continue
-        inside, outside = chimeras.cells(cache, places)
-        kept = inside.any(1) & outside.any(1)  # the landmarks of others are far off
-        if kept.any():
-            places, cells = places[kept], (inside[kept], outside[kept])
-            told = told_apart(signed[2 * places], signed[2 * places + 1], *cells).told
-            ones = np.ones(len(told))
-            found[name] = _figure(told, ones, replicates, seed) | {
-                "by_part": {
-                    ALL_PARTS[part]: float(told[chimeras.part[places] == part].mean())
-                    for part in np.unique(chimeras.part[places]).tolist()
-                }
+        played = (chimeras.part >= first) & (chimeras.part < end)
+        if played.any():
+            ones = np.ones(played.sum())
+            found[name] = _figure(told[played], ones, replicates, seed) | {
+                "by_part": parts_of(chimeras.part[played], told[played])
             }
     if gained is not None:
         # A failed map restores nothing; a face without a score is not played with.
@@ -114,6 +103,11 @@ def game_records(
         # The truth is 1, its opposite 0, and a map that does not look at the reference one half.
         found[DELETION] = _figure((truth + maps) / 2, truth, replicates, seed)
     return found
+
+
+def parts_of(part: NDArray[np.int64], told: NDArray[np.float64]) -> dict[str, float]:
+    """Name of each part that there is → mean of `told` (N,) over its chimeras."""
+    return {ALL_PARTS[one]: float(told[part == one].mean()) for one in np.unique(part).tolist()}
 
 
 def _figure(

@@ -35,6 +35,10 @@ class ToldApart:
     single: NDArray[np.float64]
     verdict: list[str]
 
+    def first(self, count: int) -> ToldApart:
+        """Of so many chimeras."""
+        return ToldApart(self.told[:count], self.single[:count], self.verdict[:count])
+
 
 def standardised(cells: NDArray[np.floating]) -> NDArray[np.float64]:
     """(…, 49) with mean 0 and deviation 1 over the cells; 0 where they are constant."""

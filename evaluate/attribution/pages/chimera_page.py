@@ -12,7 +12,7 @@ from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.run_directory import read_run
 from faceguide.core.files import read_json, write_bytes
 from faceguide.evaluate.attribution.chimera.chimera_list import Chimeras
-from faceguide.evaluate.attribution.chimera.composition import PARTS, part_mask
+from faceguide.evaluate.attribution.chimera.composition import ALL_PARTS, BOXES, PARTS
 from faceguide.evaluate.attribution.chimera.told_apart import (
     BLIND,
     ERROR,
@@ -101,8 +101,12 @@ def _gallery(
     found: dict[str, ToldApart],
     record: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """The first chimera of every part: its faces, and the two maps of each method."""
-    places = np.arange(min(len(chimeras), len(PARTS)))
+    """The first chimera of every part: its faces, and the two maps of each method.
+
+    Of small parts there are two.
+    """
+    parts, places = np.unique(chimeras.part, return_index=True)
+    places = places[(parts < len(PARTS) + 2) | (parts >= len(BOXES))]
     table = gather_blocks(out, plan, TABLE, ["image", "scores"])
     shown = [
         name
@@ -112,9 +116,9 @@ def _gallery(
     thumbs = {name: gather_blocks(out, plan, name, ["thumb"])["thumb"] for name in shown}
     made = []
     for place in places.tolist():
-        part = list(PARTS)[chimeras.part[place]]
+        part = ALL_PARTS[chimeras.part[place]]
         image: NDArray[np.uint8] = table["image"][place]
-        outline = part_mask(part, len(image))
+        outline = chimeras.masks(cache, np.array([place]))[0]
         maps = []
         for name in shown:
             heats = thumbs[name][2 * place : 2 * place + 2].astype(np.float32)

@@ -13,12 +13,13 @@ from faceguide.evaluate.attribution.results import PAIRS, RESULTS
 FIGURES = ("told_apart", "single", "pass_rate", "verdict_fr", "mean_fr", "uniform_share")
 
 
-def _pairs(run: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+def _pairs(run: Path) -> dict[tuple[str, ...], dict[str, str]]:
     path = run / PAIRS
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {
-                (row["probe"], row["reference"], row["method"]): row for row in csv.DictReader(file)
+                (row["probe"], row["reference"], row["method"], row.get("part", "")): row
+                for row in csv.DictReader(file)
             }
     except (OSError, KeyError) as error:
         raise AttributionError(

@@ -37,6 +37,14 @@ class Covariates:
     tested: dict[str, NDArray[np.float64]]
     kind: NDArray[np.int64] | None
 
+    def first(self, count: int) -> Covariates:
+        """Of so many pairs or chimeras."""
+        columns, tested = (
+            {name: values[:count] for name, values in some.items()}
+            for some in (self.columns, self.tested)
+        )
+        return Covariates(columns, tested, None if self.kind is None else self.kind[:count])
+
 
 def face_facts(cache: FaceCache, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Name of `FACE` → (N,) what the cache knows of these rows; NaN where it does not."""

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from faceguide.evaluate.attribution.chimera.composition import PARTS, part_cells
+from faceguide.evaluate.attribution.chimera.composition import ALL_PARTS, PARTS, part_cells
 from faceguide.evaluate.attribution.chimera.exchange import judge_exchange
 from faceguide.evaluate.cli import main
 from faceguide.train.models.input_spec import InputSpec
@@ -330,7 +330,11 @@ def test_games_are_columns_and_count_no_chimera(place: Path, tmp_path: Path) -> 
     assert len(games["regions"]["by_part"]) == 3
     assert "Further games" in (out / "report.html").read_text()
     with (out / "pairs.csv").open() as file:
-        assert {row["part"] for row in csv.DictReader(file)} == set(PARTS)
+        rows = list(csv.DictReader(file))
+    assert {row["part"] for row in rows} == set(ALL_PARTS)
+    told = [float(row["told_apart"]) for row in rows if row["method"] == "hirescam"]
+    assert len(told) == 3 * 12
+    assert np.mean(told[12:24]) == pytest.approx(games["small"]["score"])
     kept = (out / "results.json").read_bytes()
     assert CliRunner().invoke(main, ["merge", str(out)]).exit_code == 0
     assert (out / "results.json").read_bytes() == kept

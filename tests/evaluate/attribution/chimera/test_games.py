@@ -25,6 +25,7 @@ from faceguide.evaluate.attribution.chimera.composition import (
     region_cells_of,
 )
 from faceguide.evaluate.attribution.chimera.games import game_records, restored
+from faceguide.evaluate.attribution.chimera.told_apart import told_apart
 
 PEOPLE = 36
 
@@ -92,12 +93,13 @@ def test_a_region_has_a_cell_however_small_it_is(seed: int) -> None:
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, 0.0), (0, 0.5)])
 def test_truth_wins_every_game(played: tuple[Any, Chimeras], sign: int, expected: float) -> None:
     cache, chimeras = played
-    part, _ = chimeras.cells(cache, np.arange(len(chimeras)))
+    part, rest = chimeras.cells(cache, np.arange(len(chimeras)))
     picture = np.random.default_rng(0).normal(size=CELLS)  # what both maps share
     one = sign * part.astype(float)
     maps = np.stack([picture - one, picture + one], 1).reshape(-1, CELLS)
     truth = np.random.default_rng(1).random(len(chimeras.ranked))
-    found = game_records(cache, chimeras, maps, (sign * truth, truth), 100, 0)
+    told = told_apart(maps[::2], maps[1::2], part, rest).told
+    found = game_records(chimeras, told, (sign * truth, truth), 100, 0)
     assert list(found) == ["small", "regions", "deletion"]
     for game in found.values():
         if sign:
@@ -115,9 +117,10 @@ def test_a_region_that_is_nowhere_or_everywhere_is_not_played(
         assert not inside.any()
         assert not outside.any()
     cache, chimeras = played
-    empty = np.zeros((len(chimeras), CELLS), bool)
-    monkeypatch.setattr(Chimeras, "cells", lambda self, cache, places: (empty[places],) * 2)
-    assert game_records(cache, chimeras, np.zeros((2 * len(chimeras), CELLS)), None, 100, 0) == {}
+    some = np.random.default_rng(0).random((len(chimeras), CELLS)) < 0.03
+    monkeypatch.setattr(Chimeras, "cells", lambda self, cache, places: (some[places], ~some))
+    assert (chimeras.judged(cache).part == chimeras.part[some.any(1)]).all()
+    assert 0 < some.any(1).sum() < len(chimeras)
 
 
 class Likeness:
