@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from faceguide.evaluate.attribution.attribution_options import Settings
+from faceguide.evaluate.attribution.cells import pool
 from faceguide.evaluate.attribution.chimera.composition import PARTS, part_cells
 from faceguide.evaluate.attribution.chimera.told_apart import ToldApart, told_apart
+from faceguide.evaluate.attribution.methods.maps import Batch
+from faceguide.evaluate.attribution.methods.method_table import METHODS
+from faceguide.evaluate.metrics.bootstrap import replicate
 
 CELLS = hnp.arrays(np.float64, 49, elements=st.floats(-100, 100, width=32))
 PART = st.sampled_from(list(PARTS))
@@ -109,3 +115,21 @@ def test_noise_scores_half_on_average() -> None:
     found = told_apart(rng.normal(size=(4000, 49)), rng.normal(size=(4000, 49)), inside, outside)
     assert found.told.mean() == pytest.approx(0.5, abs=0.01)
     assert found.single.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_control_random_is_at_chance_over_seeds() -> None:
+    """Of twelve chimeras one interval in ten leaves out one half; that is the small number."""
+    count, seeds = 12, 50
+    cells = [part_cells(part) for part in PARTS]
+    inside, outside = (np.stack(kind)[np.arange(count) % 6] for kind in zip(*cells, strict=True))
+    batch = Batch(torch.zeros(2 * count, 3, 28, 28), (), tuple(range(2 * count)))
+    means, missed = [], 0
+    for seed in range(seeds):
+        maps = pool(METHODS["random"].explain(None, batch, Settings(seed=seed)).values).numpy()
+        told = told_apart(maps[::2], maps[1::2], inside, outside).told
+        drawn = replicate(lambda counts, told=told: np.array([counts @ told / count]), count, 400)
+        low, high = np.quantile(drawn[:, 0], [0.025, 0.975])
+        means.append(told.mean())
+        missed += not low <= 0.5 <= high
+    assert np.mean(means) == pytest.approx(0.5, abs=3.5 * np.std(means) / seeds**0.5)
+    assert 0 < missed <= 12
