@@ -14,7 +14,7 @@ from faceguide.core.errors import EvaluationError
 from faceguide.core.faces import LANDMARKS
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.one_pair.crop_changes import Scores
-from faceguide.evaluate.attribution.one_pair.crop_parts import Parts, parts_of
+from faceguide.evaluate.attribution.one_pair.crop_parts import Parts, parts_of, regions_of
 from faceguide.evaluate.attribution.one_pair.pair_explanation import (
     OneFace,
     PairExplanation,
@@ -37,6 +37,7 @@ def explain(
     method: str,
     *,
     matcher: str = "cosine",
+    others: Any = None,
     **settings: Any,
 ) -> NDArray[np.float32]:
     """Which pixels of a face made its score with another, by a method of `evaluate attribution`.
@@ -47,6 +48,8 @@ def explain(
         other: the face that it is compared with.
         method: its command-line name (`evaluate methods` lists them), or `module:function`.
         matcher: of `evaluate verification`, without fusions.
+        others: faces of other identities, which `occlusion-faces`, `expected-gradients` and
+            baseline="face" take.
         settings: of the method, as `evaluate.attribution.attribution_options.Settings` has them.
 
     Returns:
@@ -56,8 +59,11 @@ def explain(
         FaceguideError: when the method does not exist or does not suit the network.
     """
     first, second = (network.one(given) for given in (face, other))
-    chosen, beside = _settings(settings), network.beside([first, second])
-    return pair_map(network.network, first.crop, second.crop, method, matcher, chosen, **beside)
+    return pair_map(
+        network.network, first.crop, second.crop, method, matcher, _settings(settings),
+        others=_crops(network, others), regions=regions_of(_parts(first)),
+        **network.beside([first, second]),
+    )  # fmt: skip
 
 
 def explain_pair(
@@ -68,6 +74,7 @@ def explain_pair(
     *,
     threshold: float | str | os.PathLike[str] | None = None,
     matcher: str = "cosine",
+    others: Any = None,
     **settings: Any,
 ) -> PairExplanation:
     """Why were two faces taken for one identity, or for two? What `evaluate explain` shows.
@@ -83,6 +90,7 @@ def explain_pair(
         threshold: one identity from this score on; or a run of `evaluate verification`, whose equal
             error rate it then is. None: no decision.
         matcher: as for `explain`.
+        others: as for `explain`.
         settings: of the methods.
 
     Returns:
@@ -111,7 +119,7 @@ def explain_pair(
     )
     return explain_faces(
         network.network, (first, second), methods, matcher, (scores_of(0), scores_of(1)), at,
-        _settings(settings), **network.beside(both),
+        _settings(settings), others=_crops(network, others), **network.beside(both),
     )  # fmt: skip
 
 
@@ -124,6 +132,10 @@ def _parts(face: Face) -> Parts:
     return parts_of(
         np.stack([contours(cells, some, side)[0] for some in hull.values()]), outline[0]
     )
+
+
+def _crops(network: FaceNetwork, faces: Any) -> NDArray[np.uint8] | None:
+    return None if faces is None else np.stack([one.crop for one in network.several(faces)])
 
 
 def _settings(given: dict[str, Any]) -> Settings:

@@ -217,11 +217,16 @@ class FaceNetwork:
 
     def one(self, face: Any) -> Face:
         """The one face that a caller gave, its crop of a side that the network takes."""
-        found = self._faces(face)
+        found = self.several(face)
         if len(found) != 1:
             raise EvaluationError(f"expected one face, found {len(found)}")
-        self._crops(found)
         return found[0]
+
+    def several(self, faces: Any) -> list[Face]:
+        """The faces that a caller gave, their crops of one side that the network takes."""
+        found = self._faces(faces)
+        self._crops(found)
+        return found
 
     def _faces(self, given: Any) -> list[Face]:
         found = list(faces_of(given, self.input_spec.size))

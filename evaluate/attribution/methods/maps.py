@@ -56,7 +56,9 @@ class Batch:
             AttributionError: where there is no cache to take them from.
         """
         if self.faces is None:
-            raise AttributionError("needs faces of other identities, which only a cache has")
+            raise AttributionError(
+                "needs faces of other identities: give a cache of them (`explain --others`)"
+            )
         return self.faces(count)
 
     def probe_regions(self) -> Tensor:

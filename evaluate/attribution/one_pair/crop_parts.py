@@ -32,6 +32,11 @@ def parts_of(regions: NDArray[np.floating], face: NDArray[np.floating]) -> Parts
     return dict(zip(NAMES, (*own, rest * above, rest * ~above, outside), strict=True))
 
 
+def regions_of(parts: Parts) -> NDArray[np.floating]:
+    """(3, S, S) eyes, nose and mouth."""
+    return np.stack([parts[name] for name in NAMES[:3]])
+
+
 def shares(values: NDArray[np.floating], parts: Parts) -> dict[str, float]:
     """Part → its signed sum as a share of all magnitudes; all 0 for a map of zeros.
 

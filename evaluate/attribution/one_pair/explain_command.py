@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from faceguide.core.errors import FaceguideError
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.evaluation_options import NetworkOptions
 from faceguide.evaluate.score.matcher_options import MatcherName
+
+if TYPE_CHECKING:  # `evaluate --help` must not wait for torch
+    from faceguide.cache.reader import FaceCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,12 @@ class PairQuestion(MatcherName):
     )
     cache: Path | None = option(None, "A and B are keys or row numbers of this cache.", type=CACHES)
     crops: bool = option(False, "The files are crops, aligned as those of a cache.")
+    others: Path | None = option(
+        None,
+        "Cache with faces of other identities, which occlusion-faces, expected-gradients and "
+        "--baseline face take.  [default: --cache]",
+        type=CACHES,
+    )
     out: Path | None = option(
         None, "Picture to write, .png, .pdf or .svg; it shows both faces.", type=OUT_FILE
     )
@@ -82,6 +91,7 @@ def explain_command(
             question.methods,
             threshold=question.threshold,
             matcher=question.matcher,
+            others=_others((first, second), question),
             **vars(how),
         )
         if question.out is not None:
@@ -96,8 +106,11 @@ def explain_command(
 
 def _face(name: str, question: PairQuestion) -> Any:
     """What the front door takes for one face."""
+    from faceguide.cache.reader import FaceCache
+
     if question.cache is not None:
-        return _row(name, question.cache)
+        cache = FaceCache.open(question.cache)
+        return cache[_row(name, cache)]
     if not question.crops:
         return name
     from faceguide.core.faces.decode import DecodeError, decode
@@ -112,16 +125,30 @@ def _face(name: str, question: PairQuestion) -> Any:
         raise FaceguideError(f"{name}: {error}") from None
 
 
-def _row(name: str, directory: Path) -> Any:
-    """A row of a cache by its key, else by its number."""
-    from faceguide.cache.reader import FaceCache
+def _others(names: tuple[str, str], question: PairQuestion) -> Any:
+    """Crops of other identities than those of A and B, or None."""
+    import numpy as np
 
+    from faceguide.cache.reader import FaceCache
+    from faceguide.evaluate.attribution.protocol.infill import Donors
+
+    if (directory := question.others or question.cache) is None:
+        return None
     cache = FaceCache.open(directory)
+    rows = cache.select()
+    if question.others is None:
+        own = cache.read([_row(name, cache) for name in names], ["label"])["label"]
+        rows = rows[~np.isin(cache.read(rows, ["label"])["label"], own)]
+    return Donors.of(cache, rows).images if len(rows) else None
+
+
+def _row(name: str, cache: FaceCache) -> int:
+    """A row of a cache by its key, else by its number."""
     if (row := cache.find([name]).get(name)) is not None:
-        return cache[int(row)]
+        return int(row)
     if name.isdecimal() and int(name) < len(cache):
-        return cache[int(name)]
+        return int(name)
     raise FaceguideError(
-        f"{directory}: no key {name!r}, nor a row number below {len(cache)}; `cache preview` shows "
-        "keys"
+        f"{cache.directory}: no key {name!r}, nor a row number below {len(cache)}; `cache preview` "
+        "shows keys"
     )

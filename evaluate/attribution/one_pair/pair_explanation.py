@@ -20,7 +20,7 @@ from faceguide.evaluate.attribution.one_pair.crop_changes import (
     cell_change,
     part_changes,
 )
-from faceguide.evaluate.attribution.one_pair.crop_parts import Parts, shares
+from faceguide.evaluate.attribution.one_pair.crop_parts import Parts, regions_of, shares
 from faceguide.evaluate.attribution.one_pair.thresholds import Threshold
 from faceguide.evaluate.attribution.pair_map import pair_map
 from faceguide.evaluate.report.tables import to_text
@@ -186,6 +186,7 @@ def explain_faces(
     threshold: Threshold | None,
     settings: Settings,
     keypoints: Tensor | None = None,
+    others: NDArray[np.uint8] | None = None,
 ) -> PairExplanation:
     """Explain the score of two faces, both ways.
 
@@ -193,6 +194,7 @@ def explain_faces(
         methods: names of `evaluate methods`, or `module:function`.
         scores: of changed crops of A with B, and of changed crops of B with A.
         keypoints: (2, 5, 2) landmarks of both, for a network that is told them.
+        others: (K, S, S, 3) uint8 RGB, faces of other identities, for methods that take some.
 
     Raises:
         AttributionError: for names that do not exist or do not suit, for no method, and for two
@@ -202,19 +204,19 @@ def explain_faces(
     if not chosen:
         raise AttributionError("at least one method is needed, see `evaluate methods`")
     crops = faces[0].crop, faces[1].crop
-    back = None if keypoints is None else keypoints.flip(0)
+    told = keypoints, None if keypoints is None else keypoints.flip(0)
     if np.array_equal(*crops):
         raise AttributionError(
             f"{faces[0].name} and {faces[1].name} are one picture: the score is at its maximum, "
             "and no map explains it"
         )
-    maps = {
-        name: (
-            pair_map(network, *crops, name, matcher, settings, keypoints),
-            pair_map(network, *crops[::-1], name, matcher, settings, back),
-        )
-        for name in chosen
-    }
+
+    def map_of(name: str, place: int) -> NDArray[np.float32]:
+        own, other = crops[place], crops[1 - place]
+        marked = regions_of(faces[place].parts)
+        return pair_map(network, own, other, name, matcher, settings, told[place], others, marked)
+
+    maps = {name: (map_of(name, 0), map_of(name, 1)) for name in chosen}
     clean = float(scores[0](crops[0][None])[0])
     at = None if threshold is None else threshold.value
     parts = faces[0].parts, faces[1].parts

@@ -14,7 +14,7 @@ from faceguide.core.errors import AttributionError
 from faceguide.core.files import write_bytes
 from faceguide.evaluate.attribution.cells import GRID
 from faceguide.evaluate.attribution.one_pair.crop_changes import CellChange
-from faceguide.evaluate.attribution.one_pair.crop_parts import Parts
+from faceguide.evaluate.attribution.one_pair.crop_parts import Parts, regions_of
 from faceguide.evaluate.attribution.one_pair.pair_explanation import SIDES, PairExplanation
 from faceguide.evaluate.attribution.pages import drawings
 
@@ -97,7 +97,7 @@ def _outlined(
     image: NDArray[np.uint8], parts: Parts, cells: CellChange | None = None
 ) -> NDArray[np.uint8]:
     """The landmark regions as lines, and the cells that would change the decision."""
-    features = np.stack([parts[name] for name in ("eyes", "nose", "mouth")])
+    features = regions_of(parts)
     inside = np.zeros(GRID * GRID, bool)
     if cells is not None and cells.crosses:
         inside[[row * GRID + column for row, column in cells.cells]] = True

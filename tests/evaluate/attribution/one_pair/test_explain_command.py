@@ -121,7 +121,6 @@ def test_crops_have_the_regions_of_the_mean_face_and_no_threshold_no_decision(
         (("--methods", "no-such"), "no method 'no-such'"),
         (("--methods", ","), "at least one method is needed"),
         (("--out", "pair.doc"), "expected a name that ends in .png, .pdf, .svg"),
-        (("--methods", "expected-gradients"), "faces of other identities"),
         (("--threshold", "{place}/run", "--matcher", "qaconv"), "its threshold is of matcher"),
     ],
 )
@@ -133,6 +132,31 @@ def test_what_cannot_be_asked_is_one_line(
     assert found.exit_code == 1, found.output
     assert found.stderr.count("Error:") == 1
     assert words in found.stderr.strip().splitlines()[-1]
+
+
+def test_other_faces_come_from_a_cache(place: Path, keys: tuple[str, str]) -> None:
+    names = "expected-gradients,occlusion-faces,region-shap"
+    more = ("--methods", names, "--json", "--steps", 3)
+    found = explain(place, *keys, "--cache", place / "cache", *more)
+    assert found.exit_code == 0, found.output
+    record = json.loads(found.stdout)
+    assert set(record["methods"]) == set(names.split(","))
+    cache = fg.open(place / "cache")
+    net = fg.load(place / "none.pt", "my_networks:smooth", device="cpu")
+    faces = [cache[row] for row in cache.find(keys).values()]
+    own = [face["label"] for face in faces]
+    rows = [row for row in cache.select().tolist() if cache[row]["label"] not in own]
+    same = fg.explain_pair(net, *faces, names.split(","), others=cache[rows], steps=3)
+    assert record["methods"] == json.loads(json.dumps(same.record()))["methods"]
+    # Files have none, unless a cache is named.
+    for name, face in zip("ab", faces, strict=True):
+        Image.fromarray(face["image"]).save(place / f"other-{name}.png")
+    files = (place / "other-a.png", place / "other-b.png", "--crops", *more)
+    found = explain(place, *files)
+    assert found.exit_code == 1
+    assert "give a cache of them (`explain --others`)" in found.stderr
+    found = explain(place, *files, "--others", place / "cache")
+    assert found.exit_code == 0, found.output
 
 
 def test_faces_that_cannot_be_compared_are_named(place: Path, keys: tuple[str, str]) -> None:
