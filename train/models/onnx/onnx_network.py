@@ -108,6 +108,11 @@ def session(graph: OnnxGraph, device: torch.device | str = "cpu") -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what it has to say, the exception says
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait leave their cores to others: on a busy machine half the time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if all(node.op_type != "QuantizeLinear" for node in graph.proto.graph.node):
+        # Only weights are integers: they are unpacked once, not in every pass.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     wanted = ["CPUExecutionProvider"]
     if torch.device(device).type == "cuda":
         wanted.insert(0, "CUDAExecutionProvider")
