@@ -6,10 +6,12 @@ says nothing about the methods next to them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from faceguide.evaluate.attribution.attribution_options import Settings
 from faceguide.evaluate.attribution.cells import GRID, pair_rng, pool
@@ -81,24 +83,16 @@ def constant(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     return Maps(torch.ones(len(batch.probe), GRID, GRID))
 
 
-def oracle_cells(responses: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, 49): the measured effect of each cell, the mean over infills.
+def read_off(name: str, table: Mapping[str, NDArray[Any]]) -> Maps:
+    """`angle`, `oracle` or `oracle_reversed` of N pairs from their response table, (N, 7, 7).
 
-    It is read off the table that also judges it, so it wins by construction: a floor, not a
-    competitor.
-
-    Args:
-        responses: (N, 49, R).
+    `oracle` is the measured effect of each cell, the mean over infills. The table that it is read
+    off also judges it, so it wins by construction: a floor, not a competitor.
     """
-    return responses.astype(np.float64).mean(2)
-
-
-def reversed_cells(cells: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, 49): the same order backwards; falsified always."""
-    found: NDArray[np.float64] = cells.max(1, keepdims=True) - cells
-    return found
-
-
-def cells_as_maps(cells: NDArray[np.floating]) -> Tensor:
-    """(N, 49) → (N, 7, 7)."""
-    return torch.from_numpy(np.ascontiguousarray(cells)).unflatten(1, (GRID, GRID))
+    if name == "angle":
+        cells = table["angle"].mean(2)
+    else:
+        cells = np.abs(table["masked"] - table["clean"][:, None, None]).astype(float).mean(2)
+        if name == "oracle_reversed":
+            cells = cells.max(1, keepdims=True) - cells
+    return Maps(torch.from_numpy(np.ascontiguousarray(cells)).unflatten(1, (GRID, GRID)))

@@ -154,7 +154,7 @@ def network_line(record: dict[str, Any]) -> str:
     auc, exchange = network["auc_interval"], network["exchange_interval"]
     return (
         f"The network: AUC {network['auc']:.3f} [{auc[0]:.3f}, {auc[1]:.3f}]; exchanging a part "
-        f"moves scores by {network['exchange']:.1f} [{exchange[0]:.1f}, {exchange[1]:.1f}] "
+        f"moves scores by {network['exchange']:.2f} [{exchange[0]:.2f}, {exchange[1]:.2f}] "
         f"deviations of impostor scores, in {percent(network['exchange_seen'], 0)} % of the "
         "chimeras to the right side"
     )

@@ -16,12 +16,8 @@ from faceguide.evaluate.attribution.cells import CELLS, cell_attribution, pair_r
 from faceguide.evaluate.attribution.chimera.chimera_list import DELETION
 from faceguide.evaluate.attribution.chimera.games import restored
 from faceguide.evaluate.attribution.job import Job
-from faceguide.evaluate.attribution.methods.controls import (
-    cells_as_maps,
-    oracle_cells,
-    reversed_cells,
-)
-from faceguide.evaluate.attribution.methods.maps import Batch, Maps, blurred, expanded
+from faceguide.evaluate.attribution.methods.controls import read_off
+from faceguide.evaluate.attribution.methods.maps import Batch, blurred, expanded
 from faceguide.evaluate.attribution.methods.method_table import METHODS, Method
 from faceguide.evaluate.attribution.methods.target import (
     PairScore,
@@ -114,16 +110,6 @@ def _measured(job: Job, places: NDArray[np.int64]) -> Responses:
     return measure(job.score, batch.probe[0], batch.reference, fills, job.forward_images)
 
 
-def _explained(job: Job, method: Method, batch: Batch, table: dict[str, NDArray[Any]]) -> Maps:
-    if method.explain is not None:
-        return method.explain(job.score, batch, job.options)
-    if method.name == "angle":
-        return Maps(cells_as_maps(table["angle"].mean(2)))
-    change = np.abs(table["masked"] - table["clean"][:, None, None])
-    cells = oracle_cells(change)
-    return Maps(cells_as_maps(reversed_cells(cells) if "reversed" in method.name else cells))
-
-
 def maps_of(
     job: Job, methods: Sequence[Method], block: int, table: dict[str, NDArray[Any]]
 ) -> Generator[dict[str, NDArray[Any]]]:
@@ -192,7 +178,10 @@ def _columns(
     places: NDArray[np.int64],
     table: dict[str, NDArray[Any]],
 ) -> dict[str, NDArray[Any]]:
-    maps = _explained(job, method, batch, table)
+    if method.explain is None:
+        maps = read_off(method.name, table)
+    else:
+        maps = method.explain(job.score, batch, job.options)
     values = maps.values.detach().float()
     found = _failed(job, len(places), "")
     found["error"][:] = 0

@@ -184,11 +184,15 @@ def test_controls_are_what_they_are_called(score: PairScore, batch: Batch) -> No
     found = controls.edges(score, Batch(step, batch.reference, (0,)), settings).values[0]
     assert (found[:, 13:15] == 4).all()
     assert (found[:, :12] == 0).all()
-    responses = np.random.default_rng(0).random((3, 49, 2))
-    cells = controls.oracle_cells(responses)
-    np.testing.assert_array_equal(
-        np.argsort(controls.reversed_cells(cells), 1), np.argsort(-cells, 1)
+    masked = np.random.default_rng(0).random((3, 49, 2))
+    table = {"clean": np.zeros(3), "masked": masked, "angle": masked}
+    best, worst, angle = (
+        controls.read_off(name, table).values.flatten(1).numpy()
+        for name in ("oracle", "oracle_reversed", "angle")
     )
+    np.testing.assert_array_equal(best, masked.mean(2))
+    np.testing.assert_array_equal(np.argsort(worst, 1), np.argsort(-best, 1))
+    np.testing.assert_array_equal(angle, best)
 
 
 def test_random_maps_prefer_no_place() -> None:
