@@ -60,6 +60,7 @@ def pair_map(
         )
     score = pair_score(network, matcher)
     score.network = None  # one map does not repay a quick score
+    score.only_scores = chosen.black_box or chosen.control
     first, second = score.prepared(np.stack([probe, reference])).split(1)
     beside = () if keypoints is None else keypoints.to(network.device).split(1)
     described = (*score.reference(second, *beside[1:]), *beside[:1])

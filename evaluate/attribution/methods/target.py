@@ -110,6 +110,7 @@ class PairScore(nn.Module):
             )
         self._parts = tuple(part for part in (EMBEDDING, MAP, VISIBILITY) if part in needs)
         self.network: Network | None = None  # whose passes may be made quick
+        self.only_scores = False  # nobody asks for gradients, so there need be none
 
     @functools.cached_property
     def quick(self) -> PairScore:
@@ -150,8 +151,8 @@ class PairScore(nn.Module):
 
     @property
     def is_black_box(self) -> bool:
-        """Whether it gives scores but no gradients in the pixels."""
-        return isinstance(self.backbone, OnnxNetwork)
+        """Whether it gives scores but no gradients in the pixels, or none are asked for."""
+        return self.only_scores or isinstance(self.backbone, OnnxNetwork)
 
     @property
     def has_embedding(self) -> bool:

@@ -259,6 +259,7 @@ def prepare(
             )
         random = map_metrics.randomised(score, options.seed) if wanted else None
         job = Job(cache, plan, score, options, donors, random, planned.chimeras, workers=workers)
+        score.only_scores = all(method.black_box or method.control for method in methods)
         first = job.batch(plan.pairs_of(0)[:4])
         check_gradient(network.name, score, first.probe, *score.beside(first.reference))
         separation = look(score, cache, rows, options.seed, job.workers)

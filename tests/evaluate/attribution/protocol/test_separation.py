@@ -240,6 +240,20 @@ def test_a_network_without_a_gradient_is_named(
     assert len(found.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("network", ["copied", "rounded"])
+def test_methods_that_ask_for_scores_need_no_gradient(
+    place: Path, tmp_path: Path, network: str
+) -> None:
+    more = ("--methods", "occlusion,minplus,corrrise", "--limit", 6)
+    found = attribution(place, tmp_path / "a", network, *more)
+    assert found.exit_code == 0, found.output
+    methods = results(tmp_path / "a")["methods"]
+    assert all(methods[name]["n_tested"] for name in ("occlusion", "minplus", "corrrise"))
+    refused = attribution(place, tmp_path / "b", "constant", *more)
+    assert refused.exit_code == 1
+    assert "same embedding" in refused.stderr
+
+
 @pytest.mark.parametrize("name", ["cal_mobilefacenet", "cal_resnet18"])
 def test_grad_cam_of_cal_looks_at_the_features_that_attention_weighs(name: str) -> None:
     score = PairScore(settled(name, num_classes=4, heads=4))
