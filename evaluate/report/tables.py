@@ -39,6 +39,11 @@ def between(found: list[float] | None, digits: int = 2) -> str:
     return f"[{percent(found[0], digits)}, {percent(found[1], digits)}]" if found else ""
 
 
+def measured(value: float | None, ends: list[float] | None, digits: int = 1) -> str:
+    """A share with its interval, as far as there are any, in per cent."""
+    return f"{percent(value, digits)} {between(ends, digits)}".rstrip()
+
+
 def verification_table(comparison: dict[str, Any]) -> Table:
     """Header and rows, all texts: a run per row, accuracy to TAR in per cent.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from faceguide.evaluate.attribution.protocol.separation import sentence
 from faceguide.evaluate.attribution.why.findings import sentences
-from faceguide.evaluate.report.tables import Table, percent, to_latex, to_text
+from faceguide.evaluate.report.tables import Table, measured, percent, to_latex, to_text
 
 INTERVALS = "over identities"
 READING = (
@@ -16,10 +16,6 @@ READING = (
     "other. FR, the falsification rate, counts against a map: 0 is best, 100 worst. In some "
     "earlier work a rate of this name was best at 100; do not compare the two."
 )
-
-
-def _between(found: list[float] | None) -> str:
-    return f" [{percent(found[0], 1)}, {percent(found[1], 1)}]" if found else ""
 
 
 def ordered(record: dict[str, Any]) -> list[str]:
@@ -68,7 +64,7 @@ def method_table(record: dict[str, Any], *, plain: bool = False) -> Table:
                 str(found["n"]),
                 str(found["n_tested"]),
                 percent(found["uniform_share"], 1),
-                percent(found["mean_fr"], 1) + _between(found["mean_fr_interval"]),
+                measured(found["mean_fr"], found["mean_fr_interval"]),
                 percent(found["mean_fr_embedding"], 1),
                 "–" if error is None else f"{error['median']:.1e}",
             ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from faceguide.evaluate.attribution.protocol.separation import sentence
 from faceguide.evaluate.attribution.why.findings import sentences
-from faceguide.evaluate.report.tables import Table, percent, to_latex, to_text
+from faceguide.evaluate.report.tables import Table, measured, percent, to_latex, to_text
 
 SAME = 0.05  # of Holm's p: methods above it are not told apart
 READING = (
@@ -92,10 +92,6 @@ def _why_not_ranked(record: dict[str, Any]) -> str:
     return "No method does better than comparing patches without a network"
 
 
-def _between(found: list[float] | None) -> str:
-    return f" [{percent(found[0], 1)}, {percent(found[1], 1)}]" if found else ""
-
-
 def chimera_table(record: dict[str, Any], *, plain: bool = False) -> Table:
     """A row per method, in the order of `ordered`; percentages.
 
@@ -117,8 +113,8 @@ def chimera_table(record: dict[str, Any], *, plain: bool = False) -> Table:
                 str(found["rank"] or ""),
                 name,
                 kind,
-                percent(found["told_apart"], 1) + _between(found["told_apart_interval"]),
-                percent(found["single"], 1) + _between(found["single_interval"]),
+                measured(found["told_apart"], found["told_apart_interval"]),
+                measured(found["single"], found["single_interval"]),
                 percent(found["told_share"], 0),
                 percent(found["blind_share"], 0),
                 percent(found["uniform_share"], 0),
@@ -144,7 +140,7 @@ def game_table(record: dict[str, Any]) -> Table | None:
         found = record["methods"][name]["games"]
         if found is not None:
             cells = (found.get(game, {"score": None, "interval": None}) for game in games)
-            rows.append([name, *(percent(c["score"], 1) + _between(c["interval"]) for c in cells)])
+            rows.append([name, *(measured(c["score"], c["interval"]) for c in cells)])
     return ["method", *(f"{game} ↑" for game in games)], rows
 
 
