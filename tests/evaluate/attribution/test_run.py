@@ -343,7 +343,8 @@ def test_the_estimate_counts_the_images_that_go_forward(place: Path, tmp_path: P
     # Besides: the checks at the start, the sample of scores, the estimate's own batches, and the
     # references.
     sample = 2 * PAIRS + 2 * 8
-    assert expected < paid < expected + 6 + (1 + 3 * 2 + 1) * 4 + sample + (18 + 3 * 10) + 20
+    timed = 2 + 3 * 16 + 3 * (2 + 3 * 8)
+    assert expected < paid < expected + 6 + (1 + 3 * 2 + 1) * 4 + sample + timed + 20
 
 
 def test_wrong_names_are_refused_before_work(place: Path, tmp_path: Path) -> None:
