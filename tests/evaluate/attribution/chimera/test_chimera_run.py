@@ -328,7 +328,9 @@ def test_games_are_columns_and_count_no_chimera(place: Path, tmp_path: Path) -> 
     assert min(game["score"] for game in games.values()) > 0.9
     assert len(games["small"]["by_part"]) == 8
     assert len(games["regions"]["by_part"]) == 3
-    assert "Further games" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Further games" in page
+    assert page.count("<h3>Chimera ") == 6 + 2 + 3
     with (out / "pairs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["part"] for row in rows} == set(ALL_PARTS)
