@@ -158,8 +158,8 @@ def grad_cam_plus_plus(score: PairScore, batch: Batch, settings: Settings) -> Ma
     w = Σ α ReLU(g), α = g² / (2 g² + Σ A · g³), equation 19 of the paper. The ReLU comes when the
     map is read.
     """
-    name = cam_layers(score, batch.probe)[-1]
-    gradient, activation = _gradient_and_activation(score, batch, name)
+    layer = cam_layers(score, batch.probe)[-1:]
+    ((gradient, activation),) = _gradients_and_activations(score, batch, layer)
     square, total = gradient.square(), activation.sum((2, 3), keepdim=True)
     below = 2 * square + total * gradient * square
     share = torch.where(below.abs() > 1e-20, square / below, torch.zeros_like(below))
@@ -186,28 +186,12 @@ def eigen_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
     return Maps(on_crop(first.unflatten(1, found.shape[2:]), score))
 
 
-def _gradient_and_activation(score: PairScore, batch: Batch, layer: str) -> tuple[Tensor, Tensor]:
-    """∂s/∂A and A of a layer, (N, K, h, w) each."""
+def _gradients_and_activations(
+    score: PairScore, batch: Batch, names: tuple[str, ...]
+) -> list[tuple[Tensor, Tensor]]:
+    """∂s/∂A and A of layers, (N, K, h, w) each."""
     from captum.attr import LayerActivation, LayerGradientXActivation
 
-    more = {"additional_forward_args": batch.reference}
-    module = score.backbone.get_submodule(layer)
-    with _of_layers((layer,)):
-        gradient = LayerGradientXActivation(score, module, multiply_by_inputs=False).attribute(
-            batch.leaf(), **more
-        )
-        activation = LayerActivation(score, module).attribute(batch.probe, **more)
-    return gradient.detach(), activation.detach()
-
-
-def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
-    """Σ_k ReLU(∂s/∂A_k) ⊙ A_k, positive part, of two layers, each scaled to maximum 1, averaged.
-
-    The coarse map is enlarged to the fine one (bilinear).
-    """
-    from captum.attr import LayerActivation, LayerGradientXActivation
-
-    names = cam_layers(score, batch.probe)[-2:]
     more = {"additional_forward_args": batch.reference}
     layers = [score.backbone.get_submodule(name) for name in names]
     with _of_layers(names):
@@ -215,9 +199,18 @@ def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
             batch.leaf(), **more
         )
         activations = LayerActivation(score, layers).attribute(batch.probe, **more)
+    return [(one.detach(), two.detach()) for one, two in zip(gradients, activations, strict=True)]
+
+
+def layer_cam(score: PairScore, batch: Batch, settings: Settings) -> Maps:
+    """Σ_k ReLU(∂s/∂A_k) ⊙ A_k, positive part, of two layers, each scaled to maximum 1, averaged.
+
+    The coarse map is enlarged to the fine one (bilinear).
+    """
+    layers = cam_layers(score, batch.probe)[-2:]
     maps = []
-    for gradient, activation in zip(gradients, activations, strict=True):
-        one = (gradient.detach().clamp_min(0) * activation).sum(1).clamp_min(0)  # (N, h, w)
+    for gradient, activation in _gradients_and_activations(score, batch, layers):
+        one = (gradient.clamp_min(0) * activation).sum(1).clamp_min(0)  # (N, h, w)
         top = one.amax((1, 2), keepdim=True)
         maps.append(torch.where(top > 0, one / top, one))
     size = max(one.shape[-2:] for one in maps)

@@ -112,7 +112,7 @@ def test_pairs_of_one_picture_get_what_they_get_by_themselves(batch: Batch) -> N
 def test_without_a_cache_there_are_no_other_faces(batch: Batch) -> None:
     lone = Batch(batch.probe, batch.reference, (0, 1))
     for method in (black_box.occlusion_by_faces, gradients.expected_gradients):
-        with pytest.raises(AttributionError, match="which only a cache has"):
+        with pytest.raises(AttributionError, match="needs faces of other identities"):
             method(PairScore(Summed()), lone, Settings())
     with pytest.raises(AttributionError, match="needs the pixels of both faces"):
         black_box.corrrise_both(PairScore(Summed()), lone, Settings())
