@@ -167,7 +167,7 @@ def stems(directory: Path, rows: int = 200_000) -> float:
         shard_rows=8192,
     )
     started = time.process_time()
-    find_shared_stems(directory, plan)
+    find_shared_stems(directory, plan, 1)
     return (time.process_time() - started) / rows
 
 

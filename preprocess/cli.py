@@ -107,7 +107,7 @@ def landmarks_command(
         manifest.start_over(wanted.directory)
     plan, guidance_recipe = settle(wanted, here.processes)
     # Before hours of detection: masks of other settings are refused here.
-    covers = visibility and _settled(wanted.directory, plan, visibility)
+    covers = visibility and _settled(wanted.directory, plan, visibility, here.processes)
     work = functools.partial(
         _faces_and_guidance, wanted.directory, plan, wanted.settings, guidance_recipe,
         wanted.guidance,
@@ -127,9 +127,9 @@ def landmarks_command(
     mine.require_none_failed(found["failures"] + seen["failures"], found["images"])
 
 
-def _settled(directory: Path, plan: Plan, visibility: MaskPlan) -> MaskWork:
+def _settled(directory: Path, plan: Plan, visibility: MaskPlan, jobs: int) -> MaskWork:
     try:
-        return settle_masks(directory, plan, visibility, replace=False)
+        return settle_masks(directory, plan, visibility, replace=False, jobs=jobs)
     except CacheError as error:  # --overwrite of this command would remove the faces as well
         raise CacheError(f"{error}; `prep masks … --overwrite` rebuilds only the masks") from None
 
@@ -252,7 +252,7 @@ def masks_command(
             "--overwrite would remove what other parts made; run `prep masks … --prepare "
             "--overwrite` once, then the parts without it"
         )
-    covers = settle_masks(directory, plan, wanted, replace=masks.overwrite)
+    covers = settle_masks(directory, plan, wanted, replace=masks.overwrite, jobs=here.processes)
     if place.prepare:
         return
     covers.run(here).finish(started)

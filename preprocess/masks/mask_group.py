@@ -256,8 +256,13 @@ class MadeMasks(Work):
         return text
 
 
-def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool) -> MaskWork:
+def settle_masks(
+    directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool, jobs: int
+) -> MaskWork:
     """What all parts share: the recipe, and the stems that several images have.
+
+    Args:
+        jobs: processes that may count the stems.
 
     Raises:
         CacheError: when masks of other settings are there and `replace` is False.
@@ -272,6 +277,8 @@ def settle_masks(directory: Path, plan: Plan, wanted: MaskPlan, *, replace: bool
     recipe = manifest.group_recipe(directory, plan, "occlusion")
     assert recipe is not None
     by_stem = settings.root is not None and settings.table is None
-    shared = mask_shards.find_shared_stems(directory, plan) if by_stem else frozenset[int]()
+    shared = frozenset[int]()
+    if by_stem:
+        shared = mask_shards.find_shared_stems(directory, plan, jobs)
     wanted = dataclasses.replace(wanted, settings=settings)
     return MaskWork(directory, plan, wanted, recipe, shared)

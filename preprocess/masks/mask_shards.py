@@ -25,9 +25,10 @@ from faceguide.preprocess.masks.mask_files import MaskSettings, read_mask
 from faceguide.preprocess.masks.mask_finder import MaskFinder
 from faceguide.preprocess.masks.mask_values import MaskError
 from faceguide.preprocess.masks.visibility import cell_visibility, eyes_visible
-from faceguide.preprocess.parallel import Tick
+from faceguide.preprocess.parallel import Tick, run
 
 REVISION = 1
+_MANY_ROWS = 1 << 20  # from which processes count faster than they start
 
 
 @dataclass(frozen=True)
@@ -191,15 +192,19 @@ def make_occlusion(
     return found
 
 
-def find_shared_stems(directory: Path, plan: Plan) -> frozenset[int]:
+def find_shared_stems(directory: Path, plan: Plan, jobs: int) -> frozenset[int]:
     """Hashes of the stems, with and without folders, that more than one image has.
 
     A mask found by such a stem could belong to either image. The first part to ask counts (16
     bytes per row), the others read what it found.
+
+    Args:
+        jobs: processes that count, where there are many rows.
     """
     path = directory / "shared-stems.json"
     if not path.exists():
-        found = {"listing": plan.listing, "hashes": _count_stems(directory, plan)}
+        jobs = jobs if plan.rows >= _MANY_ROWS else 1
+        found = {"listing": plan.listing, "hashes": _count_stems(directory, plan, jobs)}
         publish(path, json_bytes(found))
     record = read_json(path)
     if record.get("listing") != plan.listing:
@@ -207,16 +212,24 @@ def find_shared_stems(directory: Path, plan: Plan) -> frozenset[int]:
     return frozenset(record["hashes"])
 
 
-def _count_stems(directory: Path, plan: Plan) -> list[int]:
+def _count_stems(directory: Path, plan: Plan, jobs: int) -> list[int]:
     hashes = np.empty(2 * plan.rows, np.uint64)
     position = 0
-    for shard in range(plan.shards):
-        for row in read_sources(directory, plan, shard):
-            hashes[position : position + 2] = _stem_hashes(row.key)
-            position += 2
+    work, shards = functools.partial(_stems_of, directory, plan), range(plan.shards)
+    for found in run(work, shards, jobs=jobs, total=plan.shards, unit=" lists"):
+        hashes[position : position + len(found)] = found
+        position += len(found)
     hashes.sort()  # in place: there may be gigabytes of them
     again = hashes[1:] == hashes[:-1]
     return [int(value) for value in np.unique(hashes[1:][again])]
+
+
+def _stems_of(directory: Path, plan: Plan, shard: int, tick: Tick) -> NDArray[np.uint64]:
+    """Both hashes of every row of a shard."""
+    rows = read_sources(directory, plan, shard)
+    found = np.array([_stem_hashes(row.key) for row in rows], np.uint64).ravel()
+    tick()
+    return found
 
 
 def _mask_of(key: str, finder: MaskFinder | None, shared_stems: frozenset[int]) -> Path | None:
@@ -235,9 +248,14 @@ def _mask_of(key: str, finder: MaskFinder | None, shared_stems: frozenset[int]) 
 
 
 def _stem_hashes(key: str) -> tuple[int, int]:
-    path = PurePosixPath(key)
+    """Of the path without its suffix, and of its last part."""
+    if "//" in key or "./" in key:
+        key = str(PurePosixPath(key))
+    folder, slash, name = key.rpartition("/")
+    stem, _, suffix = name.rpartition(".")
+    stem = stem if stem and suffix else name
     # Marked, so that an image in the root does not share its own two hashes.
-    return _hash(f"/{path.with_suffix('')}"), _hash(path.stem)
+    return _hash(f"/{folder}{slash}{stem}"), _hash(stem)
 
 
 def _hash(text: str) -> int:
