@@ -35,6 +35,8 @@ class DistilTrainee(nn.Module):
 
     def __init__(self, network: FaceBackbone, layer: str) -> None:
         super().__init__()
+        # The maps are kept before the loop does this: they are most of the work.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval()
         self.last = cut(network, layer)
         for name, parameter in network.named_parameters():

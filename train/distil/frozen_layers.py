@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -91,13 +92,19 @@ class LastLayers:
         return raw, found[network.map_side]
 
 
+class _Reached(Exception):
+    """The layer is about to run; what comes after it is not needed."""
+
+
 def before(network: FaceBackbone, layer: str, pixels: Tensor, **beside: Tensor) -> Tensor:
-    """What a layer is given of prepared pixels, (N, …)."""
+    """What a layer is given of prepared pixels, (N, …); neither it nor what follows is run."""
     kept: list[Tensor] = []
-    handle = network.get_submodule(layer).register_forward_pre_hook(
-        lambda _, given: kept.append(given[0])
-    )
-    with handle:
+
+    def stop(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        kept.append(given[0])
+        raise _Reached
+
+    with network.get_submodule(layer).register_forward_pre_hook(stop), suppress(_Reached):
         network.run(pixels, **beside)
     return kept[0]
 
