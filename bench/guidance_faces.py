@@ -17,11 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from faceguide.cache.reader import FaceCache
-from faceguide.cache.stream import Stream
 from faceguide.evaluate.metrics.roc import best_accuracy, measure, rank
 from faceguide.preprocess.cli import main as prep
-from faceguide.train.models import create
-from faceguide.train.models.weights import load_weights
 
 LEAST_IMAGES = 4
 
@@ -73,13 +70,20 @@ class Split:
     lookalike: NDArray[np.bool_]
 
 
-def split_rows(cache: FaceCache, data: Path) -> Split:
-    """Identities with at least four images are learnt, the other LFW identities are compared."""
+def split_rows(cache: FaceCache, data: Path, identities: int | None) -> Split:
+    """Identities with at least four images are learnt, the other LFW identities are compared.
+
+    Args:
+        identities: learn only so many, always the same ones.
+    """
     rows = cache.select(labelled=True)
     labels = cache.read(rows, ["label"])["label"]
     counts = Counter(labels.tolist())
     many = np.array([counts[label] >= LEAST_IMAGES for label in labels.tolist()])
-    test = rows[~many]
+    train, test = rows[many], rows[~many]
+    if identities is not None:
+        learnt = np.random.default_rng(0).permutation(np.unique(labels[many]))[:identities]
+        train = rows[many & np.isin(labels, learnt)]
     people = [cache.identities[label] for label in labels[~many].tolist()]
     listed = json.loads((data / "lfw112_dev" / "lookalike_pairs.json").read_text())
     alike = {
@@ -88,7 +92,7 @@ def split_rows(cache: FaceCache, data: Path) -> Split:
     pairs = list(itertools.combinations(people, 2))
     same = np.array([a == b for a, b in pairs])
     lookalike = np.array([frozenset(pair) in alike for pair in pairs])
-    return Split(rows[many], test, same, lookalike)
+    return Split(train, test, same, lookalike)
 
 
 def scores(features: Tensor) -> NDArray[np.float64]:
@@ -113,15 +117,3 @@ def verification(values: NDArray[np.float64], split: Split) -> dict[str, float]:
         "auc_lookalikes": measure(lookalikes).auc,
         "accuracy_lookalikes": best_accuracy(lookalikes),
     }
-
-
-@torch.no_grad()
-def off_the_shelf(cache: FaceCache, split: Split, weights: Path) -> NDArray[np.float64]:
-    """Cosines of the 128-number embedding of the same weights."""
-    model = create("mobilefacenet")
-    load_weights(model, weights)
-    model.eval()
-    stream = Stream(
-        cache, split.test, columns=("image",), batch_size=64, shuffle=False, ragged="exact"
-    )
-    return scores(torch.cat([model(model.input_spec.prepare(b["image"]))[0] for b in stream]))

@@ -7,12 +7,16 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from guidance_parts import WEIGHINGS
+from guidance_surround import FIGURES
+
 from faceguide.cache.schema import REGIONS
 
 ATTENTION = {
     "inside": "energy_inside",
     **{f"energy {name}": f"energy_{name}" for name in REGIONS},
     **{f"lift {name}": f"lift_{name}" for name in REGIONS},
+    "energy oval": "energy_oval",
     "entropy": "attention_entropy",
     "head cosine": "head_cosine",
 }
@@ -23,7 +27,12 @@ VERIFICATION = {
     "accuracy lookalikes": "accuracy_lookalikes",
     "AUC fused": "auc_fused",
 }
-DIGITS = {"auc": 4, "auc_fused": 4, **{f"lift_{name}": 1 for name in REGIONS}}
+SURROUND = {name.replace("_", " "): name for name in FIGURES}
+PARTS = {
+    "AUC lookalikes, all features": "auc_whole",
+    **{f"gain of {name.replace('_', ' and ')}": f"gain_{name}" for name in WEIGHINGS},
+}
+DIGITS = {"auc": 4, "auc_fused": 4, "far_shared": 4, **{f"lift_{name}": 1 for name in REGIONS}}
 
 Runs = dict[str, dict[str, float]]  # seed → name → value
 
@@ -91,13 +100,45 @@ def cell(numbers: list[float], digits: int, sign: str = "") -> str:
     return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean
 
 
-def table(record: dict[str, Any], columns: dict[str, str]) -> str:
-    """Markdown: a row per method, and below it its seed-paired difference to plain."""
+def above(runs: Runs, name: str) -> str:
+    """How many of the intervals lie above 0 and below it; one interval is shown itself."""
+    ends = [
+        (run[f"{name}_low"], run[f"{name}_high"]) for run in runs.values() if f"{name}_low" in run
+    ]
+    if len(ends) == 1:
+        return " [{:+.3f}, {:+.3f}]".format(*ends[0]).replace("-", "−")
+    if not ends:
+        return ""
+    over, under = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+    return f", {over} above 0, {under} below"
+
+
+def surround(record: dict[str, Any]) -> dict[str, Any]:
+    """The surround test as numbers: means over seeds, and the differences to plain of each seed."""
+    plain = record["runs"].get("plain", {})
+    return {
+        method: {
+            "seeds": len(runs),
+            **{name: statistics.mean(values(runs, name)) for name in FIGURES},
+            "paired": {
+                name: dict(zip(paired, values(paired, name), strict=True)) for name in FIGURES
+            },
+        }
+        for method, runs in record["runs"].items()
+        for paired in (differences(runs, plain),)
+    }
+
+
+def table(record: dict[str, Any], columns: dict[str, str], paired: bool = True) -> str:
+    """Markdown: a row per method, and below it its seed-paired difference to plain.
+
+    A value with an interval has it behind it; of several seeds the number of intervals above 0.
+    """
     lines = ["| | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
 
     def add(name: str, runs: Runs, sign: str = "") -> None:
         cells = [
-            cell(values(runs, key), DIGITS.get(key, 3), sign) if runs else "–"
+            cell(values(runs, key), DIGITS.get(key, 3), sign) + above(runs, key)
             for key in columns.values()
         ]
         lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
@@ -105,16 +146,18 @@ def table(record: dict[str, Any], columns: dict[str, str]) -> str:
     shelf = record["off_the_shelf"]
     if shelf.keys() & set(columns.values()):
         cells = [
-            f"{shelf[key]:.{DIGITS.get(key, 3)}f}" if key in shelf else "–"
+            f"{shelf[key]:.{DIGITS.get(key, 3)}f}" + above({"": shelf}, key)
+            if key in shelf
+            else "–"
             for key in columns.values()
         ]
         lines.append("| off the shelf, 128-d | – | " + " | ".join(cells) + " |")
     plain = record["runs"].get("plain", {})
     for method, runs in record["runs"].items():
         add(method, runs)
-        paired = differences(runs, plain)
-        if method != "plain" and paired:
-            add("− plain, paired", paired, "+")
+        against = differences(runs, plain)
+        if paired and method != "plain" and against:
+            add("− plain, paired", against, "+")
     return "\n".join(lines)
 
 

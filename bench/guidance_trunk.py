@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from faceguide.cache.reader import FaceCache
 from faceguide.cache.stream import Stream
 from faceguide.core.files import replacing
-from faceguide.train.cal import attention_guidance
 from faceguide.train.cal.attention_guidance import Targets
 from faceguide.train.cal.cal_step import CalStep
 from faceguide.train.data import augment
 from faceguide.train.models.backbones.mobilefacenet import LAST_STAGE, MobileFaceNetTrunk
+from faceguide.train.models.input_spec import InputSpec
 from faceguide.train.training import Batch, Place
 
 
@@ -63,38 +63,41 @@ def from_grids(x: Tensor) -> Tensor:
     return x.reshape(count // 4, channels, 2 * height, 2 * width)
 
 
+def kept(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` gives, made once and then read from a .npy file."""
+    if not path.exists():
+        made = make().numpy()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, made)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
 @torch.no_grad()
-def middles(cache: FaceCache, trunk: MobileFaceNetTrunk, model: Any, path: Path) -> Tensor:
-    """(rows, 2, 128, 14, 14): the map of every image and of its mirror image, kept in a file."""
-    if path.exists():
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    trunk.eval()
+def both_ways(cache: FaceCache, network: Callable[[Tensor], Tensor], spec: InputSpec) -> Tensor:
+    """(rows, 2, …): what a network makes of every image and of its mirror image."""
     found = []
-    rows = np.arange(len(cache))
     for batch in Stream(
-        cache, rows, columns=("image",), batch_size=32, shuffle=False, ragged="exact"
-    ):
-        pixels = model.input_spec.prepare(batch["image"])
-        found.append(torch.stack([trunk.to_middle(pixels), trunk.to_middle(pixels.flip(3))], 1))
-    ready = torch.cat(found)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, ready.numpy())
-    return ready
+        cache, np.arange(len(cache)), columns=("image",), batch_size=32, shuffle=False,
+        ragged="exact",
+    ):  # fmt: skip
+        pixels = spec.prepare(batch["image"])
+        found.append(torch.stack([network(pixels), network(pixels.flip(3))], 1))
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)
 class ReadyStep(CalStep):
-    """`CalStep` on ready 14×14 maps instead of pixels."""
+    """`CalStep` on 14×14 maps: ready ones, or of an image whose surround has been swapped."""
 
     ready: Tensor = field(kw_only=True)
+    trunk: MobileFaceNetTrunk = field(kw_only=True)
 
     def prepare(self, batch: Batch, place: Place) -> tuple[Tensor, Targets | None]:
         """The map of each image as its geometry mirrors it, and its targets."""
+        pixels, targets = super().prepare(batch, place)
+        if self.settings.surround is not None:
+            with torch.no_grad():
+                return self.trunk.to_middle(pixels), targets
         shape, rows = self.augmentation, batch["row"]
         geometry = augment.draw_geometry(shape, 112, self.settings.seed, place.epoch, rows)
-        targets = Targets(
-            augment.warp_targets(batch["regions"], geometry),
-            augment.warp_targets(batch["heatmap"][:, None], geometry),
-            attention_guidance.known_origin(batch["origin"], False),
-        )
         return self.ready[rows, geometry.mirrored.long()], targets

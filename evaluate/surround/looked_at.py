@@ -52,13 +52,15 @@ class Faces:
     seed: int
 
     @classmethod
-    def of(cls, cache: FaceCache, most: int, seed: int) -> Faces:
+    def of(cls, cache: FaceCache, rows: Ints, most: int, seed: int) -> Faces:
         """Up to four images of each identity, whole identities in random order up to `most` faces.
+
+        Args:
+            rows: usable faces with an identity to choose from.
 
         Raises:
             EvaluationError: when no identity has two images, or there is only one identity.
         """
-        rows = cache.select(labelled=True)
         labels = cache.read(rows, ["label"])["label"]
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(rows))

@@ -70,7 +70,7 @@ def surround_command(
     loaded = network.load()
     loaded.check_size(cache.require("image").shape[0], str(cache.directory))
     with interruptible():
-        faces = Faces.of(cache, asked.faces, random.seed)
+        faces = Faces.of(cache, cache.select(labelled=True), asked.faces, random.seed)
         if faces.without_landmarks:
             say(
                 f"{faces.without_landmarks} of {len(faces.rows)} faces have no landmarks of their "
