@@ -53,6 +53,7 @@ class KeptShards:
 
     def __init__(self, directory: Path, store: Store, limit: int | None) -> None:
         self._directory, self._store, self.limit = directory, store, limit
+        self._expected: set[str] = set()
         self._forget()
 
     def _forget(self) -> None:
@@ -60,6 +61,7 @@ class KeptShards:
         self._lock = threading.Lock()
         self._users: Counter[str] = Counter()
         self._here: set[str] = set()  # present when this process last looked
+        self._settled = self._stays = False
         self._coming: dict[str, int] = {}  # bytes of what is fetched ahead
         self._leaving: list[Callable[[str], object]] = []
 
@@ -71,6 +73,18 @@ class KeptShards:
     def _own(self) -> None:
         if self._process != os.getpid():  # locks and threads are not carried over a fork
             self._forget()
+
+    def expect(self, files: Iterable[RemoteFile]) -> None:
+        """Say which shards there are."""
+        self._expected.update(file.name for file in files)
+
+    def settled(self) -> bool:
+        """Whether all shards are here and, without a limit, stay: then none need be held."""
+        self._own()
+        if not self._settled and self.limit is None and len(self._here) >= len(self._expected):
+            self._settled = self._expected <= self._here
+            self._stays = self._stays or self._settled
+        return self._settled
 
     @contextmanager
     def hold(self, files: Iterable[RemoteFile]) -> Iterator[None]:
@@ -246,7 +260,7 @@ class KeptShards:
 
     def _let_go(self, name: str) -> bool:
         """Whether nothing of this process reads the shard; from now on nothing maps it."""
-        if self._users[name] > 0:
+        if self._users[name] > 0 or self._stays:
             return False
         for leaving in self._leaving:
             leaving(name)
@@ -257,6 +271,7 @@ class KeptShards:
         """Remove a file that is not what was fetched."""
         with self._lock:
             self._here.discard(name)
+            self._settled = False
         (self._directory / name).unlink(missing_ok=True)
 
 

@@ -32,11 +32,16 @@ class MirrorFiles(ShardFiles):
             for shard, entry in self.entries.items()
         ]
 
+        kept.expect(self._files)
+
     @property
     def elsewhere(self) -> bool:
         return True
 
     def held(self, shards: NDArray[np.int64]) -> Iterator[Any]:
+        if self._kept.settled():
+            yield slice(None)
+            return
         wanted = np.unique(shards)
         limit = self._kept.limit
         # All at once where they fit beside what other threads hold; else shard by shard.
@@ -50,7 +55,8 @@ class MirrorFiles(ShardFiles):
                 yield np.flatnonzero(shards == shard)
 
     def ahead(self, shards: NDArray[np.int64]) -> None:
-        self._kept.ahead(map(self._files.__getitem__, dict.fromkeys(shards.tolist())))
+        if not self._kept.settled():
+            self._kept.ahead(map(self._files.__getitem__, dict.fromkeys(shards.tolist())))
 
     def watch(self, leaving: Callable[[int], object]) -> None:
         numbers = {file.name: shard for shard, file in enumerate(self._files)}
