@@ -136,10 +136,12 @@ def test_a_network_works_in_every_command_that_suits_it(
     maps = (*maps, "--limit", 1, "--infills", "blur", "--metrics", "swap", "--bootstrap", 0)
     maps = (*maps, "--out", tmp_path / "maps", "--anyway")  # random weights separate nobody
     kinds = {"occlusion": "occlusion maps", "saliency": "gradients", "rollout": "rollout"}
-    suit = [method for method, kind in kinds.items() if kind in works]
+    # Occlusion asks for many scores and nothing else: large networks would show nothing new.
+    large = name in ("ir_18", "iresnet_18", "inception_resnet_v1")
+    suit = [m for m, kind in kinds.items() if kind in works and not (large and m == "occlusion")]
     found = told(*maps, "--methods", ",".join(suit))["methods"]
     assert all(found[method]["n"] == 1 for method in suit)
-    for method in kinds.keys() - set(suit):
+    for method in {method for method, kind in kinds.items() if kind not in works}:
         refused(*maps, "--overwrite", "--methods", method)
 
 
