@@ -18,6 +18,8 @@ def test_a_stem_is_that_of_the_path(key: str) -> None:
     path = PurePosixPath(key)
     if path.name in ("", "..") or key.startswith("/") or key.endswith(("/", "/.")):
         return  # no key of an image
+    if path.name.startswith(".."):
+        return  # Python 3.13 refuses to take the suffix off
     with_folder, alone = mask_shards._stem_hashes(key)
     assert with_folder == mask_shards._hash(f"/{path.with_suffix('')}")
     assert alone == mask_shards._hash(path.stem)
