@@ -20,7 +20,7 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from faceguide.cache.planning.shard_lists import Spread, Tick
+from faceguide.cache.planning.shard_lists import Spread, Tick, in_turn
 from faceguide.core.commands.console import Interrupted
 from faceguide.core.errors import FaceguideError
 
@@ -93,6 +93,9 @@ def over_processes(jobs: int, what: str) -> Spread:
     """
 
     def spread(work: Callable[[int, Tick], None], units: int) -> None:
+        if units == 1:  # nothing to show
+            in_turn(work, units)
+            return
         for _ in run(work, range(units), jobs=min(jobs, units), total=units, unit=f" {what}"):
             pass
 
