@@ -16,6 +16,7 @@ from torch import Tensor
 
 from faceguide.cache.order import Order
 from faceguide.cache.reader import FaceCache
+from faceguide.cache.volumes.agreement import differences
 from faceguide.core.errors import CacheError
 from faceguide.train.data.keyed_random import keyed_uniform
 from faceguide.train.distil.alterations import DRAWS
@@ -86,7 +87,7 @@ class MapBatches:
         world: int,
         device: torch.device,
     ) -> None:
-        self.cache, self.epoch, self._world = cache, 0, world
+        self.cache, self.epoch = cache, 0
         self._kept, self._rows, self._seed, self._device = kept, rows, seed, device
         self._orders = {
             kind: Order(learnt, count, seed + place, rank, world)
@@ -106,15 +107,20 @@ class MapBatches:
         return {"epoch": self.epoch + more, "batch": number, **self._identity()}
 
     def _identity(self) -> dict[str, Any]:
-        sizes = {kind: order.batch_size for kind, order in self._orders.items()}
-        return {"order": "maps", "sizes": sizes, "seed": self._seed, "processes": self._world}
+        return {"order": "maps", **{kind: one.identity for kind, one in self._orders.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume exactly where `state_dict()` was asked for, with as many processes."""
-        if any(state.get(name) != value for name, value in self._identity().items()):
+        """Resume exactly where `state_dict()` was asked for, on this many processes or another.
+
+        Raises:
+            CacheError: for a state of other batches; names what differs.
+        """
+        theirs = {name: value for name, value in state.items() if name not in ("epoch", "batch")}
+        if different := differences(theirs, self._identity()):
+            listed = ", ".join(f"{name} {there} → {here}" for name, there, here in different)
             raise CacheError(
-                f"the state is of other batches, or of {state.get('processes')} processes where "
-                f"there are {self._world}; resume with the same number"
+                f"the state is of other batches: {listed}; faces of a batch × processes must stay "
+                "the same"
             )
         self.epoch, self._number = int(state["epoch"]), int(state["batch"])
 
