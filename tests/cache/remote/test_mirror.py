@@ -144,6 +144,34 @@ def test_a_union_of_addresses(source: Path, tmp_path: Path) -> None:
     equal(small.read(rows, local.columns), local.read(rows, local.columns))
 
 
+def test_clocks_that_disagree_change_no_row(source: Path, tmp_path: Path) -> None:
+    """Times of files decide only which shard leaves first: they may be of any clock."""
+    local, here = FaceCache.open(source), tmp_path / "here"
+    size = max(path.stat().st_size for path in source.glob("*.h5"))
+    remote = fg.open(address(source), local=here, limit=3 * size)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        for path in here.glob("*.h5"):
+            wrong = 1_800_000_000 + int(rng.integers(-(10**9), 10**9))
+            os.utime(path, (wrong, wrong))
+        rows = rng.integers(0, ROWS, 20)
+        equal(remote.read(rows, COLUMNS), local.read(rows, COLUMNS))
+        assert sum(path.stat().st_size for path in here.glob("*.h5")) <= 3 * size
+    require_same(fg.open(address(source), local=here, limit=3 * size), local)
+
+
+def test_shards_that_are_all_here_stay_without_being_held(source: Path, tmp_path: Path) -> None:
+    local = FaceCache.open(source)
+    remote = fg.open(address(source), local=tmp_path / "here")
+    require_same(remote, local)
+    kept = next(iter(remote._rows.files.values()))._kept
+    assert kept.settled()
+    for path in (tmp_path / "here").glob("*.h5"):  # whoever removes them takes nothing away
+        path.unlink()
+    require_same(remote, local)
+    require_same(fg.open(address(source), local=tmp_path / "here"), local)
+
+
 def test_what_cannot_be_opened_is_said_in_a_line(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="give local="):
         fg.open(address(source))
