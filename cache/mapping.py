@@ -139,14 +139,8 @@ class _AddressRange:
     def __init__(self, length: int) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._libc.mmap.restype = ctypes.c_void_p
-        self._libc.mmap.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_long,
-        ]
+        words = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+        self._libc.mmap.argtypes = words
         self._libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         self._length = length + 4 * _HUGE_PAGE
         flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE

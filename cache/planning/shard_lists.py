@@ -7,6 +7,7 @@ to. Then by the shards: a bin, a few hundred thousand lines, is sorted and cut i
 
 from __future__ import annotations
 
+import functools
 import os
 from bisect import bisect_left
 from collections.abc import Callable
@@ -52,8 +53,6 @@ class ShardLists:
         seed: key of the permutations.
         shard_rows: rows of every shard but the last.
         in_memory: lines that a process holds.
-        stretches: (first chunk, planned rows before it) of each stretch of the listing, and of
-            its end.
     """
 
     staging: Path
@@ -62,17 +61,17 @@ class ShardLists:
     seed: int
     shard_rows: int
     in_memory: int = field(default_factory=lambda: IN_MEMORY)
-    stretches: tuple[tuple[int, int], ...] = field(init=False)
 
-    def __post_init__(self) -> None:
+    @functools.cached_property
+    def stretches(self) -> list[tuple[int, int]]:
+        """First chunk, and planned rows before it, of each stretch and of the listing's end."""
         chunks = len(self.spool.offsets) - 1
         count = min(max(1, self.spool.rows // self.in_memory), _STRETCHES)
         firsts = np.linspace(0, chunks, count + 1).astype(int).tolist()
         before = np.minimum(np.arange(chunks + 1) * self.spool.chunk, self.spool.rows)
         if self.rows < self.spool.rows:
             before = np.cumsum([0, *(len(self._planned(chunk)) for chunk in range(chunks))])
-        stretches = tuple((first, int(before[first])) for first in firsts)
-        object.__setattr__(self, "stretches", stretches)
+        return [(first, int(before[first])) for first in firsts]
 
     @property
     def shards(self) -> int:

@@ -2,9 +2,8 @@
 
 Normalisation is folded into the convolutions before it. What needs gradients runs so with channels
 last; the other passes are traced once. In float32 networks with depthwise convolutions run in
-oneDNN's own layout, and linear layers of transformers by oneDNN, whose matrix products take five
-sixths of MKL's time on AMD's processors. The numbers differ from those of the network itself by
-rounding.
+oneDNN's own layout, and linear layers of transformers by its matrix products. The numbers differ
+from those of the network itself by rounding.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def workers_of(network: Network) -> int:
 def on_one_core(workers: int) -> Iterator[int]:
     """Where passes run in several threads, keep those of this one to one core, too.
 
-    Cores of one pass wait for each other by turning: on a busy machine it costs five times as much.
+    Cores of one pass wait for each other by turning: most of its cost on a busy machine.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if workers > 1 else before)

@@ -22,8 +22,7 @@ class Tiles:
 
     def __call__(self, image: Image) -> Boxes:
         """The best of overlapping boxes, the surest first."""
-        none = np.empty((0, 4), np.float32), np.empty(0, np.float32)
-        edges, scores, eyes = [none[0]], [none[1]], [np.empty((0, 2, 2), np.float32)]
+        edges, scores, eyes = ([np.empty(shape, np.float32)] for shape in ((0, 4), (0,), (0, 2, 2)))
         for x, y, side in _places(*image.shape[:2]):
             boxes = self._near(np.ascontiguousarray(image[y : y + side, x : x + side]))
             corner = np.array([x, y], np.float32)
