@@ -53,7 +53,7 @@ class KeptShards:
 
     def __init__(self, directory: Path, store: Store, limit: int | None) -> None:
         self._directory, self._store, self.limit = directory, store, limit
-        self._expected: set[str] = set()
+        self._expected = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -74,16 +74,15 @@ class KeptShards:
         if self._process != os.getpid():  # locks and threads are not carried over a fork
             self._forget()
 
-    def expect(self, files: Iterable[RemoteFile]) -> None:
-        """Say which shards there are."""
-        self._expected.update(file.name for file in files)
+    def expect(self, count: int) -> None:
+        """Say how many more shards there are."""
+        self._expected += count
 
     def settled(self) -> bool:
         """Whether all shards are here and, without a limit, stay: then none need be held."""
         self._own()
-        if not self._settled and self.limit is None and len(self._here) >= len(self._expected):
-            self._settled = self._expected <= self._here
-            self._stays = self._stays or self._settled
+        if not self._settled and self.limit is None and len(self._here) == self._expected:
+            self._settled = self._stays = True
         return self._settled
 
     @contextmanager

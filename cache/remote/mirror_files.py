@@ -32,7 +32,7 @@ class MirrorFiles(ShardFiles):
             for shard, entry in self.entries.items()
         ]
 
-        kept.expect(self._files)
+        kept.expect(len(self._files))
 
     @property
     def elsewhere(self) -> bool:

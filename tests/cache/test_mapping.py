@@ -103,6 +103,12 @@ def test_a_map_that_the_system_refuses_names_the_shard(
         cache.read(np.arange(20), ["image"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_eight_columns_fit_into_the_maps_of_a_process() -> None:
+    allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+    assert allowed - 8 < 8 * mapping.maps_per_column() <= allowed
+
+
 def test_more_shards_than_maps_give_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

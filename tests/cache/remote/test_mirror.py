@@ -163,9 +163,12 @@ def test_clocks_that_disagree_change_no_row(source: Path, tmp_path: Path) -> Non
 def test_shards_that_are_all_here_stay_without_being_held(source: Path, tmp_path: Path) -> None:
     local = FaceCache.open(source)
     remote = fg.open(address(source), local=tmp_path / "here")
-    require_same(remote, local)
     kept = next(iter(remote._rows.files.values()))._kept
+    remote.read(np.arange(ROWS), ["image"])
+    assert not kept.settled(), "the other groups are not here"
+    require_same(remote, local)
     assert kept.settled()
+    assert not any(map(kept._let_go, held(tmp_path / "here"))), "they are read without being held"
     for path in (tmp_path / "here").glob("*.h5"):  # whoever removes them takes nothing away
         path.unlink()
     require_same(remote, local)
