@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from skimage import data
-from tests.prep_command import prep
+from tests.prep_command import needs_face_mesh, prep
 
 from faceguide.cache import FaceCache
 from faceguide.cache.cli import main as cache_main
@@ -69,7 +69,8 @@ def test_centerface_finds_more_and_stands_in_the_recipe(photos: Path, centerface
     assert "boxes" in other.stderr
 
 
-def test_without_a_detector_the_hooded_face_is_missed(photos: Path) -> None:
+@needs_face_mesh
+def test_without_a_detector_face_mesh_misses_the_hooded_face(photos: Path) -> None:
     done = _landmarks(photos)
     assert done.exit_code == 0, done.output
     origins = json.loads(done.stdout)["origins"]
