@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,15 @@ def list_path(directory: Path, shard: int) -> Path:
 
 def listing_digest(directory: Path, shards: int) -> str:
     """Hex sha256 over the identities and all lists of sources."""
+    lists = (list_path(directory, shard).read_bytes() for shard in range(shards))
+    return joint_digest(directory, (hashlib.sha256(text).digest() for text in lists))
+
+
+def joint_digest(directory: Path, lists: Iterable[bytes]) -> str:
+    """What `listing_digest` says, by the sha256 of every list."""
     found = hashlib.sha256(file_sha256(directory / IDENTITIES).encode())
-    for shard in range(shards):
-        found.update(hashlib.sha256(list_path(directory, shard).read_bytes()).digest())
+    for digest in lists:
+        found.update(digest)
     return found.hexdigest()
 
 

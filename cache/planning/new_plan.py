@@ -23,7 +23,7 @@ from faceguide.cache.plan import (
     SOURCES,
     Plan,
     check_recipe,
-    listing_digest,
+    joint_digest,
     load_plan,
 )
 from faceguide.cache.planning.shard_lists import ShardLists, Spread, in_turn
@@ -96,7 +96,7 @@ def make_plan(
             per_shard = shard_rows or default_shard_rows(count, row_bytes)
             lists = ShardLists(staging, spool, count, seed, per_shard)
             lists.write(spread)
-            digest = listing_digest(staging, lists.shards)
+            digest = joint_digest(staging, lists.digests())
             ours = Plan(
                 recipe, seed, count, lists.shards, per_shard, spool.identities, meta, limit, digest
             )

@@ -8,9 +8,9 @@ to. Then by the shards: a bin, a few hundred thousand lines, is sorted and cut i
 from __future__ import annotations
 
 import functools
-import os
+import hashlib
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from faceguide.cache.permutation import permute
 from faceguide.cache.plan import SOURCES, list_path
 from faceguide.cache.planning.spooled_listing import Spool
+from faceguide.core.files import write_bytes
 
 Tick = Callable[[], object]
 # Runs work(number, tick) for each number below `units`, in any order and in any processes.
@@ -28,7 +29,7 @@ Spread = Callable[[Callable[[int, Tick], None], int], None]
 IN_MEMORY = 1 << 19  # lines that a process holds
 _STRETCHES = 64  # of a long listing; each has a file in every bin
 _SAMPLE_KEY, _PLACE_KEY = 1, 2
-_BINS = "bins"
+_BINS, _DIGESTS = "bins", "sha256"
 _DIGITS = 15  # of the row number that leads a line until it is sorted
 
 
@@ -91,6 +92,11 @@ class ShardLists:
         spread(self._scatter, len(self.stretches) - 1)
         spread(self._gather, bins)
 
+    def digests(self) -> Iterator[bytes]:
+        """Of each list that was made: its sha256."""
+        for number in range(-(-self.rows // self.bin_rows)):
+            yield (self.staging / _BINS / str(number) / _DIGESTS).read_bytes()
+
     def _planned(self, chunk: int) -> NDArray[np.int64]:
         """Which lines of a chunk are planned: those whose permuted number is below `rows`."""
         start = chunk * self.spool.chunk
@@ -124,7 +130,9 @@ class ShardLists:
     def _gather(self, number: int, tick: Tick) -> None:
         """Write the lists of a bin's shards, in the order of slots."""
         lines: list[str] = []
-        for path in list((self.staging / _BINS / str(number)).iterdir()):
+        folder = self.staging / _BINS / str(number)
+        digests = b""
+        for path in list(folder.iterdir()):
             with path.open(encoding="ascii") as file:
                 lines += file
             path.unlink()
@@ -133,9 +141,8 @@ class ShardLists:
         for first in range(start, min(start + self.bin_rows, self.rows), self.shard_rows):
             ends = [f"{row:0{_DIGITS}d}" for row in (first, first + self.shard_rows)]
             low, high = (bisect_left(lines, end) for end in ends)
-            path = list_path(self.staging, first // self.shard_rows)
-            with path.open("w", encoding="ascii") as out:
-                out.writelines(line[_DIGITS:] for line in lines[low:high])
-                out.flush()
-                os.fsync(out.fileno())
+            text = "".join([line[_DIGITS:] for line in lines[low:high]]).encode("ascii")
+            write_bytes(list_path(self.staging, first // self.shard_rows), text)
+            digests += hashlib.sha256(text).digest()
+        (folder / _DIGESTS).write_bytes(digests)
         tick()

@@ -1,8 +1,8 @@
 """The listing of a plan in one file, chunk by chunk, until the number of its rows is known.
 
 A chunk has a line for the keys, one for the labels, one for the places in a packed source, and one
-for each meta column: JSON arrays that are taken apart without being parsed, since tabs divide their
-texts, which hold none once they are quoted. Listing is what one process must do, so it does little.
+for each meta column: JSON texts that are taken apart without being parsed, since tabs divide them,
+and none holds a tab once it is quoted. Listing is what one process must do, so it does little.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from faceguide.cache.plan import IDENTITIES
 
 UNKNOWN = -1
 CHUNK = 1 << 13  # rows
-_NUMBERS = 2  # columns: labels and places
+_AT_ONCE = 1 << 9  # rows: fewer than make the garbage collector look for more room
 _SPOOL = "listing"
 _dumps = json.JSONEncoder(separators=("\t", ":")).encode
 
@@ -57,11 +57,27 @@ class Spool:
             file.seek(self.offsets[first])
             for number in range(first, last):
                 size = self.offsets[number + 1] - self.offsets[number]
-                key, *others = file.read(size).decode("ascii").split("\n")
-                columns = [key[1:-1].split("\t")]
-                for place, column in enumerate(others):
-                    columns.append(column[1:-1].split(", " if place < _NUMBERS else "\t"))
-                yield [f"[{', '.join(row)}]" for row in zip(*columns, strict=True)]
+                columns = file.read(size).decode("ascii").split("\n")
+                parts = [
+                    c.split(separator) for c, separator in zip(columns, _separators(), strict=False)
+                ]
+                yield [f"[{', '.join(row)}]" for row in zip(*parts, strict=True)]
+
+
+def _separators() -> Iterator[str]:
+    """Of keys, labels, places and each meta column."""
+    return itertools.chain(("\t", ", ", ", "), itertools.repeat("\t"))
+
+
+def _pieces(rows: Iterator[Row], labels: dict[str, int]) -> Iterator[tuple[int, list[str]]]:
+    """Number of rows and the text of each column of a few rows at a time; labels grow."""
+    while some := list(itertools.islice(rows, _AT_ONCE)):
+        keys, names, places, metas = zip(*some, strict=True)
+        for name in dict.fromkeys(names):
+            labels.setdefault(name, len(labels) - 1)
+        numbers = repr([labels[name] for name in names]), repr(list(places))
+        texts = [_dumps(keys), *numbers, *map(_dumps, zip(*metas, strict=True))]
+        yield len(some), [text[1:-1] for text in texts]
 
 
 def spool_listing(staging: Path, rows: Iterable[Row], progress: Callable[[int], None]) -> Spool:
@@ -71,28 +87,19 @@ def spool_listing(staging: Path, rows: Iterable[Row], progress: Callable[[int], 
         staging: an empty folder.
         progress: called with the number of rows listed since the last call.
     """
-    labels: dict[str, int] = {}
+    labels = {"": UNKNOWN}
     count, offsets, left = 0, [0], iter(rows)
     path = staging / _SPOOL
     with path.open("wb") as file, (staging / IDENTITIES).open("wb") as identities:
-        while True:
-            keys: list[str] = []
-            known: list[int] = []
-            places: list[int] = []
-            metas: list[tuple[str, ...]] = []
-            for key, identity, at, meta in itertools.islice(left, CHUNK):
-                keys.append(key)
-                known.append(labels.setdefault(identity, len(labels)) if identity else UNKNOWN)
-                places.append(at)
-                if meta:
-                    metas.append(meta)
-            if not keys:
-                break
-            columns = (repr(known), repr(places), *map(_dumps, zip(*metas, strict=True)))
-            text = "\n".join([_dumps(keys), *columns])
+        while pieces := list(_pieces(itertools.islice(left, CHUNK), labels)):
+            columns = zip(*(piece for _, piece in pieces), strict=True)
+            parts = zip(columns, _separators(), strict=False)
+            text = "\n".join(separator.join(column) for column, separator in parts)
             offsets.append(offsets[-1] + file.write(text.encode("ascii")))
-            count += len(keys)
-            progress(len(keys))
+            listed = sum(rows for rows, _ in pieces)
+            count += listed
+            progress(listed)
+        del labels[""]
         for name in labels:
             escaped = name.replace("\\", "\\\\").replace("\n", "\\n")
             identities.write(os.fsencode(escaped) + b"\n")
