@@ -29,7 +29,7 @@ from faceguide.core.errors import CacheError
 from faceguide.core.files import reading
 
 _MAPS, _COLUMNS = 65_530, 8  # maps that Linux allows a process, columns that share them
-_HUGE_PAGE = 2 << 20
+_HUGE_PAGE, _WORTH = 2 << 20, 4  # bytes; how many of them a column of a shard should have
 _ADDRESSES_PER_COLUMN = 1 << 46  # of the 2**47 that a process has
 
 _PROT_NONE, _PROT_READ = 0, 1
@@ -69,7 +69,9 @@ def open_column(files: Files, spec: Column) -> ShardColumn:
     starts = [entry["offsets"][spec.name] for entry in files.entries.values()]
     lengths = [entry["rows"] for entry in files.entries.values()]
     if sys.platform == "linux" and sys.maxsize > 2**32 and len(starts) <= maps_per_column():
-        for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
+        # Short columns would waste addresses on huge pages, and the processor's tables with them.
+        large = sum(lengths) * spec.row_bytes >= _WORTH * _HUGE_PAGE * len(lengths)
+        for alignment in (_HUGE_PAGE, mmap.PAGESIZE)[not large :]:
             first_rows = place_shards(starts, lengths, spec.row_bytes, alignment)
             if first_rows is None:
                 continue

@@ -71,6 +71,16 @@ class JoinedFiles:
         files.check(inside)
 
 
+def first_rows(volumes: Sequence[tuple[int, int]]) -> Rows:
+    """The first row of each shard, in the union of volumes of (rows, rows a shard)."""
+    starts = np.cumsum([0, *(rows for rows, _ in volumes)]).tolist()
+    parts = [
+        start + np.arange(0, rows, shard_rows)
+        for start, (rows, shard_rows) in zip(starts, volumes, strict=False)
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
 class JoinedVolumes(ShardRows):
     """Two or more volumes; row numbers are those of the union, labels those of its identities.
 
@@ -97,24 +107,22 @@ class JoinedVolumes(ShardRows):
         self.every = {g: first.every[g] for g in groups}
         self._equal = {g for g in groups if all(v.every[g] == first.every[g] for v in volumes)}
         self.files = {g: JoinedFiles([volume.files[g] for volume in volumes]) for g in groups}
-        self._starts = np.cumsum([0, *map(len, volumes)])
         self._first_shards = np.cumsum([0, *(volume.plan.shards for volume in volumes)])
-        self._shard_rows = np.array([volume.plan.shard_rows for volume in volumes], np.int64)
+        self._first_rows = first_rows([(len(volume), volume.plan.shard_rows) for volume in volumes])
 
     def locate(self, rows: Rows) -> tuple[Rows, Rows]:
-        owners = np.searchsorted(self._starts, rows, side="right") - 1
-        shards, slots = np.divmod(rows - self._starts[owners], self._shard_rows[owners])
-        return shards + self._first_shards[owners], slots
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        return shards, rows - self._first_rows[shards]
 
     def _take(self, name: str, shards: Rows, slots: Rows, out: NDArray[Any], check: bool) -> None:
         super()._take(name, shards, slots, out, check)
         if name == "label":
-            owners = np.searchsorted(self._first_shards, shards, side="right") - 1
-            starts, labels = self._labels
-            places = starts[owners] + 1 + out
-            if ((out < -1) | (places >= starts[owners + 1])).any():
+            starts, counts, labels = self._labels
+            places = out + 1
+            if (places.view(np.uint64) > counts[shards]).any():  # one below −1 is very large there
                 raise CacheError("a label names no identity of its cache; run `cache verify`")
-            out[:] = labels[places]
+            places += starts[shards]
+            np.take(labels, places, out=out, mode="clip")
 
     @functools.cached_property
     def identities(self) -> list[str]:
@@ -130,12 +138,17 @@ class JoinedVolumes(ShardRows):
         return found
 
     @functools.cached_property
-    def _labels(self) -> tuple[Rows, Rows]:
-        """Where each volume's part begins, and for −1 and each of its labels the union's."""
+    def _labels(self) -> tuple[Rows, NDArray[np.uint64], Rows]:
+        """The union's labels, for −1 and each label of one volume after another.
+
+        With each shard's first place in them, and the number of its volume's identities.
+        """
         places = {name: label for label, name in enumerate(self.identities)}
         parts = [[-1, *(places[name] for name in names)] for names in self._names()]
-        starts = np.cumsum([0, *map(len, parts)])
-        return starts, np.concatenate([np.array(part, np.int64) for part in parts])
+        lengths, shards = np.array([*map(len, parts)]), np.diff(self._first_shards)
+        starts = np.repeat(np.cumsum(lengths) - lengths, shards)
+        counts = np.repeat(lengths - 1, shards).astype(np.uint64)
+        return starts, counts, np.concatenate([np.array(part, np.int64) for part in parts])
 
     def _compare(
         self, group: str, name: str, shards: Rows, slots: Rows, found: NDArray[np.uint64]

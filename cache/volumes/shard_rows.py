@@ -137,6 +137,8 @@ class ShardRows(ABC):
         stored = np.empty((len(found), *specs[-1].shape), np.uint64)
         self.column(group, specs[-1]).take(shards, slots, stored)
         wanted = stored[:, digested(specs).index((name,))]
+        if np.array_equal(found, wanted):
+            return
         for shard in np.unique(shards[found != wanted]).tolist():
             here = shards == shard
             path = self.files[group].path(shard)

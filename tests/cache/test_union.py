@@ -25,7 +25,7 @@ from faceguide.cache.order import Order
 from faceguide.cache.pairs.name_rows import find_rows
 from faceguide.cache.planning.new_plan import make_plan
 from faceguide.cache.planning.spooled_listing import Row
-from faceguide.cache.volumes.joined import JoinedVolumes
+from faceguide.cache.volumes.joined import JoinedVolumes, first_rows
 from faceguide.cache.volumes.mixture import mixture_of
 
 
@@ -279,16 +279,13 @@ def test_a_changed_row_of_a_volume_is_named(store: str, tmp_path: Path) -> None:
     seed=st.integers(0, 99),
 )
 def test_rows_are_located_as_by_hand(shape: list[tuple[int, int]], seed: int) -> None:
-    plans = [SimpleNamespace(shards=-(-rows // per), shard_rows=per) for rows, per in shape]
     joined = object.__new__(JoinedVolumes)
-    joined._starts = np.cumsum([0, *(rows for rows, _ in shape)])
-    joined._first_shards = np.cumsum([0, *(plan.shards for plan in plans)])
-    joined._shard_rows = np.array([plan.shard_rows for plan in plans], np.int64)
+    joined._first_rows = first_rows(shape)
     by_hand = []
     first = 0
-    for (rows, per), plan in zip(shape, plans, strict=True):
+    for rows, per in shape:
         by_hand += [(first + row // per, row % per) for row in range(rows)]
-        first += plan.shards
+        first += -(-rows // per)
     order = np.random.default_rng(seed).permutation(len(by_hand))
     shards, slots = joined.locate(order)
     assert list(zip(shards.tolist(), slots.tolist(), strict=True)) == [by_hand[i] for i in order]
