@@ -2,9 +2,9 @@
 
 A store belongs to one cache and one set of weights. Rows come in blocks, one safetensors file each,
 written whole under a name that follows from its rows; a killed run leaves finished blocks, and
-the next run computes what is missing. Groups are separate files, so maps can follow later. Of many
-files the rows are listed in one, `rows-GROUP`, so that opening a store need not open each; a name
-vouches for the rows of its file, there too.
+the next run computes what is missing. Groups are separate folders, so maps can follow later. Of
+many blocks the rows are listed in one file, GROUP.safetensors, with the folder's time of change:
+while that is the same, opening a store neither lists the folder nor opens a block.
 
 * `plain`: plain_embedding (N, E) float32 of length 1 and plain_norm (N,) float32, of the image
   only.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceguide.core.errors import CacheError, EvaluationError
-from faceguide.core.files import digest, json_bytes, publish, read_json
+from faceguide.core.files import digest, json_bytes, publish, read_json, write_error
 from faceguide.core.formats.container import SUFFIX, read_array, read_arrays, write_arrays
 
 GROUPS = {
@@ -35,7 +36,8 @@ GROUPS = {
     "map": ("feature_map",),
     "visibility": ("visibility",),
 }
-_LISTED_FROM = 64  # files that had to be opened
+_LISTED_FROM = 64  # blocks
+_TICK = 2_000_000_000  # ns; what changes sooner may keep the folder's time of change
 _KEY = "key.json"
 _REMEDY = "remove the file and rerun the same command"
 
@@ -86,8 +88,12 @@ class FaceStore:
         Raises:
             CacheError: when the disk is full or fails; earlier blocks stay.
         """
-        path = self.directory / f"{group}-{_name(rows)}{SUFFIX}"
+        path = self.directory / group / f"{_name(rows)}{SUFFIX}"
         columns = {"row": np.asarray(rows, np.int64), **arrays}
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise write_error(path.parent, error) from error
         write_arrays(path, columns)
         others = [block for block in self._blocks(group) if block.path != path]
         self._found[group] = [*others, _Block(path, columns["row"])]
@@ -141,24 +147,36 @@ class FaceStore:
 
     def _blocks(self, group: str) -> list[_Block]:
         """The group's files; those that the list of rows lacks are opened, and listed if many."""
-        if group not in self._found:
-            listed = self.directory / f"rows-{group}{SUFFIX}"
-            known: dict[str, NDArray[np.int64]] = {}
-            if listed.exists():
-                found = read_arrays(listed, _REMEDY, ("row", "end")).arrays
-                known = {_name(rows): rows for rows in np.split(found["row"], found["end"])[:-1]}
-            blocks, opened = [], 0
-            for path in sorted(self.directory.glob(f"{group}-*{SUFFIX}")):
-                rows = known.get(path.stem.rpartition("-")[2])
-                opened += rows is None
-                blocks.append(_Block(path, _rows_of(path) if rows is None else rows))
-            self._found[group] = blocks
-            if opened >= _LISTED_FROM:
-                ends = np.cumsum([len(block.rows) for block in blocks])
-                rows = np.concatenate([block.rows for block in blocks])
-                with contextlib.suppress(CacheError):  # another's run that may only be read
-                    write_arrays(listed, {"row": rows, "end": ends})
-        return self._found[group]
+        if group in self._found:
+            return self._found[group]
+        folder, listed = self.directory / group, self.directory / f"{group}{SUFFIX}"
+        try:
+            changed = folder.stat().st_mtime_ns  # before the folder is listed
+        except FileNotFoundError:
+            return self._found.setdefault(group, [])
+        known: dict[str, NDArray[np.int64]] = {}
+        if listed.exists():
+            found = read_arrays(listed, _REMEDY, ("row", "end"))
+            parts = np.split(found.arrays["row"], found.arrays["end"])[:-1]
+            known = {_name(rows): rows for rows in parts}
+            settled = listed.stat().st_mtime_ns - changed > _TICK
+            if settled and found.about.get("changed") == str(changed):
+                blocks = [_Block(folder / f"{name}{SUFFIX}", known[name]) for name in sorted(known)]
+                return self._found.setdefault(group, blocks)
+        paths = sorted(folder.glob(f"*{SUFFIX}"))
+        opened = sum(path.stem not in known for path in paths)
+        blocks = [
+            _Block(path, known[path.stem] if path.stem in known else _rows_of(path))
+            for path in paths
+        ]
+        self._found[group] = blocks
+        old = time.time_ns() - changed > _TICK
+        if opened >= _LISTED_FROM or (old and len(blocks) >= _LISTED_FROM):
+            ends = np.cumsum([len(block.rows) for block in blocks])
+            rows = np.concatenate([block.rows for block in blocks])
+            with contextlib.suppress(CacheError):  # another's run that may only be read
+                write_arrays(listed, {"row": rows, "end": ends}, {"changed": str(changed)})
+        return blocks
 
     def _array(self, block: _Block, column: str) -> NDArray[Any]:
         if not block.arrays:
@@ -175,6 +193,6 @@ def _name(rows: NDArray[np.int64]) -> str:
 
 def _rows_of(path: Path) -> NDArray[np.int64]:
     rows = np.array(read_array(path, "row", _REMEDY))
-    if rows.ndim != 1 or rows.dtype != np.int64 or path.stem.rpartition("-")[2] != _name(rows):
+    if rows.ndim != 1 or rows.dtype != np.int64 or path.stem != _name(rows):
         raise EvaluationError(f"{path}: changed since it was written; {_REMEDY}")
     return rows

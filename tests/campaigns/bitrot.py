@@ -180,13 +180,14 @@ def _evaluation(directory: Path) -> list[Kind]:
         "norm": rng.random(30, np.float32),
     }
     FaceStore.open(directory, key).add("embedding", rows, columns)
-    blocks = tuple(directory.glob("embeddings-*/embedding-*.safetensors"))
+    blocks = tuple(directory.glob("embeddings-*/embedding/*.safetensors"))
 
     def stored(path: Path) -> object:
         store = FaceStore.open(directory, key)
         assert store.missing("embedding", rows).size == 0, "rows were taken for missing"
         return [store.read(name, rows) for name in columns]
 
+    key_file = blocks[0].parent.with_name("key.json")
     table = block_path(directory, TABLE, 0)
     write_block(table, "k", {"maps": rng.random((4, 7, 7), np.float32), "pair": np.arange(4)})
     place = np.arange(4)
@@ -203,7 +204,7 @@ def _evaluation(directory: Path) -> list[Kind]:
     )
     write_arrays(directory / SEARCH, {"rank": place})
     return [
-        Kind("embeddings", (*blocks, blocks[0].with_name("key.json")), partial(_refused, stored)),
+        Kind("embeddings", (*blocks, key_file), partial(_refused, stored)),
         Kind("attribution blocks", (table,), partial(_refused, lambda at: read_block(at, "k"))),
         Kind(
             "scores", (directory / SCORES,),

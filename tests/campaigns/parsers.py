@@ -467,7 +467,7 @@ def _blocks(folder: Path) -> list[bytes]:
     directory.mkdir(exist_ok=True)
     arrays = {"embedding": np.ones((5, 4), np.float32), "norm": np.ones(5, np.float32)}
     FaceStore(directory).add("embedding", np.arange(5), arrays)
-    (path,) = directory.glob("*.safetensors")
+    (path,) = directory.glob("embedding/*.safetensors")
     write_block(folder / "t.safetensors", "k", {"maps": np.ones((2, 7, 7), np.float32)})
     return [path.read_bytes(), (folder / "t.safetensors").read_bytes()]
 
@@ -475,7 +475,7 @@ def _blocks(folder: Path) -> list[bytes]:
 def _read_block(folder: Path, data: bytes) -> object:
     with suppress(ValueError, AttributeError, RecursionError):  # as an attacker would
         data = b"".join(map(bytes, sealed(data, metadata_of(data))))
-    (path,) = (folder / "embeddings").glob("*.safetensors")
+    (path,) = (folder / "embeddings").glob("embedding/*.safetensors")
     for place in (path, folder / "t.safetensors"):
         place.write_bytes(data)
     with suppress(FaceguideError):

@@ -92,7 +92,7 @@ def test_cached_landmarks_enter_the_network_and_its_mirror_image(
         *("--out", tmp_path / "faces"),
     )
     (store,) = (tmp_path / "faces").glob("embeddings-*")
-    kept = load_file(next(iter(sorted(store.glob("embedding-*")))))
+    kept = load_file(next(iter(sorted(store.glob("embedding/*")))))
     np.testing.assert_allclose(kept["embedding"][:4], expected, atol=1e-5)
     face = cache[int(rows[0])]
     with pytest.raises(fg.FaceguideError, match=r"vit .*five landmarks"):

@@ -380,7 +380,7 @@ def test_the_same_seed_gives_the_same_bits(place: Path) -> None:
         del record["self"]  # the digest, which names the store
     assert records[0] == records[1]
     (one,), (other,) = (
-        (place / run).glob("embeddings-*/embedding-*.safetensors") for run in ("a", "again")
+        (place / run).glob("embeddings-*/embedding/*.safetensors") for run in ("a", "again")
     )
     assert one.read_bytes() == other.read_bytes()
     assert verification(place, "other", "--seed", "1").exit_code == 0

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +53,15 @@ def test_a_row_that_two_runs_wrote_is_there_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(both.read("norm", np.array([2, 3])), [2, 3])
 
 
-def test_many_blocks_are_listed_and_not_opened_again(tmp_path: Path) -> None:
-    store = FaceStore.open(tmp_path, KEY)
-    for start in range(0, 140, 2):
+def blocks_of_two(directory: Path, starts: range) -> FaceStore:
+    store = FaceStore.open(directory, KEY)
+    for start in starts:
         store.add("embedding", np.array([start, start + 1]), embeddings(np.arange(2) + start))
+    return store
+
+
+def test_many_blocks_are_listed_and_not_opened_again(tmp_path: Path) -> None:
+    store = blocks_of_two(tmp_path, range(0, 140, 2))
     np.testing.assert_array_equal(FaceStore(store.directory).rows("embedding"), np.arange(140))
     later = np.array([200, 150])  # a block that the list does not know
     store.add("embedding", later, embeddings(later))
@@ -62,6 +72,44 @@ def test_many_blocks_are_listed_and_not_opened_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.read("norm", sound), sound)
     with pytest.raises(FaceguideError, match="remove the file"):
         again.read("norm", np.array([1]))
+
+
+def calls(directory: Path) -> Counter[str]:
+    """What opening a store in a process of its own asks the system for, below its folder."""
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from faceguide.evaluate.score.face_store import FaceStore\n"
+        "def heard(event, found):\n"
+        "    if event in ('os.scandir', 'os.listdir', 'open') and sys.argv[1] in str(found[0]):\n"
+        "        print(event)\n"
+        "sys.addaudithook(heard)\n"
+        "print(len(FaceStore(Path(sys.argv[1])).rows('embedding')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=True
+    )
+    return Counter(done.stdout.split())
+
+
+def test_a_folder_that_has_not_changed_is_not_listed(tmp_path: Path) -> None:
+    store = blocks_of_two(tmp_path, range(0, 200, 2))
+    folder = store.directory / "embedding"
+    first = calls(store.directory)  # written this very moment: another block may follow unseen
+    assert first["200"] == 1
+    assert first["open"] >= 100
+    assert calls(store.directory)["os.scandir"] == 1
+    ago = time.time_ns() - 10_000_000_000
+    os.utime(folder, ns=(ago, ago))
+    assert calls(store.directory)["os.scandir"] == 1
+    settled = calls(store.directory)
+    assert settled["os.scandir"] + settled["os.listdir"] == 0
+    assert settled["open"] < 5
+    blocks_of_two(tmp_path, range(300, 302, 2))
+    assert calls(store.directory)["202"] == 1
+    os.utime(folder, ns=(ago + 1, ago + 1))
+    assert calls(store.directory)["202"] == 1
+    next(folder.glob("*.safetensors")).unlink()  # as an error message may have advised
+    assert calls(store.directory)["200"] == 1
 
 
 def test_a_row_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -75,7 +123,7 @@ def test_a_row_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_flipped_bit_is_refused(tmp_path: Path, part: str) -> None:
     rows = np.arange(200)
     FaceStore.open(tmp_path, KEY).add("embedding", rows, embeddings(rows))
-    (path,) = tmp_path.glob("*/embedding-*.safetensors")
+    (path,) = tmp_path.glob("*/embedding/*.safetensors")
     data = bytearray(path.read_bytes())
     values = rows if part == "row" else embeddings(rows)["embedding"]
     place = data.index(values.tobytes())
@@ -91,7 +139,7 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, part: str) -> None:
 def test_a_truncated_block_is_refused(tmp_path: Path) -> None:
     rows = np.arange(200)
     FaceStore.open(tmp_path, KEY).add("embedding", rows, embeddings(rows))
-    (path,) = tmp_path.glob("*/embedding-*.safetensors")
+    (path,) = tmp_path.glob("*/embedding/*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CacheError, match="not readable as safetensors"):
         FaceStore.open(tmp_path, KEY).rows("embedding")
