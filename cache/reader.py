@@ -76,8 +76,8 @@ class FaceCache:
 
         Args:
             directory: a cache, a list of caches, a volumes.json (see `cache volumes`), or a text
-                of caches joined by commas. With `local`, one address or a list, such as
-                `s3://bucket/cache`.
+                of caches joined by commas. With `local`, an address such as `s3://bucket/cache`, or
+                a list of addresses and paths.
             local: folder for what is fetched from addresses: a shard when a row of it is first
                 read. It is opened again without the address, and processes may share it.
             limit: bytes that the shards of one address may take there; the shards whose use is

@@ -53,8 +53,7 @@ def contents(source: Store) -> Contents:
     Raises:
         CacheError: when there is none, or it contradicts itself.
     """
-    with tempfile.TemporaryDirectory(prefix="faceguide-") as beside:
-        sealed = sealed_files(source, Path(beside))
+    sealed = sealed_files(source)
     here, shards = Path(), []
     lists = [f"{SOURCES}/{LISTING}"]
     count = int(json.loads(sealed[PLAN])["shards"])

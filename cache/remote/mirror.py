@@ -7,8 +7,7 @@ from. Nothing is written back.
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from faceguide.cache.shard import MIRROR
 from faceguide.cache.shard_files import ShardFiles
 from faceguide.core.commands.doubts import STAGES, doubts_path
 from faceguide.core.errors import CacheError
-from faceguide.core.files import TEMPORARY, json_bytes, publish, read_json, write_error, write_json
+from faceguide.core.files import json_bytes, publish, read_json, write_error, write_json
 
 
 def mirror(address: str, directory: Path, limit: int | None = None) -> Path:
@@ -44,7 +43,7 @@ def mirror(address: str, directory: Path, limit: int | None = None) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(directory, error) from error
-    names = sealed_files(store, directory)
+    names = sealed_files(store)
     about = {"address": store.address, "limit": limit}
     if not publish(directory / MIRROR, json_bytes(about)):
         found = read_json(directory / MIRROR)
@@ -61,22 +60,27 @@ def mirror(address: str, directory: Path, limit: int | None = None) -> Path:
 
 
 def mirrors(
-    addresses: list[str], local: str | os.PathLike[str] | None, limit: int | None
-) -> Path | list[Path]:
-    """One mirror in the folder itself, or one for each of several addresses in folders below it.
+    places: list[str], local: str | os.PathLike[str] | None, limit: int | None
+) -> Path | list[str | Path]:
+    """A mirror of the one address in the folder itself, or of each in a folder below it.
+
+    Paths of caches among several addresses stay as they are.
 
     Raises:
-        CacheError: as `mirror`, or when there is no folder or a path among the addresses.
+        CacheError: as `mirror`, or when there is no folder or no address.
     """
     if local is None:
-        raise CacheError(f"{addresses[0]}: give local=, a folder for what is fetched")
-    if paths := [address for address in addresses if not is_address(address)]:
-        raise CacheError(f"{paths[0]}: no address such as s3://bucket/cache; it needs no local=")
-    if len(addresses) == 1:
-        return mirror(addresses[0], Path(local), limit)
+        first = next(filter(is_address, places))
+        raise CacheError(f"{first}: give local=, a folder for what is fetched")
+    if not any(map(is_address, places)):
+        raise CacheError(f"{places[0]}: no address such as s3://bucket/cache; it needs no local=")
+    if len(places) == 1:
+        return mirror(places[0], Path(local), limit)
     return [
-        mirror(address, Path(local) / f"{number}-{address.rstrip('/').rpartition('/')[2]}", limit)
-        for number, address in enumerate(addresses)
+        mirror(place, Path(local) / f"{number}-{place.rstrip('/').rpartition('/')[2]}", limit)
+        if is_address(place)
+        else place
+        for number, place in enumerate(places)
     ]
 
 
@@ -89,16 +93,22 @@ def _require_ours(directory: Path, address: str) -> None:
         raise CacheError(f"{directory}: a cache of its own; choose another folder for {address}")
 
 
-def sealed_files(store: Store, beside: Path) -> dict[str, bytes]:
+def sealed_files(store: Store) -> dict[str, bytes]:
     """The files of a remote cache that are no shards, checked; the plan is the last.
-
-    Args:
-        beside: a local folder; a temporary one in it holds the files while they are checked.
 
     Raises:
         CacheError: when they are missing or contradict each other.
     """
-    staging = beside / f".mirror.{uuid.uuid4().hex}{TEMPORARY}"
+    try:
+        with tempfile.TemporaryDirectory(prefix="faceguide-") as staging:
+            found = _checked(store, Path(staging))
+    except OSError as error:
+        raise write_error(Path(tempfile.gettempdir()), error) from error
+    return {name: found[name] for name in sorted(found, key=lambda name: name == PLAN)}
+
+
+def _checked(store: Store, staging: Path) -> dict[str, bytes]:
+    """The same in any order; they lie in the folder while they are checked."""
     found: dict[str, bytes] = {}
 
     def get(path: Path) -> None:
@@ -107,7 +117,6 @@ def sealed_files(store: Store, beside: Path) -> dict[str, bytes]:
             found[path.name] = data
 
     try:
-        staging.mkdir()
         get(staging / PLAN)
         plan = load_plan(staging)
         if plan is None:
@@ -127,11 +136,7 @@ def sealed_files(store: Store, beside: Path) -> dict[str, bytes]:
                 get(recipe_path(staging, group))
     except CacheError as error:
         raise CacheError(str(error).replace(str(staging), store.address)) from None
-    except OSError as error:
-        raise write_error(beside, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return {name: found[name] for name in sorted(found, key=lambda name: name == PLAN)}
+    return found
 
 
 def group_files(directory: Path, manifests: dict[str, dict[str, Any]]) -> dict[str, ShardFiles]:

@@ -17,7 +17,10 @@ from pathlib import Path
 import click
 from tests.campaigns.counts import Campaign, Counts, UnavailableError, table
 
-MODULES = ("kills", "failing_calls", "full_disk", "two_runs", "downloads", "bitrot", "fuzz", "soak")
+MODULES = (
+    *("kills", "failing_calls", "full_disk", "two_runs", "vanishing", "downloads", "bitrot"),
+    *("fuzz", "soak"),
+)
 
 
 def campaigns() -> dict[str, Campaign]:

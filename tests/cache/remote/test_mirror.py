@@ -142,6 +142,9 @@ def test_a_union_of_addresses(source: Path, tmp_path: Path) -> None:
     size = max(path.stat().st_size for path in source.glob("*.h5"))
     small = fg.open([address(source), address(other)], local=tmp_path / "small", limit=2 * size)
     equal(small.read(rows, local.columns), local.read(rows, local.columns))
+    mixed = fg.open([source, address(other)], local=tmp_path / "mixed")
+    equal(mixed.read(rows, local.columns), local.read(rows, local.columns))
+    assert [path.name for path in (tmp_path / "mixed").iterdir()] == ["1-other"]
 
 
 def test_clocks_that_disagree_change_no_row(source: Path, tmp_path: Path) -> None:
