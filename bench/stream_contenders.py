@@ -105,6 +105,7 @@ class Contender:
         module: what must be installed for it.
         size: side of its images; other than 112 means a tenth of the samples.
         lossy: its images went through JPEG.
+        tolerance: by how much a pixel may then differ from what cv2.imdecode gives.
         note: printed next to its figures.
     """
 
@@ -115,6 +116,7 @@ class Contender:
     module: str | None = None
     size: int = SIZE
     lossy: bool = False
+    tolerance: int = 0
     note: str = "full shuffle"
 
 
@@ -171,6 +173,15 @@ CONTENDERS = {
     "imdecode448": Contender(
         lambda folder, threads: open_imdecode(folder, threads, 448), "faceguide-jpeg448",
         workers=(2,), lossy=True, size=448, note="cv2.imdecode of 448×448 JPEG, not shuffled",
+    ),
+    "ffcv-jpeg": Contender(
+        open_ffcv, "ffcv-jpeg", lambda folder, samples: build_ffcv(folder, samples, "jpg"),
+        (1, 2), "ffcv", lossy=True, tolerance=8, note="full shuffle, 112×112 JPEG",
+    ),
+    "ffcv-jpeg448": Contender(
+        open_ffcv, "ffcv-jpeg448",
+        lambda folder, samples: build_ffcv(folder, samples, "jpg", 448),
+        (1, 2), "ffcv", 448, lossy=True, tolerance=8, note="full shuffle, 448×448 JPEG",
     ),
     "lmdb-batched": Contender(
         lambda folder, workers: open_lmdb(folder, workers, batched=True),

@@ -10,7 +10,19 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stream_samples import BATCH, CELLS, FIELDS, GRID, NAMES, Batch, Epoch, unpack
+from stream_samples import (
+    BATCH,
+    CELLS,
+    FIELDS,
+    GRID,
+    JPEG_QUALITY,
+    NAMES,
+    SIZE,
+    Batch,
+    Epoch,
+    picture,
+    unpack,
+)
 
 
 def loader(dataset: Any, workers: int, **options: Any) -> Any:
@@ -151,30 +163,34 @@ def open_mosaicml(folder: Path, workers: int) -> Epoch:
 class FfcvSamples:
     """float16 travels as bytes: FFCV's compiler knows no half precision."""
 
-    def __init__(self, samples: NDArray[np.uint8]) -> None:
-        self.samples = samples
+    def __init__(self, samples: NDArray[np.uint8], size: int) -> None:
+        self.samples, self.size = samples, size
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, row: int) -> tuple[Any, ...]:
         fields = unpack(np.array(self.samples[row]))
+        if self.size != SIZE:
+            fields["image"] = picture(row, self.size)
         fields["visibility"] = fields["visibility"].view(np.uint8)
         return tuple(int(fields[n]) if n == "label" else fields[n].copy() for n in NAMES)
 
 
-def build_ffcv(folder: Path, samples: NDArray[np.uint8]) -> None:
+def build_ffcv(
+    folder: Path, samples: NDArray[np.uint8], mode: str = "raw", size: int = SIZE
+) -> None:
     from ffcv.fields import IntField, NDArrayField, RGBImageField
     from ffcv.writer import DatasetWriter
 
     shapes = {"heatmap": (GRID, GRID), "regions": (3, GRID, GRID), "visibility": (CELLS, 2 * CELLS)}
     kinds = {
         "label": IntField(),
-        "image": RGBImageField(write_mode="raw"),
+        "image": RGBImageField(write_mode=mode, jpeg_quality=JPEG_QUALITY),
         **{name: NDArrayField(np.dtype(np.uint8), shape) for name, shape in shapes.items()},
     }
     writer = DatasetWriter(str(folder / "samples.beton"), kinds, num_workers=2)
-    writer.from_indexed_dataset(FfcvSamples(samples))
+    writer.from_indexed_dataset(FfcvSamples(samples, size))
 
 
 def open_ffcv(folder: Path, workers: int) -> Epoch:

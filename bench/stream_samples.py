@@ -100,7 +100,7 @@ def build_cache(
             Row(f"{number:06d}.jpg", f"{first + number:06d}") for number in range(len(samples))
         ),
         recipe=recipe,
-        shard_rows=len(samples) if shards == 1 else None,
+        shard_rows=-(-len(samples) // shards) if shards else None,
         row_bytes=(pixels if store == "raw" else pixels // 6) + 12 * 478 + 128,
     )
     recipes = {"faces": recipe, "guidance": {"grid": GRID}, "occlusion": {"grid": CELLS}}
