@@ -9,6 +9,9 @@ LFW identities that it never saw: all pairs of their images, apart from these th
 lookalikes, and the surround test of `evaluate surround`. Seeds are paired: run i of every method
 has the same start and the same batches. `--identities 30` learns few.
 
+`--distil` starts from the weights after `train distil`, with its defaults, on the images that are
+learnt; its first row is then that network off the shelf.
+
 `--train last` (default) keeps the network up to its 14×14 map as it is and trains what follows,
 attention and classifier; `--train all` trains everything, at four times the cost.
 
@@ -27,7 +30,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from guidance_faces import Split, build_cache, scores, split_rows, verification
+from guidance_faces import Split, build_cache, distilled, scores, split_rows, verification
 from guidance_parts import PartPairs, gains
 from guidance_surround import SurroundTest
 from guidance_table import ATTENTION, PARTS, SURROUND, VERIFICATION, surround, table, targets
@@ -78,6 +81,7 @@ class Protocol:
     """How a run learns; runs of different protocols are not compared."""
 
     train: str
+    distil: bool
     identities: int | None
     stride: int
     heads: int
@@ -274,6 +278,7 @@ def recognition(ground: Ground, model: Any) -> dict[str, float]:
 @click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--identities", type=click.IntRange(2), help="Learn only so many.  [default: all]")
 @click.option("--train", "part", type=click.Choice(["last", "all"]), default="last")
+@click.option("--distil", is_flag=True, help="Start from the weights after `train distil`.")
 @click.option("--stride", type=click.Choice([16, 32]), default=16, show_default=True)
 @click.option("--heads", type=click.IntRange(3), default=16, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=200, show_default=True)
@@ -289,6 +294,7 @@ def main(
     first_seed: int,
     identities: int | None,
     part: str,
+    distil: bool,
     stride: int,
     heads: int,
     steps: int,
@@ -303,7 +309,7 @@ def main(
     torch.utils.deterministic.fill_uninitialized_memory = False
     cache = build_cache(data, work)
     split = split_rows(cache, data, identities)
-    asked = Protocol(part, identities, stride, heads, steps, batch_size, rate)
+    asked = Protocol(part, distil, identities, stride, heads, steps, batch_size, rate)
     protocol = {
         **asdict(asked), "learnt_rows": len(split.train), "test_rows": len(split.test),
         "genuine": int(split.same.sum()), "impostor": int((~split.same).sum()),
@@ -321,7 +327,11 @@ def main(
         if str(seed) not in record["runs"].get(method, {})
     ]
     if todo:
-        ground = Ground.of(cache, split, data / "weights" / "mobilefacenet.pt", asked, work)
+        weights, place = data / "weights" / "mobilefacenet.pt", work
+        if distil:
+            place = work / f"distilled-{len(split.train)}"
+            weights = distilled(cache, split.train, weights, place)
+        ground = Ground.of(cache, split, weights, asked, place)
         if "off_the_shelf" not in record:
             with torch.no_grad():
                 record["off_the_shelf"] = ground.off_the_shelf()

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from faceguide.cache.cli import main as cache_commands
 from faceguide.cache.reader import FaceCache
 from faceguide.evaluate.metrics.roc import best_accuracy, measure, rank
 from faceguide.preprocess.cli import main as prep
+from faceguide.train.cli import main as train
 
 LEAST_IMAGES = 4
 
@@ -48,9 +51,25 @@ def build_cache(data: Path, work: Path) -> FaceCache:
 
 
 def _prep(*arguments: object) -> None:
-    result = CliRunner().invoke(prep, [*map(str, arguments), "--jobs", "1"])
+    _run(prep, *arguments, "--jobs", 1)
+
+
+def _run(command: click.Command, *arguments: object) -> None:
+    result = CliRunner().invoke(command, [*map(str, arguments)])
     if result.exit_code:
         raise SystemExit(result.output)
+
+
+def distilled(cache: FaceCache, rows: NDArray[np.int64], weights: Path, place: Path) -> Path:
+    """The weights after `train distil` on these rows."""
+    made = place / "run" / "backbone.safetensors"
+    if not made.exists():
+        place.mkdir(exist_ok=True)
+        keys = place / "keys.txt"
+        keys.write_text("\n".join(cache.texts("key", rows)))
+        _run(cache_commands, "copy", cache.directory, place / "learnt", "--rows", keys)
+        _run(train, "distil", place / "learnt", "--init", weights, "--out", made.parent)
+    return made
 
 
 @dataclass(frozen=True)

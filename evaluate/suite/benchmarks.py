@@ -160,9 +160,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         reader="the list format of `evaluate verification`",
     ),
     "cvlface": Benchmark(
-        title="CVLFace's Arrow folders", what="the sets above as Hugging Face folders",
-        ask="github.com/mk-minchul/CVLface, behind a password", supported=False,
-        protocol="use the .bin or the original layout of the same set",
+        title="CVLFace's IJB folders", what="Arrow folders of templates", supported=False,
+        ask="github.com/mk-minchul/CVLface, behind a password",
+        protocol="their metadata.pt is not documented; the other Arrow folders are read as the "
+        "set that they are called after (pip install 'faceguide[arrow]')",
     ),
     "rmfvd": Benchmark(
         title="RMFVD", what="real masks, 7,178 pairs, 1:1", supported=False,

@@ -11,7 +11,12 @@ from faceguide.core.errors import FaceguideError
 from faceguide.core.files import remedy
 from faceguide.evaluate.suite.benchmarks import BENCHMARKS
 from faceguide.evaluate.suite.found_set import FoundSet
-from faceguide.evaluate.suite.layouts import bin_files, lfw_family, occluded_lists
+from faceguide.evaluate.suite.layouts import (
+    arrow_folders,
+    bin_files,
+    lfw_family,
+    occluded_lists,
+)
 from faceguide.evaluate.suite.layouts.cfp_folders import find_cfp, find_twins
 from faceguide.evaluate.suite.layouts.gallery_folders import (
     find_rmfrd,
@@ -63,6 +68,7 @@ def _ijb(folder: Path) -> list[FoundSet]:
 
 # The first that finds something has the folder; all but the last have what is below it too.
 _LAYOUTS: tuple[Callable[[Path], list[FoundSet]], ...] = (
+    arrow_folders.find,
     find_rfw,
     occluded_lists.find,
     find_tinyface,

@@ -11,6 +11,8 @@ from typing import Literal
 from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.evaluate.suite.benchmarks import BENCHMARKS
 
+Form = Literal["images", "bin", "arrow", "ijb"]
+
 
 @dataclass(frozen=True)
 class SearchLists:
@@ -26,9 +28,10 @@ class FoundSet:
 
     Attributes:
         benchmark: its name in `BENCHMARKS`.
-        place: the folder that image paths start in; or the .bin file, or IJB's folder.
+        place: the folder that image paths start in; or the .bin file, the Arrow folder, or IJB's.
         form: how the images come.
-        images: path below `place` → identity, "" where it is unknown; empty for other forms.
+        images: path below `place` → identity, "" where it is unknown; of an Arrow folder names that
+            unpacking gives; empty for other forms.
         pairs: protocol → pairs; images that are there by their path, others as they are listed.
         searches: protocol → identification.
         notes: what differs from the published protocol; its figures are marked as incomplete.
@@ -36,7 +39,7 @@ class FoundSet:
 
     benchmark: str
     place: Path
-    form: Literal["images", "bin", "ijb"] = "images"
+    form: Form = "images"
     images: Mapping[str, str] = field(default_factory=dict)
     pairs: Mapping[str, PairList] = field(default_factory=dict)
     searches: Mapping[str, SearchLists] = field(default_factory=dict)

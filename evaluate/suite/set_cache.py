@@ -6,18 +6,22 @@ resumed when that was interrupted, and a set whose images have become more gets 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
+import shutil
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from faceguide.cache import manifest
-from faceguide.core.files import digest, write_bytes
+from faceguide.core.files import TEMPORARY, digest, write_bytes, write_error
 from faceguide.evaluate.suite.found_set import FoundSet
+from faceguide.evaluate.suite.layouts import arrow_folders
 from faceguide.evaluate.suite.listed_images import are_aligned
 from faceguide.evaluate.suite.suite_options import SuiteOptions
 from faceguide.preprocess.detect.finders.open_finder import chosen_finder
@@ -42,6 +46,8 @@ def prepared(found: FoundSet, caches: Path, network: Network, suite: SuiteOption
         FaceguideError: when no finder is installed, or a cache cannot be written.
     """
     place, side = caches.absolute() / found.benchmark, network.input_spec.size
+    if found.form == "arrow":
+        found = _unpacked(found, place)
     aligned = found.form == "bin" or are_aligned(found.place, found.images)
     if found.form == "bin":
         status = found.place.stat()
@@ -69,6 +75,25 @@ def prepared(found: FoundSet, caches: Path, network: Network, suite: SuiteOption
         work.run(functools.partial(make_faces, planned.directory, plan, planned.settings))
         work.close(started)
     return planned.directory
+
+
+def _unpacked(found: FoundSet, place: Path) -> FoundSet:
+    """The set of an Arrow folder with its images as files, which are written once."""
+    content = [[path.name, path.stat().st_mtime_ns] for path in sorted(found.place.iterdir())]
+    folder = place / f"images-{digest([str(found.place.absolute()), content])[:12]}"
+    if not folder.exists():
+        making = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{TEMPORARY}")
+        try:
+            making.mkdir(parents=True)
+            for name, data in arrow_folders.unpacked(found.place):
+                (making / name).write_bytes(data)
+            with contextlib.suppress(FileExistsError):  # another run was faster
+                making.rename(folder)
+        except OSError as error:
+            raise write_error(folder, error) from error
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return replace(found, place=folder, form="images")
 
 
 def _bytes(path: Path) -> int:

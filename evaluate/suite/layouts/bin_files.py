@@ -7,7 +7,8 @@ from pathlib import Path
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.evaluate.suite.found_set import FoundSet, counted
 
-_SETS = {
+# Name of the file, or of CVLFace's folder → the set.
+SETS = {
     "lfw": "lfw",
     "cfp_fp": "cfp-fp",
     "cfp_ff": "cfp-ff",
@@ -25,7 +26,7 @@ def find(path: Path) -> list[FoundSet]:
     Raises:
         VerificationBinError: when it is damaged or not a verification set.
     """
-    benchmark = _SETS.get(path.stem.lower())
+    benchmark = SETS.get(path.stem.lower())
     if benchmark is None or not path.is_file():
         return []
     return [counted(FoundSet(benchmark, path, "bin", pairs={"": read_pairs(path)}))]

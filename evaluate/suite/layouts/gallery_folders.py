@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from faceguide.evaluate.suite.found_set import FoundSet, SearchLists
+from faceguide.evaluate.suite.found_set import Form, FoundSet, SearchLists
 from faceguide.evaluate.suite.listed_images import images_below
 
 _TINYFACE = ("Probe", "Gallery_Match", "Gallery_Distractor")
@@ -15,22 +15,33 @@ _CAMERA = re.compile(r"(\d+)_cam[1-5]_\d")  # 6 to 8 see infrared
 
 
 def find_tinyface(folder: Path) -> list[FoundSet]:
-    """TinyFace where `folder`, or its part Testing_Set, has Probe and Gallery_Match.
-
-    Distractors are enrolled too, each as an identity of its own: so each that scores higher than
-    the right identity costs a rank.
-    """
+    """TinyFace where `folder`, or its part Testing_Set, has Probe and Gallery_Match."""
     places = (folder, folder / "Testing_Set")
     root = next((r for r in places if all((r / part).is_dir() for part in _TINYFACE[:2])), None)
     if root is None:
         return []
-    probes, match, distractors = (images_below(root, part) for part in _TINYFACE)
-    known = {image: _number(image) for image in (*probes, *match)}
-    alone = {image: f"distractor {image}" for image in distractors}
-    gallery = [(image, known[image]) for image in match] + list(alone.items())
-    lists = SearchLists(gallery, [(image, known[image]) for image in probes])
+    sides = ([(image, image) for image in images_below(root, part)] for part in _TINYFACE)
+    return [tinyface(root, "images", *sides)]
+
+
+def tinyface(
+    root: Path,
+    form: Form,
+    probes: list[tuple[str, str]],
+    match: list[tuple[str, str]],
+    distractors: list[tuple[str, str]],
+) -> FoundSet:
+    """TinyFace of images, each (path below `root`, name that begins with its identity).
+
+    Distractors are enrolled too, each as an identity of its own: so each that scores higher than
+    the right identity costs a rank.
+    """
+    known = {image: _number(name) for image, name in (*probes, *match)}
+    alone = {image: f"distractor {name}" for image, name in distractors}
+    gallery = [(image, known[image]) for image, _ in match] + list(alone.items())
+    lists = SearchLists(gallery, [(image, known[image]) for image, _ in probes])
     notes = () if distractors else (f"no {_TINYFACE[2]}: without its images the search is easier",)
-    return [FoundSet("tinyface", root, images=known | alone, searches={"": lists}, notes=notes)]
+    return FoundSet("tinyface", root, form, known | alone, searches={"": lists}, notes=notes)
 
 
 def find_scface(folder: Path) -> list[FoundSet]:
