@@ -41,7 +41,7 @@ def find(folder: Path) -> list[FoundSet]:
     same = np.array(table["is_same"], bool)[order]
     if len(order) % 2 or (same[::2] != same[1::2]).any():
         raise ListError(
-            f"{folder}: is_same differs within a pair, two rows each; take another copy"
+            f"{folder}: is_same differs within a pair of rows; take another copy"
         )
     names = [_image_name(row) for row in order]
     pairs = PairList(names[::2], names[1::2], same[::2], None)
