@@ -33,6 +33,9 @@ class FaceSettings:
 
     source: Path = argument(type=EXISTING)
     flat: bool = option(False, "Nested folders do not name identities.")
+    source_layout: Literal["folders", "auto"] = option(
+        "folders", "auto: SOURCE holds published test sets, see `evaluate suite --list`."
+    )
     root: Path | None = option(
         None, "Folder that the paths of a CSV start in.  [default: the CSV's]", type=FOLDER
     )

@@ -43,8 +43,8 @@ _Take = Callable[[int, NDArray[np.uint8], NDArray[np.bool_]], object]
 
 
 @functools.lru_cache(maxsize=1)
-def _opened_source(path: Path, flat: bool, root: Path | None) -> Source:
-    return open_source(path, flat=flat, root=root)
+def _opened_source(path: Path, flat: bool, root: Path | None, layout: str) -> Source:
+    return open_source(path, flat=flat, root=root, layout=layout)
 
 
 def make_faces(directory: Path, plan: Plan, settings: FaceSettings, shard: int, tick: Tick) -> None:
@@ -89,7 +89,7 @@ def _fill(
     take: _Take,
 ) -> None:
     """Work through the rows; crops go out block by block, the other columns stay in `values`."""
-    source = _opened_source(settings.source, settings.flat, settings.root)
+    source = _opened_source(settings.source, settings.flat, settings.root, settings.source_layout)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         crops = np.zeros((len(block), settings.size, settings.size, 3), np.uint8)

@@ -72,7 +72,7 @@ def face_plan(faces: FaceSettings, guidance: GuidanceSettings, place: PlanOption
         landmarks=imported and imported.absolute(),
         landmark_index=imported and directory / "landmarks.index",
     )
-    opened = open_source(source, flat=faces.flat, root=settings.root)
+    opened = open_source(source, flat=faces.flat, root=settings.root, layout=faces.source_layout)
     if like is not None:
         require_like(like, faces_recipe(settings, opened))
         opened = NewImages(opened, like)

@@ -20,9 +20,6 @@ from typing import Any
 
 from faceguide.cache import manifest
 from faceguide.core.files import TEMPORARY, digest, write_bytes, write_error
-from faceguide.evaluate.suite.found_set import FoundSet
-from faceguide.evaluate.suite.layouts import arrow_folders
-from faceguide.evaluate.suite.listed_images import are_aligned
 from faceguide.evaluate.suite.suite_options import SuiteOptions
 from faceguide.preprocess.detect.finders.open_finder import chosen_finder
 from faceguide.preprocess.face_settings import FaceSettings, faces_recipe
@@ -30,6 +27,9 @@ from faceguide.preprocess.face_shards import make_faces
 from faceguide.preprocess.guidance.drawing import GuidanceSettings
 from faceguide.preprocess.planning import face_plan, settle
 from faceguide.preprocess.prep_options import Here, PlanOptions
+from faceguide.preprocess.public_sets.found_set import FoundSet
+from faceguide.preprocess.public_sets.layouts import arrow_folders
+from faceguide.preprocess.public_sets.listed_images import are_aligned
 from faceguide.preprocess.work import Work
 from faceguide.train.models.loading.network import Network
 

@@ -13,8 +13,8 @@ from faceguide.core.commands.shared_options import FOLDER, Outcome
 from faceguide.core.errors import EvaluationError
 from faceguide.evaluate.evaluation_options import NetworkOptions
 from faceguide.evaluate.score.matcher_options import CachedMatcherOptions
-from faceguide.evaluate.suite.benchmarks import BENCHMARKS, benchmark_list
 from faceguide.evaluate.suite.suite_options import SuiteOptions
+from faceguide.preprocess.public_sets.benchmarks import BENCHMARKS, benchmark_list
 
 
 class _Suite(Command):
@@ -62,7 +62,6 @@ def suite_command(
       evaluate suite benchmarks/ --weights ir50.ckpt --out table/ --dry-run
       evaluate suite benchmarks/ --weights ir50.ckpt --only lfw,rfw --caches sets/ --out table/
     """
-    from faceguide.evaluate.suite.find_sets import Inventory, find_sets
     from faceguide.evaluate.suite.suite_run import run_suite
     from faceguide.evaluate.suite.suite_table import (
         footnotes,
@@ -70,6 +69,7 @@ def suite_command(
         rehearsal_text,
         write_tables,
     )
+    from faceguide.preprocess.public_sets.find_sets import Inventory, find_sets
 
     options.names()
     with interruptible():

@@ -10,7 +10,7 @@ import click
 from faceguide.core.commands.settings import option
 from faceguide.core.commands.shared_options import FILE, OUT_FOLDER, Names
 from faceguide.evaluate.evaluation_options import Bootstrap, Overwrite
-from faceguide.evaluate.suite.benchmarks import BENCHMARKS
+from faceguide.preprocess.public_sets.benchmarks import BENCHMARKS
 
 
 class BenchmarkNames(Names):

@@ -26,11 +26,11 @@ from faceguide.evaluate.score.matcher_options import (
     TemplateOptions,
 )
 from faceguide.evaluate.suite import suite_rows
-from faceguide.evaluate.suite.benchmarks import BENCHMARKS
-from faceguide.evaluate.suite.find_sets import Inventory
-from faceguide.evaluate.suite.found_set import FoundSet, named
 from faceguide.evaluate.suite.set_cache import prepared
 from faceguide.evaluate.suite.suite_options import SuiteOptions
+from faceguide.preprocess.public_sets.benchmarks import BENCHMARKS
+from faceguide.preprocess.public_sets.find_sets import Inventory
+from faceguide.preprocess.public_sets.found_set import FoundSet, named
 from faceguide.train.models.loading.network import Network
 
 RECORD = "suite.json"

@@ -9,9 +9,9 @@ from faceguide.core.commands.console import printable
 from faceguide.core.commands.doubts import OF_WEIGHTS, Doubts
 from faceguide.core.files import write_bytes
 from faceguide.evaluate.report.tables import Table, between, percent, to_csv, to_latex, to_text
-from faceguide.evaluate.suite.find_sets import Inventory
-from faceguide.evaluate.suite.found_set import named
 from faceguide.evaluate.suite.published import published_of
+from faceguide.preprocess.public_sets.find_sets import Inventory
+from faceguide.preprocess.public_sets.found_set import named
 
 # Columns in their order; those that no row fills are left out.
 _SHOWN = (

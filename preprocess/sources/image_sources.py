@@ -24,6 +24,7 @@ from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS, twins_of_folder
 from faceguide.core.formats import recordio, verification_bin
 from faceguide.preprocess.sources.csv_source import ManifestSource
 from faceguide.preprocess.sources.folder_names import THUMBNAIL_FOLDERS, Layout, MaskNames, is_image
+from faceguide.preprocess.sources.set_source import SetSource
 from faceguide.preprocess.sources.source_files import is_inside, read_inside
 from faceguide.preprocess.sources.source_row import (
     ReadError,
@@ -40,7 +41,9 @@ _TABLES = (".csv", ".tsv")
 _EXACT = 1 << 24  # float32 has every whole number below
 
 
-def open_source(path: Path, *, flat: bool = False, root: Path | None = None) -> Source:
+def open_source(
+    path: Path, *, flat: bool = False, root: Path | None = None, layout: str = "folders"
+) -> Source:
     """The source at `path`: a folder, or a .csv, .rec, .bin or ND-TWIN's .json file.
 
     Args:
@@ -50,12 +53,19 @@ def open_source(path: Path, *, flat: bool = False, root: Path | None = None) -> 
             next to a .rec its .idx is used if it is there.
         flat: take a folder's images at any depth, without identities.
         root: the folder that the paths of a .csv start in; None = its own.
+        layout: "auto" reads a folder by the layouts of published test sets.
 
     Raises:
         SourceError: when there is nothing of these kinds at `path`.
     """
     if root is not None and path.suffix.lower() not in _TABLES:
         raise SourceError(f"{path}: --root is for a CSV; leave it out")
+    if layout == "auto":
+        if flat or not path.is_dir():
+            raise SourceError(
+                f"{path}: --source-layout is for folders, without --flat; leave it out"
+            )
+        return SetSource(path)
     if path.is_dir():
         twins = path / IMAGES_OF_TWINS
         return TwinSource(twins) if twins.is_file() and not flat else FolderSource(path, flat)

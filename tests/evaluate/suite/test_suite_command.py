@@ -15,13 +15,19 @@ from click.testing import CliRunner, Result
 from tests.conftest import REPOSITORY
 from tests.evaluate.builder import weights_file
 from tests.evaluate.ijb.test_ijb import build_ijb
-from tests.evaluate.suite.set_builder import lfw, rfw, tinyface, verification_bin, write_text
+from tests.preprocess.public_sets.set_builder import (
+    lfw,
+    rfw,
+    tinyface,
+    verification_bin,
+    write_text,
+)
 
 import faceguide as fg
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.suite.benchmarks import BENCHMARKS
 from faceguide.evaluate.suite.published import PUBLISHED
 from faceguide.preprocess.detect.finders.mediapipe_package import bundled_models
+from faceguide.preprocess.public_sets.benchmarks import BENCHMARKS
 
 
 def suite(*words: object) -> Result:

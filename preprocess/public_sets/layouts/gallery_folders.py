@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from faceguide.evaluate.suite.found_set import Form, FoundSet, SearchLists
-from faceguide.evaluate.suite.listed_images import images_below
+from faceguide.preprocess.public_sets.found_set import Form, FoundSet, SearchLists
+from faceguide.preprocess.public_sets.listed_images import images_below
 
 _TINYFACE = ("Probe", "Gallery_Match", "Gallery_Distractor")
 _MASKED, _BARE = "AFDB_masked_face_dataset", "AFDB_face_dataset"

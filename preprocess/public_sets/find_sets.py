@@ -9,21 +9,21 @@ from pathlib import Path
 
 from faceguide.core.errors import FaceguideError
 from faceguide.core.files import remedy
-from faceguide.evaluate.suite.benchmarks import BENCHMARKS
-from faceguide.evaluate.suite.found_set import FoundSet
-from faceguide.evaluate.suite.layouts import (
+from faceguide.preprocess.public_sets.benchmarks import BENCHMARKS
+from faceguide.preprocess.public_sets.found_set import FoundSet
+from faceguide.preprocess.public_sets.layouts import (
     arrow_folders,
     bin_files,
     lfw_family,
     occluded_lists,
 )
-from faceguide.evaluate.suite.layouts.cfp_folders import find_cfp, find_twins
-from faceguide.evaluate.suite.layouts.gallery_folders import (
+from faceguide.preprocess.public_sets.layouts.cfp_folders import find_cfp, find_twins
+from faceguide.preprocess.public_sets.layouts.gallery_folders import (
     find_rmfrd,
     find_scface,
     find_tinyface,
 )
-from faceguide.evaluate.suite.layouts.group_sets import find_bfw, find_rfw
+from faceguide.preprocess.public_sets.layouts.group_sets import find_bfw, find_rfw
 
 _DEPTH = 2  # of folders below the one that is searched
 _MANY = 200  # folders in one folder: identities, not sets

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from faceguide.cache.pairs.pair_lists import PairList
-from faceguide.evaluate.suite.benchmarks import BENCHMARKS
+from faceguide.preprocess.public_sets.benchmarks import BENCHMARKS
 
 Form = Literal["images", "bin", "arrow", "ijb"]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.evaluate.builder import weights_file
-from tests.evaluate.suite.set_builder import picture, verification_bin
+from tests.preprocess.public_sets.set_builder import picture, verification_bin
 
 from faceguide.evaluate.cli import main
-from faceguide.evaluate.suite.find_sets import find_sets
+from faceguide.preprocess.public_sets.find_sets import find_sets
 
 datasets = pytest.importorskip("datasets", reason="pip install 'faceguide[arrow]'")
 

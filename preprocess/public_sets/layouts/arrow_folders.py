@@ -10,10 +10,9 @@ import numpy as np
 
 from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.core.errors import ListError
-from faceguide.core.formats.torch_files import load_tensors
-from faceguide.evaluate.suite.found_set import FoundSet, counted
-from faceguide.evaluate.suite.layouts.bin_files import SETS
-from faceguide.evaluate.suite.layouts.gallery_folders import tinyface
+from faceguide.preprocess.public_sets.found_set import FoundSet, counted
+from faceguide.preprocess.public_sets.layouts.bin_files import SETS
+from faceguide.preprocess.public_sets.layouts.gallery_folders import tinyface
 
 _FILES = ("dataset_info.json", "state.json")
 _METADATA = "metadata.pt"
@@ -40,9 +39,7 @@ def find(folder: Path) -> list[FoundSet]:
     order = np.argsort(np.array(table["index"]), kind="stable").tolist()
     same = np.array(table["is_same"], bool)[order]
     if len(order) % 2 or (same[::2] != same[1::2]).any():
-        raise ListError(
-            f"{folder}: is_same differs within a pair of rows; take another copy"
-        )
+        raise ListError(f"{folder}: is_same differs within a pair of rows; take another copy")
     names = [_image_name(row) for row in order]
     pairs = PairList(names[::2], names[1::2], same[::2], None)
     images = dict.fromkeys(names, "")
@@ -88,6 +85,8 @@ def _table(folder: Path, columns: tuple[str, ...]) -> Any:
 
 
 def _tinyface(folder: Path) -> FoundSet:
+    from faceguide.core.formats.torch_files import load_tensors
+
     table = _table(folder, ("index", "path"))
     try:
         about = load_tensors(folder / _METADATA, strict=True)

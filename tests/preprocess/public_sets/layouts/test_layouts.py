@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.evaluate.suite.set_builder import (
+from tests.preprocess.public_sets.set_builder import (
     lfw,
     rfw,
     tinyface,
@@ -15,10 +15,10 @@ from tests.evaluate.suite.set_builder import (
     write_text,
 )
 
-from faceguide.evaluate.suite.benchmarks import BENCHMARKS
-from faceguide.evaluate.suite.find_sets import find_sets
-from faceguide.evaluate.suite.found_set import FoundSet, named
-from faceguide.evaluate.suite.listed_images import are_aligned
+from faceguide.preprocess.public_sets.benchmarks import BENCHMARKS
+from faceguide.preprocess.public_sets.find_sets import find_sets
+from faceguide.preprocess.public_sets.found_set import FoundSet, named
+from faceguide.preprocess.public_sets.listed_images import are_aligned
 
 
 def only(root: Path) -> FoundSet:

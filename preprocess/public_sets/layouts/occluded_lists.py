@@ -8,8 +8,8 @@ from pathlib import Path
 from faceguide.cache.pairs.ocfr_lists import read_ocfr
 from faceguide.cache.pairs.pair_lists import PairList
 from faceguide.core.errors import ListError
-from faceguide.evaluate.suite.found_set import FoundSet
-from faceguide.evaluate.suite.listed_images import image_folder, located
+from faceguide.preprocess.public_sets.found_set import FoundSet
+from faceguide.preprocess.public_sets.listed_images import image_folder, located
 
 _PROTOCOL = re.compile(r"((?:C|O[1-7])_(?:C|O[1-7]))_list\.txt")
 

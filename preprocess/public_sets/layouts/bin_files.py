@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from faceguide.cache.pairs.pair_lists import read_pairs
-from faceguide.evaluate.suite.found_set import FoundSet, counted
+from faceguide.preprocess.public_sets.found_set import FoundSet, counted
 
 # Name of the file, or of CVLFace's folder → the set.
 SETS = {

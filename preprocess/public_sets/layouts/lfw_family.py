@@ -7,8 +7,8 @@ from pathlib import Path
 
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.core.errors import ListError
-from faceguide.evaluate.suite.found_set import FoundSet, counted
-from faceguide.evaluate.suite.listed_images import image_folder, located
+from faceguide.preprocess.public_sets.found_set import FoundSet, counted
+from faceguide.preprocess.public_sets.listed_images import image_folder, located
 
 # Part of the name of the list or its folder → the set, the first that fits.
 _FAMILY = ("xqlfw", "mlfw", "calfw", "cplfw", "agedb", "mfr2", "lfw")

@@ -8,8 +8,8 @@ from faceguide.cache.pairs.cfp_lists import read_cfp
 from faceguide.cache.pairs.pair_lists import read_pairs
 from faceguide.cache.pairs.twin_lists import IMAGES_OF_TWINS, pairs_beside, read_twins
 from faceguide.core.errors import ListError
-from faceguide.evaluate.suite.found_set import FoundSet, counted
-from faceguide.evaluate.suite.listed_images import image_folder, located
+from faceguide.preprocess.public_sets.found_set import FoundSet, counted
+from faceguide.preprocess.public_sets.listed_images import image_folder, located
 
 
 def find_cfp(folder: Path) -> list[FoundSet]:

@@ -9,8 +9,8 @@ import numpy as np
 from faceguide.cache.pairs.list_text import find_table
 from faceguide.cache.pairs.pair_lists import PairList, read_pairs
 from faceguide.core.errors import ListError
-from faceguide.evaluate.suite.found_set import FoundSet, counted
-from faceguide.evaluate.suite.listed_images import image_folder, located
+from faceguide.preprocess.public_sets.found_set import FoundSet, counted
+from faceguide.preprocess.public_sets.listed_images import image_folder, located
 
 _RACES = ("African", "Asian", "Caucasian", "Indian")
 
