@@ -10,7 +10,8 @@ occlusion` teaches on photographs with surgical masks and on drawn covers.
 
 For each matcher: accuracy, FMR and FNMR on the probes at LFW's threshold; the gap to the threshold
 that the same rule sets on the probes themselves; and what that gap is less than plain cosine's.
-Intervals (95 %) resample the identities of both lists, the same draws for all matchers.
+Intervals (95 %) resample the identities of both lists, the same draws for all matchers. Cllr (bits)
+is what the odds cost that the scores stand for; scores without a calibration get a line.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import occlusion_faces as source
 from numpy.typing import NDArray
 from robust import command
 
+from faceguide.evaluate.decisions.decide_run import decide
 from faceguide.evaluate.decisions.scored_run import ScoredRun
 from faceguide.evaluate.decisions.transfer import RankedPairs, rates, thresholds
 from faceguide.evaluate.metrics.bootstrap import interval
@@ -58,13 +60,15 @@ def main(data: Path, probes: Path, out: Path, work: Path | None, replicates: int
         folder = (work or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         runs = scored(data, probes, folder)
-        found = measured(runs, replicates)
-    out.write_text(json.dumps(found, indent=1))
+        found = measured({name: ranked(both) for name, both in runs.items()}, replicates)
+        odds = {name: decide(*both, replicates, 0)["sets"] for name, both in runs.items()}
+    out.write_text(json.dumps({"thresholds": found, "odds": odds}, indent=1))
     show(found)
+    show_odds(odds)
 
 
-def scored(data: Path, probes: Path, work: Path) -> dict[str, list[RankedPairs]]:
-    """By matcher the pairs of LFW and those of the probes."""
+def scored(data: Path, probes: Path, work: Path) -> dict[str, list[ScoredRun]]:
+    """By matcher the run on LFW and that on the probes."""
     weights = data / "weights" / "mobilefacenet.pt"
     caches = {"lfw": source.lfw_faces(data, work), "probes": source.probe_faces(probes, work)}
     masked = source.masked_faces(data, work)
@@ -79,7 +83,7 @@ def scored(data: Path, probes: Path, work: Path) -> dict[str, list[RankedPairs]]
     write_pairs(probes / "pairs.csv", lists["probes"])
     for cache in caches.values():
         command("prep", "masks", "--cache", str(cache.directory), "--estimate", str(head))
-    found: dict[str, list[RankedPairs]] = {}
+    found: dict[str, list[ScoredRun]] = {}
     for name, (words, method) in MATCHERS.items():
         calibration: tuple[str, ...] = ()
         if method is not None:
@@ -99,10 +103,12 @@ def scored(data: Path, probes: Path, work: Path) -> dict[str, list[RankedPairs]]
                 "--weights", str(weights), "--out", str(run), "--device", "cpu", "--bootstrap",
                 "0", *words, *calibration,
             )  # fmt: skip
-            pairs = ScoredRun.of(run)
-            ranked = RankedPairs(rank(pairs.score, pairs.same), pairs.people)
-            found.setdefault(name, []).append(ranked)
+            found.setdefault(name, []).append(ScoredRun.of(run))
     return found
+
+
+def ranked(runs: list[ScoredRun]) -> list[RankedPairs]:
+    return [RankedPairs(rank(run.score, run.same), run.people) for run in runs]
 
 
 def write_pairs(published: Path, path: Path) -> None:
@@ -154,18 +160,27 @@ def with_interval(
 
 
 def show(found: dict[str, Any]) -> None:
-    def cell(value: list[float]) -> str:
-        return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]".replace("-", "−")
+    def cell(value: list[float], sign: str) -> str:
+        return "{:{s}.3f} [{:{s}.3f}, {:{s}.3f}]".format(*value, s=sign).replace("-", "−")
 
     for rule in RULES:
         click.echo(f"\nthreshold at LFW's {rule}\n")
         click.echo("| matcher | accuracy | FMR | FNMR | gap of accuracy | less cosine's |")
         click.echo("|---|---|---|---|---|---|")
         for name, rows in found.items():
-            row = rows[rule]
-            plain = " | ".join(f"{row[figure][0]:.3f}" for figure in ("accuracy", "fmr", "fnmr"))
-            gaps = " | ".join(cell(row[f"gap_accuracy{end}"]) for end in ("", "_less_cosine"))
-            click.echo(f"| {name} | {plain} | {gaps} |")
+            cells = [cell(rows[rule][figure], "") for figure in ("accuracy", "fmr", "fnmr")]
+            cells += [cell(rows[rule][f"gap_accuracy{end}"], "+") for end in ("", "_less_cosine")]
+            click.echo(f"| {name} | {' | '.join(cells)} |")
+
+
+def show_odds(odds: dict[str, Any]) -> None:
+    click.echo("\n| matcher | Cllr on LFW | Cllr on the probes | its minimum there |")
+    click.echo("|---|---|---|---|")
+    for name, sets in odds.items():
+        dev, test = sets["dev"], sets["test"]
+        low, high = test["intervals"]["cllr"]
+        there = f"{test['cllr']:.3f} [{low:.3f}, {high:.3f}]"
+        click.echo(f"| {name} | {dev['cllr']:.3f} | {there} | {test['min_cllr']:.3f} |")
 
 
 if __name__ == "__main__":
