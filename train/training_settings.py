@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -42,6 +42,16 @@ class Output:
         type=FILE, is_eager=True, callback=fill, metavar="RUN.JSON",
     )  # fmt: skip
     as_json: bool = option(False, "Print one JSON object.", "--json")
+    dry_run: bool = option(False, "Check everything and say what would be trained; no run.")
+
+    def rehearsed(self, found: dict[str, Any]) -> NoReturn:
+        """Print what a dry run found, and end the command."""
+        if self.as_json:
+            echo_json(found)
+        else:
+            shown = {name.replace("_", " "): value for name, value in found.items()}
+            click.echo("\n".join(f"{name}: {value}" for name, value in shown.items()))
+        raise click.exceptions.Exit(0)
 
     def report(self, result: dict[str, Any], what: str) -> None:
         """Print the outcome: as JSON, or the value under `what` and the number of steps."""

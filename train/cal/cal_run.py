@@ -86,8 +86,9 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
     pairs = max(run.batch_size // LISTED_SHARE, 1)
     stream = stream_of(context, run, rows, listed, pairs)
     more: dict[str, Any] = {}
+    length = total_steps(len(stream), context.loop)
     if recipe.guidance.weight("prior"):  # it fades over the whole run, whose length counts
-        more["steps"] = total_steps(len(stream), context.loop)
+        more["steps"] = length
     if context.pairs is not None:  # scores are compared with the best so far
         more["forwards"] = run.forwards
     if listed is not None:
@@ -104,7 +105,7 @@ def run_cal(context: RunContext, run: CalRun, contrastive: Pairs | None = None) 
     step = CalStep(recipe, shape, trainee, side, pairs if listed else 0)
     trainer = CalTrainer(step, run, digest(fixed), context)
     models = {"backbone": {"name": run.model, "arguments": arguments, "weights": BACKBONE}}
-    context.begin("train cal", run, fixed, models, names, doubts)
+    context.begin("train cal", run, fixed, models, names, doubts, len(rows), length)
     steps = train(
         trainer, stream, context.directory, context.loop, context.device, context.processes
     )

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from faceguide.cache.inspect.occlusion_measures import estimate_doubts
 from faceguide.cache.reader import FaceCache
 from faceguide.core.commands.console import say
 from faceguide.core.errors import TrainError
@@ -81,8 +82,7 @@ def run_distil(context: RunContext, run: DistilRun, maps: Path | None = None) ->
     layer = run.from_layer or default_layer(network)
     trainee = DistilTrainee(network, layer)
     doubts = context.doubts(faces.names)
-    estimated = context.cache.estimated(context.cache.select(meta=dict(run.meta) or None))
-    doubts.add("estimated_visibility", count=int(estimated.sum()))
+    doubts.update(estimate_doubts(cache, faces.rows))
     kinds = tuple(kind for kind, count in zip(SHARES, counts, strict=False) if count)
     depends = {
         "weights": file_sha256(file.path), "network": file.name, "layer": layer,
@@ -100,7 +100,16 @@ def run_distil(context: RunContext, run: DistilRun, maps: Path | None = None) ->
     }  # fmt: skip
     altered = dict(zip((*SHARES, "clean"), counts, strict=True))
     context.begin(
-        "train distil", run, fixed, models, faces.names, doubts, altered=altered, layer=layer
+        "train distil",
+        run,
+        fixed,
+        models,
+        faces.names,
+        doubts,
+        len(faces.learnt),
+        steps or 0,
+        altered=altered,
+        layer=layer,
     )
     trainee.to(context.device)
     alterations = Alterations(cache, faces.rows, recipe.cover, recipe.seed)

@@ -45,7 +45,7 @@ from faceguide.train.oaml.visibility_metrics import evaluate_visibility, mean_vi
 from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.export_weights import export
 from faceguide.train.run.run_context import RunContext
-from faceguide.train.training import Batch, Forward, Losses, Place, Trainer
+from faceguide.train.training import Batch, Forward, Losses, Place, Trainer, total_steps
 
 
 def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None) -> dict[str, Any]:
@@ -135,7 +135,11 @@ def run_oaml(context: RunContext, run: OamlRun, second: FaceCache | None = None)
         for role, (name, arguments) in described.items()
     }
     models["backbone"]["colour"] = backbone.input_spec.colour
-    context.begin("train oaml", run, fixed, models, names, doubts, map=run.recipe.map_size)
+    images = len(rows) or (0 if covered is None else len(covered.veiled) + len(covered.clean))
+    length = total_steps(len(stream), context.loop)
+    context.begin(
+        "train oaml", run, fixed, models, names, doubts, images, length, map=run.recipe.map_size
+    )
     if fresh and processes.first:  # of a start that saved nothing
         (directory / NEIGHBOURS).unlink(missing_ok=True)
     steps = train(trainer, stream, directory, context.loop, context.device, processes)

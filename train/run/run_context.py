@@ -23,6 +23,7 @@ from faceguide.core.errors import TrainError
 from faceguide.core.files import digest
 from faceguide.train.distributed import Processes, barrier, choose_device, from_environment
 from faceguide.train.listed_pairs import Pairs, twins_to_learn, verification_pairs
+from faceguide.train.run.checkpoint import LAST
 from faceguide.train.run.training_data import cache_hash, write_identities
 from faceguide.train.training_settings import LoopSettings, Output, Source, Verification
 
@@ -45,6 +46,7 @@ class RunContext:
     pairs: Pairs | None = None
     learnable: NDArray[np.int64] | None = None
     record: dict[str, Any] | None = None
+    output: Output | None = None
 
     @staticmethod
     def of(
@@ -68,6 +70,7 @@ class RunContext:
             cache=cache, directory=output.directory, loop=loop, device=device, processes=processes,
             pairs=verification_pairs(cache, asked, processes.first),
             learnable=twins_to_learn(cache, asked, processes.first),
+            output=output,
         )  # fmt: skip
 
     def require_side(self, side: int | None, network: str, second: FaceCache | None = None) -> None:
@@ -137,15 +140,34 @@ class RunContext:
         models: Mapping[str, Any],
         names: Sequence[str],
         doubts: Doubts,
+        images: int,
+        steps: int,
         **facts: Any,
     ) -> None:
         """Write run.json and the identities, last of all: a failed start claims no directory.
+
+        A dry run ends here.
 
         Args:
             fixed: what the method of this name made.
             models: role → what run.json says of the model.
             names: of the identities that are learnt.
+            images: that are learnt.
+            steps: of the whole run.
         """
+        if self.output is not None and self.output.dry_run:
+            if not self.processes.first:
+                raise click.exceptions.Exit(0)
+            doubts.say()
+            self.output.rehearsed(
+                {
+                    "command": command, "images": images, "identities": len(names),
+                    "batch_size": fixed["batch_size"], "steps": steps,
+                    "device": str(self.device), "amp": self.loop.amp,
+                    "processes": self.processes.world,
+                    "resumes": (self.directory / LAST).exists(), "doubts": doubts.counts(),
+                }
+            )  # fmt: skip
         if self.processes.first:
             about = {
                 "models": models,
