@@ -9,6 +9,7 @@ upright picture; photographs as they are have none. On patches beside faces ever
 
 * Mended: of the faces upside down that the finder's first look takes for faces, those that are
   right now. Spoiled: of the upright ones that its first look gets right, those that are not now.
+  Covered: below the eyes, by one colour.
 * ms: processor time a picture.
 
 --sheet draws what second looks found under veils, to be judged by eye.
@@ -33,6 +34,7 @@ from detect_sets import (
     Where,
     as_they_are,
     grids,
+    half_covered,
     one_face,
     patches,
     small_faces,
@@ -92,7 +94,11 @@ def sets(where: Where) -> dict[str, Callable[[], Iterator[Sample]]]:
     every["small, tilted"] = functools.partial(small_faces, where)
     every["patches"] = functools.partial(patches, where)
     every["upright"] = functools.partial(one_face, where)
+    every["upright, covered"] = lambda: map(half_covered, one_face(where))
     every["upside down"] = lambda: (turned(sample, 2) for sample in one_face(where))
+    every["upside down, covered"] = lambda: (
+        turned(half_covered(sample), 2) for sample in one_face(where)
+    )
     for choose in ("largest", "center"):
         every[f"nine faces, {choose}"] = functools.partial(grids, where, choose)
     if where.half == "confirm":
@@ -204,8 +210,8 @@ def main(
             found = [face.landmarks for face in faces]
             row = counted(samples, found, name == "patches")
             row["ms"] = round(1000 * spent / len(samples), 1)
-            if name in ("upright", "upside down"):
-                row |= turns(samples, found, finder, name == "upside down")
+            if name.startswith(("upright", "upside down")):
+                row |= turns(samples, found, finder, name.startswith("upside down"))
             if sheet and name.startswith("veils"):
                 rescued = zip(samples, faces, strict=True)
                 tiles += [tile(s.image, face) for s, face in rescued if face.origin == "retried"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from veiled_faces import Image, veiled
 
 from faceguide.core.faces import align
+from faceguide.core.faces.align import FIVE_POINTS
 
 PATCHES = {"tune": 1200, "confirm": 300}
 GRIDS = 20
@@ -197,6 +198,20 @@ def _known(name: str, image: Image, where: Where) -> Iterator[Sample]:
     truth = where.mesh(image)
     if truth is not None:
         yield Sample(name, image, truth)
+
+
+def half_covered(sample: Sample) -> Sample:
+    """The face below the eyes under one colour, as under a mask that fits."""
+    assert sample.truth is not None
+    points = sample.truth[:, :2].astype(np.float64)
+    left, right, _, *mouth = points[list(FIVE_POINTS)]
+    down = (mouth[0] + mouth[1] - left - right) / 2
+    below = (points - (left + right) / 2) @ down / (down @ down)  # 0 at the eyes, 1 at the mouth
+    image = sample.image.copy()
+    hull = cv2.convexHull(np.rint(points[below > 0.25]).astype(np.int32))
+    colour = np.random.default_rng(list(sample.name.encode())).integers(0, 256, 3).tolist()
+    cv2.fillConvexPoly(image, hull, colour)
+    return Sample(sample.name, image, sample.truth, sample.choose)
 
 
 def turned(sample: Sample, quarters: int) -> Sample:

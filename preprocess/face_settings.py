@@ -18,7 +18,7 @@ from faceguide.preprocess.detect.finders.open_finder import FinderName, finder_o
 from faceguide.preprocess.sources.image_sources import Source
 
 # Raise it when the same settings and tools would give other bytes.
-REVISION = 5
+REVISION = 6
 
 
 @dataclass(frozen=True)
