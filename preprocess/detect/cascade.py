@@ -46,7 +46,7 @@ _STEEPEST = np.deg2rad(60.0)  # a box whose eyes are steeper is taken for uprigh
 # with CenterFace, the view counts whose best scores of both detectors add up to more by _HINT and
 # reach _TOGETHER; they do not differ by more than _REACH about which way is up. Without it, the
 # one whose score is higher by _SURE and reaches _ALONE, or _UPRIGHT where nothing is seen upright:
-# YuNet is no judge of this under veils. Over a covered mouth detectors know little of it, so the
+# YuNet is no judge of this under veils. Over a covered mouth these know little of it, so then the
 # mesh must not be surer of the upright face. bench/detect.py counts what is mended and spoiled.
 _UPRIGHT, _HINT, _TOGETHER, _SURE, _ALONE, _REACH = 0.88, 0.05, 1.0, 0.15, 0.7, 0.3
 
@@ -183,11 +183,9 @@ def _shows_more(view: _View, other: _View, looks: SecondLooks) -> bool:
 
 def _surer(upright: Face | None, turned: Face | None, looks: SecondLooks) -> bool:
     """Whether the mesh is surer of the upright face; NaN, where it does not say, is not."""
-    if upright is None:
+    if upright is None or looks.kind == "centerface":
         return False
-    if turned is None:  # CenterFace's own boxes may show it in a second look
-        return looks.kind != "centerface"
-    return turned.presence < upright.presence
+    return turned is None or turned.presence < upright.presence
 
 
 def _best(boxes: Boxes) -> float:

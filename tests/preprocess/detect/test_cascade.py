@@ -309,7 +309,7 @@ def test_the_turned_face_counts_unless_the_mesh_is_surer_of_the_upright_one(
         return Face(np.zeros((478, 3), np.float32), "detected", presence=presence)
 
     assert cascade._surer(face(0.9999), face(0.995), looks)
-    assert cascade._surer(face(0.9999), face(0.995), better)
+    assert not cascade._surer(face(0.9999), face(0.995), better)
     assert not cascade._surer(face(0.99), face(0.99), looks)
     assert not cascade._surer(face(float("nan")), face(float("nan")), looks)
     assert not cascade._surer(None, None, looks)
