@@ -302,9 +302,9 @@ def test_masked_faces_stay_upright(shared: Path, finder: Finder, looks: SecondLo
     assert all(standing)
 
 
-def test_the_turned_face_counts_unless_the_mesh_is_surer_of_the_upright_one(
-    looks: SecondLooks, better: SecondLooks
-) -> None:
+def test_the_turned_face_counts_unless_the_mesh_is_surer_of_the_upright_one() -> None:
+    looks, better = SecondLooks("mediapipe", (), ()), SecondLooks("centerface", (), ())
+
     def face(presence: float) -> Face:
         return Face(np.zeros((478, 3), np.float32), "detected", presence=presence)
 
