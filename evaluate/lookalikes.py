@@ -13,7 +13,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from faceguide.core.commands.console import echo_json, interruptible
+from faceguide.core.commands.console import Command, echo_json, interruptible
 from faceguide.core.commands.settings import fixed, option, settings
 from faceguide.core.commands.shared_options import CACHES, OUT_FOLDER, Output
 from faceguide.core.errors import EvaluationError
@@ -107,7 +107,7 @@ def lookalikes(
     return Lookalikes(named, [found[couple] for couple in kept], doubtful)
 
 
-@click.command("lookalikes")
+@click.command("lookalikes", cls=Command)
 @click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(network=NetworkOptions, asked=LookalikeOptions, output=Output)
 def lookalikes_command(

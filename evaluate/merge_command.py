@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from faceguide.core.commands.console import Command
 from faceguide.core.commands.parts import parts_of, show_indices
 from faceguide.core.commands.settings import refixed, settings
 from faceguide.core.commands.shared_options import FOLDER, MissingParts, Outcome
@@ -23,7 +24,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
 }
 
 
-@click.command("merge")
+@click.command("merge", cls=Command)
 @click.argument("directory", metavar="RUN", type=FOLDER)
 @settings(missing=MissingParts, output=Outcome)
 def merge_command(directory: Path, missing: MissingParts, output: Outcome) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from faceguide.core.commands.console import echo_json, printable
+from faceguide.core.commands.console import Command, echo_json, printable
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import EXISTING, Output
 from faceguide.evaluate.evaluation_options import FileOptions
 
 
-@click.command("networks")
+@click.command("networks", cls=Command)
 @settings(output=Output)
 def networks_command(output: Output) -> None:
     """List the networks: side, colour order, mean and std of their pixels, and what suits them.
@@ -36,7 +36,7 @@ def networks_command(output: Output) -> None:
         click.echo(f"{name.ljust(wide[0])}  {pixels.ljust(wide[1])}  {works}")
 
 
-@click.command("describe")
+@click.command("describe", cls=Command)
 @click.argument("weights", metavar="FILE", type=EXISTING)
 @settings(told=FileOptions, output=Output)
 def describe_command(weights: Path, told: FileOptions, output: Output) -> None:

@@ -15,6 +15,8 @@ import click
 import pytest
 from tests.conftest import FOLDER, REPOSITORY, SLOW
 
+from faceguide.core.commands.console import Command
+
 FOLDERS = ("core", "cache", "preprocess", "train", "evaluate")
 MAY_IMPORT = {
     "core": {"core"},
@@ -185,6 +187,7 @@ def test_every_command_has_help_with_an_example_and_is_in_the_readme() -> None:
         shown = command.get_help(context)
         if isinstance(command, click.Group) and " " in name:
             continue
+        assert isinstance(command, (Command, click.Group)), f"{name} has no -h of its own"
         assert "Example" in shown, f"{name} --help has no example"
         assert re.search(rf"\b{name}\b", text), f"{name} is in no page"
 

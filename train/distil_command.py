@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from faceguide.core.commands.console import say
+from faceguide.core.commands.console import Command, say
 from faceguide.core.commands.settings import REQUIRED, settings
 from faceguide.core.commands.shared_options import Device
 from faceguide.train.distil.distil_settings import DistilRun, MapFolder
@@ -14,7 +14,7 @@ from faceguide.train.run.repeat import record_of
 from faceguide.train.training_settings import Output, Source, StepSettings, Verification
 
 
-@click.command("distil")
+@click.command("distil", cls=Command)
 @settings(
     {"init": REQUIRED, "batch_size": 32, "steps": 400},
     source=Source, output=Output, run=DistilRun, kept=MapFolder, asked=Verification,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from faceguide.core.commands.console import echo_json, printable, say
+from faceguide.core.commands.console import Command, echo_json, printable, say
 from faceguide.core.commands.settings import argument, option, settings
 from faceguide.core.commands.shared_options import EXISTING, OUT_FILE, Output, Told
 
@@ -20,7 +20,7 @@ class ExportOptions(Told):
     onnx: Path = option(help="The file to write.", type=OUT_FILE)
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @settings(options=ExportOptions, output=Output)
 def export_command(options: ExportOptions, output: Output) -> None:
     """Write the network of RUN, or of a weights file, as ONNX.

@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 from click.core import ParameterSource
 
+from faceguide.core.commands.console import Command
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import Device
 from faceguide.train.oaml.oaml_settings import OamlRun, SecondCache
@@ -14,7 +15,7 @@ from faceguide.train.run.repeat import record_of
 from faceguide.train.training_settings import LoopSettings, Output, Source, Verification
 
 
-@click.command("oaml")
+@click.command("oaml", cls=Command)
 @settings(
     {"min_images": 2, "batch_size": 64, "weight_decay": 5e-4, "epochs": 26},
     source=Source, output=Output, run=OamlRun, covered=SecondCache, asked=Verification,

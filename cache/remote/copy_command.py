@@ -16,13 +16,13 @@ from faceguide.cache.remote.copying import Contents, contents, copy, fetch_lists
 from faceguide.cache.remote.cutting import cut
 from faceguide.cache.remote.mirror import mirror
 from faceguide.cache.remote.store import Store, is_address
-from faceguide.core.commands.console import echo_json, printable
+from faceguide.core.commands.console import Command, echo_json, printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import Output
 
 
-@click.command("copy")
+@click.command("copy", cls=Command)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option(

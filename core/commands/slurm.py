@@ -16,7 +16,7 @@ from typing import Any, Literal
 import click
 from click.core import ParameterSource
 
-from faceguide.core.commands.console import Group, echo_json, printable
+from faceguide.core.commands.console import Command, Group, echo_json, printable
 from faceguide.core.commands.settings import option, settings
 from faceguide.core.commands.shared_options import OUT_FOLDER, Caches, Output
 from faceguide.core.errors import FaceguideError
@@ -141,7 +141,7 @@ def submit_group(
     return Group("submit", chosen, help=chosen[0].help)
 
 
-class _AsTyped(click.Command):
+class _AsTyped(Command):
     """Keeps what was typed, before types make values of it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

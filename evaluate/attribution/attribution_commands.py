@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from faceguide.cache.pairs.pair_doubts import is_contradicted
-from faceguide.core.commands.console import echo_json, interruptible, printable, say
+from faceguide.core.commands.console import Command, echo_json, interruptible, printable, say
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import CACHES, FOLDER, Output
@@ -25,7 +25,7 @@ def register(group: click.Group) -> None:
         group.add_command(command)
 
 
-@click.command("attribution")
+@click.command("attribution", cls=Command)
 @click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(listed=PairOptions, network=NetworkOptions, options=Options, place=AttributionPlace)
 def attribution_command(
@@ -77,7 +77,7 @@ def attribution_command(
         show_results(record, out, place, said=ready.doubts)
 
 
-@click.command("methods")
+@click.command("methods", cls=Command)
 @settings(output=Output)
 def methods_command(output: Output) -> None:
     """List the attribution methods: what they need and claim, forwards per pair, source.
@@ -109,7 +109,7 @@ def methods_command(output: Output) -> None:
     click.echo("\n".join(f"{row['method']}: {row['citation']}" for row in rows))
 
 
-@click.command("diff")
+@click.command("diff", cls=Command)
 @click.argument("first", metavar="RUN", type=FOLDER)
 @click.argument("second", metavar="RUN", type=FOLDER)
 @click.option("--tolerance", type=click.FloatRange(0), default=1e-6, show_default=True)

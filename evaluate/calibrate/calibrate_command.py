@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.commands.console import echo_json, interruptible, printable
+from faceguide.core.commands.console import Command, echo_json, interruptible, printable
 from faceguide.core.commands.doubts import OF_WEIGHTS, Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import CACHES, OUT_FILE, Output
@@ -16,7 +16,7 @@ from faceguide.evaluate.calibrate.calibrate_settings import CalibrateOptions
 from faceguide.evaluate.evaluation_options import NetworkOptions
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Command)
 @click.argument("directory", metavar="CACHE", type=CACHES)
 @click.option("--out", type=OUT_FILE, required=True, help="File of the calibration.")
 @settings(network=NetworkOptions, options=CalibrateOptions, output=Output)

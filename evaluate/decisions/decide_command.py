@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from faceguide.core.commands.console import echo_json, interruptible, printable
+from faceguide.core.commands.console import Command, echo_json, interruptible, printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.settings import settings
 from faceguide.core.commands.shared_options import FOLDER, Output, Seed
@@ -16,7 +16,7 @@ from faceguide.evaluate.evaluation_options import Tables
 from faceguide.evaluate.report.tables import Table, between, percent, save_table, to_text
 
 
-@click.command("decide")
+@click.command("decide", cls=Command)
 @click.argument("dev", metavar="DEV_RUN", type=FOLDER)
 @click.argument("test", metavar="TEST_RUN", type=FOLDER)
 @settings(made=Tables, random=Seed, output=Output)

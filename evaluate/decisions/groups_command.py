@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from faceguide.core.commands.console import echo_json, interruptible, printable
+from faceguide.core.commands.console import Command, echo_json, interruptible, printable
 from faceguide.core.commands.doubts import Doubts
 from faceguide.core.commands.option_types import FiniteRange
 from faceguide.core.commands.settings import option, settings
@@ -32,7 +32,7 @@ class GroupOptions:
     )
 
 
-@click.command("groups")
+@click.command("groups", cls=Command)
 @click.argument("run", type=FOLDER)
 @settings(asked=GroupOptions, made=Tables, random=Seed, output=Output)
 def groups_command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faceguide.cache.reader import FaceCache
-from faceguide.core.commands.console import echo_json, interruptible
+from faceguide.core.commands.console import Command, echo_json, interruptible
 from faceguide.core.commands.doubts import OF_WEIGHTS, Doubts
 from faceguide.core.commands.settings import option, settings
 from faceguide.core.commands.shared_options import CACHES, FOLDER, Outcome, Seed
@@ -41,7 +41,7 @@ class CoverOptions(Seed, VisibilitySource, CalibrationFile):
     )  # fmt: skip
 
 
-@click.command("occluded")
+@click.command("occluded", cls=Command)
 @click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(
     listed=PairOptions, network=NetworkOptions, asked=CoverOptions, made=Tables, output=Outcome

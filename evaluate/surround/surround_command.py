@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from faceguide.core.commands.console import echo_json, interruptible, say
+from faceguide.core.commands.console import Command, echo_json, interruptible, say
 from faceguide.core.commands.settings import option, settings
 from faceguide.core.commands.shared_options import CACHES, OUT_FILE, Output, Seed
 from faceguide.core.files import write_bytes
@@ -35,7 +35,7 @@ class SurroundOptions:
     )
 
 
-@click.command("surround")
+@click.command("surround", cls=Command)
 @click.argument("directory", metavar="CACHE", type=CACHES)
 @settings(
     network=NetworkOptions, asked=SurroundOptions, intervals=Bootstrap, random=Seed, output=Output

@@ -241,7 +241,7 @@ def test_two_runs_at_one_port_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         monkeypatch.setattr(rendezvous, "PATIENCE", 60)
         monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # not to be the keeper
-        with pytest.raises(TrainError, match=r"rank 0 .*MASTER_PORT"):
+        with pytest.raises(TrainError, match=r"MASTER_PORT"):
             rendezvous.meet(0, 2, "localhost", port)
     finally:
         keeper.kill()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faceguide.core.commands.console import echo_json, interruptible, printable, say
+from faceguide.core.commands.console import Command, echo_json, interruptible, printable, say
 from faceguide.core.commands.settings import option, settings
 from faceguide.core.commands.shared_options import CACHES, OUT_FILE, Names, Output
 from faceguide.core.errors import FaceguideError
@@ -49,7 +49,7 @@ class PairQuestion(MatcherName):
     )
 
 
-@click.command("explain")
+@click.command("explain", cls=Command)
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @settings(question=PairQuestion, network=NetworkOptions, how=Settings, output=Output)
