@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from click.testing import CliRunner, Result
+from click.testing import Result
+from tests.prep_command import prep
 from tests.preprocess.public_sets.set_builder import lfw, rfw, tinyface, verification_bin
 
 from faceguide.cache.plan import load_plan, read_identities, read_sources
-from faceguide.preprocess.cli import main
 from faceguide.preprocess.sources.image_sources import open_source
 
 
 def plan(*words: object) -> Result:
-    return CliRunner().invoke(main, ["plan", *map(str, words)])
+    return prep("plan", *words)
 
 
 def test_sets_are_planned_with_the_identities_of_their_layouts(tmp_path: Path) -> None:
